@@ -1,0 +1,14 @@
+//! The live state that gateways and routers share: one port (trait) per need, and the in-process adapter.
+//!
+//! - Every port takes batches, may wait, and may fail: a remote store must be able to stand behind it with one round trip per call.
+//! - A call that failed may have been carried out. Every call is therefore safe to repeat.
+//! - Times are Unix milliseconds and are passed in, so that tests and simulations own the clock.
+//! - Nothing that was paid for depends on anything here: see `docs/adr/`.
+#![forbid(unsafe_code)]
+
+pub mod memory;
+pub mod port;
+pub mod types;
+
+pub use port::{Acks, Cache, Dedup, Inbox, Leases, Members, Presence, RateWindows, Registry, RoomLog, Routes, State, Tokens};
+pub use types::*;

@@ -1,0 +1,178 @@
+//! The ports. Each is one need of the data path; together they are [`State`].
+
+use crate::types::{
+    AppId, InboxEntry, Lease, LogEntry, Member, MemberPage, NodeInfo, NodeKind, Page, PendingAck, RoomId, Route, StateError, TokenOwner,
+    UserId, WindowHit, WindowVerdict,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// Result of every call.
+pub type Result<T> = std::result::Result<T, StateError>;
+
+/// Login tokens: `imLoginToken:{token}`.
+#[async_trait]
+pub trait Tokens: Send + Sync {
+    /// Stores a token until `until_ms`.
+    async fn issue(&self, token: &str, owner: TokenOwner, now_ms: u64, until_ms: u64) -> Result<()>;
+    /// Whom each token lets in; `None` for one that is unknown, expired or revoked. Answers in the order asked.
+    async fn resolve(&self, tokens: &[String], now_ms: u64) -> Result<Vec<Option<TokenOwner>>>;
+    /// Makes tokens void; unknown ones are no error.
+    async fn revoke(&self, tokens: &[String]) -> Result<()>;
+}
+
+/// Signs of life: `imOnlineZset:{appId}:{userId % 10000}`.
+#[async_trait]
+pub trait Presence: Send + Sync {
+    /// The users were alive at `now_ms`. A later sign is never replaced by an earlier one.
+    async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()>;
+    /// The users have gone.
+    async fn remove(&self, users: &[(AppId, UserId)]) -> Result<()>;
+    /// Which of them showed a sign of life at or after `since_ms`. Answers in the order asked.
+    async fn online(&self, app: AppId, users: &[UserId], since_ms: u64) -> Result<Vec<bool>>;
+    /// Forgets at most `limit` users whose last sign is before `before_ms`, and names them.
+    async fn sweep(&self, before_ms: u64, limit: usize) -> Result<Vec<(AppId, UserId)>>;
+}
+
+/// Where to push: `bindIp:{appId}:{userId}`.
+#[async_trait]
+pub trait Routes: Send + Sync {
+    /// Binds each device to its session until `until_ms` and gives what was bound before, live or not. Binding again renews.
+    async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Option<Route>>>;
+    /// Renews the routes that still stand as given; the others are left alone and told by `false`.
+    async fn renew(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<bool>>;
+    /// Deletes each route if it still stands as given (compare and delete): a session never removes its successor's.
+    async fn unbind(&self, routes: &[Route]) -> Result<()>;
+    /// Every live route of each user. Answers in the order asked.
+    async fn lookup(&self, app: AppId, users: &[UserId], now_ms: u64) -> Result<Vec<Vec<Route>>>;
+}
+
+/// Deliveries that wait for an ACK: `imAckMap:{appId}:{userId % 100}`.
+#[async_trait]
+pub trait Acks: Send + Sync {
+    /// Stores or replaces.
+    async fn record(&self, pending: &[PendingAck]) -> Result<()>;
+    /// Removes; what is not there is no error.
+    async fn remove(&self, acked: &[(AppId, UserId, String)]) -> Result<()>;
+    /// What a user has not acknowledged.
+    async fn pending(&self, app: AppId, user: UserId) -> Result<Vec<PendingAck>>;
+    /// Drops at most `limit` entries due before `before_ms` and gives them: no field lives for ever.
+    async fn expire(&self, before_ms: u64, limit: usize) -> Result<Vec<PendingAck>>;
+}
+
+/// QoS-1 messages to users: `inbox:{appId}:{userId}`.
+#[async_trait]
+pub trait Inbox: Send + Sync {
+    /// Appends one message to the inbox of each user and gives the id it got there: `id`, or, where the inbox already holds a
+    /// later one, the next after that, so that ids of one inbox rise strictly in the order of appending. `id` has the form `ms-n`.
+    ///
+    /// An inbox keeps the newest entries, up to its bound in count and age.
+    async fn append(&self, app: AppId, users: &[UserId], id: &str, body: Bytes, now_ms: u64) -> Result<Vec<String>>;
+    /// At most `limit` entries after `after` (`None`: from the oldest).
+    async fn read(&self, app: AppId, user: UserId, after: Option<&str>, limit: usize, now_ms: u64) -> Result<Page<InboxEntry>>;
+    /// Removes acknowledged entries; unknown ids are no error.
+    async fn ack(&self, acked: &[(AppId, UserId, String)]) -> Result<()>;
+}
+
+/// The last messages of a room: `room:{roomId}:log`.
+#[async_trait]
+pub trait RoomLog: Send + Sync {
+    /// Appends entries whose `seq` is above every one in the log. Trims to the bound in count and age.
+    async fn append(&self, room: RoomId, entries: &[LogEntry], now_ms: u64) -> Result<()>;
+    /// At most `limit` entries after `after_seq`, oldest first; `gap` when something after it was trimmed.
+    async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>>;
+    /// The newest `limit` entries, oldest first.
+    async fn last(&self, room: RoomId, limit: usize, now_ms: u64) -> Result<Vec<LogEntry>>;
+    /// Forgets the log of a closed room.
+    async fn remove(&self, room: RoomId) -> Result<()>;
+}
+
+/// Who is in a room: `living_room_user_set:{appId}:{roomId}`.
+#[async_trait]
+pub trait Members: Send + Sync {
+    /// Puts members in; already there renews. Gives the count of distinct users after it.
+    async fn join(&self, app: AppId, room: RoomId, members: &[Member], now_ms: u64) -> Result<u64>;
+    /// Takes members out. Gives the count of distinct users after it.
+    async fn leave(&self, app: AppId, room: RoomId, members: &[Member], now_ms: u64) -> Result<u64>;
+    /// Distinct users.
+    async fn count(&self, app: AppId, room: RoomId) -> Result<u64>;
+    /// One page of distinct users, by a scan: never the whole set in one read. `cursor` 0 begins.
+    async fn page(&self, app: AppId, room: RoomId, cursor: u64, limit: usize) -> Result<MemberPage>;
+    /// Whether each user is in the room. Answers in the order asked.
+    async fn contains(&self, app: AppId, room: RoomId, users: &[UserId]) -> Result<Vec<bool>>;
+    /// Empties a closed room.
+    async fn remove(&self, app: AppId, room: RoomId) -> Result<()>;
+}
+
+/// The nodes that are up: `node:{kind}:{id}`.
+#[async_trait]
+pub trait Registry: Send + Sync {
+    /// Registers a node, or renews and updates it, until `until_ms`.
+    async fn register(&self, node: &NodeInfo, until_ms: u64) -> Result<()>;
+    /// The node goes.
+    async fn deregister(&self, kind: NodeKind, id: &str) -> Result<()>;
+    /// The live nodes of a kind, by id.
+    async fn nodes(&self, kind: NodeKind, now_ms: u64) -> Result<Vec<NodeInfo>>;
+}
+
+/// Claims with fencing: `room:{roomId}:owner` and others.
+#[async_trait]
+pub trait Leases: Send + Sync {
+    /// Takes the lease if it is free or expired, renews it if `holder` has it, and gives what stands then. The epoch rises whenever
+    /// the lease is taken anew, also by the same holder after it ran out.
+    async fn acquire(&self, name: &str, holder: &str, now_ms: u64, until_ms: u64) -> Result<Lease>;
+    /// Gives it up, if it is still this holder's with this epoch. The epoch is remembered.
+    async fn release(&self, name: &str, holder: &str, epoch: u64) -> Result<()>;
+}
+
+/// Rate windows: `limit:{op}:{userId}`.
+#[async_trait]
+pub trait RateWindows: Send + Sync {
+    /// Counts each use, or refuses it. One atomic step per key. Answers in the order asked.
+    async fn hit(&self, hits: &[WindowHit], now_ms: u64) -> Result<Vec<WindowVerdict>>;
+}
+
+/// Messages already taken from a user, for five minutes: de-duplication by `(user, msgId)`.
+#[async_trait]
+pub trait Dedup: Send + Sync {
+    /// Claims each message until `until_ms`; `true` the first time. Answers in the order asked.
+    async fn claim(&self, app: AppId, user: UserId, msg_ids: &[String], now_ms: u64, until_ms: u64) -> Result<Vec<bool>>;
+    /// Gives a claim back, because the message was refused: the client may send it again.
+    async fn release(&self, app: AppId, user: UserId, msg_ids: &[String]) -> Result<()>;
+}
+
+/// Small cached values: `living_room_obj:{roomId}` and others.
+#[async_trait]
+pub trait Cache: Send + Sync {
+    /// The value, if it is there and not expired.
+    async fn get(&self, key: &str, now_ms: u64) -> Result<Option<Bytes>>;
+    /// Stores a value until `until_ms`.
+    async fn put(&self, key: &str, value: Bytes, now_ms: u64, until_ms: u64) -> Result<()>;
+    /// Forgets a value.
+    async fn remove(&self, key: &str) -> Result<()>;
+}
+
+/// Every port, as the nodes carry them: cheap to clone.
+#[derive(Clone)]
+#[expect(missing_docs, reason = "each is named for its port")]
+pub struct State {
+    pub tokens: Arc<dyn Tokens>,
+    pub presence: Arc<dyn Presence>,
+    pub routes: Arc<dyn Routes>,
+    pub acks: Arc<dyn Acks>,
+    pub inbox: Arc<dyn Inbox>,
+    pub room_log: Arc<dyn RoomLog>,
+    pub members: Arc<dyn Members>,
+    pub registry: Arc<dyn Registry>,
+    pub leases: Arc<dyn Leases>,
+    pub rate_windows: Arc<dyn RateWindows>,
+    pub dedup: Arc<dyn Dedup>,
+    pub cache: Arc<dyn Cache>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("State")
+    }
+}

@@ -1,0 +1,268 @@
+//! The values that pass through the ports.
+
+use bytes::Bytes;
+use std::fmt;
+
+/// A business line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AppId(pub i32);
+
+/// A user; unique within an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserId(pub i64);
+
+/// A live room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RoomId(pub i64);
+
+impl fmt::Display for AppId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+impl fmt::Display for UserId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+impl fmt::Display for RoomId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// Kind of device. A user has at most one session per kind: a second one kicks the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum DeviceKind {
+    /// `platform` "android".
+    Android = 1,
+    /// `platform` "ios".
+    Ios = 2,
+    /// `platform` "web".
+    Web = 3,
+    /// `platform` "desktop".
+    Desktop = 4,
+    /// No `platform`, or one not listed here.
+    #[default]
+    Other = 5,
+}
+
+impl DeviceKind {
+    /// Every kind; with one session each, also the most devices a user can have.
+    pub const ALL: [Self; 5] = [Self::Android, Self::Ios, Self::Web, Self::Desktop, Self::Other];
+
+    /// The kind that a LOGIN's `platform` names.
+    #[must_use]
+    pub fn from_platform(platform: Option<&str>) -> Self {
+        match platform {
+            Some("android") => Self::Android,
+            Some("ios") => Self::Ios,
+            Some("web") => Self::Web,
+            Some("desktop") => Self::Desktop,
+            _ => Self::Other,
+        }
+    }
+
+    /// The kind of a number on a link; `None` for 0 (any) and what is not known.
+    #[must_use]
+    pub const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Android),
+            2 => Some(Self::Ios),
+            3 => Some(Self::Web),
+            4 => Some(Self::Desktop),
+            5 => Some(Self::Other),
+            _ => None,
+        }
+    }
+
+    /// The word for it, as in `platform`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Android => "android",
+            Self::Ios => "ios",
+            Self::Web => "web",
+            Self::Desktop => "desktop",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Whom a token lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenOwner {
+    /// Business line.
+    pub app: AppId,
+    /// The user.
+    pub user: UserId,
+    /// Where set, the token is good for this kind of device alone.
+    pub device: Option<DeviceKind>,
+}
+
+/// Where to push to one device of a user: key `bindIp:{appId}:{userId}`, field device, value `node%session%epoch`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Business line.
+    pub app: AppId,
+    /// The user.
+    pub user: UserId,
+    /// Kind of device.
+    pub device: DeviceKind,
+    /// Name of the gateway.
+    pub node: String,
+    /// The gateway's incarnation.
+    pub epoch: u64,
+    /// The session on that gateway.
+    pub session: u64,
+}
+
+/// One unacknowledged delivery: field `userId:msgId` of `imAckMap:{appId}:{userId % 100}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingAck {
+    /// Business line.
+    pub app: AppId,
+    /// Whose ACK is awaited.
+    pub user: UserId,
+    /// Of which message.
+    pub msg_id: String,
+    /// The room, for a room push; `None` for one to the user.
+    pub room: Option<RoomId>,
+    /// How often it was sent.
+    pub times_sent: u32,
+    /// When it is next due, Unix ms.
+    pub due_ms: u64,
+}
+
+/// A QoS-1 message to one user, kept until acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboxEntry {
+    /// Its `msgId`; also the cursor for pulling. See [`crate::Inbox::append`].
+    pub id: String,
+    /// The push's body as JSON text, complete but for `msgId`, which is `id`.
+    pub body: Bytes,
+}
+
+/// A message of a room's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogEntry {
+    /// Its place in the room.
+    pub seq: i64,
+    /// The push's body as JSON text.
+    pub body: Bytes,
+}
+
+/// What a log or an inbox gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page<T> {
+    /// Oldest first.
+    pub entries: Vec<T>,
+    /// There are more behind the last of `entries`.
+    pub more: bool,
+    /// Something between where the reader was and the first of `entries` has already been trimmed away.
+    pub gap: bool,
+}
+
+/// Someone in a room.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Member {
+    /// The user.
+    pub user: UserId,
+    /// The device; a user counts once however many devices are in the room.
+    pub device: DeviceKind,
+}
+
+/// A part of a member list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberPage {
+    /// In no particular order. A member who stays throughout a scan appears at least once.
+    pub users: Vec<UserId>,
+    /// Pass it to get the next page; 0 when there is none.
+    pub cursor: u64,
+}
+
+/// What a node says of itself: `node:{kind}:{id}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Gateway or router.
+    pub kind: NodeKind,
+    /// Its name, unique among its kind.
+    pub id: String,
+    /// Rises with every start.
+    pub incarnation: u64,
+    /// Addresses by transport (`tcp`, `ws`, `quic`, `tls`, `link`, `http`).
+    pub addresses: Vec<(String, String)>,
+    /// How much it can carry, in connections or rooms.
+    pub capacity: u64,
+    /// How much it carries.
+    pub load: u64,
+    /// Takes nothing new.
+    pub draining: bool,
+}
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NodeKind {
+    /// Holds connections.
+    Gateway,
+    /// Owns rooms.
+    Router,
+}
+
+/// A claim on something that only one node may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Who has it.
+    pub holder: String,
+    /// Rises with every change of holder: the fencing token.
+    pub epoch: u64,
+    /// Good until then, Unix ms.
+    pub until_ms: u64,
+}
+
+/// One use of something that is limited: `limit:{op}:{userId}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WindowHit {
+    /// What is limited, and for whom.
+    pub key: String,
+    /// Uses allowed in a window.
+    pub limit: u32,
+    /// Length of the window.
+    pub window_ms: u64,
+}
+
+/// The answer to a [`WindowHit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowVerdict {
+    /// Within the limit; counted.
+    Allowed,
+    /// Over it; not counted.
+    Refused {
+        /// When the window makes room again.
+        retry_after_ms: u64,
+    },
+}
+
+/// A store that cannot answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// Not reachable, too slow, or refusing; the call may or may not have been carried out.
+    #[error("the state store is away: {what}")]
+    Away {
+        /// What was being done.
+        what: &'static str,
+        /// Why.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A bound of the store was reached; nothing was stored.
+    #[error("the state store is full: {what} holds {limit}")]
+    Full {
+        /// Which table.
+        what: &'static str,
+        /// Its bound.
+        limit: usize,
+    },
+}

@@ -1,0 +1,4 @@
+//! The `billfish` command.
+#![forbid(unsafe_code)]
+
+fn main() {}
