@@ -1,0 +1,141 @@
+//! The configuration: a TOML file, overridden by the environment, checked before anything is opened.
+//!
+//! - Every key has a default; an empty file, or none, runs the system.
+//! - `BILLFISH__SECTION__KEY` overrides `section.key`, with as many levels as the key has.
+//! - A key that does not exist, or a value that cannot be, is refused here and named with its path.
+
+use anyhow::{Context, Result, anyhow, bail};
+use billfish_gateway::GatewayConfig;
+use billfish_router::{HttpConfig, RouterConfig};
+use serde::{Deserialize, Serialize};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+use toml::{Table, Value};
+
+/// What the environment variables begin with.
+const PREFIX: &str = "BILLFISH__";
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Config {
+    /// Where the embedded state lives: the records and the API key.
+    pub(crate) data_dir: PathBuf,
+    pub(crate) gateway: GatewayConfig,
+    pub(crate) router: RouterConfig,
+    pub(crate) http: HttpConfig,
+    pub(crate) admin: AdminConfig,
+}
+
+/// The operator's port: `/livez`, `/readyz`, `/metrics`, `/rooms/{id}`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct AdminConfig {
+    /// On loopback by default: it has no authentication of its own.
+    pub(crate) listen: SocketAddr,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("data"),
+            gateway: GatewayConfig::default(),
+            router: RouterConfig::default(),
+            http: HttpConfig::default(),
+            admin: AdminConfig::default(),
+        }
+    }
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 9090)) }
+    }
+}
+
+impl Config {
+    /// Reads the file, if one is named, lays the environment over it and checks every value.
+    pub(crate) fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+        let mut table = match file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+                toml::from_str::<Table>(&text).with_context(|| format!("the configuration file {} is not TOML", path.display()))?
+            }
+            None => Table::new(),
+        };
+        let defaults = Table::try_from(Self::default()).context("the default configuration cannot be written as TOML")?;
+        for (name, text) in environment {
+            if let Some(path) = name.strip_prefix(PREFIX) {
+                let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
+                let value = typed_like(find(&defaults, &keys), &text);
+                put(&mut table, &keys, value).with_context(|| format!("environment variable {name}"))?;
+            }
+        }
+        let config: Self = serde_path_to_error::deserialize(Value::Table(table))
+            .map_err(|error| anyhow!("configuration key `{}`: {}", error.path(), error.inner().message()))?;
+        config.validate()?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> Result<()> {
+        self.gateway.validate().map_err(|error| anyhow!("configuration key `gateway.{}`: {}", error.key, error.problem))?;
+        self.router.validate().map_err(|error| anyhow!("configuration key `router.{}`: {}", error.key, error.problem))?;
+        self.http.validate().map_err(|error| anyhow!("configuration key `http.{}`: {}", error.key, error.problem))?;
+        Ok(())
+    }
+
+    /// The effective configuration as TOML, secrets masked.
+    pub(crate) fn masked(&self) -> Result<String> {
+        let mut table = Table::try_from(self)?;
+        mask(&mut table);
+        Ok(toml::to_string_pretty(&table)?)
+    }
+}
+
+/// The environment knows only text. Where the default is text too it stays text, so that a node may be called "1"; elsewhere it is read as
+/// a TOML value.
+fn typed_like(default: Option<&Value>, text: &str) -> Value {
+    if matches!(default, Some(Value::String(_))) {
+        return Value::String(text.to_owned());
+    }
+    match toml::from_str::<Table>(&format!("value = {text}")) {
+        Ok(mut parsed) if parsed.len() == 1 => parsed.remove("value").unwrap_or_else(|| Value::String(text.to_owned())),
+        _ => Value::String(text.to_owned()),
+    }
+}
+
+fn find<'a>(table: &'a Table, keys: &[String]) -> Option<&'a Value> {
+    let (first, rest) = keys.split_first()?;
+    let value = table.get(first)?;
+    if rest.is_empty() { Some(value) } else { find(value.as_table()?, rest) }
+}
+
+fn put(table: &mut Table, keys: &[String], value: Value) -> Result<()> {
+    let Some((first, rest)) = keys.split_first() else { bail!("names no key") };
+    if first.is_empty() {
+        bail!("names no key: two underscores separate the levels, as in {PREFIX}GATEWAY__NODE");
+    }
+    if rest.is_empty() {
+        table.insert(first.clone(), value);
+        return Ok(());
+    }
+    match table.entry(first.clone()).or_insert_with(|| Value::Table(Table::new())) {
+        Value::Table(inner) => put(inner, rest, value),
+        _ => bail!("`{first}` is a value, not a section"),
+    }
+}
+
+/// Keys whose value is never shown.
+const SECRETS: [&str; 2] = ["api_key", "secret"];
+
+fn mask(table: &mut Table) {
+    for (key, value) in table.iter_mut() {
+        match value {
+            Value::Table(inner) => mask(inner),
+            Value::String(text) if SECRETS.contains(&key.as_str()) && !text.is_empty() => "********".clone_into(text),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What is typed wrong is refused at once, with the name of what is wrong.
+
+use std::process::{Command, Output};
+
+fn billfish(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    Command::new(env!("CARGO_BIN_EXE_billfish"))
+        .args(arguments)
+        .envs(environment.iter().copied())
+        .current_dir(directory.path())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn wrong_words_exit_with_2_and_say_what_is_right() {
+    for arguments in [&["--no-such-flag"][..], &["no-such-command"], &["check-config", "--log-format", "text"]] {
+        let output = billfish(arguments, &[]);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).contains("Usage"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn a_wrong_key_or_value_is_refused_with_its_path() {
+    let cases = [
+        (("BILLFISH__GATEWAY__NO_SUCH_KEY", "1"), "no_such_key"),
+        (("BILLFISH__GATEWAY__LISTEN__TCP", "nonsense"), "gateway.listen.tcp"),
+        (("BILLFISH__HTTP__LISTEN", "127.0.0.1"), "http.listen"),
+        (("BILLFISH__NO_SUCH_SECTION__KEY", "1"), "no_such_section"),
+        (("BILLFISH__ADMIN", "1"), "admin"),
+    ];
+    for (variable, named) in cases {
+        let output = billfish(&["check-config"], &[variable]);
+        assert_eq!(output.status.code(), Some(1), "{variable:?}");
+        assert!(text(&output.stderr).contains(named), "{variable:?}: {}", text(&output.stderr));
+        assert_eq!(text(&output.stdout), "");
+    }
+}
+
+#[test]
+fn a_missing_or_broken_file_is_named() {
+    let output = billfish(&["check-config", "--config", "nowhere.toml"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("nowhere.toml"));
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("broken.toml");
+    std::fs::write(&file, "[gateway\n").unwrap();
+    let output = billfish(&["check-config", "--config", file.to_str().unwrap()], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("broken.toml") && text(&output.stderr).contains("line 1"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn what_check_config_prints_is_a_configuration_and_hides_secrets() {
+    let output = billfish(&["check-config"], &[("BILLFISH__HTTP__API_KEY", "a-very-secret-key-of-mine")]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let printed = text(&output.stdout);
+    assert!(!printed.contains("a-very-secret-key-of-mine"), "{printed}");
+    assert!(printed.contains("api_key = \"********\""), "{printed}");
+
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("printed.toml");
+    std::fs::write(&file, &printed).unwrap();
+    let again = billfish(&["check-config", "--config", file.to_str().unwrap()], &[]);
+    assert_eq!(text(&again.stdout), printed);
+}
+
+#[test]
+fn an_address_that_is_taken_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let any = "127.0.0.1:0";
+    let output = billfish(
+        &[],
+        &[("BILLFISH__GATEWAY__LISTEN__TCP", any), ("BILLFISH__HTTP__LISTEN", &address), ("BILLFISH__ADMIN__LISTEN", any)],
+    );
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&address), "{}", text(&output.stderr));
+}

@@ -1,0 +1,7 @@
+//! End to end: the real binary, real sockets, one file per behaviour. `house` starts and stops it.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod house;
+
+mod config;
