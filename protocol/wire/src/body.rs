@@ -3,17 +3,24 @@
 //! - A frame uses the few fields its code names and leaves the rest out; unknown fields are ignored.
 //! - The same struct is read and written as JSON and as protobuf (`proto/billfish/v1/body.proto`), so the two cannot drift apart.
 //! - [`Body::decode`] is the only way in from a peer: it bounds depth, keys and ids before a value is believed.
+//! - `Debug` shows neither `token` nor `data`: a body in a log line must not tell what was said, or let its reader log in.
 
 use crate::{
     frame::Encoding,
-    limits::{APP_ID_MIN, ID_BYTES_MAX, ID_MAX, JSON_DEPTH_MAX, JSON_KEYS_MAX, RESUME_ROOMS_MAX, TOKEN_BYTES_MAX, USER_ID_MIN},
+    limits::{ADDRESSES_MAX, APP_ID_MIN, ID_BYTES_MAX, ID_MAX, JSON_DEPTH_MAX, JSON_KEYS_MAX, TOKEN_BYTES_MAX, USER_ID_MIN},
 };
 use prost::Message;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeStruct};
-use std::{collections::BTreeMap, fmt};
+use serde::{Deserialize, Deserializer, Serialize, de};
+use std::{fmt, str::Utf8Error};
+
+mod resume;
+mod shape;
+
+pub use resume::Resume;
 
 /// What stands in a frame. Field by field in `docs/protocol.md`.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
+#[prost(skip_debug)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Body {
     /// Business line.
@@ -118,7 +125,7 @@ pub struct Body {
     pub from_id: Option<String>,
     /// Where to go on RECONNECT, `host:port` each.
     #[prost(string, repeated, tag = "26")]
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "few_addresses")]
     pub addresses: Vec<String>,
     /// How long to wait before moving.
     #[prost(int64, optional, tag = "27")]
@@ -128,20 +135,6 @@ pub struct Body {
     #[prost(int64, optional, tag = "28")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<i64>,
-}
-
-/// What a client has seen: `{inbox, rooms}` in a LOGIN; in a JSON JOIN just the number `seq`.
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct Resume {
-    /// Last inbox message seen.
-    #[prost(string, optional, tag = "1")]
-    pub inbox: Option<String>,
-    /// Last sequence number seen, by room.
-    #[prost(btree_map = "int64, int64", tag = "2")]
-    pub rooms: BTreeMap<i64, i64>,
-    /// Last sequence number seen in the room of a JOIN.
-    #[prost(int64, optional, tag = "3")]
-    pub seq: Option<i64>,
 }
 
 /// What a push is worth when its reader is slow.
@@ -204,10 +197,16 @@ pub enum BodyError {
     /// Nested deeper than [`JSON_DEPTH_MAX`].
     #[error("JSON nested deeper than {JSON_DEPTH_MAX}")]
     TooDeep,
-    /// More keys than [`JSON_KEYS_MAX`].
-    #[error("JSON with more than {JSON_KEYS_MAX} keys")]
+    /// More keys, or protobuf fields, than [`JSON_KEYS_MAX`].
+    #[error("more than {JSON_KEYS_MAX} keys")]
     TooManyKeys,
-    /// Not JSON, not UTF-8, or a field of another type.
+    /// A JSON body is UTF-8 throughout, also in fields nobody reads.
+    #[error("not UTF-8")]
+    Utf8(#[source] Utf8Error),
+    /// JSON, but not an object.
+    #[error("not a JSON object")]
+    NotAnObject,
+    /// Not JSON, a known field twice, or a field of another type.
     #[error("not a JSON body")]
     Json(#[source] serde_json::Error),
     /// Not protobuf, or a field of another type.
@@ -225,15 +224,20 @@ impl Body {
     /// Reads a body. An empty one, legal in both encodings, has no field set.
     ///
     /// # Errors
-    /// See [`BodyError`]. Costs at most one pass over the bytes before a body that is too deep or too wide is refused.
+    /// See [`BodyError`]. A body that is too deep or too wide is refused after at most two passes over its bytes, before any value
+    /// of it is built.
     pub fn decode(encoding: Encoding, bytes: &[u8]) -> Result<Self, BodyError> {
         let body = match encoding {
             Encoding::Json if bytes.is_empty() => Self::default(),
             Encoding::Json => {
-                check_shape(bytes)?;
-                serde_json::from_slice(bytes).map_err(BodyError::Json)?
+                shape::check_json(bytes)?;
+                let text = std::str::from_utf8(bytes).map_err(BodyError::Utf8)?;
+                serde_json::from_str(text).map_err(BodyError::Json)?
             }
-            Encoding::Protobuf => <Self as Message>::decode(bytes).map_err(BodyError::Protobuf)?,
+            Encoding::Protobuf => {
+                shape::check_protobuf(bytes)?;
+                <Self as Message>::decode(bytes).map_err(BodyError::Protobuf)?
+            }
         };
         body.check_ranges()?;
         Ok(body)
@@ -277,7 +281,6 @@ impl Body {
             ("audience", self.audience),
             ("afterMs", self.after_ms),
             ("retryAfterMs", self.retry_after_ms),
-            ("resume", self.resume.as_ref().and_then(|resume| resume.seq)),
         ];
         for (field, id) in ids {
             if id.is_some_and(|id| !(0..=ID_MAX).contains(&id)) {
@@ -300,105 +303,75 @@ impl Body {
             ("sessionId", &self.session_id),
         ];
         for (field, text) in texts {
-            if text.as_ref().is_some_and(|text| text.len() > ID_BYTES_MAX) {
+            if text.as_deref().is_some_and(|text| !is_legal_id(text)) {
                 return Err(BodyError::OutOfRange { field });
             }
         }
-        if self.token.as_ref().is_some_and(|token| token.len() > TOKEN_BYTES_MAX) {
+        if self.token.as_ref().is_some_and(|token| token.len() > TOKEN_BYTES_MAX || has_control(token)) {
             return Err(BodyError::OutOfRange { field: "token" });
         }
-        if let Some(resume) = &self.resume {
-            let rooms_legal = resume.rooms.len() <= RESUME_ROOMS_MAX
-                && resume.rooms.iter().all(|(room, seq)| (0..=ID_MAX).contains(room) && (0..=ID_MAX).contains(seq));
-            let inbox_legal = resume.inbox.as_ref().is_none_or(|inbox| inbox.len() <= ID_BYTES_MAX);
-            if !rooms_legal || !inbox_legal {
-                return Err(BodyError::OutOfRange { field: "resume" });
-            }
+        if self.addresses.len() > ADDRESSES_MAX {
+            return Err(BodyError::OutOfRange { field: "addresses" });
+        }
+        if self.resume.as_ref().is_some_and(|resume| !resume.is_legal()) {
+            return Err(BodyError::OutOfRange { field: "resume" });
         }
         Ok(())
     }
 }
 
-/// Bounds depth and keys in one pass, without parsing: serde_json alone would go 128 deep and read any number of unknown keys.
-fn check_shape(json: &[u8]) -> Result<(), BodyError> {
-    let (mut depth, mut keys, mut in_string, mut escaped) = (0usize, 0usize, false, false);
-    for &byte in json {
-        if in_string {
-            match byte {
-                _ if escaped => escaped = false,
-                b'\\' => escaped = true,
-                b'"' => in_string = false,
-                _ => {}
-            }
-            continue;
-        }
-        match byte {
-            b'"' => in_string = true,
-            b'{' | b'[' => {
-                depth += 1;
-                if depth > JSON_DEPTH_MAX {
-                    return Err(BodyError::TooDeep);
-                }
-            }
-            b'}' | b']' => depth = depth.saturating_sub(1),
-            // Outside strings a colon stands behind a key and nowhere else.
-            b':' => {
-                keys += 1;
-                if keys > JSON_KEYS_MAX {
-                    return Err(BodyError::TooManyKeys);
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(())
+/// Ids end up in state keys and log fields: short, and no control characters that could end a line there.
+fn is_legal_id(text: &str) -> bool {
+    text.len() <= ID_BYTES_MAX && !has_control(text)
 }
 
-impl Serialize for Resume {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if let (Some(seq), None, true) = (self.seq, &self.inbox, self.rooms.is_empty()) {
-            return serializer.serialize_i64(seq);
+fn has_control(text: &str) -> bool {
+    text.bytes().any(|byte| byte.is_ascii_control())
+}
+
+/// Stops at the first address too many: a list of empty strings would cost eight times its bytes before its length could be checked.
+fn few_addresses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct Few;
+    impl<'de> de::Visitor<'de> for Few {
+        type Value = Vec<String>;
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(formatter, "at most {ADDRESSES_MAX} addresses")
         }
-        let mut object = serializer.serialize_struct("Resume", 2)?;
-        match &self.inbox {
-            Some(inbox) => object.serialize_field("inbox", inbox)?,
-            None => object.skip_field("inbox")?,
+        fn visit_unit<E: de::Error>(self) -> Result<Vec<String>, E> {
+            Ok(Vec::new())
         }
-        if self.rooms.is_empty() {
-            object.skip_field("rooms")?;
-        } else {
-            object.serialize_field("rooms", &self.rooms)?;
+        fn visit_seq<A: de::SeqAccess<'de>>(self, mut list: A) -> Result<Vec<String>, A::Error> {
+            let mut addresses = Vec::new();
+            while let Some(address) = list.next_element()? {
+                if addresses.len() == ADDRESSES_MAX {
+                    return Err(de::Error::invalid_length(ADDRESSES_MAX + 1, &self));
+                }
+                addresses.push(address);
+            }
+            Ok(addresses)
         }
-        object.end()
+    }
+    deserializer.deserialize_any(Few)
+}
+
+/// Only the fields that are set; of `token` and `data` only the length.
+impl fmt::Debug for Body {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.clone();
+        for secret in [&mut shown.token, &mut shown.data].into_iter().flatten() {
+            *secret = format!("<{} bytes>", secret.len());
+        }
+        write!(formatter, "Body{}", serde_json::to_string(&shown).map_err(|_| fmt::Error)?)
     }
 }
 
-impl<'de> Deserialize<'de> for Resume {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct Seen {
-            inbox: Option<String>,
-            rooms: BTreeMap<i64, i64>,
-        }
-        struct NumberOrObject;
-        impl<'de> de::Visitor<'de> for NumberOrObject {
-            type Value = Resume;
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a sequence number, or an object with inbox and rooms")
-            }
-            fn visit_u64<E: de::Error>(self, seq: u64) -> Result<Resume, E> {
-                let seq = i64::try_from(seq).map_err(E::custom)?;
-                Ok(Resume { seq: Some(seq), ..Resume::default() })
-            }
-            fn visit_i64<E: de::Error>(self, seq: i64) -> Result<Resume, E> {
-                Ok(Resume { seq: Some(seq), ..Resume::default() })
-            }
-            fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<Resume, A::Error> {
-                let Seen { inbox, rooms } = Seen::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(Resume { inbox, rooms, seq: None })
-            }
-        }
-        deserializer.deserialize_any(NumberOrObject)
+#[cfg(test)]
+mod tests {
+    use super::Body;
+
+    #[test]
+    fn debug_tells_neither_token_nor_data() {
+        let body = Body { token: Some("3b1f%10001".to_owned()), data: Some("hello".to_owned()), user_id: Some(10_086), ..Body::default() };
+        assert_eq!(format!("{body:?}"), r#"Body{"userId":10086,"token":"<10 bytes>","data":"<5 bytes>"}"#);
     }
 }

@@ -135,33 +135,60 @@ fn decode_header(input: &[u8], body_bytes_max: usize) -> Result<Option<Header>, 
 /// Joins what arrives in pieces. Costs one pointer while no frame is cut in half.
 #[derive(Debug, Default)]
 pub struct Reassembler {
-    /// The beginning of a frame whose end has not arrived. Boxed twice over so that an idle connection pays 8 bytes, not 24.
-    #[expect(clippy::box_collection, reason = "one word in an idle connection's slab entry")]
-    partial: Option<Box<Vec<u8>>>,
+    /// Boxed so that an idle connection pays 8 bytes for it.
+    partial: Option<Box<Partial>>,
+}
+
+/// The beginning of a frame whose end has not arrived, or what [`Frames::hold`] kept.
+#[derive(Debug, Default)]
+struct Partial {
+    bytes: Vec<u8>,
+    /// Bytes at the front that were handed out as frames: kept here and not in [`Frames`], so that a caller who stops early is never
+    /// given the same frame twice.
+    taken: usize,
+}
+
+impl Partial {
+    fn waiting(&self) -> &[u8] {
+        self.bytes.get(self.taken..).unwrap_or_default()
+    }
+
+    /// Appends what arrived. Doubles, so that a frame sent byte by byte is not copied once per byte, but never past the frame's own end:
+    /// the capacity is at most twice what arrived, whatever the header claims.
+    fn append(&mut self, arrived: &[u8], missing: usize) {
+        if self.bytes.capacity() - self.bytes.len() < arrived.len() {
+            self.bytes.reserve_exact(missing.min(self.bytes.len().max(arrived.len())));
+        }
+        self.bytes.extend_from_slice(arrived);
+    }
 }
 
 impl Reassembler {
     /// Whether a frame has begun and not ended.
     #[must_use]
     pub fn is_partial(&self) -> bool {
-        self.partial.is_some()
+        self.partial.as_ref().is_some_and(|partial| !partial.waiting().is_empty())
     }
 
-    /// Bytes held for the frame that has begun.
+    /// Bytes allocated for the frame that has begun: at most twice what arrived of it.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
-        self.partial.as_ref().map_or(0, |partial| partial.capacity())
+        self.partial.as_ref().map_or(0, |partial| partial.bytes.capacity())
     }
 
     /// Takes back what [`Frames::hold`] kept, to be fed again.
     #[must_use]
     pub fn take_held(&mut self) -> Vec<u8> {
-        self.partial.take().map_or_else(Vec::new, |partial| *partial)
+        self.partial.take().map_or_else(Vec::new, |mut partial| {
+            partial.bytes.drain(..partial.taken);
+            partial.bytes
+        })
     }
 
-    /// Feeds `input`; take the frames with [`Frames::next`] until it gives `None`, or the rest of the input is lost.
+    /// Feeds `input`; take the frames with [`Frames::next`] until it gives `None`, or keep the rest with [`Frames::hold`]: what is
+    /// neither taken nor held is lost.
     pub fn feed<'a>(&'a mut self, input: &'a [u8]) -> Frames<'a> {
-        Frames { reassembler: self, input, spent: false }
+        Frames { reassembler: self, input }
     }
 }
 
@@ -170,8 +197,6 @@ impl Reassembler {
 pub struct Frames<'a> {
     reassembler: &'a mut Reassembler,
     input: &'a [u8],
-    /// The reassembler's buffer holds a frame that was already handed out.
-    spent: bool,
 }
 
 impl Frames<'_> {
@@ -180,10 +205,7 @@ impl Frames<'_> {
     /// # Errors
     /// See [`decode`]. After an error nothing more may be taken.
     pub fn next(&mut self, body_bytes_max: usize) -> Result<Option<Frame<'_>>, FrameError> {
-        if self.spent {
-            self.reassembler.partial = None;
-            self.spent = false;
-        }
+        self.forget_what_was_taken();
         if self.reassembler.partial.is_some() {
             return self.next_from_partial(body_bytes_max);
         }
@@ -194,7 +216,7 @@ impl Frames<'_> {
             }
             None => {
                 if !self.input.is_empty() {
-                    self.reassembler.partial = Some(Box::new(self.input.to_vec()));
+                    self.reassembler.partial = Some(Box::new(Partial { bytes: self.input.to_vec(), taken: 0 }));
                     self.input = &[];
                 }
                 Ok(None)
@@ -204,13 +226,12 @@ impl Frames<'_> {
 
     /// Stops here and keeps what has not been handed out, as bytes, for [`Reassembler::take_held`].
     ///
-    /// For a LOGIN that is being checked: what the client sent behind it waits for the verdict.
-    pub fn hold(self) {
-        if self.spent {
-            self.reassembler.partial = None;
-        }
+    /// For a LOGIN that is being checked: what the client sent behind it waits for the verdict. What is held is as long as the input it
+    /// came in; the caller reads no more until the verdict is there.
+    pub fn hold(mut self) {
+        self.forget_what_was_taken();
         if !self.input.is_empty() {
-            self.reassembler.partial.get_or_insert_default().extend_from_slice(self.input);
+            self.reassembler.partial.get_or_insert_default().append(self.input, self.input.len());
         }
     }
 
@@ -220,29 +241,41 @@ impl Frames<'_> {
         self.input.len()
     }
 
+    /// Frees the buffer once all of it was handed out.
+    fn forget_what_was_taken(&mut self) {
+        if self.reassembler.partial.as_ref().is_some_and(|partial| partial.waiting().is_empty()) {
+            self.reassembler.partial = None;
+        }
+    }
+
     fn next_from_partial(&mut self, body_bytes_max: usize) -> Result<Option<Frame<'_>>, FrameError> {
         let Some(partial) = self.reassembler.partial.as_deref_mut() else { return Ok(None) };
         // At most twice: once to complete the header, once to complete the body.
         loop {
-            let wanted = match decode_header(partial, body_bytes_max)? {
+            let wanted = match decode_header(partial.waiting(), body_bytes_max)? {
                 Some(header) => HEADER_BYTES + header.body_bytes,
                 None => HEADER_BYTES,
             };
-            let missing = wanted.saturating_sub(partial.len());
+            let missing = wanted.saturating_sub(partial.waiting().len());
             if missing == 0 {
                 break;
             }
-            let (taken, rest) = self.input.split_at(missing.min(self.input.len()));
-            partial.extend_from_slice(taken);
+            // The front of held bytes goes before the tail grows: once per piece of input, not once per frame.
+            partial.bytes.drain(..partial.taken);
+            partial.taken = 0;
+            let (arrived, rest) = self.input.split_at(missing.min(self.input.len()));
+            partial.append(arrived, missing);
             self.input = rest;
-            if taken.len() < missing {
+            if arrived.len() < missing {
                 // The header may be wrong already, though its end has not arrived.
-                decode_header(partial, body_bytes_max)?;
+                decode_header(&partial.bytes, body_bytes_max)?;
                 return Ok(None);
             }
         }
-        self.spent = true;
-        Ok(decode(partial, body_bytes_max)?.map(|(frame, _)| frame))
+        let start = partial.taken;
+        let Some((frame, length)) = decode(partial.bytes.get(start..).unwrap_or_default(), body_bytes_max)? else { return Ok(None) };
+        partial.taken = start + length;
+        Ok(Some(frame))
     }
 }
 
