@@ -1,0 +1,61 @@
+//! Why a call was refused: one type for the link, the HTTP API and the metrics.
+
+use crate::services::ports::RecordError;
+use billfish_state::StateError;
+use billfish_wire::Reason;
+
+/// A refusal, told to whoever asked. Nothing internal stands in it: causes go to the log.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Refusal {
+    /// Its number and metric label.
+    pub reason: Reason,
+    /// One English sentence for the person who reads the client's log.
+    pub detail: String,
+    /// When it is worth trying again.
+    pub retry_after_ms: Option<u64>,
+}
+
+impl Refusal {
+    /// A refusal with the reason's own sentence.
+    #[must_use]
+    pub fn new(reason: Reason) -> Self {
+        Self { reason, detail: reason.message().to_owned(), retry_after_ms: None }
+    }
+
+    /// A refusal with a sentence of its own.
+    #[must_use]
+    pub fn because(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into(), retry_after_ms: None }
+    }
+
+    /// The same, with the time to wait.
+    #[must_use]
+    pub fn retry_after(mut self, retry_after_ms: u64) -> Self {
+        self.retry_after_ms = Some(retry_after_ms);
+        self
+    }
+
+    /// The service behind is away (5001).
+    #[must_use]
+    pub fn unavailable() -> Self {
+        Self::new(Reason::Unavailable).retry_after(UNAVAILABLE_RETRY_MS)
+    }
+}
+
+/// Told to callers whose store is away: long enough for a reconnect (20 to 100 ms), short enough for a person who waits.
+const UNAVAILABLE_RETRY_MS: u64 = 500;
+
+impl From<StateError> for Refusal {
+    fn from(error: StateError) -> Self {
+        tracing::warn!(error = &error as &dyn std::error::Error, "refused, for the state store did not answer");
+        Self::unavailable()
+    }
+}
+
+impl From<RecordError> for Refusal {
+    fn from(error: RecordError) -> Self {
+        tracing::warn!(error = &error as &dyn std::error::Error, "refused, for the records did not answer");
+        Self::unavailable()
+    }
+}

@@ -1,0 +1,338 @@
+//! The router's face towards its own HTTP API: every call that is not a frame.
+//!
+//! - Cheap to clone; every clone speaks to the same router.
+//! - Calls about a room run on the room's own queue, so they are in order with its chat.
+//! - A call never hangs: a full queue, a slow store and a draining router are refusals.
+
+use crate::{
+    core::Core,
+    error::Refusal,
+    services::ports::{Profile, RoomKind},
+};
+use billfish_state::{AppId, DeviceKind, RoomId, UserId};
+use billfish_wire::Class;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// Result of every call.
+pub type Result<T> = std::result::Result<T, Refusal>;
+
+/// The router, as its HTTP API sees it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    core: Arc<Core>,
+}
+
+/// A login token and where to go with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedToken {
+    /// 128 random bits in hex, `%`, appId.
+    pub token: String,
+    /// How long it is good.
+    pub expires_in: Duration,
+    /// Addresses by transport (`tcp`, `ws`, `tls`, `quic`): the user's own gateway first, one or two others behind it.
+    pub gateways: BTreeMap<String, Vec<String>>,
+}
+
+/// A push from the business backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PushRequest {
+    /// Business line.
+    pub app: AppId,
+    /// To whom.
+    pub target: Target,
+    /// What it is.
+    pub biz_code: i32,
+    /// Opaque to the router. A caller that has JSON puts its text here.
+    pub data: String,
+    /// 0: sent once. 1: kept until acknowledged.
+    pub qos: u8,
+    /// Delivery class; [`Class::Event`] unless said otherwise.
+    pub class: Class,
+    /// Set for a state push: only the newest of a key matters. Rooms only.
+    pub key: Option<String>,
+}
+
+/// Whom a push is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// These users, on every device.
+    Users(Vec<UserId>),
+    /// Everyone in a room.
+    Room(RoomId),
+    /// Everyone who is connected.
+    All,
+}
+
+/// What became of a push.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// Its `msgId`, for QoS 1. Users whose inbox was ahead of the clock got a later one.
+    pub msg_id: Option<String>,
+    /// Its place in the room, for a room.
+    pub seq: Option<i64>,
+    /// Users, or for a room and for everyone: gateways it was given to.
+    pub accepted: u64,
+}
+
+/// Who is to be thrown out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KickRequest {
+    /// Business line.
+    pub app: AppId,
+    /// The user.
+    pub user: UserId,
+    /// One kind of device; `None`: all.
+    pub device: Option<DeviceKind>,
+    /// One sentence that the client shows; empty: the standard one.
+    pub message: String,
+}
+
+/// A room to be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenRoom {
+    /// Business line.
+    pub app: AppId,
+    /// Who opens it.
+    pub anchor: UserId,
+    /// Normal or PK.
+    pub kind: RoomKind,
+    /// Shown in lists; may be empty. At most 64 characters.
+    pub name: String,
+    /// URL of a picture; may be empty. At most 512 bytes.
+    pub cover: String,
+}
+
+/// What became of [`Handle::open_room`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// A new room.
+    New(RoomView),
+    /// The anchor is live already, in this room. Nothing was changed.
+    AlreadyLive(RoomId),
+}
+
+/// A live room as others see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomView {
+    /// Its id.
+    pub room: RoomId,
+    /// Business line.
+    pub app: AppId,
+    /// Who opened it.
+    pub anchor: UserId,
+    /// Normal or PK.
+    pub kind: RoomKind,
+    /// Its name; may be empty.
+    pub name: String,
+    /// URL of a picture; may be empty.
+    pub cover: String,
+    /// When it was opened, Unix ms.
+    pub started_ms: u64,
+    /// Distinct users in it now. In lists: a second old at most.
+    pub audience: u64,
+}
+
+/// Which part of the list of rooms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListRooms {
+    /// Business line.
+    pub app: AppId,
+    /// Rooms of this kind.
+    pub kind: RoomKind,
+    /// From 1.
+    pub page: u32,
+    /// 1..=100.
+    pub page_size: u32,
+}
+
+/// One page of rooms, newest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomPage {
+    /// At most `page_size`.
+    pub rooms: Vec<RoomView>,
+    /// The next page has at least one room.
+    pub has_next: bool,
+}
+
+/// A part of a room's members.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MembersView {
+    /// In no particular order; who stays throughout a scan appears at least once.
+    pub users: Vec<UserId>,
+    /// Pass it to get the next page; 0 when there is none.
+    pub cursor: u64,
+    /// Distinct users in the room.
+    pub audience: u64,
+}
+
+/// On whose word a room is moderated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// The holder of the API key.
+    Admin,
+    /// A user: must be the room's anchor.
+    User(UserId),
+}
+
+/// A mute or a ban.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MuteRequest {
+    /// Where.
+    pub room: RoomId,
+    /// Whom.
+    pub user: UserId,
+    /// On whose word.
+    pub by: Operator,
+    /// For how long; `None`: as long as the room lives.
+    pub duration: Option<Duration>,
+}
+
+impl Handle {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+
+    /// A login token, good for five minutes, with the addresses to use it at.
+    ///
+    /// # Errors
+    /// 4000 for ids out of range, 5001 when the state store is away or no gateway is up.
+    pub async fn issue_token(&self, app: AppId, user: UserId, device: Option<DeviceKind>) -> Result<IssuedToken> {
+        self.core.issue_token(app, user, device).await
+    }
+
+    /// Which of the users are connected. Answers in the order asked.
+    ///
+    /// # Errors
+    /// 4000 for more than 1,000 users, 5001 when the state store is away.
+    pub async fn online(&self, app: AppId, users: &[UserId]) -> Result<Vec<bool>> {
+        self.core.online(app, users).await
+    }
+
+    /// Pushes to users, to a room, or to everyone.
+    ///
+    /// # Errors
+    /// 4000 for a target or a body out of bounds, 4004 for a room that is not live, 5001 when something behind is away.
+    pub async fn push(&self, request: PushRequest) -> Result<Pushed> {
+        self.core.push(request).await
+    }
+
+    /// Ends sessions of a user, revokes nothing else. Gives the number of sessions told to go.
+    ///
+    /// # Errors
+    /// 5001 when the state store is away.
+    pub async fn kick(&self, request: KickRequest) -> Result<u64> {
+        self.core.kick(request).await
+    }
+
+    /// Opens a room.
+    ///
+    /// # Errors
+    /// 4000 for a field out of bounds, 5001 when the records are away.
+    pub async fn open_room(&self, request: OpenRoom) -> Result<Opened> {
+        self.core.open_room(request).await
+    }
+
+    /// One live room.
+    ///
+    /// # Errors
+    /// 4004 when it is not live, 5001 when the records are away.
+    pub async fn room(&self, room: RoomId) -> Result<RoomView> {
+        self.core.room(room).await
+    }
+
+    /// A page of the live rooms of a kind, newest first.
+    ///
+    /// # Errors
+    /// 4000 for a page or size out of bounds, 5001 when there is no list.
+    pub async fn list_rooms(&self, request: ListRooms) -> Result<RoomPage> {
+        self.core.list_rooms(request).await
+    }
+
+    /// Closes a room: its members get a notice and leave. Only its anchor may.
+    ///
+    /// # Errors
+    /// 4003 for another user than the anchor, 4004 when it is not live, 5001 when the records are away.
+    pub async fn close_room(&self, room: RoomId, anchor: UserId) -> Result<()> {
+        self.core.close_room(room, anchor).await
+    }
+
+    /// A part of a room's members. `cursor` 0 begins; `limit` 1..=1000.
+    ///
+    /// # Errors
+    /// 4004 when the room is not live, 5001 when a store is away.
+    pub async fn members(&self, room: RoomId, cursor: u64, limit: usize) -> Result<MembersView> {
+        self.core.members(room, cursor, limit).await
+    }
+
+    /// Mutes a user in a room.
+    ///
+    /// # Errors
+    /// 4003 when `by` is not the anchor, 4004 when the room is not live, 5001 when a store is away.
+    pub async fn mute(&self, request: MuteRequest) -> Result<()> {
+        self.core.mute(request).await
+    }
+
+    /// Lifts a mute; none there is no error.
+    ///
+    /// # Errors
+    /// As [`Self::mute`].
+    pub async fn unmute(&self, room: RoomId, user: UserId, by: Operator) -> Result<()> {
+        self.core.unmute(room, user, by).await
+    }
+
+    /// Bans a user from a room, and puts him out of it.
+    ///
+    /// # Errors
+    /// As [`Self::mute`].
+    pub async fn ban(&self, request: MuteRequest) -> Result<()> {
+        self.core.ban(request).await
+    }
+
+    /// Lifts a ban; none there is no error.
+    ///
+    /// # Errors
+    /// As [`Self::mute`].
+    pub async fn unban(&self, room: RoomId, user: UserId, by: Operator) -> Result<()> {
+        self.core.unban(room, user, by).await
+    }
+
+    /// Sets the least time between two messages of one user; zero ends slow mode.
+    ///
+    /// # Errors
+    /// As [`Self::mute`]; 4000 above ten minutes.
+    pub async fn set_slow_mode(&self, room: RoomId, by: Operator, gap: Duration) -> Result<()> {
+        self.core.set_slow_mode(room, by, gap).await
+    }
+
+    /// Replaces the words refused in one room.
+    ///
+    /// # Errors
+    /// As [`Self::mute`]; 4000 for more than 1,000 words, an empty one or one above 64 characters.
+    pub async fn set_room_block_words(&self, room: RoomId, by: Operator, words: Vec<String>) -> Result<()> {
+        self.core.set_room_block_words(room, by, words).await
+    }
+
+    /// Replaces the words refused in every room.
+    ///
+    /// # Errors
+    /// As [`Self::set_room_block_words`].
+    pub async fn set_block_words(&self, words: Vec<String>) -> Result<()> {
+        self.core.set_block_words(words).await
+    }
+
+    /// Stores how users are shown to others.
+    ///
+    /// # Errors
+    /// 4000 for a field out of bounds (nickname at most 64 bytes) or more than 1,000 users, 5001 when the records are away.
+    pub async fn put_users(&self, app: AppId, profiles: Vec<Profile>) -> Result<()> {
+        self.core.put_users(app, profiles).await
+    }
+
+    /// The profiles of those users who have one.
+    ///
+    /// # Errors
+    /// 4000 for more than 1,000 users, 5001 when the records are away.
+    pub async fn users(&self, app: AppId, users: &[UserId]) -> Result<Vec<Profile>> {
+        self.core.users(app, users).await
+    }
+}

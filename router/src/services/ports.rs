@@ -1,0 +1,176 @@
+//! What the services need of the ledger: records of rooms, moderation and profiles.
+//!
+//! - The live state (members, logs, inboxes) has its own ports in `billfish_state`; this is what must outlive a restart.
+//! - Every call is one transaction, and safe to repeat: a call that failed may have been carried out.
+//! - Times are Unix milliseconds and are passed in.
+//!
+//! No SQL here, and no rule: a rule that needs atomicity (one live room per anchor) says so in its method and is held by the adapter.
+
+use async_trait::async_trait;
+use billfish_state::{AppId, RoomId, UserId};
+
+/// Result of every call.
+pub type Result<T> = std::result::Result<T, RecordError>;
+
+/// A ledger that cannot answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// Not reachable, locked for too long, disk full. The call may or may not have been carried out.
+    #[error("the records are away: {what}")]
+    Away {
+        /// What was being done.
+        what: &'static str,
+        /// Why.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A row that none of our writers makes.
+    #[error("a record cannot be read: {what}")]
+    Unreadable {
+        /// Which column of which row.
+        what: String,
+    },
+}
+
+/// Type of a live room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum RoomKind {
+    /// An anchor and the audience.
+    #[default]
+    Normal = 1,
+    /// With a seat for one challenger.
+    Pk = 2,
+}
+
+impl RoomKind {
+    /// Every kind.
+    pub const ALL: [Self; 2] = [Self::Normal, Self::Pk];
+
+    /// The kind of a number in the API or a row.
+    #[must_use]
+    pub const fn from_number(number: i64) -> Option<Self> {
+        match number {
+            1 => Some(Self::Normal),
+            2 => Some(Self::Pk),
+            _ => None,
+        }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> i64 {
+        self as i64
+    }
+}
+
+/// A room to be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRoom {
+    /// Business line.
+    pub app: AppId,
+    /// Who opens it.
+    pub anchor: UserId,
+    /// Normal or PK.
+    pub kind: RoomKind,
+    /// Shown in lists; may be empty.
+    pub name: String,
+    /// URL of a picture; may be empty.
+    pub cover: String,
+}
+
+/// A live room: a row of `t_living_room`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomRecord {
+    /// Its id: never used again for another room.
+    pub room: RoomId,
+    /// Business line.
+    pub app: AppId,
+    /// Who opened it.
+    pub anchor: UserId,
+    /// Normal or PK.
+    pub kind: RoomKind,
+    /// Shown in lists; may be empty.
+    pub name: String,
+    /// URL of a picture; may be empty.
+    pub cover: String,
+    /// When it was opened, Unix ms.
+    pub started_ms: u64,
+}
+
+/// What became of [`RoomRecords::open_room`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OpenOutcome {
+    /// A new room.
+    Opened(RoomRecord),
+    /// The anchor is live already, in this room; nothing was stored.
+    AlreadyLive(RoomId),
+}
+
+/// Who may not do what in a room, and the room's own settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moderation {
+    /// Muted users, each until (Unix ms).
+    pub mutes: Vec<(UserId, u64)>,
+    /// Banned users, each until (Unix ms).
+    pub bans: Vec<(UserId, u64)>,
+    /// Least time between two messages of one user; 0: no slow mode.
+    pub slow_mode_ms: u64,
+    /// Words refused in this room, besides the global ones.
+    pub block_words: Vec<String>,
+}
+
+/// Mute or ban: the two rows a user can have against him in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Sanction {
+    /// May watch, may not speak.
+    Mute,
+    /// May not be in the room.
+    Ban,
+}
+
+/// How a user is shown to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// The user.
+    pub user: UserId,
+    /// Nickname.
+    pub name: String,
+    /// URL of a picture; may be empty.
+    pub avatar: String,
+}
+
+/// The records behind the services *room* and *chat*.
+#[async_trait]
+pub trait RoomRecords: Send + Sync {
+    /// Opens a room, unless its anchor has a live one in the app: atomic, also for two calls at once on two routers.
+    async fn open_room(&self, room: &NewRoom, now_ms: u64) -> Result<OpenOutcome>;
+    /// Moves a live room to `t_living_room_record` with its end time, and drops its moderation, in one transaction. Gives the room as
+    /// it was; `None` when it is not live.
+    async fn close_room(&self, room: RoomId, now_ms: u64) -> Result<Option<RoomRecord>>;
+    /// The live room of an id.
+    async fn live_room(&self, room: RoomId) -> Result<Option<RoomRecord>>;
+    /// The newest `limit` live rooms of a kind, newest first (by start, then by id).
+    async fn live_rooms(&self, kind: RoomKind, limit: usize) -> Result<Vec<RoomRecord>>;
+
+    /// What stands for a room at `now_ms`: sanctions that have run out are left out.
+    async fn moderation(&self, room: RoomId, now_ms: u64) -> Result<Moderation>;
+    /// Puts a sanction on a user until `until_ms`, or replaces the one there is.
+    async fn put_sanction(&self, room: RoomId, user: UserId, sanction: Sanction, until_ms: u64) -> Result<()>;
+    /// Lifts a sanction; one that is not there is no error.
+    async fn lift_sanction(&self, room: RoomId, user: UserId, sanction: Sanction) -> Result<()>;
+    /// Sets slow mode; 0 ends it.
+    async fn set_slow_mode(&self, room: RoomId, slow_mode_ms: u64) -> Result<()>;
+    /// Replaces the words refused in one room.
+    async fn set_room_block_words(&self, room: RoomId, words: &[String]) -> Result<()>;
+    /// The words refused everywhere.
+    async fn block_words(&self) -> Result<Vec<String>>;
+    /// Replaces the words refused everywhere.
+    async fn set_block_words(&self, words: &[String]) -> Result<()>;
+
+    /// The profiles of those users who have one, in no particular order.
+    async fn profiles(&self, app: AppId, users: &[UserId]) -> Result<Vec<Profile>>;
+    /// Stores or replaces profiles.
+    async fn put_profiles(&self, app: AppId, profiles: &[Profile]) -> Result<()>;
+}
