@@ -1,7 +1,7 @@
 //! The live state that gateways and routers share: one port (trait) per need, and the in-process adapter.
 //!
 //! - Every port takes batches, may wait, and may fail: a remote store must be able to stand behind it with one round trip per call.
-//! - A call that failed may have been carried out. Every call is therefore safe to repeat.
+//! - A call that failed may have been carried out. Every call is therefore safe to repeat. Two calls say what a repeat costs: [`Dedup::claim`] and [`RateWindows::hit`].
 //! - Times are Unix milliseconds and are passed in, so that tests and simulations own the clock.
 //! - Nothing that was paid for depends on anything here: see `docs/adr/`.
 #![forbid(unsafe_code)]

@@ -31,14 +31,16 @@ pub trait Presence: Send + Sync {
     async fn remove(&self, users: &[(AppId, UserId)]) -> Result<()>;
     /// Which of them showed a sign of life at or after `since_ms`. Answers in the order asked.
     async fn online(&self, app: AppId, users: &[UserId], since_ms: u64) -> Result<Vec<bool>>;
-    /// Forgets at most `limit` users whose last sign is before `before_ms`, and names them.
+    /// Forgets at most `limit` users whose last sign is before `before_ms`, and names them. A call may look at a part of the table
+    /// only, so fewer than `limit`, even none, does not mean that none is left; the calls go round, and a node calls on every tick.
     async fn sweep(&self, before_ms: u64, limit: usize) -> Result<Vec<(AppId, UserId)>>;
 }
 
 /// Where to push: `bindIp:{appId}:{userId}`.
 #[async_trait]
 pub trait Routes: Send + Sync {
-    /// Binds each device to its session until `until_ms` and gives what was bound before, live or not. Binding again renews.
+    /// Binds each device to its session until `until_ms` and gives what was bound before (on a repeat, the route
+    /// itself). One that has run out may be given or already be forgotten. A device given twice in one call is bound in the order given.
     async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Option<Route>>>;
     /// Renews the routes that still stand as given; the others are left alone and told by `false`.
     async fn renew(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<bool>>;
@@ -51,7 +53,7 @@ pub trait Routes: Send + Sync {
 /// Deliveries that wait for an ACK: `imAckMap:{appId}:{userId % 100}`.
 #[async_trait]
 pub trait Acks: Send + Sync {
-    /// Stores or replaces.
+    /// Stores or replaces, by user and message. Of a user with too many, those due soonest give way.
     async fn record(&self, pending: &[PendingAck]) -> Result<()>;
     /// Removes; what is not there is no error.
     async fn remove(&self, acked: &[(AppId, UserId, String)]) -> Result<()>;
@@ -65,11 +67,14 @@ pub trait Acks: Send + Sync {
 #[async_trait]
 pub trait Inbox: Send + Sync {
     /// Appends one message to the inbox of each user and gives the id it got there: `id`, or, where the inbox already holds a
-    /// later one, the next after that, so that ids of one inbox rise strictly in the order of appending. `id` has the form `ms-n`.
+    /// later one or the same with another body, the next after its newest, so that ids of one inbox rise strictly in the order of
+    /// appending. `id` has the form `ms-n`, `ms` from the caller's clock. Repeating a call gives the ids of the first and adds
+    /// nothing, as long as the entries are there.
     ///
-    /// An inbox keeps the newest entries, up to its bound in count and age.
+    /// An inbox keeps the newest entries, up to its bound in count, bytes and age.
     async fn append(&self, app: AppId, users: &[UserId], id: &str, body: Bytes, now_ms: u64) -> Result<Vec<String>>;
-    /// At most `limit` entries after `after` (`None`: from the oldest).
+    /// At most `limit` entries after `after` (`None`: from the oldest, and then there is no gap). `gap` when something after it was
+    /// trimmed; what was acknowledged is no gap.
     async fn read(&self, app: AppId, user: UserId, after: Option<&str>, limit: usize, now_ms: u64) -> Result<Page<InboxEntry>>;
     /// Removes acknowledged entries; unknown ids are no error.
     async fn ack(&self, acked: &[(AppId, UserId, String)]) -> Result<()>;
@@ -78,7 +83,8 @@ pub trait Inbox: Send + Sync {
 /// The last messages of a room: `room:{roomId}:log`.
 #[async_trait]
 pub trait RoomLog: Send + Sync {
-    /// Appends entries whose `seq` is above every one in the log. Trims to the bound in count and age.
+    /// Appends the entries, in the order given, whose `seq` is above every one appended before; passes over the others. Trims to
+    /// the bound in count, bytes and age.
     async fn append(&self, room: RoomId, entries: &[LogEntry], now_ms: u64) -> Result<()>;
     /// At most `limit` entries after `after_seq`, oldest first; `gap` when something after it was trimmed.
     async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>>;
@@ -91,13 +97,16 @@ pub trait RoomLog: Send + Sync {
 /// Who is in a room: `living_room_user_set:{appId}:{roomId}`.
 #[async_trait]
 pub trait Members: Send + Sync {
-    /// Puts members in; already there renews. Gives the count of distinct users after it.
+    /// Puts members in; already there renews. Gives the count of distinct users after it. A list that nobody joins or leaves for
+    /// 12 h is forgotten.
     async fn join(&self, app: AppId, room: RoomId, members: &[Member], now_ms: u64) -> Result<u64>;
     /// Takes members out. Gives the count of distinct users after it.
     async fn leave(&self, app: AppId, room: RoomId, members: &[Member], now_ms: u64) -> Result<u64>;
     /// Distinct users.
     async fn count(&self, app: AppId, room: RoomId) -> Result<u64>;
-    /// One page of distinct users, by a scan: never the whole set in one read. `cursor` 0 begins.
+    /// One page of distinct users, by a scan: never the whole set in one read. `cursor` 0 begins, and 0 in the answer ends: pages
+    /// before that may be empty. `limit` is a wish: a store that keeps small sets in one piece gives somewhat more. Who stays is met
+    /// at least once, whoever else comes and goes meanwhile, and nobody who was never there.
     async fn page(&self, app: AppId, room: RoomId, cursor: u64, limit: usize) -> Result<MemberPage>;
     /// Whether each user is in the room. Answers in the order asked.
     async fn contains(&self, app: AppId, room: RoomId, users: &[UserId]) -> Result<Vec<bool>>;
@@ -108,10 +117,10 @@ pub trait Members: Send + Sync {
 /// The nodes that are up: `node:{kind}:{id}`.
 #[async_trait]
 pub trait Registry: Send + Sync {
-    /// Registers a node, or renews and updates it, until `until_ms`.
-    async fn register(&self, node: &NodeInfo, until_ms: u64) -> Result<()>;
-    /// The node goes.
-    async fn deregister(&self, kind: NodeKind, id: &str) -> Result<()>;
+    /// Registers a node, or renews and updates it, until `until_ms`. An earlier life of a node never replaces a later one that is live.
+    async fn register(&self, node: &NodeInfo, now_ms: u64, until_ms: u64) -> Result<()>;
+    /// This life of the node goes; a later one with the same id stays.
+    async fn deregister(&self, kind: NodeKind, id: &str, incarnation: u64) -> Result<()>;
     /// The live nodes of a kind, by id.
     async fn nodes(&self, kind: NodeKind, now_ms: u64) -> Result<Vec<NodeInfo>>;
 }
@@ -129,14 +138,17 @@ pub trait Leases: Send + Sync {
 /// Rate windows: `limit:{op}:{userId}`.
 #[async_trait]
 pub trait RateWindows: Send + Sync {
-    /// Counts each use, or refuses it. One atomic step per key. Answers in the order asked.
+    /// Counts each use, or refuses it. The first use opens a window of `window_ms`. One atomic step per key. Answers in the order
+    /// asked. A call that failed may have counted; asking again counts again.
     async fn hit(&self, hits: &[WindowHit], now_ms: u64) -> Result<Vec<WindowVerdict>>;
 }
 
 /// Messages already taken from a user, for five minutes: de-duplication by `(user, msgId)`.
 #[async_trait]
 pub trait Dedup: Send + Sync {
-    /// Claims each message until `until_ms`; `true` the first time. Answers in the order asked.
+    /// Claims each message until `until_ms`; `true` the first time. Answers in the order asked. A claim that has run out is free.
+    ///
+    /// A call that failed may have claimed: give the messages back with `release` before asking again.
     async fn claim(&self, app: AppId, user: UserId, msg_ids: &[String], now_ms: u64, until_ms: u64) -> Result<Vec<bool>>;
     /// Gives a claim back, because the message was refused: the client may send it again.
     async fn release(&self, app: AppId, user: UserId, msg_ids: &[String]) -> Result<()>;

@@ -144,6 +144,43 @@ pub struct InboxEntry {
     pub body: Bytes,
 }
 
+/// An inbox id, `ms-n`: compared as two numbers, never as text (`9-0` comes before `10-0`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InboxId {
+    /// Unix ms, when it was made.
+    pub ms: u64,
+    /// Counts up within the millisecond.
+    pub n: u64,
+}
+
+impl InboxId {
+    /// Reads `ms-n`; `None` for anything else, also for signs, blanks and leading zeros: an id has one spelling.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (ms, n) = text.split_once('-')?;
+        let number = |digits: &str| {
+            let spelled = digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits.len() == 1 || !digits.starts_with('0'));
+            digits.parse().ok().filter(|_| spelled)
+        };
+        Some(Self { ms: number(ms)?, n: number(n)? })
+    }
+
+    /// The smallest id after this one; `None` after the largest of all.
+    #[must_use]
+    pub fn next(self) -> Option<Self> {
+        match self.n.checked_add(1) {
+            Some(n) => Some(Self { ms: self.ms, n }),
+            None => Some(Self { ms: self.ms.checked_add(1)?, n: 0 }),
+        }
+    }
+}
+
+impl fmt::Display for InboxId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-{}", self.ms, self.n)
+    }
+}
+
 /// A message of a room's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
@@ -154,7 +191,7 @@ pub struct LogEntry {
 }
 
 /// What a log or an inbox gave.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
     /// Oldest first.
     pub entries: Vec<T>,
@@ -162,6 +199,13 @@ pub struct Page<T> {
     pub more: bool,
     /// Something between where the reader was and the first of `entries` has already been trimmed away.
     pub gap: bool,
+}
+
+impl<T> Default for Page<T> {
+    /// Nothing there, nothing missed.
+    fn default() -> Self {
+        Self { entries: Vec::new(), more: false, gap: false }
+    }
 }
 
 /// Someone in a room.
@@ -264,5 +308,11 @@ pub enum StateError {
         what: &'static str,
         /// Its bound.
         limit: usize,
+    },
+    /// An argument has not the form it must have; nothing was done. Asking again will not help.
+    #[error("malformed {what}")]
+    Malformed {
+        /// Which argument.
+        what: &'static str,
     },
 }

@@ -1,0 +1,121 @@
+//! Deliveries that wait for an ACK. A user who never acknowledges loses the entries due soonest; the messages themselves are
+//! in the inbox or the room log.
+
+use super::lock;
+use crate::port::{Acks, Result};
+use crate::types::{AppId, PendingAck, RoomId, StateError, UserId};
+use async_trait::async_trait;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+
+/// Entries in all: only late ACKs are recorded, so this is far above what a process carries. About 250 bytes each.
+const ACKS_MAX: usize = 1_000_000;
+/// Entries of one user. The session's own window of unacknowledged pushes is smaller.
+const ACKS_PER_USER_MAX: usize = 512;
+
+type Owner = (AppId, UserId);
+
+#[derive(Debug)]
+struct Waiting {
+    room: Option<RoomId>,
+    times_sent: u32,
+    due_ms: u64,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_user: HashMap<Owner, BTreeMap<Arc<str>, Waiting>>,
+    by_due: BTreeSet<(u64, Owner, Arc<str>)>,
+}
+
+impl Table {
+    fn contains(&self, owner: Owner, msg_id: &str) -> bool {
+        self.by_user.get(&owner).is_some_and(|waiting| waiting.contains_key(msg_id))
+    }
+
+    fn insert(&mut self, pending: &PendingAck) {
+        let owner = (pending.app, pending.user);
+        self.take(owner, &pending.msg_id);
+        let waiting = self.by_user.entry(owner).or_default();
+        if waiting.len() >= ACKS_PER_USER_MAX {
+            let soonest = waiting.iter().min_by_key(|(_, waiting)| waiting.due_ms).map(|(msg_id, _)| Arc::clone(msg_id));
+            if let Some(msg_id) = soonest {
+                self.take(owner, &msg_id);
+            }
+        }
+        let msg_id: Arc<str> = Arc::from(pending.msg_id.as_str());
+        let waiting = Waiting { room: pending.room, times_sent: pending.times_sent, due_ms: pending.due_ms };
+        self.by_user.entry(owner).or_default().insert(Arc::clone(&msg_id), waiting);
+        self.by_due.insert((pending.due_ms, owner, msg_id));
+    }
+
+    fn take(&mut self, owner: Owner, msg_id: &str) -> Option<PendingAck> {
+        let of_user = self.by_user.get_mut(&owner)?;
+        let (key, waiting) = of_user.remove_entry(msg_id)?;
+        if of_user.is_empty() {
+            self.by_user.remove(&owner);
+        }
+        let pending = pending_ack(owner, &key, &waiting);
+        self.by_due.remove(&(waiting.due_ms, owner, key));
+        Some(pending)
+    }
+}
+
+fn pending_ack((app, user): Owner, msg_id: &str, waiting: &Waiting) -> PendingAck {
+    PendingAck { app, user, msg_id: msg_id.to_owned(), room: waiting.room, times_sent: waiting.times_sent, due_ms: waiting.due_ms }
+}
+
+#[derive(Debug)]
+pub(super) struct AckTable(Mutex<Table>);
+
+impl AckTable {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Table::default()))
+    }
+}
+
+#[async_trait]
+impl Acks for AckTable {
+    async fn record(&self, pending: &[PendingAck]) -> Result<()> {
+        let mut table = lock(&self.0);
+        if table.by_due.len() + pending.len() > ACKS_MAX {
+            let new = pending.iter().filter(|ack| !table.contains((ack.app, ack.user), &ack.msg_id)).count();
+            if table.by_due.len() + new > ACKS_MAX {
+                return Err(StateError::Full { what: "acks", limit: ACKS_MAX });
+            }
+        }
+        for ack in pending {
+            table.insert(ack);
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, acked: &[(AppId, UserId, String)]) -> Result<()> {
+        let mut table = lock(&self.0);
+        for (app, user, msg_id) in acked {
+            table.take((*app, *user), msg_id);
+        }
+        Ok(())
+    }
+
+    async fn pending(&self, app: AppId, user: UserId) -> Result<Vec<PendingAck>> {
+        let table = lock(&self.0);
+        let of_user = table.by_user.get(&(app, user)).into_iter().flatten();
+        let mut pending: Vec<_> = of_user.map(|(msg_id, waiting)| pending_ack((app, user), msg_id, waiting)).collect();
+        pending.sort_by(|a, b| a.due_ms.cmp(&b.due_ms).then_with(|| a.msg_id.cmp(&b.msg_id)));
+        Ok(pending)
+    }
+
+    async fn expire(&self, before_ms: u64, limit: usize) -> Result<Vec<PendingAck>> {
+        let mut table = lock(&self.0);
+        let mut expired = Vec::new();
+        while expired.len() < limit {
+            let Some((due, owner, msg_id)) = table.by_due.first().cloned() else { break };
+            if due >= before_ms {
+                break;
+            }
+            expired.push(table.take(owner, &msg_id).expect("both indexes hold the same entries"));
+        }
+        Ok(expired)
+    }
+}

@@ -1,0 +1,170 @@
+//! QoS-1 messages to users. An inbox keeps its newest entries; a full process refuses, so that nobody is told of a message
+//! that was not kept.
+
+use super::expiring::Expiring;
+use super::lock;
+use crate::port::{Inbox, Result};
+use crate::types::{AppId, InboxEntry, InboxId, Page, StateError, UserId};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+/// Entries of one inbox: what a phone pulls in one go after a long night. Older ones are trimmed.
+const ENTRIES_MAX: usize = 500;
+/// Age of an entry: a week away from the phone.
+const AGE_MAX_MS: u64 = 7 * 24 * 3600 * 1000;
+/// Bytes of one inbox, or 16 largest bodies; usual ones are some hundred bytes each. Older ones are trimmed.
+const INBOX_BYTES_MAX: usize = 1024 * 1024;
+/// Inboxes in all. About 200 bytes each when empty, and 80 per entry beside its body.
+const INBOXES_MAX: usize = 1_000_000;
+/// Bytes in all: what an embedded process can spare.
+const BYTES_MAX: usize = 512 * 1024 * 1024;
+/// How long an empty inbox remembers its last id, so that ids rise: ids come from clocks, and no two clocks differ by this much.
+const EMPTY_KEPT_MS: u64 = 10 * 60 * 1000;
+
+#[derive(Debug)]
+struct Stored {
+    id: InboxId,
+    /// The id asked for; more than `id` never, less where a later one was there already. It tells a repeated call.
+    asked: InboxId,
+    at_ms: u64,
+    body: Bytes,
+}
+
+#[derive(Debug)]
+struct UserInbox {
+    entries: VecDeque<Stored>,
+    last: InboxId,
+    appended_ms: u64,
+    /// The newest entry that was trimmed, not acknowledged.
+    trimmed_to: Option<InboxId>,
+    bytes: usize,
+}
+
+impl UserInbox {
+    /// The id under which an earlier, repeated call left the message. Ids given are never smaller than those asked for, so
+    /// only entries from there on are looked at: most often none.
+    fn repeated(&self, asked: InboxId, body: &Bytes) -> Option<InboxId> {
+        let from_newest = self.entries.iter().rev().take_while(|stored| stored.id >= asked);
+        from_newest.filter(|stored| stored.asked == asked && stored.body == *body).map(|stored| stored.id).next()
+    }
+
+    fn trim(&mut self, now_ms: u64) {
+        while let Some(oldest) = self.entries.front() {
+            let fits = self.entries.len() <= ENTRIES_MAX && self.bytes <= INBOX_BYTES_MAX;
+            if fits && now_ms.saturating_sub(oldest.at_ms) < AGE_MAX_MS {
+                return;
+            }
+            self.bytes -= oldest.body.len();
+            self.trimmed_to = Some(oldest.id);
+            self.entries.pop_front();
+        }
+    }
+
+    fn until_ms(&self) -> u64 {
+        self.appended_ms.saturating_add(if self.entries.is_empty() { EMPTY_KEPT_MS } else { AGE_MAX_MS })
+    }
+}
+
+#[derive(Debug)]
+struct Table {
+    inboxes: Expiring<(AppId, UserId), UserInbox>,
+    bytes: usize,
+}
+
+impl Table {
+    fn sweep(&mut self, now_ms: u64, adding: usize) {
+        let bytes = &mut self.bytes;
+        self.inboxes.sweep(now_ms, adding, |_, inbox| *bytes -= inbox.bytes);
+    }
+
+    fn append(&mut self, owner: (AppId, UserId), asked: InboxId, body: &Bytes, now_ms: u64) -> Result<InboxId> {
+        if let Some(inbox) = self.inboxes.stored_mut(&owner) {
+            if let Some(id) = inbox.repeated(asked, body) {
+                return Ok(id);
+            }
+            let id = if asked > inbox.last { asked } else { inbox.last.next().ok_or(StateError::Malformed { what: "inbox id" })? };
+            let before = inbox.bytes;
+            inbox.bytes += body.len();
+            inbox.entries.push_back(Stored { id, asked, at_ms: now_ms, body: body.clone() });
+            inbox.last = id;
+            inbox.appended_ms = inbox.appended_ms.max(now_ms);
+            inbox.trim(now_ms);
+            self.bytes = self.bytes - before + inbox.bytes;
+            let until_ms = inbox.until_ms();
+            self.inboxes.set_until(owner, until_ms);
+            return Ok(id);
+        }
+        let entries = VecDeque::from([Stored { id: asked, asked, at_ms: now_ms, body: body.clone() }]);
+        let inbox = UserInbox { entries, last: asked, appended_ms: now_ms, trimmed_to: None, bytes: body.len() };
+        self.bytes += inbox.bytes;
+        let until_ms = inbox.until_ms();
+        self.inboxes.insert(owner, inbox, until_ms);
+        Ok(asked)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct InboxTable(Mutex<Table>);
+
+impl InboxTable {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Table { inboxes: Expiring::new(), bytes: 0 }))
+    }
+}
+
+#[async_trait]
+impl Inbox for InboxTable {
+    async fn append(&self, app: AppId, users: &[UserId], id: &str, body: Bytes, now_ms: u64) -> Result<Vec<String>> {
+        let asked = InboxId::parse(id).ok_or(StateError::Malformed { what: "inbox id" })?;
+        // A copy of its own: the body may be a slice of a read buffer a hundred times its size.
+        let body = Bytes::copy_from_slice(&body);
+        let mut table = lock(&self.0);
+        table.sweep(now_ms, users.len());
+        if table.inboxes.len() + users.len() > INBOXES_MAX {
+            let new = users.iter().filter(|user| table.inboxes.stored(&(app, **user)).is_none()).count();
+            if table.inboxes.len() + new > INBOXES_MAX {
+                return Err(StateError::Full { what: "inboxes", limit: INBOXES_MAX });
+            }
+        }
+        if table.bytes + users.len() * body.len() > BYTES_MAX {
+            return Err(StateError::Full { what: "inbox bytes", limit: BYTES_MAX });
+        }
+        users.iter().map(|user| Ok(table.append((app, *user), asked, &body, now_ms)?.to_string())).collect()
+    }
+
+    async fn read(&self, app: AppId, user: UserId, after: Option<&str>, limit: usize, now_ms: u64) -> Result<Page<InboxEntry>> {
+        let after = after.map(|id| InboxId::parse(id).ok_or(StateError::Malformed { what: "inbox id" })).transpose()?;
+        let mut table = lock(&self.0);
+        let Some(inbox) = table.inboxes.stored_mut(&(app, user)) else { return Ok(Page::default()) };
+        let before = inbox.bytes;
+        inbox.trim(now_ms);
+        let freed = before - inbox.bytes;
+        let start = after.map_or(0, |after| inbox.entries.partition_point(|stored| stored.id <= after));
+        let entries: Vec<_> =
+            inbox.entries.iter().skip(start).take(limit).map(|s| InboxEntry { id: s.id.to_string(), body: s.body.clone() }).collect();
+        let page = Page {
+            more: start + entries.len() < inbox.entries.len(),
+            gap: after.is_some_and(|after| inbox.trimmed_to.is_some_and(|trimmed| trimmed > after)),
+            entries,
+        };
+        table.bytes -= freed;
+        Ok(page)
+    }
+
+    async fn ack(&self, acked: &[(AppId, UserId, String)]) -> Result<()> {
+        let mut table = lock(&self.0);
+        for (app, user, id) in acked {
+            let owner = (*app, *user);
+            let (Some(id), Some(inbox)) = (InboxId::parse(id), table.inboxes.stored_mut(&owner)) else { continue };
+            let Ok(place) = inbox.entries.binary_search_by(|stored| stored.id.cmp(&id)) else { continue };
+            let stored = inbox.entries.remove(place).expect("found a line ago");
+            inbox.bytes -= stored.body.len();
+            let until_ms = inbox.until_ms();
+            table.bytes -= stored.body.len();
+            table.inboxes.set_until(owner, until_ms);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,70 @@
+//! Claims with fencing. An epoch never falls: a name that is forgotten raises the floor from which new names begin.
+
+use super::expiring::Expiring;
+use super::lock;
+use crate::port::{Leases, Result};
+use crate::types::{Lease, StateError};
+use async_trait::async_trait;
+use std::sync::{Arc, Mutex};
+
+/// Names in all: every room of a day. About 200 bytes each.
+const LEASES_MAX: usize = 1_000_000;
+/// How long a name that nobody holds is remembered by itself; then the floor stands for it.
+const FREE_KEPT_MS: u64 = 24 * 3600 * 1000;
+
+#[derive(Debug)]
+struct Claim {
+    /// `None` once given up.
+    holder: Option<String>,
+    epoch: u64,
+    until_ms: u64,
+}
+
+#[derive(Debug)]
+struct Table {
+    claims: Expiring<Arc<str>, Claim>,
+    epoch_floor: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct LeaseTable(Mutex<Table>);
+
+impl LeaseTable {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Table { claims: Expiring::new(), epoch_floor: 0 }))
+    }
+}
+
+#[async_trait]
+impl Leases for LeaseTable {
+    async fn acquire(&self, name: &str, holder: &str, now_ms: u64, until_ms: u64) -> Result<Lease> {
+        let mut table = lock(&self.0);
+        let Table { claims, epoch_floor } = &mut *table;
+        claims.sweep(now_ms, 1, |_, claim| *epoch_floor = (*epoch_floor).max(claim.epoch));
+        let epoch = match claims.stored(name) {
+            Some((claim, _)) => match &claim.holder {
+                Some(other) if other != holder && now_ms < claim.until_ms => {
+                    return Ok(Lease { holder: other.clone(), epoch: claim.epoch, until_ms: claim.until_ms });
+                }
+                Some(same) if same == holder && now_ms < claim.until_ms => claim.epoch,
+                Some(_) | None => claim.epoch + 1,
+            },
+            None if claims.len() >= LEASES_MAX => return Err(StateError::Full { what: "leases", limit: LEASES_MAX }),
+            None => *epoch_floor + 1,
+        };
+        let claim = Claim { holder: Some(holder.to_owned()), epoch, until_ms };
+        claims.insert(Arc::from(name), claim, until_ms.saturating_add(FREE_KEPT_MS));
+        Ok(Lease { holder: holder.to_owned(), epoch, until_ms })
+    }
+
+    async fn release(&self, name: &str, holder: &str, epoch: u64) -> Result<()> {
+        let mut table = lock(&self.0);
+        if let Some(claim) = table.claims.stored_mut(name)
+            && claim.epoch == epoch
+            && claim.holder.as_deref() == Some(holder)
+        {
+            claim.holder = None;
+        }
+        Ok(())
+    }
+}

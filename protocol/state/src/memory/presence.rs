@@ -1,0 +1,75 @@
+//! Signs of life. The time a user "ends" here is the last sign, so that the sweep goes by it.
+//!
+//! About 68 bytes per user, most of it the map's entry of 24 and the filing of 16.
+
+use super::Sharded;
+use super::expiring::Expiring;
+use crate::port::{Presence, Result};
+use crate::types::{AppId, StateError, UserId};
+use async_trait::async_trait;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Users with a sign of life: ten gateways' worth of connections. About 70 MB.
+const USERS_MAX: usize = 1_000_000;
+/// Without anyone calling the sweep, a user is forgotten this long after the last sign, as the Redis key is.
+const FORGOTTEN_AFTER_MS: u64 = 5 * 60 * 1000;
+
+#[derive(Debug)]
+pub(super) struct PresenceTable {
+    shards: Sharded<Expiring<(AppId, UserId), ()>>,
+    users: AtomicUsize,
+}
+
+impl PresenceTable {
+    pub(super) fn new() -> Self {
+        Self { shards: Sharded::new(Expiring::new), users: AtomicUsize::new(0) }
+    }
+}
+
+#[async_trait]
+impl Presence for PresenceTable {
+    async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()> {
+        if self.users.load(Ordering::Relaxed) + users.len() > USERS_MAX {
+            let known = users.iter().filter(|(app, user)| self.shards.of(*app, *user).stored(&(*app, *user)).is_some()).count();
+            if self.users.load(Ordering::Relaxed) + users.len() - known > USERS_MAX {
+                return Err(StateError::Full { what: "presence", limit: USERS_MAX });
+            }
+        }
+        for &(app, user) in users {
+            let mut shard = self.shards.of(app, user);
+            let before = shard.len();
+            match shard.stored(&(app, user)) {
+                Some(((), last)) if now_ms <= last => {}
+                _ => shard.insert((app, user), (), now_ms),
+            }
+            let mut after = shard.len();
+            self.users.fetch_add(after - before, Ordering::Relaxed);
+            shard.sweep_for(now_ms.saturating_sub(FORGOTTEN_AFTER_MS), 1);
+            after -= shard.len();
+            self.users.fetch_sub(after, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, users: &[(AppId, UserId)]) -> Result<()> {
+        for &(app, user) in users {
+            if self.shards.of(app, user).remove(&(app, user)).is_some() {
+                self.users.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    async fn online(&self, app: AppId, users: &[UserId], since_ms: u64) -> Result<Vec<bool>> {
+        Ok(users.iter().map(|&user| self.shards.of(app, user).stored(&(app, user)).is_some_and(|((), last)| last >= since_ms)).collect())
+    }
+
+    async fn sweep(&self, before_ms: u64, limit: usize) -> Result<Vec<(AppId, UserId)>> {
+        let mut swept = Vec::new();
+        for mut shard in self.shards.each() {
+            shard.expire_before(before_ms, limit - swept.len(), |user, ()| swept.push(user));
+        }
+        self.users.fetch_sub(swept.len(), Ordering::Relaxed);
+        Ok(swept)
+    }
+}

@@ -1,0 +1,143 @@
+//! The last messages of each room, for those who come back after a short break.
+
+use super::expiring::Expiring;
+use super::lock;
+use crate::port::{Result, RoomLog};
+use crate::types::{LogEntry, Page, RoomId};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+/// Entries of one log: what a returning viewer could want to scroll through.
+const ENTRIES_MAX: usize = 500;
+/// Age of an entry: nobody reads an hour-old line of a live room.
+const AGE_MAX_MS: u64 = 3600 * 1000;
+/// Bytes of one log, or 16 largest bodies.
+const LOG_BYTES_MAX: usize = 1024 * 1024;
+/// How long after its last entry a log, by then empty, still knows what it has trimmed. As long as the member list.
+const LOG_KEPT_MS: u64 = 12 * 3600 * 1000;
+/// Logs in all; the quietest gives way.
+const LOGS_MAX: usize = 100_000;
+/// Bytes of all logs; the quietest give way.
+const BYTES_MAX: usize = 256 * 1024 * 1024;
+
+#[derive(Debug)]
+struct Log {
+    entries: VecDeque<(u64, LogEntry)>,
+    last_seq: i64,
+    trimmed_to: Option<i64>,
+    bytes: usize,
+}
+
+impl Log {
+    fn trim(&mut self, now_ms: u64) {
+        while let Some((at_ms, oldest)) = self.entries.front() {
+            let fits = self.entries.len() <= ENTRIES_MAX && self.bytes <= LOG_BYTES_MAX;
+            if fits && now_ms.saturating_sub(*at_ms) < AGE_MAX_MS {
+                return;
+            }
+            self.bytes -= oldest.body.len();
+            self.trimmed_to = Some(oldest.seq);
+            self.entries.pop_front();
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Table {
+    logs: Expiring<RoomId, Log>,
+    bytes: usize,
+    /// The largest seq in any log that had to give way: below it, a log that is not there may have been one of them.
+    evicted_to: Option<i64>,
+}
+
+impl Table {
+    /// The log as it stands at `now_ms`, aged entries gone.
+    fn log(&mut self, room: RoomId, now_ms: u64) -> Option<&Log> {
+        let log = self.logs.stored_mut(&room)?;
+        let before = log.bytes;
+        log.trim(now_ms);
+        self.bytes -= before - log.bytes;
+        Some(log)
+    }
+
+    fn make_room(&mut self) {
+        // The last log stays: it is bounded by itself.
+        while self.logs.len() > 1 && (self.logs.len() > LOGS_MAX || self.bytes > BYTES_MAX) {
+            let Some((_, log)) = self.logs.evict_soonest() else { return };
+            self.bytes -= log.bytes;
+            self.evicted_to = self.evicted_to.max(Some(log.last_seq));
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct RoomLogTable(Mutex<Table>);
+
+impl RoomLogTable {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Table { logs: Expiring::new(), bytes: 0, evicted_to: None }))
+    }
+}
+
+#[async_trait]
+impl RoomLog for RoomLogTable {
+    async fn append(&self, room: RoomId, entries: &[LogEntry], now_ms: u64) -> Result<()> {
+        let mut table = lock(&self.0);
+        let Table { logs, bytes, .. } = &mut *table;
+        logs.sweep(now_ms, 1, |_, log| *bytes -= log.bytes);
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let until_ms = now_ms.saturating_add(LOG_KEPT_MS);
+        if logs.stored(&room).is_none() {
+            logs.insert(room, Log { entries: VecDeque::new(), last_seq: i64::MIN, trimmed_to: None, bytes: 0 }, until_ms);
+        }
+        let log = logs.stored_mut(&room).expect("put in a line ago");
+        let before = log.bytes;
+        for entry in entries {
+            if entry.seq <= log.last_seq {
+                continue;
+            }
+            log.last_seq = entry.seq;
+            log.bytes += entry.body.len();
+            let body = Bytes::copy_from_slice(&entry.body);
+            log.entries.push_back((now_ms, LogEntry { seq: entry.seq, body }));
+        }
+        log.trim(now_ms);
+        *bytes = *bytes - before + log.bytes;
+        logs.set_until(room, until_ms);
+        table.make_room();
+        Ok(())
+    }
+
+    async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>> {
+        let mut table = lock(&self.0);
+        let evicted_to = table.evicted_to;
+        let Some(log) = table.log(room, now_ms) else {
+            return Ok(Page { gap: evicted_to.is_some_and(|evicted| evicted > after_seq), ..Page::default() });
+        };
+        let start = log.entries.partition_point(|(_, entry)| entry.seq <= after_seq);
+        let entries: Vec<_> = log.entries.iter().skip(start).take(limit).map(|(_, entry)| entry.clone()).collect();
+        Ok(Page {
+            more: start + entries.len() < log.entries.len(),
+            gap: log.trimmed_to.is_some_and(|trimmed| trimmed > after_seq),
+            entries,
+        })
+    }
+
+    async fn last(&self, room: RoomId, limit: usize, now_ms: u64) -> Result<Vec<LogEntry>> {
+        let mut table = lock(&self.0);
+        let Some(log) = table.log(room, now_ms) else { return Ok(Vec::new()) };
+        Ok(log.entries.iter().skip(log.entries.len().saturating_sub(limit)).map(|(_, entry)| entry.clone()).collect())
+    }
+
+    async fn remove(&self, room: RoomId) -> Result<()> {
+        let mut table = lock(&self.0);
+        if let Some(log) = table.logs.remove(&room) {
+            table.bytes -= log.bytes;
+        }
+        Ok(())
+    }
+}
