@@ -2,14 +2,30 @@
 
 use billfish_wire::{Body, Class, Code, Encoding, frame};
 use bytes::Bytes;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// A BIZ frame to one user or to a room.
 #[derive(Debug)]
 pub struct Push {
     class: Class,
     body: Body,
+    state: Option<StateKey>,
     frames: [OnceLock<Bytes>; 2],
+}
+
+/// What a state push is the newest of: cheap to clone, as every queued copy carries one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StateKey {
+    room_id: i64,
+    key: Arc<str>,
+}
+
+impl StateKey {
+    /// `room_id` 0: the state of no room.
+    #[must_use]
+    pub fn new(room_id: i64, key: &str) -> Self {
+        Self { room_id, key: Arc::from(key) }
+    }
 }
 
 impl Push {
@@ -17,7 +33,8 @@ impl Push {
     #[must_use]
     pub fn new(body: Body) -> Self {
         let class = body.class.map_or(Class::Chat, Class::from_number);
-        Self { class, body, frames: [OnceLock::new(), OnceLock::new()] }
+        let state = body.key.as_deref().map(|key| StateKey::new(body.room_id.unwrap_or(0), key));
+        Self { class, body, state, frames: [OnceLock::new(), OnceLock::new()] }
     }
 
     /// What it is worth when its reader is slow.
@@ -30,6 +47,12 @@ impl Push {
     #[must_use]
     pub const fn body(&self) -> &Body {
         &self.body
+    }
+
+    /// Set on a state push: only the newest of its key matters to a slow reader.
+    #[must_use]
+    pub const fn state(&self) -> Option<&StateKey> {
+        self.state.as_ref()
     }
 
     /// Whether an ACK is wanted.
