@@ -153,6 +153,9 @@ pub trait RoomRecords: Send + Sync {
     async fn live_room(&self, room: RoomId) -> Result<Option<RoomRecord>>;
     /// The newest `limit` live rooms of a kind, newest first (by start, then by id).
     async fn live_rooms(&self, kind: RoomKind, limit: usize) -> Result<Vec<RoomRecord>>;
+    /// Raises the epoch of a live room by one (the first is 1) and gives it; `None` when it is not live. Called once per new owner: an
+    /// epoch that is stored beside the room rises also when the state store began anew, so no sequence number comes twice.
+    async fn raise_epoch(&self, room: RoomId) -> Result<Option<u64>>;
 
     /// What stands for a room at `now_ms`: sanctions that have run out are left out.
     async fn moderation(&self, room: RoomId, now_ms: u64) -> Result<Moderation>;
