@@ -8,6 +8,7 @@
 mod core;
 mod error;
 pub mod handle;
+pub mod ledger;
 pub mod services;
 
 pub use error::Refusal;
