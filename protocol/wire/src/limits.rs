@@ -5,6 +5,9 @@
 pub const LOGIN_BODY_BYTES_MAX: usize = 4 * 1024;
 /// Longest body of a session (configurable).
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
+/// Longest body a client must be able to read: a page of messages in a JOIN or SYNC answer. It is what a connection's backlog holds, so a
+/// server could not queue a longer one.
+pub const SERVER_BODY_BYTES_MAX: usize = 256 * 1024;
 /// Deepest nesting of a JSON body. The deepest legal one, LOGIN's `resume.rooms`, is 3.
 pub const JSON_DEPTH_MAX: usize = 16;
 /// Most object keys in a JSON body, all levels together, and most fields in a protobuf body. A body with every field set and eight rooms
@@ -28,4 +31,5 @@ pub const RESUME_ROOMS_MAX: usize = 8;
 pub const ADDRESSES_MAX: usize = 16;
 
 const _: () = assert!(BODY_BYTES_MAX <= i32::MAX as usize, "len is an i32 on the wire");
+const _: () = assert!(BODY_BYTES_MAX <= SERVER_BODY_BYTES_MAX, "what a client may send, another can be told");
 const _: () = assert!(LOGIN_BODY_BYTES_MAX <= BODY_BYTES_MAX, "a login is a body");
