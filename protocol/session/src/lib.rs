@@ -1,6 +1,6 @@
 //! Both ends of one session as state machines without I/O.
 //!
-//! - [`server::ServerSession`] is the gateway's end, `client::ClientSession` the SDK's and the load generator's.
+//! - [`server::ServerSession`] is the gateway's end, [`client::ClientSession`] the SDK's and the load generator's.
 //! - Frames, verdicts and `now` come in; actions come out, in the order in which they must be carried out.
 //! - [`push::Push`] is what is delivered; [`backlog::Backlog`] is where it waits for a slow reader.
 //!
@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backlog;
+pub mod client;
 pub mod push;
 pub mod rate;
 pub mod server;

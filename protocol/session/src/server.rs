@@ -467,18 +467,18 @@ impl ServerSession {
             }
             Code::Heartbeat => out.push(ServerAction::SendHeartbeat { room_id: self.rooms.first() }),
             Code::Ack => self.on_ack(config, body, out),
-            Code::Biz | Code::Join | Code::Leave | Code::Sync if self.is_foreign(&body) => refuse(Reason::NotYourUser, body, out),
+            Code::Biz | Code::Join | Code::Leave | Code::Sync if self.is_foreign(&body) => refuse(Reason::NotYourUser, code, body, out),
             Code::Biz => self.on_biz(config, body, out),
             Code::Join => match room_of(&body) {
                 Some(room_id) => {
                     let seq = body.resume.and_then(|resume| resume.seq.or_else(|| resume.rooms.get(&room_id).copied()));
                     self.join(config, room_id, seq, out);
                 }
-                None => refuse(Reason::Malformed, body, out),
+                None => refuse(Reason::Malformed, code, body, out),
             },
             Code::Leave => match room_of(&body) {
                 Some(room_id) => self.leave(config, room_id, out),
-                None => refuse(Reason::Malformed, body, out),
+                None => refuse(Reason::Malformed, code, body, out),
             },
             Code::Sync => {
                 let room_id = room_of(&body).unwrap_or(0);
@@ -486,7 +486,7 @@ impl ServerSession {
                 self.call_upstream(config, Call::Sync { room_id }, UpCall::Sync { room_id, from_seq, from_id }, out);
             }
             // Only a server says these.
-            Code::WsShake | Code::Kick | Code::Error | Code::Reconnect => refuse(Reason::UnknownCode, body, out),
+            Code::WsShake | Code::Kick | Code::Error | Code::Reconnect => refuse(Reason::UnknownCode, code, body, out),
         }
     }
 
@@ -518,7 +518,7 @@ impl ServerSession {
 
     fn on_biz(&mut self, config: &ServerConfig, mut body: Body, out: &mut ServerActions) {
         let (Some(biz_code), Some(data)) = (body.biz_code, body.data.take()) else {
-            return refuse(Reason::Malformed, body, out);
+            return refuse(Reason::Malformed, Code::Biz, body, out);
         };
         let msg_id = body.msg_id.filter(|msg_id| !msg_id.is_empty());
         // The answer to the first copy answers this one too.
@@ -616,7 +616,7 @@ impl ServerSession {
         });
         let Err(wait_ms) = wait else { return true };
         let peeked = if frame.body.len() <= PEEK_BYTES_MAX { Body::decode(frame.encoding, frame.body).ok() } else { None };
-        let Body { msg_id, room_id, .. } = peeked.unwrap_or_default();
+        let (msg_id, room_id) = ids_of(frame.code, peeked.unwrap_or_default());
         // A frame above the burst never passes; there is then no time to name.
         let retry_after_ms = (wait_ms != u64::MAX).then_some(wire_ms(wait_ms));
         out.send(Code::Error, Body { msg_id, room_id, retry_after_ms, ..Body::refusal(Reason::RateLimited) });
@@ -703,8 +703,18 @@ fn room_of(body: &Body) -> Option<i64> {
 }
 
 /// An ERROR with what lets the client tell which of its frames is meant.
-fn refuse(reason: Reason, about: Body, out: &mut ServerActions) {
-    out.send(Code::Error, Body { msg_id: about.msg_id, room_id: about.room_id, ..Body::refusal(reason) });
+fn refuse(reason: Reason, code: Code, about: Body, out: &mut ServerActions) {
+    let (msg_id, room_id) = ids_of(code.number(), about);
+    out.send(Code::Error, Body { msg_id, room_id, ..Body::refusal(reason) });
+}
+
+/// A `roomId` in an ERROR says that a JOIN, LEAVE or SYNC is meant; a BIZ and an ACK are named by their `msgId` alone.
+fn ids_of(code: i32, body: Body) -> (Option<String>, Option<i64>) {
+    match Code::from_number(code) {
+        Some(Code::Biz | Code::Ack) => (body.msg_id, None),
+        Some(Code::Join | Code::Leave | Code::Sync) => (None, room_of(&body)),
+        _ => (None, None),
+    }
 }
 
 /// An ERROR or KICK body. A cause that peers are not told about becomes 5000: they must see some number.

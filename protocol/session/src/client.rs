@@ -1,0 +1,700 @@
+//! The client's end of a session: one machine for all connections of one user, one after the other.
+//!
+//! ```text
+//!  Offline --connected--> LoggingIn --LOGIN answer--> Live --logout--> LoggingOut
+//!     ^                       |                        |                   |
+//!     +------- refused, timed out, kicked, silent, disconnected, echo -----+
+//! ```
+//!
+//! - What was sent with an id is kept until the server accepted or refused it, and goes out again with the same id after a reconnect.
+//! - Rooms wanted are entered again by themselves; a room shows each `seq` once and in order, across connections.
+//! - QoS-1 messages are acknowledged when they are handed to the app, and again when they come again.
+//! - [`ClientEvent::Closed`] is told once per connection, as the last thing. Back-off, addresses and tokens are the shell's.
+
+mod action;
+mod rooms;
+mod seen;
+#[cfg(test)]
+mod tests;
+
+pub use self::action::{CallError, ClientAction, ClientEvent, Message};
+
+use self::{
+    rooms::{Rooms, Standing},
+    seen::Seen,
+};
+use crate::time::Time;
+use billfish_wire::{
+    Body, Code, Encoding, Frame, FrameError, Reason, Resume,
+    limits::{ID_BYTES_MAX, ID_MAX},
+    snapshot::{RoomSnapshot, SyncPage},
+};
+use std::collections::{BTreeMap, VecDeque};
+
+/// Who logs in, and the bounds of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientConfig {
+    /// Business line.
+    pub app_id: i32,
+    /// Who.
+    pub user_id: i64,
+    /// How bodies are written.
+    pub encoding: Encoding,
+    /// Kind of device; one session per user and kind.
+    pub platform: Option<String>,
+    /// The device's own id, for the operator's logs.
+    pub device_id: Option<String>,
+    /// Version of the app.
+    pub version: Option<String>,
+    /// Read the inbox at every login.
+    pub inbox: bool,
+    /// From LOGIN to its answer, and from LOGOUT to its echo.
+    pub answer_timeout_ms: u64,
+    /// Heartbeat gaps without a frame from the server after which the connection counts as dead.
+    pub silent_gaps: u32,
+    /// Rooms at once; the server allows no more.
+    pub rooms_max: usize,
+    /// Messages that wait to be accepted. With the rooms and the inbox they must stay below what the server lets be under way, 32, so that a
+    /// resume is not refused.
+    pub in_flight_max: usize,
+    /// Ids of messages outside rooms that are remembered, to show each once.
+    pub seen_max: usize,
+}
+
+impl ClientConfig {
+    /// The defaults for one user.
+    #[must_use]
+    pub fn new(app_id: i32, user_id: i64) -> Self {
+        Self {
+            app_id,
+            user_id,
+            encoding: Encoding::Json,
+            platform: None,
+            device_id: None,
+            version: None,
+            inbox: true,
+            answer_timeout_ms: 10_000,
+            silent_gaps: 2,
+            rooms_max: billfish_wire::limits::RESUME_ROOMS_MAX,
+            in_flight_max: 16,
+            seen_max: 1_024,
+        }
+    }
+}
+
+/// The gap where LOGIN's answer names none.
+const HEARTBEAT_GAP_MS: u64 = 30_000;
+/// How often the inbox is asked for within one connection when no answer comes: a server that does not know SYNC is left in peace.
+const INBOX_ASKS_MAX: u32 = 3;
+/// A room that was refused for a while, and without a time, is asked for again after this long.
+const RETRY_AFTER_MS: u64 = 1_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Offline,
+    LoggingIn { until: Time },
+    Live { heartbeat_at: Time },
+    LoggingOut { until: Time },
+}
+
+/// The inbox page that is awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct InboxAsk {
+    again_at: Time,
+    asks: u32,
+    /// Something is missing, by a page of this reading.
+    gap: bool,
+}
+
+/// One user's session.
+#[derive(Debug)]
+pub struct ClientSession {
+    config: ClientConfig,
+    state: State,
+    heartbeat_gap_ms: u64,
+    heard_at: Time,
+    rooms: Rooms,
+    /// Oldest first: that is the order in which they go out again.
+    in_flight: VecDeque<Message>,
+    /// Pages of room logs that are awaited: from where, by room.
+    histories: BTreeMap<i64, i64>,
+    /// Last id of the last inbox page. Messages pushed live do not move it: they leave the inbox by their ACK, and two of them may have
+    /// overtaken each other on their way here.
+    inbox_id: String,
+    inbox_ask: Option<InboxAsk>,
+    seen: Seen,
+    actions: VecDeque<ClientAction>,
+}
+
+impl ClientSession {
+    /// A user who is not connected yet.
+    #[must_use]
+    pub fn new(config: ClientConfig) -> Self {
+        Self {
+            config,
+            state: State::Offline,
+            heartbeat_gap_ms: HEARTBEAT_GAP_MS,
+            heard_at: Time::default(),
+            rooms: Rooms::default(),
+            in_flight: VecDeque::new(),
+            histories: BTreeMap::new(),
+            inbox_id: String::new(),
+            inbox_ask: None,
+            seen: Seen::default(),
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Takes the next action; `None` means nothing to do until the next input.
+    pub fn next_action(&mut self) -> Option<ClientAction> {
+        self.actions.pop_front()
+    }
+
+    /// The encoding of everything that is sent.
+    #[must_use]
+    pub fn encoding(&self) -> Encoding {
+        self.config.encoding
+    }
+
+    /// LOGIN was accepted and the connection stands.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        matches!(self.state, State::Live { .. })
+    }
+
+    /// There is no connection, or it is to be closed.
+    #[must_use]
+    pub fn is_offline(&self) -> bool {
+        self.state == State::Offline
+    }
+
+    /// Rooms the user wants to be in.
+    pub fn rooms(&self) -> impl Iterator<Item = i64> {
+        self.rooms.ids()
+    }
+
+    /// Messages that wait to be accepted or refused.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// A transport stands: logs in, and resumes what was seen before.
+    pub fn on_connected(&mut self, now: Time, token: &str) {
+        if self.state != State::Offline {
+            self.on_disconnected(Reason::TransportFailed);
+        }
+        self.state = State::LoggingIn { until: now + self.config.answer_timeout_ms };
+        self.heard_at = now;
+        let inbox = self.config.inbox.then(|| self.inbox_id.clone());
+        let rooms = self.rooms.begin_resume();
+        let resume = (inbox.is_some() || !rooms.is_empty()).then_some(Resume { inbox, rooms, seq: None });
+        let login = Body {
+            app_id: Some(self.config.app_id),
+            user_id: Some(self.config.user_id),
+            token: Some(token.to_owned()),
+            platform: self.config.platform.clone(),
+            device_id: self.config.device_id.clone(),
+            version: self.config.version.clone(),
+            resume,
+            ..Body::default()
+        };
+        self.send(Code::Login, login);
+    }
+
+    /// A whole frame arrived.
+    pub fn on_frame(&mut self, now: Time, frame: Frame<'_>) {
+        if self.state == State::Offline {
+            return;
+        }
+        self.heard_at = self.heard_at.max(now);
+        // A code of a later version is none of ours.
+        let Some(code) = Code::from_number(frame.code) else { return };
+        let Ok(body) = Body::decode(frame.encoding, frame.body) else {
+            return self.tell(ClientEvent::Unreadable { code: frame.code });
+        };
+        match code {
+            Code::Login | Code::WsShake => self.on_login_answer(now, body),
+            Code::Logout => self.close(Reason::LoggedOut, None),
+            Code::Biz => self.on_push(body),
+            Code::Heartbeat => self.tell(ClientEvent::HeartbeatEcho { audience: body.audience }),
+            Code::Ack => self.on_accepted(body),
+            Code::Kick => {
+                let reason = reason_of(&body);
+                self.tell(ClientEvent::Kicked { reason, msg: body.msg.unwrap_or_default() });
+                self.close(reason, None);
+            }
+            Code::Join => self.on_joined(body),
+            Code::Leave => self.on_left(body),
+            Code::Sync => self.on_page(now, body),
+            Code::Error => self.on_error(now, body),
+            Code::Reconnect => {
+                let after_ms = body.after_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
+                self.tell(ClientEvent::MoveTo { addresses: body.addresses, after_ms });
+            }
+        }
+    }
+
+    /// The stream cannot be followed any further: on the next connection it begins anew.
+    pub fn on_frame_error(&mut self, error: FrameError) {
+        self.close(error.reason(), None);
+    }
+
+    /// The transport is gone.
+    pub fn on_disconnected(&mut self, reason: Reason) {
+        let reason = if matches!(self.state, State::LoggingOut { .. }) { Reason::LoggedOut } else { reason };
+        self.end(reason, None);
+    }
+
+    /// Time has passed. Late calls do no harm, early ones neither.
+    pub fn on_tick(&mut self, now: Time) {
+        match self.state {
+            State::Offline => {}
+            State::LoggingIn { until } => {
+                if now >= until {
+                    self.close(Reason::LoginTimeout, None);
+                }
+            }
+            State::LoggingOut { until } => {
+                if now >= until {
+                    self.close(Reason::LoggedOut, None);
+                }
+            }
+            State::Live { .. } if now >= self.silence_deadline() => self.close(Reason::HeartbeatLost, None),
+            State::Live { heartbeat_at } => {
+                if now >= heartbeat_at {
+                    self.state = State::Live { heartbeat_at: now + self.heartbeat_gap_ms };
+                    self.send(Code::Heartbeat, Body::default());
+                }
+                while let Some(room_id) = self.rooms.next_retry(now) {
+                    self.send_join(room_id);
+                }
+                if let Some(ask) = self.inbox_ask
+                    && now >= ask.again_at
+                {
+                    self.ask_inbox(now, ask.asks, ask.gap);
+                }
+            }
+        }
+    }
+
+    /// When [`Self::on_tick`] has something to do next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Time {
+        match self.state {
+            State::Offline => Time::NEVER,
+            State::LoggingIn { until } | State::LoggingOut { until } => until,
+            State::Live { heartbeat_at } => {
+                let inbox = self.inbox_ask.map_or(Time::NEVER, |ask| ask.again_at);
+                heartbeat_at.min(self.silence_deadline()).min(self.rooms.retry_deadline()).min(inbox)
+            }
+        }
+    }
+
+    /// Enters a room and stays in it over reconnects. In a room already: fetches a fresh snapshot.
+    ///
+    /// # Errors
+    /// [`CallError::TooManyRooms`], [`CallError::OutOfRange`].
+    pub fn join(&mut self, room_id: i64) -> Result<(), CallError> {
+        check_room(room_id)?;
+        if self.rooms.get(room_id).is_none() && self.rooms.len() >= self.config.rooms_max {
+            return Err(CallError::TooManyRooms);
+        }
+        self.rooms.want(room_id);
+        if self.is_live() {
+            self.send_join(room_id);
+        }
+        Ok(())
+    }
+
+    /// Leaves a room: nothing of it is shown any more from here on. [`ClientEvent::Left`] follows.
+    ///
+    /// # Errors
+    /// [`CallError::OutOfRange`].
+    pub fn leave(&mut self, room_id: i64) -> Result<(), CallError> {
+        check_room(room_id)?;
+        self.histories.remove(&room_id);
+        let was_wanted = self.rooms.remove(room_id);
+        if was_wanted && self.is_live() && self.rooms.begin_leave(room_id, true) {
+            self.send_leave(room_id);
+        } else {
+            self.tell(ClientEvent::Left { room_id });
+        }
+        Ok(())
+    }
+
+    /// Sends a message, now or at the next login. [`ClientEvent::Accepted`] or [`ClientEvent::Refused`] follows.
+    ///
+    /// # Errors
+    /// [`CallError::TooManyCalls`] or [`CallError::IdInUse`]; [`CallError::NotLive`] for a message without an id;
+    /// [`CallError::OutOfRange`].
+    pub fn biz(&mut self, message: Message) -> Result<(), CallError> {
+        message.room_id.map_or(Ok(()), check_room)?;
+        let Some(msg_id) = &message.msg_id else {
+            if !self.is_live() {
+                return Err(CallError::NotLive);
+            }
+            self.send_biz(&message);
+            return Ok(());
+        };
+        if msg_id.is_empty() || msg_id.len() > ID_BYTES_MAX {
+            return Err(CallError::OutOfRange { field: "msgId" });
+        }
+        if self.in_flight.iter().any(|waiting| waiting.msg_id == message.msg_id) {
+            return Err(CallError::IdInUse);
+        }
+        if self.in_flight.len() >= self.config.in_flight_max {
+            return Err(CallError::TooManyCalls);
+        }
+        if self.is_live() {
+            self.send_biz(&message);
+        }
+        self.in_flight.push_back(message);
+        Ok(())
+    }
+
+    /// Asks for a room's log after `from_seq`, page by page: [`ClientEvent::History`] until its `more` is false. Ends with the connection.
+    ///
+    /// # Errors
+    /// [`CallError::NotLive`]; [`CallError::TooManyCalls`] while the room's last one runs or too many others do; [`CallError::OutOfRange`].
+    pub fn sync_room(&mut self, room_id: i64, from_seq: i64) -> Result<(), CallError> {
+        check_room(room_id)?;
+        if !(0..=ID_MAX).contains(&from_seq) {
+            return Err(CallError::OutOfRange { field: "fromSeq" });
+        }
+        if !self.is_live() {
+            return Err(CallError::NotLive);
+        }
+        if self.histories.contains_key(&room_id) || self.histories.len() >= self.config.rooms_max {
+            return Err(CallError::TooManyCalls);
+        }
+        self.histories.insert(room_id, from_seq);
+        self.send(Code::Sync, Body { room_id: Some(room_id), from_seq: Some(from_seq), ..Body::default() });
+        Ok(())
+    }
+
+    /// Reads the inbox from where it was read to. Every login does so by itself.
+    ///
+    /// # Errors
+    /// [`CallError::NotLive`]; [`CallError::TooManyCalls`] while it is being read.
+    pub fn sync_inbox(&mut self, now: Time) -> Result<(), CallError> {
+        if !self.is_live() {
+            return Err(CallError::NotLive);
+        }
+        if self.inbox_ask.is_some() {
+            return Err(CallError::TooManyCalls);
+        }
+        self.ask_inbox(now, 0, false);
+        Ok(())
+    }
+
+    /// Acknowledges a message once more. Everything handed to the app was acknowledged already.
+    ///
+    /// # Errors
+    /// [`CallError::NotLive`]; [`CallError::OutOfRange`].
+    pub fn ack(&mut self, msg_id: &str) -> Result<(), CallError> {
+        if msg_id.is_empty() || msg_id.len() > ID_BYTES_MAX {
+            return Err(CallError::OutOfRange { field: "msgId" });
+        }
+        if !self.is_live() {
+            return Err(CallError::NotLive);
+        }
+        self.send_ack(msg_id);
+        Ok(())
+    }
+
+    /// Goes for good: rooms and unsent messages are forgotten, the token ends. [`ClientEvent::Closed`] follows.
+    pub fn logout(&mut self, now: Time) {
+        self.in_flight.clear();
+        self.histories.clear();
+        self.rooms.clear();
+        match self.state {
+            State::Live { .. } => {
+                self.state = State::LoggingOut { until: now + self.config.answer_timeout_ms };
+                self.send(Code::Logout, Body::default());
+            }
+            State::LoggingIn { .. } => self.close(Reason::LoggedOut, None),
+            State::Offline | State::LoggingOut { .. } => {}
+        }
+    }
+
+    fn on_login_answer(&mut self, now: Time, body: Body) {
+        // A second answer, or one that logout has overtaken, changes nothing.
+        if !matches!(self.state, State::LoggingIn { .. }) {
+            return;
+        }
+        let gap_secs = body.heartbeat_secs.and_then(|secs| u64::try_from(secs).ok()).filter(|secs| *secs > 0);
+        self.heartbeat_gap_ms = gap_secs.map_or(HEARTBEAT_GAP_MS, |secs| secs * 1_000);
+        self.state = State::Live { heartbeat_at: now + self.heartbeat_gap_ms };
+        self.tell(ClientEvent::LoggedIn {
+            session_id: body.session_id.unwrap_or_default(),
+            node: body.node.unwrap_or_default(),
+            server_time_ms: body.server_time.unwrap_or(0),
+        });
+        // LOGIN asked for the inbox; should the answer not come, it is asked for by itself.
+        self.inbox_ask = self.config.inbox.then_some(InboxAsk { again_at: now + self.config.answer_timeout_ms, asks: 1, gap: false });
+        for room_id in self.rooms.not_resumed() {
+            self.send_join(room_id);
+        }
+        // Behind the rooms, so that a room knows its member before the member speaks.
+        for message in std::mem::take(&mut self.in_flight) {
+            self.send_biz(&message);
+            self.in_flight.push_back(message);
+        }
+    }
+
+    fn on_push(&mut self, body: Body) {
+        let Some(room_id) = body.room_id.filter(|room_id| *room_id != 0) else {
+            self.acknowledge(&body);
+            return self.show_once(body);
+        };
+        let Some(room) = self.rooms.get_mut(room_id) else {
+            self.acknowledge(&body);
+            return self.leave_unwanted(room_id);
+        };
+        // Still of a stay that ended, or ahead of the snapshot that will bring it: not shown, and not acknowledged as if it were.
+        if room.standing != Standing::In {
+            return;
+        }
+        let is_new = room.pass(body.seq);
+        self.acknowledge(&body);
+        if is_new {
+            self.tell(ClientEvent::Push(Box::new(body)));
+        }
+    }
+
+    /// The server takes the user for a member of a room that the app has left: its LEAVE was refused, or overtaken by a resume.
+    fn leave_unwanted(&mut self, room_id: i64) {
+        if self.is_live() && self.rooms.begin_leave(room_id, false) {
+            self.send_leave(room_id);
+        }
+    }
+
+    /// Everything outside rooms: once by id; without an id there is nothing to tell a copy by.
+    fn show_once(&mut self, body: Body) {
+        if body.msg_id.as_deref().is_none_or(|msg_id| self.seen.insert(msg_id, self.config.seen_max)) {
+            self.tell(ClientEvent::Push(Box::new(body)));
+        }
+    }
+
+    fn on_joined(&mut self, body: Body) {
+        let Some(room_id) = body.room_id else { return };
+        let snapshot = body.data.as_deref().map(serde_json::from_str::<RoomSnapshot>);
+        let (mut snapshot, mut gap) = match snapshot {
+            Some(Ok(snapshot)) => (snapshot, false),
+            // The room is entered all the same; what was missed is not known.
+            Some(Err(_)) | None => (RoomSnapshot::default(), true),
+        };
+        gap |= snapshot.gap;
+        let Some(room) = self.rooms.get_mut(room_id) else {
+            return self.leave_unwanted(room_id);
+        };
+        let seq = body.seq.unwrap_or(0);
+        room.standing = Standing::In;
+        // The room's numbers began anew: what was shown before says nothing about what is to be shown now.
+        if room.shown_seq.is_some_and(|shown_seq| shown_seq > seq) {
+            room.shown_seq = None;
+            gap = true;
+        }
+        let mut messages = std::mem::take(&mut snapshot.messages);
+        messages.retain_mut(|message| {
+            message.room_id.get_or_insert(room_id);
+            room.pass(message.seq)
+        });
+        room.pass(Some(seq));
+        self.tell(ClientEvent::Joined { room_id, seq, snapshot: Box::new(snapshot), gap });
+        for message in messages {
+            self.acknowledge(&message);
+            self.tell(ClientEvent::Push(Box::new(message)));
+        }
+    }
+
+    /// The echo of a LEAVE, or the server's word that the room is over for this user.
+    fn on_left(&mut self, body: Body) {
+        let Some(room_id) = body.room_id else { return };
+        let told = match self.rooms.end_leave(room_id) {
+            Some(told) => told,
+            // Not an echo: the room has closed, or the user was banned from it.
+            None => self.rooms.get(room_id).is_some_and(|room| room.standing == Standing::In) && self.rooms.remove(room_id),
+        };
+        if told {
+            self.tell(ClientEvent::Left { room_id });
+        }
+    }
+
+    fn on_page(&mut self, now: Time, body: Body) {
+        let page = body.data.as_deref().and_then(|data| serde_json::from_str::<SyncPage>(data).ok());
+        // What cannot be read is missing.
+        let page = page.unwrap_or(SyncPage { gap: true, ..SyncPage::default() });
+        match body.room_id.filter(|room_id| *room_id != 0) {
+            Some(room_id) => self.on_history(room_id, page),
+            None => self.on_inbox_page(now, page),
+        }
+    }
+
+    fn on_history(&mut self, room_id: i64, page: SyncPage) {
+        let Some(from_seq) = self.histories.remove(&room_id) else { return };
+        let last_seq = page.messages.iter().filter_map(|message| message.seq).max();
+        // A page that leads nowhere would be asked for for ever.
+        let next_seq = last_seq.filter(|last_seq| page.more && *last_seq > from_seq);
+        self.tell(ClientEvent::History { room_id, messages: page.messages, gap: page.gap, more: next_seq.is_some() });
+        if let Some(next_seq) = next_seq {
+            self.histories.insert(room_id, next_seq);
+            self.send(Code::Sync, Body { room_id: Some(room_id), from_seq: Some(next_seq), ..Body::default() });
+        }
+    }
+
+    fn on_inbox_page(&mut self, now: Time, page: SyncPage) {
+        let last_id = page.messages.last().and_then(|message| message.msg_id.clone());
+        let leads_on = last_id.as_ref().is_some_and(|last_id| *last_id != self.inbox_id);
+        self.inbox_id = last_id.unwrap_or(std::mem::take(&mut self.inbox_id));
+        for message in page.messages {
+            self.acknowledge(&message);
+            self.show_once(message);
+        }
+        let gap = page.gap || self.inbox_ask.is_some_and(|ask| ask.gap);
+        if page.more && leads_on {
+            self.ask_inbox(now, 0, gap);
+        } else {
+            self.inbox_ask = None;
+            self.tell(ClientEvent::InboxRead { gap });
+        }
+    }
+
+    fn on_accepted(&mut self, body: Body) {
+        let Some(message) = self.take_in_flight(body.msg_id.as_deref()) else { return };
+        let msg_id = message.msg_id.unwrap_or_default();
+        self.tell(ClientEvent::Accepted { msg_id, ts_ms: body.ts.unwrap_or(0), seq: body.seq });
+    }
+
+    fn on_error(&mut self, now: Time, body: Body) {
+        let reason = reason_of(&body);
+        let retry_after_ms = body.retry_after_ms.and_then(|ms| u64::try_from(ms).ok());
+        if matches!(self.state, State::LoggingIn { .. }) {
+            return self.close(reason, retry_after_ms);
+        }
+        self.take_in_flight(body.msg_id.as_deref());
+        if let Some(room_id) = body.room_id
+            && self.on_room_refused(now, room_id, reason, retry_after_ms)
+        {
+            return;
+        }
+        let (msg_id, room_id, msg) = (body.msg_id, body.room_id, body.msg.unwrap_or_default());
+        self.tell(ClientEvent::Refused { msg_id, room_id, reason, msg, retry_after_ms });
+    }
+
+    /// A LEAVE, SYNC or JOIN was refused; `true` when the app need not hear of it.
+    fn on_room_refused(&mut self, now: Time, room_id: i64, reason: Reason, retry_after_ms: Option<u64>) -> bool {
+        if let Some(told) = self.rooms.end_leave(room_id) {
+            // Here the room is left; should the server go on sending, it is told again.
+            if told {
+                self.tell(ClientEvent::Left { room_id });
+            }
+            return true;
+        }
+        if self.histories.remove(&room_id).is_some() {
+            return false;
+        }
+        let Some(room) = self.rooms.get_mut(room_id).filter(|room| room.standing == Standing::Asked) else { return false };
+        let was_in = room.shown_seq.is_some();
+        let passes_by = matches!(reason, Reason::Unavailable | Reason::Internal) || retry_after_ms.is_some();
+        if was_in && passes_by {
+            // As far as the app knows the user is in this room: coming back to it is not the app's business.
+            room.standing = Standing::Retrying { at: now + retry_after_ms.unwrap_or(RETRY_AFTER_MS).max(1) };
+            return true;
+        }
+        self.rooms.remove(room_id);
+        if was_in {
+            self.tell(ClientEvent::Left { room_id });
+        }
+        false
+    }
+
+    fn take_in_flight(&mut self, msg_id: Option<&str>) -> Option<Message> {
+        let msg_id = msg_id?;
+        let at = self.in_flight.iter().position(|message| message.msg_id.as_deref() == Some(msg_id))?;
+        self.in_flight.remove(at)
+    }
+
+    fn acknowledge(&mut self, body: &Body) {
+        if body.qos == Some(1)
+            && let Some(msg_id) = &body.msg_id
+        {
+            self.send_ack(msg_id);
+        }
+    }
+
+    fn ask_inbox(&mut self, now: Time, asks: u32, gap: bool) {
+        if asks >= INBOX_ASKS_MAX {
+            self.inbox_ask = None;
+            return;
+        }
+        self.inbox_ask = Some(InboxAsk { again_at: now + self.config.answer_timeout_ms, asks: asks + 1, gap });
+        let from_id = Some(self.inbox_id.clone()).filter(|id| !id.is_empty());
+        self.send(Code::Sync, Body { from_id, ..Body::default() });
+    }
+
+    fn send_join(&mut self, room_id: i64) {
+        let Some(room) = self.rooms.get_mut(room_id) else { return };
+        if room.standing != Standing::In {
+            room.standing = Standing::Asked;
+        }
+        let resume = room.shown_seq.map(|seq| Resume { seq: Some(seq), ..Resume::default() });
+        self.send(Code::Join, Body { room_id: Some(room_id), resume, ..Body::default() });
+    }
+
+    fn send_leave(&mut self, room_id: i64) {
+        self.send(Code::Leave, Body { room_id: Some(room_id), ..Body::default() });
+    }
+
+    fn send_biz(&mut self, message: &Message) {
+        let Message { room_id, biz_code, data, msg_id } = message.clone();
+        self.send(Code::Biz, Body { room_id, biz_code: Some(biz_code), data: Some(data), msg_id, ..Body::default() });
+    }
+
+    fn send_ack(&mut self, msg_id: &str) {
+        self.send(Code::Ack, Body { msg_id: Some(msg_id.to_owned()), ..Body::default() });
+    }
+
+    fn silence_deadline(&self) -> Time {
+        self.heard_at + self.heartbeat_gap_ms.saturating_mul(u64::from(self.config.silent_gaps))
+    }
+
+    fn close(&mut self, reason: Reason, retry_after_ms: Option<u64>) {
+        if self.state != State::Offline {
+            self.end(reason, retry_after_ms);
+            self.actions.push_back(ClientAction::Close);
+        }
+    }
+
+    /// What was asked in this connection gets no answer any more.
+    fn end(&mut self, reason: Reason, retry_after_ms: Option<u64>) {
+        if self.state == State::Offline {
+            return;
+        }
+        self.state = State::Offline;
+        self.inbox_ask = None;
+        self.histories.clear();
+        for room_id in self.rooms.end_connection() {
+            self.tell(ClientEvent::Left { room_id });
+        }
+        self.tell(ClientEvent::Closed { reason, reconnect: reason.worth_reconnecting(), retry_after_ms });
+    }
+
+    fn tell(&mut self, event: ClientEvent) {
+        self.actions.push_back(ClientAction::Tell(event));
+    }
+
+    fn send(&mut self, code: Code, body: Body) {
+        self.actions.push_back(ClientAction::Send { code, body: Box::new(body) });
+    }
+}
+
+/// What a server of a later version may say is taken for a fault of its own: the client comes back with back-off.
+fn reason_of(body: &Body) -> Reason {
+    body.code.and_then(Reason::from_number).unwrap_or(Reason::Internal)
+}
+
+fn check_room(room_id: i64) -> Result<(), CallError> {
+    if (1..=ID_MAX).contains(&room_id) { Ok(()) } else { Err(CallError::OutOfRange { field: "roomId" }) }
+}

@@ -1,0 +1,136 @@
+//! The rooms a user wants to be in, over all connections.
+//!
+//! Each remembers the last `seq` shown: it is what LOGIN and JOIN resume from, and what keeps a message from being shown twice.
+
+use crate::time::Time;
+use std::collections::BTreeMap;
+
+/// LEAVEs that may await their echo. More are answered to the app at once; what still comes of such a room is not shown.
+const LEAVING_MAX: usize = 64;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Wanted; JOIN was not sent on this connection.
+    Wanted,
+    /// JOIN was sent, or LOGIN's resume names the room.
+    Asked,
+    /// Refused for a while.
+    Retrying { at: Time },
+    /// The snapshot has come.
+    In,
+}
+
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) standing: Standing,
+    pub(super) shown_seq: Option<i64>,
+}
+
+impl Room {
+    /// Whether a message may be shown: it is the newest so far. One without a number always may.
+    pub(super) fn pass(&mut self, seq: Option<i64>) -> bool {
+        if seq.is_some() && seq <= self.shown_seq {
+            return false;
+        }
+        self.shown_seq = seq.or(self.shown_seq);
+        true
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Rooms {
+    wanted: BTreeMap<i64, Room>,
+    /// LEAVE was sent and its echo has not come; whether the app waits for that.
+    leaving: BTreeMap<i64, bool>,
+}
+
+impl Rooms {
+    pub(super) fn ids(&self) -> impl Iterator<Item = i64> {
+        self.wanted.keys().copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.wanted.len()
+    }
+
+    pub(super) fn get(&self, room_id: i64) -> Option<&Room> {
+        self.wanted.get(&room_id)
+    }
+
+    pub(super) fn get_mut(&mut self, room_id: i64) -> Option<&mut Room> {
+        self.wanted.get_mut(&room_id)
+    }
+
+    pub(super) fn want(&mut self, room_id: i64) {
+        self.wanted.entry(room_id).or_insert(Room { standing: Standing::Wanted, shown_seq: None });
+    }
+
+    /// `false` when it was not wanted.
+    pub(super) fn remove(&mut self, room_id: i64) -> bool {
+        self.wanted.remove(&room_id).is_some()
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.wanted.clear();
+    }
+
+    /// `false` when LEAVE is under way already, or too many are.
+    pub(super) fn begin_leave(&mut self, room_id: i64, told: bool) -> bool {
+        if let Some(waits) = self.leaving.get_mut(&room_id) {
+            *waits |= told;
+            return told;
+        }
+        if self.leaving.len() >= LEAVING_MAX {
+            return false;
+        }
+        self.leaving.insert(room_id, told);
+        true
+    }
+
+    /// Whether the app waits for the end of it; `None` when no echo was awaited.
+    pub(super) fn end_leave(&mut self, room_id: i64) -> Option<bool> {
+        self.leaving.remove(&room_id)
+    }
+
+    /// A new LOGIN: what it may resume, by room. Rooms of which nothing was seen yet are asked for after it.
+    pub(super) fn begin_resume(&mut self) -> BTreeMap<i64, i64> {
+        let mut resumed = BTreeMap::new();
+        for (room_id, room) in &mut self.wanted {
+            room.standing = Standing::Wanted;
+            if let Some(seq) = room.shown_seq {
+                room.standing = Standing::Asked;
+                resumed.insert(*room_id, seq);
+            }
+        }
+        resumed
+    }
+
+    pub(super) fn not_resumed(&self) -> Vec<i64> {
+        self.wanted.iter().filter(|(_, room)| room.standing == Standing::Wanted).map(|(room_id, _)| *room_id).collect()
+    }
+
+    /// The connection is over: the rooms whose LEAVE got no echo are left all the same.
+    pub(super) fn end_connection(&mut self) -> Vec<i64> {
+        for room in self.wanted.values_mut() {
+            room.standing = Standing::Wanted;
+        }
+        std::mem::take(&mut self.leaving).into_iter().filter(|(_, told)| *told).map(|(room_id, _)| room_id).collect()
+    }
+
+    pub(super) fn retry_deadline(&self) -> Time {
+        self.wanted.values().filter_map(Room::retry_at).min().unwrap_or(Time::NEVER)
+    }
+
+    pub(super) fn next_retry(&self, now: Time) -> Option<i64> {
+        self.wanted.iter().find(|(_, room)| room.retry_at().is_some_and(|at| now >= at)).map(|(room_id, _)| *room_id)
+    }
+}
+
+impl Room {
+    fn retry_at(&self) -> Option<Time> {
+        match self.standing {
+            Standing::Retrying { at } => Some(at),
+            Standing::Wanted | Standing::Asked | Standing::In => None,
+        }
+    }
+}
