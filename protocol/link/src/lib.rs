@@ -1,7 +1,9 @@
 //! Gateway ↔ router: messages, hello, flow control, and the two ends of a link.
 //!
 //! - [`message`] is generated from `proto/link.proto`.
-//! - [`Link`] is one end: a bounded sender and a bounded receiver of envelopes, whether an in-memory pipe or TCP lies between.
+//! - [`Link`] is one end: a bounded sender and a bounded receiver of envelopes, whether an in-memory pipe ([`pipe`]) or TCP
+//!   ([`tcp`]) lies between. Order holds in each direction; whoever sends faster than the other end consumes, waits.
+//! - What was sent and not yet consumed is lost with the link: what must arrive is kept by the sender until it is answered.
 //!
 //! Bodies are opaque text here: the link knows no service.
 #![forbid(unsafe_code)]
@@ -12,18 +14,26 @@ pub mod message {
     include!(concat!(env!("OUT_DIR"), "/billfish.link.v1.rs"));
 }
 
+mod error;
 pub mod pipe;
 pub mod tcp;
 
+pub use error::LinkError;
+
 use message::{Envelope, envelope::Kind};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// The link's version; both ends must speak the same.
 pub const VERSION: u32 = 1;
 /// Envelopes in flight on one link and direction, before the sender waits: at 300 bytes each about 5 MB.
 pub const CREDIT_ENVELOPES: usize = 16 * 1024;
 
-/// One end of a link that is up. Dropping it closes the link; the peer's receiver then ends.
+/// One end of a link that is up.
+///
+/// Dropping it closes the link: what it has been given to send is still written out, within bounds, then the peer's receiver ends.
+/// The two halves may be taken apart; dropping the receiver, or the last sender, closes the link just the same. Whoever sees the
+/// receiver end or a send fail drops the rest.
 #[derive(Debug)]
 pub struct Link {
     /// Name of the node at the other end.
@@ -34,6 +44,38 @@ pub struct Link {
     pub sender: mpsc::Sender<Kind>,
     /// From the peer; ends when the link is gone. What is taken from it gives the peer its credit back.
     pub receiver: mpsc::Receiver<Kind>,
+    /// The task between the halves and the socket.
+    pub pump: Pump,
+}
+
+impl Link {
+    /// Closes this end and waits until what it was given to send is written out; tells what ended the link if that was not this.
+    pub async fn close(self) -> Result<(), LinkError> {
+        let Self { sender, receiver, pump, .. } = self;
+        drop((sender, receiver));
+        pump.ended().await
+    }
+}
+
+/// The task that moves envelopes between a [`Link`]'s halves and its socket; a pipe has none. It holds nothing but the socket
+/// and ends with either half, so dropping this leaves nothing behind; keep it to learn why a link ended.
+#[derive(Debug, Default)]
+pub struct Pump(Option<JoinHandle<Result<(), LinkError>>>);
+
+impl Pump {
+    /// Waits for the end: `Ok` when one of the ends closed the link.
+    pub async fn ended(self) -> Result<(), LinkError> {
+        match self.0 {
+            Some(task) => task.await.unwrap_or_else(|ended| {
+                // Cancelled: the runtime is going down. Anything else is our bug, and goes on being one.
+                if let Ok(panic) = ended.try_into_panic() {
+                    std::panic::resume_unwind(panic);
+                }
+                Ok(())
+            }),
+            None => Ok(()),
+        }
+    }
 }
 
 impl From<Kind> for Envelope {
