@@ -1,0 +1,605 @@
+//! The crowd: many clients in one event loop.
+//!
+//! - One thread, one `Poll`, one read buffer and one write buffer for all of them.
+//! - Connecting is paced: at most `login_window` clients are between `connect` and the end of their login.
+//! - Nothing here sleeps past a tick of the heartbeat wheel, so orders and deadlines are seen in time.
+
+pub(crate) mod client;
+pub(crate) mod room;
+
+use crate::{
+    clock,
+    latency::Latencies,
+    tally::Totals,
+    worker::{Activity, Plan, Settled, WorkerReport},
+};
+use anyhow::{Context, Result};
+use billfish_wire::{Body, Code, Encoding, Reassembler, frame, limits::BODY_BYTES_MAX};
+use client::{Cause, Client, Stage};
+use mio::{Events, Interest, Poll, Token, net::TcpStream};
+use room::Room;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::{self, Read, Write},
+    mem,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+/// Read at once, for whichever client is ready: about what a joined burst of 512 short frames takes.
+const READ_BYTES: usize = 64 * 1024;
+/// Events taken per turn.
+const EVENTS_MAX: usize = 1024;
+/// Bytes kept for one client whose socket takes no more; the client is given up beyond it: the gateway has stopped reading.
+const UNSENT_BYTES_MAX: usize = 64 * 1024;
+/// Step of the heartbeat wheel, and the longest a turn waits.
+const TICK_NS: u64 = 50_000_000;
+/// Heartbeat gap until a LOGIN answer names one.
+const HEARTBEAT_GAP_NS: u64 = 30_000_000_000;
+/// Clients begun or paced in one turn, so that reading is never put off for long.
+const BEGIN_PER_TURN: usize = 64;
+const PACED_PER_TURN: usize = 1024;
+/// Below this `epoll`'s milliseconds are too coarse and the pacer naps instead.
+const NAP: Duration = Duration::from_micros(50);
+
+/// A worker's clients.
+#[derive(Debug)]
+pub(crate) struct Crowd<'a> {
+    poll: Poll,
+    events: Events,
+    connections: Vec<Connection>,
+    shared: Shared<'a>,
+    read_buffer: Box<[u8]>,
+    /// Clients on their way in, by the time they began.
+    on_the_way: VecDeque<usize>,
+    in_window: usize,
+    next_client: usize,
+    connect_began_ns: u64,
+    wheel_tick: u64,
+    /// Load messages sent by the pacer.
+    paced: u64,
+    /// First copies that should arrive in rooms, once the parent has said so.
+    accepted_copies: u64,
+}
+
+/// A client and its socket.
+#[derive(Debug, Default)]
+struct Connection {
+    stream: Option<TcpStream>,
+    reassembler: Reassembler,
+    #[expect(clippy::box_collection, reason = "8 bytes per client instead of 24; nearly no client has one")]
+    unsent: Option<Box<Vec<u8>>>,
+    client: Client,
+}
+
+/// What all clients share while one of them is served.
+#[derive(Debug)]
+pub(crate) struct Shared<'a> {
+    pub(crate) plan: &'a Plan,
+    pub(crate) rooms: Vec<Room>,
+    pub(crate) stats: Stats,
+    /// Frames to be written to the client that is being served.
+    pub(crate) out: Vec<u8>,
+    /// Read once per readable socket, not once per copy.
+    pub(crate) now_ns: u64,
+    pub(crate) heartbeat_gap_ns: u64,
+    pub(crate) is_active: bool,
+    /// Clients of a closed loop that were told to wait, and until when.
+    pub(crate) paused: VecDeque<(u64, usize)>,
+    activity_began_ns: u64,
+    /// Makes message ids of this run differ from those of the last one.
+    pub(crate) run: u64,
+    encoding: Encoding,
+}
+
+/// Counters of the worker.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) settled: usize,
+    /// Settled since the event loop last looked: each gives back its place in the login window.
+    pub(crate) newly_settled: usize,
+    failures: BTreeMap<Cause, u64>,
+    lost: BTreeMap<Cause, u64>,
+    refused: BTreeMap<Cause, u64>,
+    pub(crate) login: Latencies,
+    pub(crate) latency: Latencies,
+    pub(crate) totals: Totals,
+    pub(crate) done: Vec<(usize, u32)>,
+    pub(crate) last_copy_ns: u64,
+    pub(crate) frame_bytes: usize,
+    pub(crate) sent: u64,
+    /// Sent and neither answered nor given up.
+    pub(crate) open: u64,
+    pub(crate) beats_sent: u64,
+    pub(crate) beats_echoed: u64,
+    pub(crate) beat_latency: Latencies,
+}
+
+impl Stats {
+    pub(crate) fn refuse(&mut self, cause: &str) {
+        match self.refused.get_mut(cause) {
+            Some(count) => *count += 1,
+            None => {
+                self.refused.insert(cause.to_owned(), 1);
+            }
+        }
+    }
+}
+
+impl Shared<'_> {
+    /// The user of a client.
+    pub(crate) fn user_id(&self, index: usize) -> i64 {
+        self.plan.first_user_id + i64::try_from(self.plan.first + index).expect("the crowd is small")
+    }
+
+    /// The room of a client, as its place in the plan.
+    pub(crate) fn room_of(&self, index: usize) -> Option<usize> {
+        (self.plan.first + index).checked_rem(self.rooms.len())
+    }
+
+    /// Whom a client chats with: its neighbour.
+    pub(crate) fn partner_of(&self, index: usize) -> Option<i64> {
+        let partner = index ^ 1;
+        (partner < self.plan.clients).then(|| self.user_id(partner))
+    }
+
+    /// Adds a frame to what the client being served will be sent.
+    pub(crate) fn say(&mut self, code: Code, body: &Body) {
+        frame::encode_into(&mut self.out, self.encoding, code, body);
+    }
+
+    /// When the load message `nth` of a client was due: the pacer goes round the clients.
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a run has far fewer than 2^52 messages and nanoseconds"
+    )]
+    pub(crate) fn intended_ns(&self, per_s: f64, index: usize, nth: u32) -> u64 {
+        let place = u64::from(nth) * self.plan.clients as u64 + index as u64;
+        self.activity_began_ns + (place as f64 * 1e9 / per_s) as u64
+    }
+
+    /// Whether each client sends its next as soon as it has the answer.
+    pub(crate) fn is_closed_loop(&self) -> bool {
+        matches!(self.plan.activity, Activity::Echo { per_s } if per_s <= 0.0)
+    }
+}
+
+impl<'a> Crowd<'a> {
+    /// A crowd of one client per token, none of them connected.
+    pub(crate) fn new(plan: &'a Plan, tokens: Vec<Box<str>>) -> Result<Self> {
+        let connections = tokens.into_iter().map(|token| Connection { client: Client::new(token), ..Connection::default() }).collect();
+        let now_ns = clock::now_ns();
+        Ok(Self {
+            poll: Poll::new().context("no epoll")?,
+            events: Events::with_capacity(EVENTS_MAX),
+            connections,
+            shared: Shared {
+                plan,
+                rooms: plan.rooms.iter().map(|&id| Room::new(id)).collect(),
+                stats: Stats::default(),
+                out: Vec::new(),
+                now_ns,
+                heartbeat_gap_ns: HEARTBEAT_GAP_NS,
+                is_active: false,
+                paused: VecDeque::new(),
+                activity_began_ns: now_ns,
+                run: now_ns,
+                encoding: if plan.protobuf { Encoding::Protobuf } else { Encoding::Json },
+            },
+            read_buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            on_the_way: VecDeque::new(),
+            in_window: 0,
+            next_client: 0,
+            connect_began_ns: now_ns,
+            wheel_tick: now_ns / TICK_NS,
+            paced: 0,
+            accepted_copies: 0,
+        })
+    }
+
+    /// The connecting begins now.
+    pub(crate) fn begin_connecting(&mut self) {
+        self.connect_began_ns = clock::now_ns();
+    }
+
+    /// One turn of connecting; `true` when everyone is in or has failed.
+    pub(crate) fn connect_turn(&mut self) -> Result<bool> {
+        let now_ns = clock::now_ns();
+        let deadline_ns = self.connect_began_ns + nanoseconds(self.shared.plan.connect_max);
+        if now_ns > deadline_ns {
+            while self.next_client < self.connections.len() {
+                self.fail(self.next_client, "not begun in time".to_owned());
+                self.next_client += 1;
+            }
+        }
+        for _ in 0..BEGIN_PER_TURN {
+            let Some(due_ns) = self.next_connect_due_ns().filter(|&due_ns| due_ns <= now_ns) else { break };
+            // Without a rate the window is the schedule, and a login is due when its place is free.
+            self.begin(self.next_client, if self.shared.plan.connect_rate > 0.0 { due_ns } else { now_ns });
+            self.next_client += 1;
+        }
+        let timeout_ns = nanoseconds(self.shared.plan.login_timeout);
+        while let Some(&index) = self.on_the_way.front() {
+            let client = &self.connections[index].client;
+            if client.stage.is_on_the_way() {
+                if now_ns < client.begun_ns + timeout_ns {
+                    break;
+                }
+                self.fail(index, "login timed out".to_owned());
+            }
+            self.on_the_way.pop_front();
+        }
+        self.turn()?;
+        Ok(self.next_client == self.connections.len() && self.in_window == 0)
+    }
+
+    /// When the next client should connect; `None` when none is left or the window is full. Without a rate that is now.
+    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a crowd is far below 2^52")]
+    fn next_connect_due_ns(&self) -> Option<u64> {
+        let plan = self.shared.plan;
+        if self.next_client == self.connections.len() {
+            return None;
+        }
+        if plan.connect_rate > 0.0 {
+            // A schedule: a window that is full delays the connect but not its intended time.
+            let due_ns = self.connect_began_ns + (self.next_client as f64 * 1e9 / plan.connect_rate) as u64;
+            return (self.in_window < plan.login_window).then_some(due_ns);
+        }
+        (self.in_window < plan.login_window).then_some(self.connect_began_ns)
+    }
+
+    fn begin(&mut self, index: usize, intended_ns: u64) {
+        let connection = &mut self.connections[index];
+        connection.client.begun_ns = intended_ns;
+        connection.client.stage = Stage::Connecting;
+        self.in_window += 1;
+        self.on_the_way.push_back(index);
+        let plan = self.shared.plan;
+        let gateway = plan.gateways[(plan.first + index) % plan.gateways.len()];
+        let opened = connect(gateway, source_of(plan, index, gateway)).and_then(|mut stream| {
+            self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+            Ok(stream)
+        });
+        match opened {
+            Ok(stream) => connection.stream = Some(stream),
+            Err(error) => self.fail(index, format!("connect: {}", error.kind())),
+        }
+    }
+
+    /// The activity begins.
+    pub(crate) fn begin_activity(&mut self) {
+        self.shared.now_ns = clock::now_ns();
+        self.shared.activity_began_ns = self.shared.now_ns;
+        self.shared.is_active = true;
+        if self.shared.is_closed_loop() {
+            for index in 0..self.connections.len() {
+                self.send_load(index, self.shared.now_ns);
+            }
+        }
+    }
+
+    /// Nothing more is sent; `accepted` says how many messages of each room should arrive.
+    pub(crate) fn end_activity(&mut self, accepted: &[u32]) {
+        self.shared.is_active = false;
+        self.shared.paused.clear();
+        self.shared.heartbeat_gap_ns = u64::MAX;
+        self.accepted_copies =
+            accepted.iter().zip(&self.shared.rooms).map(|(&messages, room)| u64::from(messages) * u64::from(room.members)).sum();
+    }
+
+    /// Whether something sent has not arrived or not been answered.
+    pub(crate) fn awaits_more(&self) -> bool {
+        let stats = &self.shared.stats;
+        let copies_due = match self.shared.plan.activity {
+            Activity::Listen => self.accepted_copies,
+            Activity::Chat { .. } => stats.sent,
+            Activity::Echo { .. } => 0,
+        };
+        stats.open > 0 || stats.totals.received < copies_due
+    }
+
+    /// When something last arrived that was waited for.
+    pub(crate) fn last_arrival_ns(&self) -> u64 {
+        self.shared.stats.last_copy_ns
+    }
+
+    /// One turn: heartbeats and load that are due, then whatever the sockets have.
+    pub(crate) fn turn(&mut self) -> Result<()> {
+        self.shared.now_ns = clock::now_ns();
+        self.turn_wheel();
+        let wait = self.pace();
+        match self.poll.poll(&mut self.events, Some(wait)) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error).context("epoll failed"),
+        }
+        if self.events.is_empty() && wait.is_zero() {
+            std::thread::sleep(NAP);
+        }
+        let events = mem::replace(&mut self.events, Events::with_capacity(1));
+        for event in &events {
+            let index = event.token().0;
+            if event.is_writable() {
+                self.on_writable(index);
+            }
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                self.on_readable(index, event.is_read_closed() || event.is_error());
+            }
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    /// Heartbeats: client `i` has its turn in slot `i` modulo the slots of a gap, so that the load is even.
+    fn turn_wheel(&mut self) {
+        let tick = self.shared.now_ns / TICK_NS;
+        let is_load = self.shared.is_active && matches!(self.shared.plan.activity, Activity::Echo { .. });
+        if self.shared.heartbeat_gap_ns == u64::MAX || is_load {
+            self.wheel_tick = tick;
+            return;
+        }
+        let slots = (self.shared.heartbeat_gap_ns / TICK_NS).max(1);
+        // After a pause longer than a gap each client still gets one heartbeat, not one per gap.
+        self.wheel_tick = self.wheel_tick.max(tick.saturating_sub(slots));
+        let step = usize::try_from(slots).expect("a gap has few ticks");
+        while self.wheel_tick < tick {
+            self.wheel_tick += 1;
+            let first = usize::try_from(self.wheel_tick % slots).expect("less than the slots");
+            for index in (first..self.connections.len()).step_by(step) {
+                if self.connections[index].client.stage == Stage::Settled {
+                    self.connections[index].client.keep_alive(&mut self.shared);
+                    self.flush(index);
+                }
+            }
+        }
+    }
+
+    /// Sends the load that is due and says how long to wait for events at most.
+    fn pace(&mut self) -> Duration {
+        let tick = Duration::from_nanos(TICK_NS);
+        if !self.shared.is_active {
+            return if self.next_connect_due_ns().is_some() { Duration::from_millis(1) } else { tick };
+        }
+        let now_ns = self.shared.now_ns;
+        while let Some(&(due_ns, index)) = self.shared.paused.front() {
+            if due_ns > now_ns {
+                break;
+            }
+            self.shared.paused.pop_front();
+            self.send_load(index, now_ns);
+        }
+        let per_s = match self.shared.plan.activity {
+            Activity::Echo { per_s } | Activity::Chat { per_s, .. } if per_s > 0.0 && !self.connections.is_empty() => per_s,
+            Activity::Listen | Activity::Echo { .. } | Activity::Chat { .. } => {
+                return if self.shared.paused.is_empty() { tick } else { Duration::from_millis(5) };
+            }
+        };
+        let clients = self.connections.len() as u64;
+        for _ in 0..PACED_PER_TURN {
+            let index = usize::try_from(self.paced % clients).expect("an index");
+            let round = u32::try_from(self.paced / clients).unwrap_or(u32::MAX);
+            let due_ns = self.shared.intended_ns(per_s, index, round);
+            if due_ns > now_ns {
+                let wait = Duration::from_nanos(due_ns - now_ns).min(tick);
+                return if wait < Duration::from_millis(1) { Duration::ZERO } else { wait };
+            }
+            self.paced += 1;
+            self.send_load(index, due_ns);
+        }
+        Duration::ZERO
+    }
+
+    fn send_load(&mut self, index: usize, intended_ns: u64) {
+        if self.connections[index].client.stage == Stage::Settled {
+            self.connections[index].client.send_load(index, intended_ns, &mut self.shared);
+            self.flush(index);
+        }
+    }
+
+    fn on_writable(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        let Some(stream) = connection.stream.as_mut() else { return };
+        if connection.client.stage == Stage::Connecting {
+            match stream.take_error().map(|error| error.map_or_else(|| stream.peer_addr().map(drop), Err)) {
+                Ok(Ok(())) => {
+                    connection.client.on_connected(index, &mut self.shared);
+                    self.flush(index);
+                }
+                // Not yet: the next event tells.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::NotConnected => {}
+                Ok(Err(error)) | Err(error) => self.fail(index, format!("connect: {}", error.kind())),
+            }
+            return;
+        }
+        let Some(unsent) = connection.unsent.take() else { return };
+        match write_some(stream, &unsent) {
+            Ok(written) if written == unsent.len() => {}
+            Ok(written) => connection.unsent = Some(Box::new(unsent[written..].to_vec())),
+            Err(error) => self.fail(index, format!("write: {}", error.kind())),
+        }
+    }
+
+    /// Reads until the socket is empty. A short read says so, unless the end of the stream may stand behind it.
+    fn on_readable(&mut self, index: usize, may_have_ended: bool) {
+        loop {
+            let connection = &mut self.connections[index];
+            let Some(stream) = connection.stream.as_mut() else { return };
+            let read = match stream.read(&mut self.read_buffer) {
+                Ok(0) => return self.fail(index, "closed by the gateway".to_owned()),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // The event of a refused connect arrives here as well; its cause reads better from there.
+                Err(error) if connection.client.stage == Stage::Connecting => {
+                    return self.fail(index, format!("connect: {}", error.kind()));
+                }
+                Err(error) => return self.fail(index, format!("read: {}", error.kind())),
+            };
+            self.shared.now_ns = clock::now_ns();
+            let outcome = feed(connection, index, &self.read_buffer[..read], &mut self.shared);
+            self.in_window -= mem::take(&mut self.shared.stats.newly_settled);
+            self.flush(index);
+            if let Err(cause) = outcome {
+                return self.fail(index, cause);
+            }
+            if read < READ_BYTES && !may_have_ended {
+                return;
+            }
+        }
+    }
+
+    /// Writes what the shared buffer holds for this client.
+    fn flush(&mut self, index: usize) {
+        if self.shared.out.is_empty() {
+            return;
+        }
+        let connection = &mut self.connections[index];
+        let outcome = match (connection.stream.as_mut(), connection.unsent.as_mut()) {
+            (None, _) => Ok(0),
+            (Some(_), Some(unsent)) if unsent.len() + self.shared.out.len() > UNSENT_BYTES_MAX => {
+                Err("write stalled: the gateway reads no more".to_owned())
+            }
+            (Some(_), Some(unsent)) => {
+                unsent.extend_from_slice(&self.shared.out);
+                Ok(self.shared.out.len())
+            }
+            (Some(stream), None) => write_some(stream, &self.shared.out).map_err(|error| format!("write: {}", error.kind())),
+        };
+        match outcome {
+            Ok(written) if written < self.shared.out.len() && connection.stream.is_some() => {
+                connection.unsent = Some(Box::new(self.shared.out[written..].to_vec()));
+            }
+            Ok(_) => {}
+            Err(cause) => self.fail(index, cause),
+        }
+        self.shared.out.clear();
+    }
+
+    /// The connection is over.
+    fn fail(&mut self, index: usize, cause: Cause) {
+        let connection = &mut self.connections[index];
+        let stats = &mut self.shared.stats;
+        match connection.client.stage {
+            Stage::Closed => return,
+            Stage::Settled => *stats.lost.entry(cause).or_default() += 1,
+            Stage::Waiting | Stage::Connecting | Stage::LoggingIn | Stage::Joining => *stats.failures.entry(cause).or_default() += 1,
+        }
+        if connection.client.stage.is_on_the_way() {
+            self.in_window -= 1;
+        }
+        if connection.client.stage == Stage::Settled {
+            stats.settled -= 1;
+        }
+        connection.client.stage = Stage::Closed;
+        connection.client.forget_open(&mut self.shared);
+        // Closing the descriptor takes it out of epoll as well.
+        connection.stream = None;
+        connection.unsent = None;
+        connection.reassembler = Reassembler::default();
+    }
+
+    /// Clients that are in.
+    pub(crate) fn settled_now(&self) -> usize {
+        self.shared.stats.settled
+    }
+
+    /// For the progress bar.
+    pub(crate) fn received_now(&self) -> u64 {
+        self.shared.stats.totals.received + self.shared.stats.beats_echoed
+    }
+
+    /// Messages completed since the last call.
+    pub(crate) fn take_done(&mut self) -> Vec<(usize, u32)> {
+        mem::take(&mut self.shared.stats.done)
+    }
+
+    /// How the crowd got in.
+    pub(crate) fn settled(&self) -> Settled {
+        Settled {
+            settled: self.shared.stats.settled,
+            failures: self.shared.stats.failures.clone(),
+            members: self.shared.rooms.iter().map(|room| room.members).collect(),
+            login: self.shared.stats.login.clone(),
+        }
+    }
+
+    /// What the crowd saw. Taken once, at the end.
+    pub(crate) fn report(&mut self) -> WorkerReport {
+        let stats = mem::take(&mut self.shared.stats);
+        let is_listening = matches!(self.shared.plan.activity, Activity::Listen);
+        WorkerReport {
+            sent: if is_listening { stats.beats_sent } else { stats.sent },
+            refused: stats.refused,
+            lost: stats.lost,
+            totals: stats.totals,
+            latency: stats.latency,
+            beats_echoed: stats.beats_echoed,
+            beat_latency: stats.beat_latency,
+            messages: self.shared.rooms.iter_mut().map(|room| mem::take(&mut room.messages)).collect(),
+            last_copy_ns: stats.last_copy_ns,
+            frame_bytes: self.shared.rooms.iter().map(|room| room.frame_bytes).max().unwrap_or(0).max(stats.frame_bytes),
+        }
+    }
+}
+
+/// Hands every whole frame of `input` to the client.
+fn feed(connection: &mut Connection, index: usize, input: &[u8], shared: &mut Shared<'_>) -> Result<(), Cause> {
+    let mut frames = connection.reassembler.feed(input);
+    while let Some(frame) = frames.next(BODY_BYTES_MAX).map_err(|error| error.to_string())? {
+        connection.client.on_frame(index, frame, shared)?;
+    }
+    Ok(())
+}
+
+/// Writes as much as the socket takes.
+fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match stream.write(&bytes[written..]) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(written)
+}
+
+/// Begins a connect that does not block, from `source` where there is one.
+fn connect(gateway: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(gateway), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(source) = source {
+        // Every source address has its own 28,000 ports.
+        socket.bind(&SocketAddr::from((source, 0)).into())?;
+    }
+    match socket.connect(&gateway.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(TcpStream::from_std(socket.into()))
+}
+
+/// Source address of a client: 127.0.0.2 and up, where the gateway is on the loopback too.
+fn source_of(plan: &Plan, index: usize, gateway: SocketAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V4(address) = gateway.ip() else { return None };
+    if !address.is_loopback() || plan.sources <= 1 {
+        return None;
+    }
+    let place = u32::try_from((plan.first + index) % plan.sources).expect("few sources");
+    // 250 hosts in each third octet: no .0, .1 or .255.
+    let [third, fourth] = [place / 250, 2 + place % 250].map(|octet| u8::try_from(octet).unwrap_or(254));
+    Some(Ipv4Addr::new(127, 0, third, fourth))
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

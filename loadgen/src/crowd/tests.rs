@@ -1,0 +1,256 @@
+//! The crowd against a small gateway in this process, which loses, doubles and swaps copies on purpose.
+
+use super::{Crowd, room::Load};
+use crate::worker::{Activity, Plan, WorkerReport};
+use billfish_wire::{Body, Code, Encoding, Reassembler, frame, limits::BODY_BYTES_MAX};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+const ROOM: i64 = 77;
+const FIRST_USER_ID: i64 = 20_000;
+
+#[test]
+fn every_copy_of_a_clean_gateway_is_received_once_and_acknowledged() {
+    let gateway = Gateway { qos: 1, ..Gateway::clean(5) };
+    let report = run(gateway, 6, Activity::Listen, 5);
+    assert_eq!(report.totals.received, 30);
+    assert_eq!((report.totals.duplicates, report.totals.order_breaks, report.totals.strays), (0, 0, 0));
+    assert_eq!(report.latency.count(), 30);
+    assert!(report.messages[0].iter().all(|message| message.received == 6), "{:?}", report.messages);
+    assert!(report.lost.is_empty(), "{:?}", report.lost);
+}
+
+#[test]
+fn a_lost_a_doubled_and_a_swapped_copy_are_each_seen() {
+    let lost = run(Gateway { copies: vec![(0, 1), (1, 2), (3, 4)], ..Gateway::clean(0) }, 3, Activity::Listen, 3);
+    assert_eq!((lost.totals.received, lost.messages[0][2].received), (9, 0));
+
+    let doubled = run(Gateway { copies: vec![(0, 1), (1, 2), (1, 2)], ..Gateway::clean(0) }, 3, Activity::Listen, 2);
+    assert_eq!((doubled.totals.received, doubled.totals.duplicates), (6, 3));
+
+    let swapped = run(Gateway { copies: vec![(0, 1), (2, 3), (1, 2)], ..Gateway::clean(0) }, 3, Activity::Listen, 3);
+    assert_eq!((swapped.totals.received, swapped.totals.order_breaks), (9, 3));
+}
+
+#[test]
+fn a_copy_of_another_room_is_a_stray_and_no_delivery() {
+    let report = run(Gateway { push_room: ROOM + 1, ..Gateway::clean(4) }, 2, Activity::Listen, 0);
+    assert_eq!((report.totals.received, report.totals.strays), (0, 8));
+}
+
+#[test]
+fn frames_cut_anywhere_are_understood() {
+    let report = run(Gateway { cut: 7, ..Gateway::clean(3) }, 2, Activity::Listen, 3);
+    assert_eq!(report.totals.received, 6);
+}
+
+#[test]
+fn a_gateway_that_refuses_logins_fails_each_with_its_reason() {
+    let plan = plan(Gateway { refuses: true, ..Gateway::clean(0) }.serve(), 4, Activity::Listen);
+    let mut crowd = Crowd::new(&plan, tokens(4)).expect("epoll");
+    connect(&mut crowd);
+    let settled = crowd.settled();
+    assert_eq!(settled.settled, 0);
+    assert_eq!(settled.failures.get("bad_token"), Some(&4), "{:?}", settled.failures);
+}
+
+#[test]
+fn nobody_listening_fails_every_connect_and_ends() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    drop(listener);
+    let plan = plan(address, 3, Activity::Listen);
+    let mut crowd = Crowd::new(&plan, tokens(3)).expect("epoll");
+    connect(&mut crowd);
+    assert_eq!(crowd.settled().failures.values().sum::<u64>(), 3);
+}
+
+#[test]
+fn a_closed_loop_of_heartbeats_counts_each_echo_once() {
+    let plan = plan(Gateway::clean(0).serve(), 4, Activity::Echo { per_s: 0.0 });
+    let mut crowd = Crowd::new(&plan, tokens(4)).expect("epoll");
+    connect(&mut crowd);
+    crowd.begin_activity();
+    turn_until(&mut crowd, |crowd| crowd.received_now() >= 100);
+    crowd.end_activity(&[]);
+    turn_until(&mut crowd, |crowd| !crowd.awaits_more());
+    let report = crowd.report();
+    assert_eq!(report.sent, report.totals.received);
+    assert_eq!(report.latency.count(), report.sent);
+}
+
+#[test]
+fn a_paced_echo_sends_what_is_due() {
+    let plan = plan(Gateway::clean(0).serve(), 4, Activity::Echo { per_s: 2_000.0 });
+    let mut crowd = Crowd::new(&plan, tokens(4)).expect("epoll");
+    connect(&mut crowd);
+    crowd.begin_activity();
+    let began_ns = crate::clock::now_ns();
+    turn_until(&mut crowd, |crowd| crowd.received_now() >= 60);
+    let due = (crate::clock::now_ns() - began_ns) / 500_000 + 2;
+    crowd.end_activity(&[]);
+    turn_until(&mut crowd, |crowd| !crowd.awaits_more());
+    let report = crowd.report();
+    assert!(report.sent >= 60 && report.sent <= due, "{} sent, {due} due", report.sent);
+}
+
+#[test]
+fn the_state_of_a_client_stays_small() {
+    // The promise is a few hundred bytes per client; the kernel's socket is ten times that.
+    assert!(size_of::<super::Connection>() <= 160, "{} bytes", size_of::<super::Connection>());
+}
+
+/// Runs a listening crowd of `clients` to its end; `accepted` messages are expected.
+fn run(gateway: Gateway, clients: usize, activity: Activity, accepted: u32) -> WorkerReport {
+    let (copies, qos) = (gateway.copies.len() * clients, gateway.qos);
+    let (address, acks) = gateway.serve_counting();
+    let plan = plan(address, clients, activity);
+    let mut crowd = Crowd::new(&plan, tokens(clients)).expect("epoll");
+    connect(&mut crowd);
+    crowd.begin_activity();
+    // All that the gateway sent, whatever became of it.
+    turn_until(&mut crowd, |crowd| {
+        let totals = &crowd.shared.stats.totals;
+        totals.received + totals.duplicates + totals.strays == copies as u64
+    });
+    if qos == 1 {
+        turn_until(&mut crowd, |_| acks.load(std::sync::atomic::Ordering::Relaxed) == copies);
+    }
+    crowd.end_activity(&[accepted]);
+    assert_eq!(crowd.awaits_more(), crowd.shared.stats.totals.received < u64::from(accepted) * clients as u64);
+    crowd.report()
+}
+
+fn connect(crowd: &mut Crowd<'_>) {
+    crowd.begin_connecting();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !crowd.connect_turn().expect("epoll") {
+        assert!(Instant::now() < deadline, "connecting does not end");
+    }
+}
+
+fn turn_until(crowd: &mut Crowd<'_>, done: impl Fn(&Crowd<'_>) -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done(crowd) {
+        assert!(Instant::now() < deadline, "waited in vain: {:?}", crowd.shared.stats.totals);
+        crowd.turn().expect("epoll");
+    }
+}
+
+fn tokens(count: usize) -> Vec<Box<str>> {
+    vec!["token".into(); count]
+}
+
+fn plan(gateway: SocketAddr, clients: usize, activity: Activity) -> Plan {
+    Plan {
+        gateways: vec![gateway],
+        http: String::new(),
+        api_key: String::new(),
+        app_id: 10_001,
+        first_user_id: FIRST_USER_ID,
+        first: 0,
+        clients,
+        rooms: if activity == Activity::Listen { vec![ROOM] } else { Vec::new() },
+        protobuf: false,
+        sources: 3,
+        login_window: 2,
+        connect_rate: 0.0,
+        login_timeout: Duration::from_secs(10),
+        connect_max: Duration::from_secs(20),
+        activity,
+    }
+}
+
+/// A gateway that answers what a crowd asks and, after JOIN, sends the same copies to everyone.
+#[derive(Clone)]
+struct Gateway {
+    /// (number, seq)
+    copies: Vec<(u32, i64)>,
+    push_room: i64,
+    qos: i32,
+    refuses: bool,
+    /// Bytes per write.
+    cut: usize,
+}
+
+impl Gateway {
+    fn clean(copies: u32) -> Self {
+        let copies = (0..copies).map(|number| (number, i64::from(number) + 1)).collect();
+        Self { copies, push_room: ROOM, qos: 0, refuses: false, cut: usize::MAX }
+    }
+
+    fn serve(self) -> SocketAddr {
+        self.serve_counting().0
+    }
+
+    /// Listens until the test process ends; the counter is of ACKs.
+    fn serve_counting(self) -> (SocketAddr, Arc<std::sync::atomic::AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let acks = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counter = Arc::clone(&acks);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (gateway, counter) = (self.clone(), Arc::clone(&counter));
+                thread::spawn(move || gateway.talk(stream, &counter));
+            }
+        });
+        (address, acks)
+    }
+
+    fn talk(&self, mut stream: TcpStream, acks: &std::sync::atomic::AtomicUsize) {
+        let mut reassembler = Reassembler::default();
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = stream.read(&mut buffer) {
+            let mut out = Vec::new();
+            let mut frames = reassembler.feed(&buffer[..read]);
+            while let Some(frame) = frames.next(BODY_BYTES_MAX).expect("the crowd sends frames") {
+                let body = Body::decode(frame.encoding, frame.body).expect("the crowd sends bodies");
+                self.answer(Code::from_number(frame.code).expect("a known code"), &body, &mut out, acks);
+            }
+            for piece in out.chunks(self.cut) {
+                if stream.write_all(piece).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn answer(&self, code: Code, body: &Body, out: &mut Vec<u8>, acks: &std::sync::atomic::AtomicUsize) {
+        let mut say = |code, body: &Body| frame::encode_into(out, Encoding::Json, code, body);
+        match code {
+            Code::Login if self.refuses => say(Code::Error, &Body::refusal(billfish_wire::Reason::BadToken)),
+            Code::Login => {
+                assert!(body.user_id.is_some_and(|user_id| user_id >= FIRST_USER_ID));
+                say(Code::Login, &Body { heartbeat_secs: Some(30), ..Body::yes() });
+            }
+            Code::Join => {
+                say(Code::Join, &Body { room_id: Some(ROOM), seq: Some(0), ..Body::default() });
+                for &(number, seq) in &self.copies {
+                    let data = Load { number, intended_ns: 1 }.data(60);
+                    let msg_id = (self.qos == 1).then(|| format!("r{ROOM}-{seq}"));
+                    let push = Body {
+                        room_id: Some(self.push_room),
+                        seq: Some(seq),
+                        qos: Some(self.qos),
+                        msg_id,
+                        data: Some(data),
+                        ..Body::default()
+                    };
+                    say(Code::Biz, &push);
+                }
+            }
+            Code::Heartbeat => say(Code::Heartbeat, &Body::yes()),
+            Code::Ack => {
+                assert!(body.msg_id.is_some());
+                acks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            }
+            Code::WsShake | Code::Logout | Code::Biz | Code::Kick | Code::Leave | Code::Sync | Code::Error | Code::Reconnect => {}
+        }
+    }
+}

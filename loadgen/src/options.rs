@@ -1,0 +1,234 @@
+//! What can be asked for on the command line.
+
+use clap::{Args, Parser, Subcommand};
+use std::{net::SocketAddr, path::PathBuf};
+
+/// Connection storms and fan-out load with exact accounting.
+///
+/// Results go to standard output, everything else to standard error. Exit code 0: fine, 1: something was lost, refused or failed, 2: wrong use.
+/// Latency counts from the intended send time (CLOCK_MONOTONIC, shared by all processes of this machine).
+#[derive(Debug, Parser)]
+#[command(name = "loadgen", after_help = EXAMPLES)]
+pub(crate) struct Options {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) scenario: Scenario,
+}
+
+const EXAMPLES: &str = "\
+Examples, with `cargo run --release` running in another terminal:
+  loadgen hold --connections 1000 --seconds 60
+      1,000 clients in one room, heartbeats answered, memory per connection with --server-pid
+  loadgen room-burst --connections 10000 --rate 10 --seconds 30
+      one room, 10 messages per second, every one of the 3 million copies accounted for
+  loadgen room-burst --connections 10000 --outstanding 32 --server-pid $(pgrep -x billfish) --limit
+      closed loop with 32 messages in flight, next to the bare send loop
+  loadgen storm --connections 18000 --server-pid $(pgrep -x billfish) --json
+      connect and login as fast as the gateway takes them
+  loadgen echo --connections 1000 --rate 10000
+      heartbeats there and back
+  loadgen limit --connections 9000
+      what this machine can send at all: no server needed";
+
+/// The scenarios.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Scenario {
+    /// Connects, joins, and stays for a while: memory per connection, heartbeats, nobody lost.
+    Hold(Hold),
+    /// Pushes to rooms and accounts for every copy.
+    RoomBurst(RoomBurst),
+    /// Connects and logs in as fast as the gateway takes it.
+    Storm(Storm),
+    /// Heartbeats there and back: the round trip through the gateway alone.
+    Echo(Echo),
+    /// One-to-one chat between neighbours: gateway, router, gateway.
+    Unicast(Unicast),
+    /// The bare send loop of this machine: joined frames to N sockets, no server.
+    Limit(LimitOptions),
+    /// A worker of another loadgen.
+    #[command(hide = true)]
+    Worker,
+    /// The receivers of `limit`.
+    #[command(hide = true)]
+    LimitDrain {
+        /// Where the sender listens.
+        sender: SocketAddr,
+        /// How many receivers.
+        sockets: usize,
+    },
+}
+
+/// Options of every scenario that has a server.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Common {
+    /// Gateway to connect to; may be repeated. [default: 127.0.0.1:8085]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) gateway: Vec<SocketAddr>,
+    /// HTTP API of the router. [default: http://127.0.0.1:8080]
+    #[arg(long, value_name = "URL")]
+    pub(crate) http: Option<String>,
+    /// Admin port to read the gateway's drop counters from, such as http://127.0.0.1:9090; may be repeated.
+    #[arg(long, value_name = "URL")]
+    pub(crate) admin: Vec<String>,
+    /// Takes gateway, HTTP and admin addresses from the file that `billfish --ports-file` wrote.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ports_file: Option<PathBuf>,
+    /// Key of the HTTP API. [default: what stands in DATA_DIR/api-key]
+    #[arg(long, value_name = "KEY", env = "BILLFISH_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+    /// The server's data directory, for its api-key.
+    #[arg(long, value_name = "DIR", default_value = "data")]
+    pub(crate) data_dir: PathBuf,
+    /// Business line.
+    #[arg(long, value_name = "ID", default_value_t = billfish_wire::limits::APP_ID_DEFAULT)]
+    pub(crate) app_id: i32,
+    /// Clients.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    pub(crate) connections: usize,
+    /// Processes to spread the clients over. [default: as many as the open-files limit asks for]
+    #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) processes: Option<u16>,
+    /// Server process to read CPU time and memory of; may be repeated.
+    #[arg(long, value_name = "PID")]
+    pub(crate) server_pid: Vec<u32>,
+    /// Chooses the users' ids. [default: the clock]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Clients between connect and the end of their login at any time.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) login_window: u32,
+    /// Clients begun per second; 0: as fast as the window lets.
+    #[arg(long, value_name = "PER_S", default_value_t = 0.0)]
+    pub(crate) connect_rate: f64,
+    /// Everyone must be in within this time.
+    #[arg(long, value_name = "S", default_value_t = 120)]
+    pub(crate) connect_max: u32,
+    /// Loopback source addresses 127.0.0.2 and up to connect from. [default: one per 1,000 clients]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) sources: Option<u16>,
+    /// Bodies in protobuf instead of JSON.
+    #[arg(long)]
+    pub(crate) protobuf: bool,
+    /// Writes report.json into this directory.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) report: Option<PathBuf>,
+    /// One JSON object on standard output, no progress bar.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `hold`
+#[derive(Debug, Args)]
+pub(crate) struct Hold {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Rooms to spread the clients over; 0: nobody joins.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) rooms: usize,
+    /// How long to stay.
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    pub(crate) seconds: u32,
+}
+
+/// `room-burst`
+#[derive(Debug, Args)]
+pub(crate) struct RoomBurst {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Rooms to spread the clients over.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rooms: u32,
+    /// Messages per second and room.
+    #[arg(long, value_name = "PER_S", default_value_t = 10.0, conflicts_with = "outstanding")]
+    pub(crate) rate: f64,
+    /// Closed loop: this many messages of each room are in flight until their last member has them.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub(crate) outstanding: Option<u32>,
+    /// How long to send.
+    #[arg(long, value_name = "S", default_value_t = 30)]
+    pub(crate) seconds: u32,
+    /// 1: every copy is acknowledged by its receiver.
+    #[arg(long, value_name = "0|1", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    pub(crate) qos: u8,
+    /// Delivery class of the messages, 0 to 3.
+    #[arg(long, value_name = "CLASS", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=3))]
+    pub(crate) class: u8,
+    /// Bytes of each message's data.
+    #[arg(long, alias = "size", value_name = "BYTES", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    pub(crate) payload: u32,
+    /// Threads that push through the HTTP API.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=32))]
+    pub(crate) senders: u32,
+    /// Measures the bare send loop with as many sockets in the same run.
+    #[arg(long)]
+    pub(crate) limit: bool,
+}
+
+/// `storm`
+#[derive(Debug, Args)]
+pub(crate) struct Storm {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Rooms to join after the login; 0: login alone.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) rooms: usize,
+}
+
+/// `echo`
+#[derive(Debug, Args)]
+pub(crate) struct Echo {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Heartbeats per second over all clients; 0: a closed loop, each client sends as soon as it has the echo. Mind the gateway's limit of
+    /// frames per second and session.
+    #[arg(long, value_name = "PER_S", default_value_t = 0.0)]
+    pub(crate) rate: f64,
+    /// How long to send.
+    #[arg(long, value_name = "S", default_value_t = 10)]
+    pub(crate) seconds: u32,
+}
+
+/// `unicast`
+#[derive(Debug, Args)]
+pub(crate) struct Unicast {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Messages per second over all clients.
+    #[arg(long, value_name = "PER_S", default_value_t = 1_000.0)]
+    pub(crate) rate: f64,
+    /// How long to send.
+    #[arg(long, value_name = "S", default_value_t = 10)]
+    pub(crate) seconds: u32,
+    /// Characters of each message.
+    #[arg(long, alias = "size", value_name = "CHARS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=500))]
+    pub(crate) payload: u32,
+}
+
+/// `limit`
+#[derive(Debug, Args)]
+pub(crate) struct LimitOptions {
+    /// Receivers.
+    #[arg(long, value_name = "N", default_value_t = 9_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connections: u32,
+    /// Bytes of a frame.
+    #[arg(long, alias = "size", value_name = "BYTES", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) payload: u32,
+    /// How long to measure each joining.
+    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    pub(crate) seconds: f64,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Options;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_its_help_has_examples() {
+        Options::command().debug_assert();
+        assert!(Options::command().render_long_help().to_string().contains("Examples"));
+    }
+}

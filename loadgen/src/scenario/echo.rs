@@ -1,0 +1,15 @@
+//! `echo`: heartbeats there and back, the round trip through a gateway alone.
+
+use crate::{
+    options::Echo,
+    scenario::{Script, conduct, let_run, publish},
+    worker::Activity,
+};
+use anyhow::Result;
+
+/// Runs it.
+pub(crate) fn run(options: &Echo) -> Result<bool> {
+    let script = Script { name: "echo", rooms: 0, activity: Activity::Echo { per_s: options.rate }, at_least_once: false };
+    let report = conduct(&options.common, &script, |crew, _| let_run(crew, options.seconds))?;
+    publish(&options.common, &report)
+}

@@ -1,0 +1,15 @@
+//! `storm`: connect and login, nothing else, as fast as the gateway takes it.
+
+use crate::{
+    options::Storm,
+    scenario::{Load, Script, conduct, publish},
+    worker::Activity,
+};
+use anyhow::Result;
+
+/// Runs it.
+pub(crate) fn run(options: &Storm) -> Result<bool> {
+    let script = Script { name: "storm", rooms: options.rooms, activity: Activity::Listen, at_least_once: false };
+    let report = conduct(&options.common, &script, |_, _| Ok(Load::default()))?;
+    publish(&options.common, &report)
+}

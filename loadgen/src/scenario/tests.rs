@@ -1,0 +1,71 @@
+//! The rules that follow from the options alone.
+
+use super::{Server, WrongUse, last_members, plans};
+use crate::{
+    options::{Common, Options, Scenario},
+    tally::MessageTally,
+    worker::Activity,
+};
+use clap::Parser;
+
+#[test]
+fn the_crowd_is_split_without_gap_or_overlap_and_neighbours_stay_together() {
+    let common = common(&["--connections", "1001", "--processes", "4"]);
+    let server = Server::of(&common).expect("a key was given");
+    let plans = plans(&common, &server, 3, &[1, 2], Activity::Chat { per_s: 1_001.0, text_chars: 10 }).expect("few files are needed");
+    assert_eq!(plans.len(), 4);
+    let mut next = 0;
+    for plan in &plans {
+        assert_eq!(plan.first, next);
+        assert_eq!(plan.first % 2, 0, "a pair is not torn");
+        next += plan.clients;
+        let Activity::Chat { per_s, .. } = plan.activity else { panic!("the activity is the run's") };
+        assert!((per_s - plan.clients as f64).abs() < 1e-6, "each has its share of the rate");
+    }
+    assert_eq!(next, 1_001);
+}
+
+#[test]
+fn more_connections_than_the_processes_may_open_files_is_wrong_use() {
+    let common = common(&["--connections", "100000000", "--processes", "2"]);
+    let server = Server::of(&common).expect("a key was given");
+    let error = plans(&common, &server, 3, &[], Activity::Listen).expect_err("two processes cannot");
+    assert!(error.is::<WrongUse>(), "{error}");
+    assert!(error.to_string().contains("processes"), "{error}");
+}
+
+#[test]
+fn a_ports_file_gives_the_addresses_and_options_win_over_it() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = directory.path().join("ports.json");
+    std::fs::write(&path, r#"{"tcp":"127.0.0.1:1111","http":"127.0.0.1:2222","admin":"127.0.0.1:3333","ws":null}"#).expect("written");
+    let path = path.to_str().expect("a plain path");
+    let server = Server::of(&common(&["--ports-file", path])).expect("all is there");
+    assert_eq!((server.http.as_str(), server.admin.as_slice()), ("http://127.0.0.1:2222", ["http://127.0.0.1:3333".to_owned()].as_slice()));
+    let server = Server::of(&common(&["--ports-file", path, "--gateway", "127.0.0.1:4444"])).expect("all is there");
+    assert_eq!(server.gateways, ["127.0.0.1:4444".parse().expect("an address")]);
+}
+
+#[test]
+fn a_missing_key_says_where_it_was_looked_for_and_what_to_do() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut common = common(&["--data-dir", directory.path().to_str().expect("a plain path")]);
+    common.api_key = None;
+    let text = Server::of(&common).expect_err("there is no key").to_string();
+    assert!(text.contains("api-key") && text.contains("cargo run --release"), "{text}");
+}
+
+#[test]
+fn a_message_that_someone_never_got_has_no_last_member() {
+    let message = |received, last_ns| MessageTally { received, intended_ns: 1_000_000, last_ns };
+    let latencies = last_members(&[vec![message(3, 4_000_000), message(2, 9_000_000)]], &[3]);
+    assert_eq!(latencies.count(), 1);
+    let p50 = latencies.percentile_ms(50.0).expect("one message");
+    assert!((p50 - 3.0).abs() < 0.01, "{p50}");
+}
+
+fn common(options: &[&str]) -> Common {
+    let line = ["loadgen", "hold", "--api-key", "key"].iter().chain(options);
+    let Scenario::Hold(hold) = Options::parse_from(line).scenario else { panic!("hold was asked for") };
+    hold.common
+}

@@ -1,0 +1,19 @@
+//! `unicast`: one-to-one chat between neighbours. Each copy is kept until acknowledged, so a second copy is legal.
+
+use crate::{
+    options::Unicast,
+    scenario::{Script, WrongUse, conduct, let_run, publish},
+    worker::Activity,
+};
+use anyhow::{Result, bail};
+
+/// Runs it.
+pub(crate) fn run(options: &Unicast) -> Result<bool> {
+    if options.rate <= 0.0 {
+        bail!(WrongUse("--rate must be above 0".to_owned()));
+    }
+    let activity = Activity::Chat { per_s: options.rate, text_chars: options.payload as usize };
+    let script = Script { name: "unicast", rooms: 0, activity, at_least_once: true };
+    let report = conduct(&options.common, &script, |crew, _| let_run(crew, options.seconds))?;
+    publish(&options.common, &report)
+}
