@@ -43,9 +43,9 @@ class Connection:
         self.buffer = b""
         self.pushes = []
 
-    def send(self, code, **body):
+    def send(self, code, /, **body):
         raw = b"" if not body else json.dumps(body).encode() if self.magic == JSON else to_protobuf(body)
-        print(f"up   {code} {body}")
+        print(f"up   {code} {body | {'token': '...'} if 'token' in body else body}")
         frame = struct.pack(">Hii", self.magic, code, len(raw)) + raw
         # In two pieces: the server must not care.
         self.sock.sendall(frame[:7])
@@ -69,7 +69,7 @@ class Connection:
                 return None
             self.buffer += more
 
-    def answer(self, code, **must_have):
+    def answer(self, code, /, **must_have):
         """Waits for a frame of this code. Pushes that come in between are acknowledged where they ask for it, and kept."""
         deadline = time.monotonic() + ANSWER_SECONDS
         while time.monotonic() < deadline:
@@ -188,7 +188,8 @@ def talk(host, port, app_id, user_id, token, room, magic):
 
     connection.send(SYNC, roomId=room, fromSeq=ack["seq"] - 1)
     page = json.loads(connection.answer(SYNC, roomId=room)["data"])
-    mine = [message for message in page["messages"] if json.loads(message["data"]).get("senderId") == user_id]
+    chat = [message for message in page["messages"] if message.get("bizCode") == ROOM_CHAT]
+    mine = [message for message in chat if json.loads(message["data"]).get("senderId") == user_id]
     expect([message["seq"] for message in mine] == [ack["seq"]], "our message is in the room's log, once")
 
     connection.send(LEAVE, roomId=room)
