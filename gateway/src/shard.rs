@@ -11,15 +11,42 @@
 //!   commands ────┴─► room ── fan-out job (one write per member)
 //! ```
 
+mod commands;
+mod connection;
 pub mod counters;
+mod desk;
+mod drive;
+mod fanout_job;
 pub mod mailbox;
 pub mod message;
+mod reactor;
+mod room;
+mod rounds;
+mod slab;
+mod wheel;
 
-use billfish_session::server::ServerConfig;
-use counters::ShardCounters;
-use mailbox::Mailbox;
-use message::{Admission, ShardCommand, ShardEvent};
+use self::{
+    commands::Draining,
+    connection::{Doom, Tenant},
+    counters::ShardCounters,
+    desk::Desk,
+    drive::{Hints, Staged},
+    mailbox::{Mailbox, Signal},
+    message::{Admission, LeftCause, ShardCommand, ShardEvent},
+    reactor::Load,
+    room::Rooms,
+    rounds::AllJob,
+    slab::{Slab, SlabKey},
+    wheel::{Fired, Wheel},
+};
+use billfish_session::{
+    Time,
+    backlog::BacklogLimits,
+    server::{ServerActions, ServerConfig},
+};
+use mio::{Interest, Poll, Waker};
 use std::{
+    collections::VecDeque,
     io,
     net::{SocketAddr, TcpListener},
     sync::Arc,
@@ -103,9 +130,66 @@ impl ShardHandle {
     }
 }
 
-/// The shard's name for its type's one function.
+/// What a shard's thread owns.
 #[derive(Debug)]
-pub struct Shard;
+pub struct Shard {
+    config: ShardConfig,
+    desk: Desk,
+    slab: Slab<Tenant>,
+    admission: AdmissionRef,
+    listener: Option<mio::net::TcpListener>,
+    /// The listener has announced somebody, and has not said since that there is nobody more.
+    is_acceptable: bool,
+    accept_from: Time,
+    accept_warn_from: Time,
+    inbox: Arc<Mailbox<ShardCommand>>,
+    events: Arc<Mailbox<ShardEvent>>,
+    /// The mailbox was left alone because the rooms' queues are full.
+    has_left_inbox: bool,
+    /// Scratch for what was taken from the mailbox.
+    commands: Vec<ShardCommand>,
+    /// The one read buffer.
+    buffer: Box<[u8]>,
+    staged: Staged,
+    /// Connections whose sockets have more than was read.
+    again: Vec<SlabKey>,
+    again_spare: Vec<SlabKey>,
+    /// Connections that cannot go on, to be ended as soon as nobody is in the middle of something.
+    doomed: Vec<(SlabKey, Doom)>,
+    /// Slots of rooms that are about to be left; see `feed_session`.
+    hints: Hints,
+    /// What a `LeaveRoom` means that comes up now.
+    left_cause: LeftCause,
+    /// Those saying goodbye, and until when; the ones that are done by then among them.
+    leaving: VecDeque<(Time, SlabKey)>,
+    leaving_count: usize,
+    fired: Vec<Fired>,
+    all_jobs: VecDeque<AllJob>,
+    draining: Option<Draining>,
+    sessions: usize,
+    epoch: Instant,
+    /// When this turn began, in µs since `epoch`.
+    now_us: u64,
+    load: Load,
+    /// A busy shard: when rooms have their turns again, and how many turns are left of the last time.
+    next_round: Instant,
+    turns_due: usize,
+    is_stopping: bool,
+}
+
+/// So that a shard can be printed; an implementation of [`Admission`] need not.
+struct AdmissionRef(Arc<dyn Admission>);
+
+impl std::fmt::Debug for AdmissionRef {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Admission")
+    }
+}
+
+/// The read buffer of a shard. A connection's turn is one of these, so it is also the fairness between floods and others.
+const READ_BYTES: usize = 64 * 1024;
+/// Bytes on their way without an ACK for so long: the peer is gone, whatever its last segment said.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Shard {
     /// Starts a shard's thread.
@@ -113,8 +197,99 @@ impl Shard {
     /// # Errors
     /// The kernel gives no poll, no waker or no thread.
     pub fn spawn(parts: ShardParts) -> io::Result<ShardHandle> {
-        let _ = parts;
-        Err(io::ErrorKind::Unsupported.into())
+        let ShardParts { index, listener, config, session, admission, epoch } = parts;
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), reactor::WAKER)?);
+        let inbox = Arc::new(Mailbox::new(config.inbox_bytes_max, wake(&waker), Signal::task()));
+        let events = Arc::new(Mailbox::new(config.events_bytes_max, Signal::task(), wake(&waker)));
+        let counters = Arc::new(ShardCounters::default());
+
+        // Linux hands these down to the connections a listener accepts: three system calls less for each.
+        let socket = socket2::SockRef::from(&listener);
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_send_buffer_size(config.send_buffer_bytes)?;
+        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+        let mut listener = mio::net::TcpListener::from_std(listener);
+        poll.registry().register(&mut listener, reactor::LISTENER, Interest::READABLE)?;
+
+        let now = Time(u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX));
+        let desk = Desk {
+            shard: index,
+            now,
+            session,
+            limits: BacklogLimits {
+                frames_max: config.backlog_frames_max,
+                bytes_max: config.backlog_bytes_max,
+                ..BacklogLimits::default()
+            },
+            write_stall: config.write_stall,
+            registry: poll.registry().try_clone()?,
+            rooms: Rooms::default(),
+            wheel: Wheel::new(now),
+            actions: ServerActions::default(),
+            events: desk::Events::new(Arc::clone(&events), Arc::clone(&counters)),
+            counters: Arc::clone(&counters),
+            backlogs: 0,
+            backlog_bytes: 0,
+            pending: 0,
+        };
+        let shard = Self {
+            config,
+            desk,
+            slab: Slab::new(),
+            admission: AdmissionRef(admission),
+            listener: Some(listener),
+            is_acceptable: false,
+            accept_from: Time::default(),
+            accept_warn_from: Time::default(),
+            inbox: Arc::clone(&inbox),
+            events: Arc::clone(&events),
+            has_left_inbox: false,
+            commands: Vec::new(),
+            buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            staged: Staged::default(),
+            again: Vec::new(),
+            again_spare: Vec::new(),
+            doomed: Vec::new(),
+            hints: Hints::new(),
+            left_cause: LeftCause::Left,
+            leaving: VecDeque::new(),
+            leaving_count: 0,
+            fired: Vec::new(),
+            all_jobs: VecDeque::new(),
+            draining: None,
+            sessions: 0,
+            epoch,
+            now_us: 0,
+            load: Load::new(Instant::now()),
+            next_round: epoch,
+            turns_due: 0,
+            is_stopping: false,
+        };
+        let mailboxes = Mailboxes(Arc::clone(&inbox), Arc::clone(&events));
+        let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
+            let mailboxes = mailboxes;
+            shard.run(poll);
+            drop(mailboxes);
+        })?;
+        Ok(ShardHandle { index, commands: inbox, events, counters, thread })
+    }
+}
+
+fn wake(waker: &Arc<Waker>) -> Signal {
+    let waker = Arc::clone(waker);
+    // An eventfd that cannot be written to is full, and then the reactor is awake.
+    Signal::Wake(Box::new(move || drop(waker.wake())))
+}
+
+/// Closes a shard's mailboxes when its thread ends, by a panic too: nobody is to wait for it.
+struct Mailboxes(Arc<Mailbox<ShardCommand>>, Arc<Mailbox<ShardEvent>>);
+
+impl Drop for Mailboxes {
+    fn drop(&mut self) {
+        self.0.close();
+        self.1.close();
     }
 }
 

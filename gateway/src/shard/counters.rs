@@ -3,6 +3,7 @@
 //! - Relaxed everywhere: each figure is true on its own, and they agree with each other at rest.
 //! - Never reset, never subtracted from, but for the gauges, which are stored whole.
 
+use billfish_session::backlog;
 use billfish_wire::{Class, Code, Reason};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -10,30 +11,40 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum DropReason {
-    /// The reader is slow and its backlog is full of things worth as much or more.
-    Backlog,
-    /// A newer state push of the same key took its place.
-    Superseded,
-    /// The room speaks faster than people read; this viewer's share.
-    Sampled,
+    /// The reader is slow and the frame was the least worth keeping.
+    SoftMark,
+    /// A newer state push of the same room and key took its place.
+    Replaced,
     /// The connection ended with it in the backlog.
     Closed,
+    /// The room speaks faster than people read; this viewer's share.
+    Sampled,
     /// The room's own queue on the shard is full.
     RoomQueue,
 }
 
+impl From<backlog::DropReason> for DropReason {
+    fn from(reason: backlog::DropReason) -> Self {
+        match reason {
+            backlog::DropReason::SoftMark => Self::SoftMark,
+            backlog::DropReason::Replaced => Self::Replaced,
+            backlog::DropReason::Closed => Self::Closed,
+        }
+    }
+}
+
 impl DropReason {
     /// Every reason, for tables and metrics.
-    pub const ALL: [Self; 5] = [Self::Backlog, Self::Superseded, Self::Sampled, Self::Closed, Self::RoomQueue];
+    pub const ALL: [Self; 5] = [Self::SoftMark, Self::Replaced, Self::Closed, Self::Sampled, Self::RoomQueue];
 
     /// Lower-case name, as metrics label it.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
-            Self::Backlog => "backlog",
-            Self::Superseded => "superseded",
-            Self::Sampled => "sampled",
+            Self::SoftMark => "soft_mark",
+            Self::Replaced => "replaced",
             Self::Closed => "closed",
+            Self::Sampled => "sampled",
             Self::RoomQueue => "room_queue",
         }
     }
@@ -174,6 +185,8 @@ pub struct ShardCounters {
     pub tick_turns: Counter,
     /// Turns on which sockets were not read because the mailbox toward control was full.
     pub held_turns: Counter,
+    /// Records toward control (signs of life, ACK records) given up because control did not keep up. Logins, calls and endings never are.
+    pub events_dropped: Counter,
     /// Bytes waiting in room queues.
     pub room_queue_bytes: Gauge,
     /// Rooms with members here.
