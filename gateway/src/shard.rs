@@ -197,6 +197,20 @@ impl Shard {
     /// # Errors
     /// The kernel gives no poll, no waker or no thread.
     pub fn spawn(parts: ShardParts) -> io::Result<ShardHandle> {
+        let index = parts.index;
+        let (shard, poll) = Self::build(parts)?;
+        let (commands, events) = (Arc::clone(&shard.inbox), Arc::clone(&shard.events));
+        let counters = Arc::clone(&shard.desk.counters);
+        let mailboxes = Mailboxes(Arc::clone(&commands), Arc::clone(&events));
+        let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
+            let mailboxes = mailboxes;
+            shard.run(poll);
+            drop(mailboxes);
+        })?;
+        Ok(ShardHandle { index, commands, events, counters, thread })
+    }
+
+    fn build(parts: ShardParts) -> io::Result<(Self, Poll)> {
         let ShardParts { index, listener, config, session, admission, epoch } = parts;
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), reactor::WAKER)?);
@@ -229,7 +243,7 @@ impl Shard {
             wheel: Wheel::new(now),
             actions: ServerActions::default(),
             events: desk::Events::new(Arc::clone(&events), Arc::clone(&counters)),
-            counters: Arc::clone(&counters),
+            counters,
             backlogs: 0,
             backlog_bytes: 0,
             pending: 0,
@@ -243,8 +257,8 @@ impl Shard {
             is_acceptable: false,
             accept_from: Time::default(),
             accept_warn_from: Time::default(),
-            inbox: Arc::clone(&inbox),
-            events: Arc::clone(&events),
+            inbox,
+            events,
             has_left_inbox: false,
             commands: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
@@ -267,13 +281,7 @@ impl Shard {
             turns_due: 0,
             is_stopping: false,
         };
-        let mailboxes = Mailboxes(Arc::clone(&inbox), Arc::clone(&events));
-        let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
-            let mailboxes = mailboxes;
-            shard.run(poll);
-            drop(mailboxes);
-        })?;
-        Ok(ShardHandle { index, commands: inbox, events, counters, thread })
+        Ok((shard, poll))
     }
 }
 

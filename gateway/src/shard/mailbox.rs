@@ -248,3 +248,143 @@ impl<T> State<T> {
         self.items.is_empty() || self.weight + weight <= weight_max
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Mailbox, Signal, Weigh};
+    use proptest::prelude::*;
+    use std::{
+        collections::VecDeque,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::SeqCst},
+        },
+    };
+
+    impl Weigh for usize {
+        fn weight(&self) -> usize {
+            *self
+        }
+    }
+
+    /// A signal that counts how often it was given.
+    fn counted() -> (Signal, Arc<AtomicUsize>) {
+        let count = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&count);
+        let wake = move || {
+            counter.fetch_add(1, SeqCst);
+        };
+        (Signal::Wake(Box::new(wake)), count)
+    }
+
+    #[test]
+    fn the_taker_is_woken_once_until_it_has_taken() {
+        let (filled, woken) = counted();
+        let mailbox = Mailbox::new(100, filled, Signal::task());
+        for _ in 0..3 {
+            mailbox.push(1).unwrap();
+            assert!(mailbox.push_batch(&mut vec![1, 1]));
+        }
+        assert_eq!(woken.load(SeqCst), 1);
+        let mut out = Vec::new();
+        assert!(mailbox.take_into(&mut out));
+        assert_eq!((out.len(), mailbox.weight()), (9, 0));
+        mailbox.push(1).unwrap();
+        assert_eq!(woken.load(SeqCst), 2);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_given_back_and_the_filler_is_woken_when_there_is_room() {
+        let (emptied, woken) = counted();
+        let mailbox = Mailbox::new(10, Signal::task(), emptied);
+        let mut batch = vec![4, 5, 6, 1];
+        assert!(!mailbox.push_batch(&mut batch));
+        assert_eq!(batch, [6, 1], "nothing overtakes what did not fit");
+        assert_eq!(mailbox.push(2), Err(2));
+        assert_eq!(woken.load(SeqCst), 0);
+        mailbox.take_into(&mut Vec::new());
+        assert_eq!(woken.load(SeqCst), 1);
+        assert!(mailbox.push_batch(&mut batch));
+        mailbox.take_into(&mut Vec::new());
+        assert_eq!(woken.load(SeqCst), 1, "nobody had been turned away");
+    }
+
+    #[test]
+    fn an_item_above_the_bound_is_taken_alone() {
+        let mailbox = Mailbox::new(10, Signal::task(), Signal::task());
+        mailbox.push(11).unwrap();
+        assert_eq!(mailbox.push(1), Err(1));
+        mailbox.take_into(&mut Vec::new());
+        assert!(!mailbox.push_batch(&mut vec![12, 1]));
+        assert_eq!(mailbox.len(), 1);
+    }
+
+    #[test]
+    fn a_closed_mailbox_swallows_and_still_gives_what_it_had() {
+        let mailbox = Mailbox::new(10, Signal::task(), Signal::task());
+        mailbox.push(1).unwrap();
+        mailbox.close();
+        mailbox.push(100).unwrap();
+        assert!(mailbox.push_batch(&mut vec![100, 100]));
+        let mut out = Vec::new();
+        assert!(mailbox.take_into(&mut out));
+        assert_eq!(out, [1]);
+    }
+
+    #[test]
+    fn tasks_pass_everything_through_in_order_and_end_with_the_close() {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let mailbox = Arc::new(Mailbox::new(50, Signal::task(), Signal::task()));
+        let filler = Arc::clone(&mailbox);
+        let filling = runtime.spawn(async move {
+            for start in (1..2_000).step_by(7) {
+                filler.send(&mut (start..start + 7).map(|item| item % 20 + 1).collect()).await;
+            }
+            filler.close();
+        });
+        let taken = runtime.block_on(async {
+            let (mut all, mut batch) = (Vec::new(), Vec::new());
+            while mailbox.drain(&mut batch).await {
+                all.append(&mut batch);
+            }
+            filling.await.unwrap();
+            all
+        });
+        let sent: Vec<usize> = (1..2_000).step_by(7).flat_map(|start| start..start + 7).map(|item| item % 20 + 1).collect();
+        assert_eq!(taken, sent);
+    }
+
+    proptest! {
+        /// Against a bounded queue: same items, same order, never above the bound but for a single heavy one.
+        #[test]
+        fn it_behaves_like_a_bounded_queue(steps in prop::collection::vec(prop_oneof![
+            3 => prop::collection::vec(1usize..15, 0..8).prop_map(Some),
+            1 => Just(None),
+        ], 0..60)) {
+            let mailbox = Mailbox::new(40, Signal::task(), Signal::task());
+            let mut model: VecDeque<usize> = VecDeque::new();
+            for step in steps {
+                match step {
+                    Some(mut batch) => {
+                        let mut left: VecDeque<usize> = batch.iter().copied().collect();
+                        while let Some(item) = left.front().copied()
+                            && (model.is_empty() || model.iter().sum::<usize>() + item <= 40)
+                        {
+                            model.push_back(item);
+                            left.pop_front();
+                        }
+                        prop_assert_eq!(mailbox.push_batch(&mut batch), left.is_empty());
+                        prop_assert_eq!(batch, Vec::from(left));
+                    }
+                    None => {
+                        let mut out = Vec::new();
+                        prop_assert_eq!(mailbox.take_into(&mut out), !model.is_empty());
+                        prop_assert_eq!(out, model.drain(..).collect::<Vec<_>>());
+                    }
+                }
+                prop_assert_eq!(mailbox.weight(), model.iter().sum::<usize>());
+                prop_assert_eq!(mailbox.len(), model.len());
+            }
+        }
+    }
+}
