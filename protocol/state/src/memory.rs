@@ -8,6 +8,8 @@
 //! No clock is read: the adapter knows only the times that callers pass in.
 
 mod acks;
+#[cfg(test)]
+mod bounds;
 mod cache;
 mod dedup;
 mod expiring;

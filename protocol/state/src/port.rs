@@ -8,6 +8,31 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
 
+/// A user is forgotten this long after the last sign of life, where nobody sweeps: a lost gateway's users do not stay for ever.
+pub const PRESENCE_KEPT_MS: u64 = 5 * 60 * 1000;
+/// Pending ACKs of one user; a session's own window is smaller.
+pub const ACKS_PER_USER_MAX: usize = 512;
+/// Entries of one inbox: what a phone pulls in one go after a long night.
+pub const INBOX_ENTRIES_MAX: usize = 500;
+/// Bytes of one inbox, or 16 largest bodies; usual ones are some hundred bytes each.
+pub const INBOX_BYTES_MAX: usize = 1024 * 1024;
+/// Age of an inbox entry: a week away from the phone.
+pub const INBOX_AGE_MAX_MS: u64 = 7 * 24 * 3600 * 1000;
+/// How long after its last message an inbox knows its last id and what it has trimmed: who comes back in the second week is told.
+pub const INBOX_KEPT_MS: u64 = 2 * INBOX_AGE_MAX_MS;
+/// The same, once all is acknowledged. Ids come from clocks, and no two of them differ by this much.
+pub const INBOX_EMPTY_KEPT_MS: u64 = 10 * 60 * 1000;
+/// Entries of one room's log: what a returning viewer could want to scroll through.
+pub const ROOM_LOG_ENTRIES_MAX: usize = 500;
+/// Bytes of one room's log, or 16 largest bodies.
+pub const ROOM_LOG_BYTES_MAX: usize = 1024 * 1024;
+/// Age of a log entry: nobody reads an hour-old line of a live room.
+pub const ROOM_LOG_AGE_MAX_MS: u64 = 3600 * 1000;
+/// How long after its last entry a log knows its last `seq` and what it has trimmed. As long as the member list.
+pub const ROOM_LOG_KEPT_MS: u64 = 12 * 3600 * 1000;
+/// A member list that nobody joins or leaves for so long is of a room that was never closed properly.
+pub const MEMBERS_KEPT_MS: u64 = 12 * 3600 * 1000;
+
 /// Result of every call.
 pub type Result<T> = std::result::Result<T, StateError>;
 
@@ -25,7 +50,7 @@ pub trait Tokens: Send + Sync {
 /// Signs of life: `imOnlineZset:{appId}:{userId % 10000}`.
 #[async_trait]
 pub trait Presence: Send + Sync {
-    /// The users were alive at `now_ms`. A later sign is never replaced by an earlier one.
+    /// The users were alive at `now_ms`. A later sign is never replaced by an earlier one. Kept for [`PRESENCE_KEPT_MS`].
     async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()>;
     /// The users have gone.
     async fn remove(&self, users: &[(AppId, UserId)]) -> Result<()>;
@@ -53,13 +78,14 @@ pub trait Routes: Send + Sync {
 /// Deliveries that wait for an ACK: `imAckMap:{appId}:{userId % 100}`.
 #[async_trait]
 pub trait Acks: Send + Sync {
-    /// Stores or replaces, by user and message. Of a user with too many, those due soonest give way.
+    /// Stores or replaces, by user and message. Beyond [`ACKS_PER_USER_MAX`], a user's entries due soonest give way.
     async fn record(&self, pending: &[PendingAck]) -> Result<()>;
     /// Removes; what is not there is no error.
     async fn remove(&self, acked: &[(AppId, UserId, String)]) -> Result<()>;
     /// What a user has not acknowledged.
     async fn pending(&self, app: AppId, user: UserId) -> Result<Vec<PendingAck>>;
-    /// Drops at most `limit` entries due before `before_ms` and gives them: no field lives for ever.
+    /// Drops at most `limit` entries due before `before_ms` and gives them: no field lives for ever. Like [`Presence::sweep`], a call
+    /// may look at a part only.
     async fn expire(&self, before_ms: u64, limit: usize) -> Result<Vec<PendingAck>>;
 }
 
@@ -71,7 +97,8 @@ pub trait Inbox: Send + Sync {
     /// appending. `id` has the form `ms-n`, `ms` from the caller's clock. Repeating a call gives the ids of the first and adds
     /// nothing, as long as the entries are there.
     ///
-    /// An inbox keeps the newest entries, up to its bound in count, bytes and age.
+    /// An inbox keeps the newest entries, up to [`INBOX_ENTRIES_MAX`], [`INBOX_BYTES_MAX`] and [`INBOX_AGE_MAX_MS`]. It is forgotten
+    /// [`INBOX_KEPT_MS`] after its last message, or [`INBOX_EMPTY_KEPT_MS`] once all is acknowledged.
     async fn append(&self, app: AppId, users: &[UserId], id: &str, body: Bytes, now_ms: u64) -> Result<Vec<String>>;
     /// At most `limit` entries after `after` (`None`: from the oldest, and then there is no gap). `gap` when something after it was
     /// trimmed; what was acknowledged is no gap.
@@ -83,8 +110,10 @@ pub trait Inbox: Send + Sync {
 /// The last messages of a room: `room:{roomId}:log`.
 #[async_trait]
 pub trait RoomLog: Send + Sync {
-    /// Appends the entries, in the order given, whose `seq` is above every one appended before; passes over the others. Trims to
-    /// the bound in count, bytes and age.
+    /// Appends the entries, in the order given, whose `seq` is above every one appended before; passes over the others.
+    ///
+    /// A log keeps the newest entries, up to [`ROOM_LOG_ENTRIES_MAX`], [`ROOM_LOG_BYTES_MAX`] and [`ROOM_LOG_AGE_MAX_MS`]. It is
+    /// forgotten [`ROOM_LOG_KEPT_MS`] after the last append.
     async fn append(&self, room: RoomId, entries: &[LogEntry], now_ms: u64) -> Result<()>;
     /// At most `limit` entries after `after_seq`, oldest first; `gap` when something after it was trimmed.
     async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>>;
@@ -98,7 +127,7 @@ pub trait RoomLog: Send + Sync {
 #[async_trait]
 pub trait Members: Send + Sync {
     /// Puts members in; already there renews. Gives the count of distinct users after it. A list that nobody joins or leaves for
-    /// 12 h is forgotten.
+    /// [`MEMBERS_KEPT_MS`] is forgotten.
     async fn join(&self, app: AppId, room: RoomId, members: &[Member], now_ms: u64) -> Result<u64>;
     /// Takes members out. Gives the count of distinct users after it.
     async fn leave(&self, app: AppId, room: RoomId, members: &[Member], now_ms: u64) -> Result<u64>;

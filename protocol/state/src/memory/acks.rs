@@ -2,7 +2,7 @@
 //! in the inbox or the room log.
 
 use super::lock;
-use crate::port::{Acks, Result};
+use crate::port::{ACKS_PER_USER_MAX, Acks, Result};
 use crate::types::{AppId, PendingAck, RoomId, StateError, UserId};
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -10,8 +10,6 @@ use std::sync::{Arc, Mutex};
 
 /// Entries in all: only late ACKs are recorded, so this is far above what a process carries. About 250 bytes each.
 const ACKS_MAX: usize = 1_000_000;
-/// Entries of one user. The session's own window of unacknowledged pushes is smaller.
-const ACKS_PER_USER_MAX: usize = 512;
 
 type Owner = (AppId, UserId);
 
@@ -66,22 +64,29 @@ fn pending_ack((app, user): Owner, msg_id: &str, waiting: &Waiting) -> PendingAc
 }
 
 #[derive(Debug)]
-pub(super) struct AckTable(Mutex<Table>);
+pub(super) struct AckTable {
+    table: Mutex<Table>,
+    max: usize,
+}
 
 impl AckTable {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Table::default()))
+        Self::with_max(ACKS_MAX)
+    }
+
+    pub(super) fn with_max(max: usize) -> Self {
+        Self { table: Mutex::new(Table::default()), max }
     }
 }
 
 #[async_trait]
 impl Acks for AckTable {
     async fn record(&self, pending: &[PendingAck]) -> Result<()> {
-        let mut table = lock(&self.0);
-        if table.by_due.len() + pending.len() > ACKS_MAX {
+        let mut table = lock(&self.table);
+        if table.by_due.len() + pending.len() > self.max {
             let new = pending.iter().filter(|ack| !table.contains((ack.app, ack.user), &ack.msg_id)).count();
-            if table.by_due.len() + new > ACKS_MAX {
-                return Err(StateError::Full { what: "acks", limit: ACKS_MAX });
+            if table.by_due.len() + new > self.max {
+                return Err(StateError::Full { what: "acks", limit: self.max });
             }
         }
         for ack in pending {
@@ -91,7 +96,7 @@ impl Acks for AckTable {
     }
 
     async fn remove(&self, acked: &[(AppId, UserId, String)]) -> Result<()> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         for (app, user, msg_id) in acked {
             table.take((*app, *user), msg_id);
         }
@@ -99,7 +104,7 @@ impl Acks for AckTable {
     }
 
     async fn pending(&self, app: AppId, user: UserId) -> Result<Vec<PendingAck>> {
-        let table = lock(&self.0);
+        let table = lock(&self.table);
         let of_user = table.by_user.get(&(app, user)).into_iter().flatten();
         let mut pending: Vec<_> = of_user.map(|(msg_id, waiting)| pending_ack((app, user), msg_id, waiting)).collect();
         pending.sort_by(|a, b| a.due_ms.cmp(&b.due_ms).then_with(|| a.msg_id.cmp(&b.msg_id)));
@@ -107,7 +112,7 @@ impl Acks for AckTable {
     }
 
     async fn expire(&self, before_ms: u64, limit: usize) -> Result<Vec<PendingAck>> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let mut expired = Vec::new();
         while expired.len() < limit {
             let Some((due, owner, msg_id)) = table.by_due.first().cloned() else { break };

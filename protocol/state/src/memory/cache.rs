@@ -19,11 +19,19 @@ struct Table {
 }
 
 #[derive(Debug)]
-pub(super) struct CacheTable(Mutex<Table>);
+pub(super) struct CacheTable {
+    table: Mutex<Table>,
+    values_max: usize,
+    bytes_max: usize,
+}
 
 impl CacheTable {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Table { values: Expiring::new(), bytes: 0 }))
+        Self::with_max(VALUES_MAX, BYTES_MAX)
+    }
+
+    pub(super) fn with_max(values_max: usize, bytes_max: usize) -> Self {
+        Self { table: Mutex::new(Table { values: Expiring::new(), bytes: 0 }), values_max, bytes_max }
     }
 }
 
@@ -38,18 +46,18 @@ impl Table {
 #[async_trait]
 impl Cache for CacheTable {
     async fn get(&self, key: &str, now_ms: u64) -> Result<Option<Bytes>> {
-        Ok(lock(&self.0).values.live(key, now_ms).cloned())
+        Ok(lock(&self.table).values.live(key, now_ms).cloned())
     }
 
     async fn put(&self, key: &str, value: Bytes, now_ms: u64, until_ms: u64) -> Result<()> {
         let value = Bytes::copy_from_slice(&value);
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         table.remove(key);
         let Table { values, bytes } = &mut *table;
         values.sweep(now_ms, 1, |key, value| *bytes -= key.len() + value.len());
         *bytes += key.len() + value.len();
         values.insert(Arc::from(key), value, until_ms);
-        while values.len() > VALUES_MAX || *bytes > BYTES_MAX {
+        while values.len() > self.values_max || *bytes > self.bytes_max {
             let Some((key, value)) = values.evict_soonest() else { break };
             *bytes -= key.len() + value.len();
         }
@@ -57,7 +65,7 @@ impl Cache for CacheTable {
     }
 
     async fn remove(&self, key: &str) -> Result<()> {
-        lock(&self.0).remove(key);
+        lock(&self.table).remove(key);
         Ok(())
     }
 }

@@ -19,11 +19,16 @@ type Fingerprint = (u64, u64);
 pub(super) struct DedupTable {
     keys: [RandomState; 2],
     claims: Mutex<Expiring<Fingerprint, ()>>,
+    max: usize,
 }
 
 impl DedupTable {
     pub(super) fn new() -> Self {
-        Self { keys: [RandomState::new(), RandomState::new()], claims: Mutex::new(Expiring::new()) }
+        Self::with_max(CLAIMS_MAX)
+    }
+
+    pub(super) fn with_max(max: usize) -> Self {
+        Self { keys: [RandomState::new(), RandomState::new()], claims: Mutex::new(Expiring::new()), max }
     }
 
     fn fingerprint(&self, app: AppId, user: UserId, msg_id: &str) -> Fingerprint {
@@ -43,7 +48,7 @@ impl Dedup for DedupTable {
                 return false;
             }
             claims.insert(fingerprint, (), until_ms);
-            if claims.len() > CLAIMS_MAX {
+            if claims.len() > self.max {
                 claims.evict_soonest();
             }
             true

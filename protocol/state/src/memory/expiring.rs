@@ -98,11 +98,9 @@ impl<K: Clone + Eq + Hash, V> Expiring<K, V> {
     pub(crate) fn set_until(&mut self, key: K, until_ms: u64) {
         let Some((_, stamp)) = self.entries.get_mut(&key) else { return };
         let bucket = bucket_of(until_ms);
-        if until_ms >= stamp.until_ms() {
-            // A filing too early is only looked at once more.
+        if bucket >= bucket_of(stamp.until_ms()) {
+            // The filing is not later than the old end. Too early, it is only looked at once more.
             *stamp = Stamp::new(until_ms, stamp.0);
-        } else if stamp.filed_under(bucket) {
-            *stamp = Stamp::new(until_ms, bucket);
         } else {
             *stamp = Stamp::new(until_ms, bucket);
             self.file(bucket, key);
@@ -254,5 +252,15 @@ impl<K: Clone + Eq + Hash, V> Expiring<K, V> {
         if self.entries.capacity() > 4 * self.entries.len() + SHRINK_FROM {
             self.entries.shrink_to(2 * self.entries.len());
         }
+    }
+}
+
+#[cfg(test)]
+impl<K, V> Expiring<K, V> {
+    pub(crate) fn filings(&self) -> usize {
+        self.filings
+    }
+    pub(crate) fn capacity(&self) -> usize {
+        self.entries.capacity()
     }
 }

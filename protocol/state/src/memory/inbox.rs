@@ -3,25 +3,17 @@
 
 use super::expiring::Expiring;
 use super::lock;
-use crate::port::{Inbox, Result};
+use crate::port::{INBOX_AGE_MAX_MS, INBOX_BYTES_MAX, INBOX_EMPTY_KEPT_MS, INBOX_ENTRIES_MAX, INBOX_KEPT_MS, Inbox, Result};
 use crate::types::{AppId, InboxEntry, InboxId, Page, StateError, UserId};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-/// Entries of one inbox: what a phone pulls in one go after a long night. Older ones are trimmed.
-const ENTRIES_MAX: usize = 500;
-/// Age of an entry: a week away from the phone.
-const AGE_MAX_MS: u64 = 7 * 24 * 3600 * 1000;
-/// Bytes of one inbox, or 16 largest bodies; usual ones are some hundred bytes each. Older ones are trimmed.
-const INBOX_BYTES_MAX: usize = 1024 * 1024;
 /// Inboxes in all. About 200 bytes each when empty, and 80 per entry beside its body.
 const INBOXES_MAX: usize = 1_000_000;
 /// Bytes in all: what an embedded process can spare.
 const BYTES_MAX: usize = 512 * 1024 * 1024;
-/// How long an empty inbox remembers its last id, so that ids rise: ids come from clocks, and no two clocks differ by this much.
-const EMPTY_KEPT_MS: u64 = 10 * 60 * 1000;
 
 #[derive(Debug)]
 struct Stored {
@@ -52,18 +44,14 @@ impl UserInbox {
 
     fn trim(&mut self, now_ms: u64) {
         while let Some(oldest) = self.entries.front() {
-            let fits = self.entries.len() <= ENTRIES_MAX && self.bytes <= INBOX_BYTES_MAX;
-            if fits && now_ms.saturating_sub(oldest.at_ms) < AGE_MAX_MS {
+            let fits = self.entries.len() <= INBOX_ENTRIES_MAX && self.bytes <= INBOX_BYTES_MAX;
+            if fits && now_ms.saturating_sub(oldest.at_ms) < INBOX_AGE_MAX_MS {
                 return;
             }
             self.bytes -= oldest.body.len();
             self.trimmed_to = Some(oldest.id);
             self.entries.pop_front();
         }
-    }
-
-    fn until_ms(&self) -> u64 {
-        self.appended_ms.saturating_add(if self.entries.is_empty() { EMPTY_KEPT_MS } else { AGE_MAX_MS })
     }
 }
 
@@ -79,7 +67,17 @@ impl Table {
         self.inboxes.sweep(now_ms, adding, |_, inbox| *bytes -= inbox.bytes);
     }
 
+    /// An inbox whose time is over is not there, whether the sweep has come by or not.
+    fn forget_ended(&mut self, owner: (AppId, UserId), now_ms: u64) {
+        if self.inboxes.live(&owner, now_ms).is_none()
+            && let Some(inbox) = self.inboxes.remove(&owner)
+        {
+            self.bytes -= inbox.bytes;
+        }
+    }
+
     fn append(&mut self, owner: (AppId, UserId), asked: InboxId, body: &Bytes, now_ms: u64) -> Result<InboxId> {
+        self.forget_ended(owner, now_ms);
         if let Some(inbox) = self.inboxes.stored_mut(&owner) {
             if let Some(id) = inbox.repeated(asked, body) {
                 return Ok(id);
@@ -92,25 +90,32 @@ impl Table {
             inbox.appended_ms = inbox.appended_ms.max(now_ms);
             inbox.trim(now_ms);
             self.bytes = self.bytes - before + inbox.bytes;
-            let until_ms = inbox.until_ms();
+            let until_ms = inbox.appended_ms.saturating_add(INBOX_KEPT_MS);
             self.inboxes.set_until(owner, until_ms);
             return Ok(id);
         }
         let entries = VecDeque::from([Stored { id: asked, asked, at_ms: now_ms, body: body.clone() }]);
         let inbox = UserInbox { entries, last: asked, appended_ms: now_ms, trimmed_to: None, bytes: body.len() };
         self.bytes += inbox.bytes;
-        let until_ms = inbox.until_ms();
-        self.inboxes.insert(owner, inbox, until_ms);
+        self.inboxes.insert(owner, inbox, now_ms.saturating_add(INBOX_KEPT_MS));
         Ok(asked)
     }
 }
 
 #[derive(Debug)]
-pub(super) struct InboxTable(Mutex<Table>);
+pub(super) struct InboxTable {
+    table: Mutex<Table>,
+    inboxes_max: usize,
+    bytes_max: usize,
+}
 
 impl InboxTable {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Table { inboxes: Expiring::new(), bytes: 0 }))
+        Self::with_max(INBOXES_MAX, BYTES_MAX)
+    }
+
+    pub(super) fn with_max(inboxes_max: usize, bytes_max: usize) -> Self {
+        Self { table: Mutex::new(Table { inboxes: Expiring::new(), bytes: 0 }), inboxes_max, bytes_max }
     }
 }
 
@@ -120,23 +125,24 @@ impl Inbox for InboxTable {
         let asked = InboxId::parse(id).ok_or(StateError::Malformed { what: "inbox id" })?;
         // A copy of its own: the body may be a slice of a read buffer a hundred times its size.
         let body = Bytes::copy_from_slice(&body);
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         table.sweep(now_ms, users.len());
-        if table.inboxes.len() + users.len() > INBOXES_MAX {
+        if table.inboxes.len() + users.len() > self.inboxes_max {
             let new = users.iter().filter(|user| table.inboxes.stored(&(app, **user)).is_none()).count();
-            if table.inboxes.len() + new > INBOXES_MAX {
-                return Err(StateError::Full { what: "inboxes", limit: INBOXES_MAX });
+            if table.inboxes.len() + new > self.inboxes_max {
+                return Err(StateError::Full { what: "inboxes", limit: self.inboxes_max });
             }
         }
-        if table.bytes + users.len() * body.len() > BYTES_MAX {
-            return Err(StateError::Full { what: "inbox bytes", limit: BYTES_MAX });
+        if table.bytes + users.len() * body.len() > self.bytes_max {
+            return Err(StateError::Full { what: "inbox bytes", limit: self.bytes_max });
         }
         users.iter().map(|user| Ok(table.append((app, *user), asked, &body, now_ms)?.to_string())).collect()
     }
 
     async fn read(&self, app: AppId, user: UserId, after: Option<&str>, limit: usize, now_ms: u64) -> Result<Page<InboxEntry>> {
         let after = after.map(|id| InboxId::parse(id).ok_or(StateError::Malformed { what: "inbox id" })).transpose()?;
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
+        table.forget_ended((app, user), now_ms);
         let Some(inbox) = table.inboxes.stored_mut(&(app, user)) else { return Ok(Page::default()) };
         let before = inbox.bytes;
         inbox.trim(now_ms);
@@ -154,16 +160,18 @@ impl Inbox for InboxTable {
     }
 
     async fn ack(&self, acked: &[(AppId, UserId, String)]) -> Result<()> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         for (app, user, id) in acked {
             let owner = (*app, *user);
             let (Some(id), Some(inbox)) = (InboxId::parse(id), table.inboxes.stored_mut(&owner)) else { continue };
             let Ok(place) = inbox.entries.binary_search_by(|stored| stored.id.cmp(&id)) else { continue };
             let stored = inbox.entries.remove(place).expect("found a line ago");
             inbox.bytes -= stored.body.len();
-            let until_ms = inbox.until_ms();
+            let empty_until_ms = inbox.entries.is_empty().then(|| inbox.appended_ms.saturating_add(INBOX_EMPTY_KEPT_MS));
             table.bytes -= stored.body.len();
-            table.inboxes.set_until(owner, until_ms);
+            if let Some(until_ms) = empty_until_ms {
+                table.inboxes.set_until(owner, until_ms);
+            }
         }
         Ok(())
     }

@@ -27,18 +27,25 @@ struct Table {
 }
 
 #[derive(Debug)]
-pub(super) struct LeaseTable(Mutex<Table>);
+pub(super) struct LeaseTable {
+    table: Mutex<Table>,
+    max: usize,
+}
 
 impl LeaseTable {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Table { claims: Expiring::new(), epoch_floor: 0 }))
+        Self::with_max(LEASES_MAX)
+    }
+
+    pub(super) fn with_max(max: usize) -> Self {
+        Self { table: Mutex::new(Table { claims: Expiring::new(), epoch_floor: 0 }), max }
     }
 }
 
 #[async_trait]
 impl Leases for LeaseTable {
     async fn acquire(&self, name: &str, holder: &str, now_ms: u64, until_ms: u64) -> Result<Lease> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let Table { claims, epoch_floor } = &mut *table;
         claims.sweep(now_ms, 1, |_, claim| *epoch_floor = (*epoch_floor).max(claim.epoch));
         let epoch = match claims.stored(name) {
@@ -49,7 +56,7 @@ impl Leases for LeaseTable {
                 Some(same) if same == holder && now_ms < claim.until_ms => claim.epoch,
                 Some(_) | None => claim.epoch + 1,
             },
-            None if claims.len() >= LEASES_MAX => return Err(StateError::Full { what: "leases", limit: LEASES_MAX }),
+            None if claims.len() >= self.max => return Err(StateError::Full { what: "leases", limit: self.max }),
             None => *epoch_floor + 1,
         };
         let claim = Claim { holder: Some(holder.to_owned()), epoch, until_ms };
@@ -58,7 +65,7 @@ impl Leases for LeaseTable {
     }
 
     async fn release(&self, name: &str, holder: &str, epoch: u64) -> Result<()> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         if let Some(claim) = table.claims.stored_mut(name)
             && claim.epoch == epoch
             && claim.holder.as_deref() == Some(holder)

@@ -4,35 +4,38 @@
 
 use super::Sharded;
 use super::expiring::Expiring;
-use crate::port::{Presence, Result};
+use crate::port::{PRESENCE_KEPT_MS, Presence, Result};
 use crate::types::{AppId, StateError, UserId};
 use async_trait::async_trait;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Users with a sign of life: ten gateways' worth of connections. About 70 MB.
 const USERS_MAX: usize = 1_000_000;
-/// Without anyone calling the sweep, a user is forgotten this long after the last sign, as the Redis key is.
-const FORGOTTEN_AFTER_MS: u64 = 5 * 60 * 1000;
 
 #[derive(Debug)]
 pub(super) struct PresenceTable {
     shards: Sharded<Expiring<(AppId, UserId), ()>>,
     users: AtomicUsize,
+    max: usize,
 }
 
 impl PresenceTable {
     pub(super) fn new() -> Self {
-        Self { shards: Sharded::new(Expiring::new), users: AtomicUsize::new(0) }
+        Self::with_max(USERS_MAX)
+    }
+
+    pub(super) fn with_max(max: usize) -> Self {
+        Self { shards: Sharded::new(Expiring::new), users: AtomicUsize::new(0), max }
     }
 }
 
 #[async_trait]
 impl Presence for PresenceTable {
     async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()> {
-        if self.users.load(Ordering::Relaxed) + users.len() > USERS_MAX {
+        if self.users.load(Ordering::Relaxed) + users.len() > self.max {
             let known = users.iter().filter(|(app, user)| self.shards.of(*app, *user).stored(&(*app, *user)).is_some()).count();
-            if self.users.load(Ordering::Relaxed) + users.len() - known > USERS_MAX {
-                return Err(StateError::Full { what: "presence", limit: USERS_MAX });
+            if self.users.load(Ordering::Relaxed) + users.len() - known > self.max {
+                return Err(StateError::Full { what: "presence", limit: self.max });
             }
         }
         for &(app, user) in users {
@@ -44,7 +47,7 @@ impl Presence for PresenceTable {
             }
             let mut after = shard.len();
             self.users.fetch_add(after - before, Ordering::Relaxed);
-            shard.sweep_for(now_ms.saturating_sub(FORGOTTEN_AFTER_MS), 1);
+            shard.sweep_for(now_ms.saturating_sub(PRESENCE_KEPT_MS), 1);
             after -= shard.len();
             self.users.fetch_sub(after, Ordering::Relaxed);
         }

@@ -11,11 +11,18 @@ use std::sync::{Arc, Mutex};
 const WINDOWS_MAX: usize = 1_000_000;
 
 #[derive(Debug)]
-pub(super) struct RateWindowTable(Mutex<Expiring<Arc<str>, u32>>);
+pub(super) struct RateWindowTable {
+    windows: Mutex<Expiring<Arc<str>, u32>>,
+    max: usize,
+}
 
 impl RateWindowTable {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Expiring::new()))
+        Self::with_max(WINDOWS_MAX)
+    }
+
+    pub(super) fn with_max(max: usize) -> Self {
+        Self { windows: Mutex::new(Expiring::new()), max }
     }
 }
 
@@ -34,9 +41,6 @@ fn hit(table: &mut Expiring<Arc<str>, u32>, hit: &WindowHit, now_ms: u64) -> Win
         }
         Some(_) | None => {
             table.insert(Arc::from(hit.key.as_str()), 1, until_max_ms);
-            if table.len() > WINDOWS_MAX {
-                table.evict_soonest();
-            }
         }
     }
     WindowVerdict::Allowed
@@ -45,8 +49,15 @@ fn hit(table: &mut Expiring<Arc<str>, u32>, hit: &WindowHit, now_ms: u64) -> Win
 #[async_trait]
 impl RateWindows for RateWindowTable {
     async fn hit(&self, hits: &[WindowHit], now_ms: u64) -> Result<Vec<WindowVerdict>> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.windows);
         table.sweep_for(now_ms, hits.len());
-        Ok(hits.iter().map(|one| hit(&mut table, one, now_ms)).collect())
+        let count = |one| {
+            let verdict = hit(&mut table, one, now_ms);
+            if table.len() > self.max {
+                table.evict_soonest();
+            }
+            verdict
+        };
+        Ok(hits.iter().map(count).collect())
     }
 }

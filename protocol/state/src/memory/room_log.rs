@@ -2,21 +2,13 @@
 
 use super::expiring::Expiring;
 use super::lock;
-use crate::port::{Result, RoomLog};
+use crate::port::{ROOM_LOG_AGE_MAX_MS, ROOM_LOG_BYTES_MAX, ROOM_LOG_ENTRIES_MAX, ROOM_LOG_KEPT_MS, Result, RoomLog};
 use crate::types::{LogEntry, Page, RoomId};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 
-/// Entries of one log: what a returning viewer could want to scroll through.
-const ENTRIES_MAX: usize = 500;
-/// Age of an entry: nobody reads an hour-old line of a live room.
-const AGE_MAX_MS: u64 = 3600 * 1000;
-/// Bytes of one log, or 16 largest bodies.
-const LOG_BYTES_MAX: usize = 1024 * 1024;
-/// How long after its last entry a log, by then empty, still knows what it has trimmed. As long as the member list.
-const LOG_KEPT_MS: u64 = 12 * 3600 * 1000;
 /// Logs in all; the quietest gives way.
 const LOGS_MAX: usize = 100_000;
 /// Bytes of all logs; the quietest give way.
@@ -33,8 +25,8 @@ struct Log {
 impl Log {
     fn trim(&mut self, now_ms: u64) {
         while let Some((at_ms, oldest)) = self.entries.front() {
-            let fits = self.entries.len() <= ENTRIES_MAX && self.bytes <= LOG_BYTES_MAX;
-            if fits && now_ms.saturating_sub(*at_ms) < AGE_MAX_MS {
+            let fits = self.entries.len() <= ROOM_LOG_ENTRIES_MAX && self.bytes <= ROOM_LOG_BYTES_MAX;
+            if fits && now_ms.saturating_sub(*at_ms) < ROOM_LOG_AGE_MAX_MS {
                 return;
             }
             self.bytes -= oldest.body.len();
@@ -55,6 +47,7 @@ struct Table {
 impl Table {
     /// The log as it stands at `now_ms`, aged entries gone.
     fn log(&mut self, room: RoomId, now_ms: u64) -> Option<&Log> {
+        self.logs.live(&room, now_ms)?;
         let log = self.logs.stored_mut(&room)?;
         let before = log.bytes;
         log.trim(now_ms);
@@ -62,9 +55,9 @@ impl Table {
         Some(log)
     }
 
-    fn make_room(&mut self) {
+    fn make_room(&mut self, logs_max: usize, bytes_max: usize) {
         // The last log stays: it is bounded by itself.
-        while self.logs.len() > 1 && (self.logs.len() > LOGS_MAX || self.bytes > BYTES_MAX) {
+        while self.logs.len() > 1 && (self.logs.len() > logs_max || self.bytes > bytes_max) {
             let Some((_, log)) = self.logs.evict_soonest() else { return };
             self.bytes -= log.bytes;
             self.evicted_to = self.evicted_to.max(Some(log.last_seq));
@@ -73,25 +66,34 @@ impl Table {
 }
 
 #[derive(Debug)]
-pub(super) struct RoomLogTable(Mutex<Table>);
+pub(super) struct RoomLogTable {
+    table: Mutex<Table>,
+    logs_max: usize,
+    bytes_max: usize,
+}
 
 impl RoomLogTable {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Table { logs: Expiring::new(), bytes: 0, evicted_to: None }))
+        Self::with_max(LOGS_MAX, BYTES_MAX)
+    }
+
+    pub(super) fn with_max(logs_max: usize, bytes_max: usize) -> Self {
+        Self { table: Mutex::new(Table { logs: Expiring::new(), bytes: 0, evicted_to: None }), logs_max, bytes_max }
     }
 }
 
 #[async_trait]
 impl RoomLog for RoomLogTable {
     async fn append(&self, room: RoomId, entries: &[LogEntry], now_ms: u64) -> Result<()> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let Table { logs, bytes, .. } = &mut *table;
         logs.sweep(now_ms, 1, |_, log| *bytes -= log.bytes);
         if entries.is_empty() {
             return Ok(());
         }
-        let until_ms = now_ms.saturating_add(LOG_KEPT_MS);
-        if logs.stored(&room).is_none() {
+        let until_ms = now_ms.saturating_add(ROOM_LOG_KEPT_MS);
+        if logs.live(&room, now_ms).is_none() {
+            *bytes -= logs.remove(&room).map_or(0, |ended| ended.bytes);
             logs.insert(room, Log { entries: VecDeque::new(), last_seq: i64::MIN, trimmed_to: None, bytes: 0 }, until_ms);
         }
         let log = logs.stored_mut(&room).expect("put in a line ago");
@@ -108,12 +110,12 @@ impl RoomLog for RoomLogTable {
         log.trim(now_ms);
         *bytes = *bytes - before + log.bytes;
         logs.set_until(room, until_ms);
-        table.make_room();
+        table.make_room(self.logs_max, self.bytes_max);
         Ok(())
     }
 
     async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let evicted_to = table.evicted_to;
         let Some(log) = table.log(room, now_ms) else {
             return Ok(Page { gap: evicted_to.is_some_and(|evicted| evicted > after_seq), ..Page::default() });
@@ -128,13 +130,13 @@ impl RoomLog for RoomLogTable {
     }
 
     async fn last(&self, room: RoomId, limit: usize, now_ms: u64) -> Result<Vec<LogEntry>> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         let Some(log) = table.log(room, now_ms) else { return Ok(Vec::new()) };
         Ok(log.entries.iter().skip(log.entries.len().saturating_sub(limit)).map(|(_, entry)| entry.clone()).collect())
     }
 
     async fn remove(&self, room: RoomId) -> Result<()> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.table);
         if let Some(log) = table.logs.remove(&room) {
             table.bytes -= log.bytes;
         }

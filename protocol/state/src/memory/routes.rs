@@ -84,21 +84,26 @@ impl Shard {
 pub(super) struct RouteTable {
     shards: Sharded<Shard>,
     bound: AtomicUsize,
+    max: usize,
 }
 
 impl RouteTable {
     pub(super) fn new() -> Self {
-        Self { shards: Sharded::new(|| Shard { bound: Expiring::new(), homes: Vec::new() }), bound: AtomicUsize::new(0) }
+        Self::with_max(ROUTES_MAX)
+    }
+
+    pub(super) fn with_max(max: usize) -> Self {
+        Self { shards: Sharded::new(|| Shard { bound: Expiring::new(), homes: Vec::new() }), bound: AtomicUsize::new(0), max }
     }
 }
 
 #[async_trait]
 impl Routes for RouteTable {
     async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Option<Route>>> {
-        if self.bound.load(Ordering::Relaxed) + routes.len() > ROUTES_MAX {
+        if self.bound.load(Ordering::Relaxed) + routes.len() > self.max {
             let known = routes.iter().filter(|route| self.shards.of(route.app, route.user).bound.stored(&Key::of(route)).is_some()).count();
-            if self.bound.load(Ordering::Relaxed) + routes.len() - known > ROUTES_MAX {
-                return Err(StateError::Full { what: "routes", limit: ROUTES_MAX });
+            if self.bound.load(Ordering::Relaxed) + routes.len() - known > self.max {
+                return Err(StateError::Full { what: "routes", limit: self.max });
             }
         }
         let mut before = Vec::with_capacity(routes.len());

@@ -11,33 +11,40 @@ use std::sync::{Arc, Mutex};
 const TOKENS_MAX: usize = 1_000_000;
 
 #[derive(Debug)]
-pub(super) struct TokenTable(Mutex<Expiring<Arc<str>, TokenOwner>>);
+pub(super) struct TokenTable {
+    tokens: Mutex<Expiring<Arc<str>, TokenOwner>>,
+    max: usize,
+}
 
 impl TokenTable {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Expiring::new()))
+        Self::with_max(TOKENS_MAX)
+    }
+
+    pub(super) fn with_max(max: usize) -> Self {
+        Self { tokens: Mutex::new(Expiring::new()), max }
     }
 }
 
 #[async_trait]
 impl Tokens for TokenTable {
     async fn issue(&self, token: &str, owner: TokenOwner, now_ms: u64, until_ms: u64) -> Result<()> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.tokens);
         table.sweep_for(now_ms, 1);
-        if table.len() >= TOKENS_MAX && table.stored(token).is_none() {
-            return Err(StateError::Full { what: "tokens", limit: TOKENS_MAX });
+        if table.len() >= self.max && table.stored(token).is_none() {
+            return Err(StateError::Full { what: "tokens", limit: self.max });
         }
         table.insert(Arc::from(token), owner, until_ms);
         Ok(())
     }
 
     async fn resolve(&self, tokens: &[String], now_ms: u64) -> Result<Vec<Option<TokenOwner>>> {
-        let table = lock(&self.0);
+        let table = lock(&self.tokens);
         Ok(tokens.iter().map(|token| table.live(token.as_str(), now_ms).copied()).collect())
     }
 
     async fn revoke(&self, tokens: &[String]) -> Result<()> {
-        let mut table = lock(&self.0);
+        let mut table = lock(&self.tokens);
         for token in tokens {
             table.remove(token.as_str());
         }
