@@ -8,8 +8,10 @@
 mod core;
 mod error;
 pub mod handle;
+pub mod http;
 pub mod ledger;
 pub mod services;
 
 pub use error::Refusal;
 pub use handle::Handle;
+pub use http::{HttpConfig, HttpError, HttpParts, HttpServer};

@@ -5,7 +5,7 @@
 
 use super::{Ledger, away};
 use crate::services::ports::{RecordError, Result, RoomKind};
-use billfish_state::{AppId, UserId};
+use billfish_state::{AppId, RoomId, UserId};
 
 /// The stream of an anchor: a row of `t_stream`.
 #[derive(Clone, PartialEq, Eq)]
@@ -35,6 +35,7 @@ impl std::fmt::Debug for StreamRecord {
 const PUT: &str =
     "REPLACE INTO t_stream (app_id, anchor_id, stream_key, type, room_name, cover_img, publisher) VALUES (?, ?, ?, ?, ?, ?, ?)";
 const READ: &str = "SELECT stream_key, type, room_name, cover_img, publisher FROM t_stream WHERE app_id = ? AND anchor_id = ?";
+const LIVE_ROOM_OF_ANCHOR: &str = "SELECT id FROM t_living_room WHERE app_id = ? AND anchor_id = ?";
 const SET_PUBLISHER: &str = "UPDATE t_stream SET publisher = ? WHERE app_id = ? AND anchor_id = ?";
 const END_PUBLISHER: &str = "UPDATE t_stream SET publisher = '' WHERE app_id = ? AND anchor_id = ? AND publisher = ?";
 
@@ -71,6 +72,20 @@ impl Ledger {
             Ok(StreamRecord { app, anchor, key, kind, name, cover, publisher })
         })
         .transpose()
+    }
+
+    /// The live room of an anchor.
+    ///
+    /// # Errors
+    /// When the file does not answer.
+    pub async fn live_room_of(&self, app: AppId, anchor: UserId) -> Result<Option<RoomId>> {
+        let row: Option<(i64,)> = sqlx::query_as(LIVE_ROOM_OF_ANCHOR)
+            .bind(app.0)
+            .bind(anchor.0)
+            .fetch_optional(&self.readers)
+            .await
+            .map_err(away("reading the room of an anchor"))?;
+        Ok(row.map(|(id,)| RoomId(id)))
     }
 
     /// This connection publishes now.

@@ -1,0 +1,293 @@
+//! Repeated POSTs: the same key gives the first answer.
+//!
+//! - The key is the header `Idempotency-Key` or the field `uuid` of the body; it stands for one method and path.
+//! - Once begun, a call with a key runs to its end, also when its caller has hung up; whoever repeats it waits for that end.
+//! - A success is kept and given again; a failure changed nothing and is not kept, so that a repetition is a new attempt.
+//! - Across routers the claim in the shared state decides; within one, callers queue up behind the first.
+//!
+//! What is kept is bounded by the cache, and lives for a day. What was paid for does not rest on this: the ledger has keys of its own.
+
+use super::problem::{Problem, ProblemCode, Result};
+use crate::Refusal;
+use axum::{
+    body::{Body, Bytes, to_bytes},
+    extract::{FromRequest, Request, State as Part},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use billfish_state::{AppId, Cache, Dedup, State, UserId};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+use tokio_util::task::TaskTracker;
+
+/// Longest key.
+const KEY_BYTES_MAX: usize = 64;
+/// Longest answer that is kept. Ours are under 1 KiB; a page of something long is not the answer to a POST.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// How much longer than a call a claim lives: the answer has to be stored before it ends.
+const CLAIM_MARGIN: Duration = Duration::from_secs(5);
+/// Claims of the API stand beside those of users, under a user that cannot exist.
+const NOBODY: (AppId, UserId) = (AppId(0), UserId(0));
+
+static HEADER: HeaderName = HeaderName::from_static("idempotency-key");
+static REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// The answers already given.
+#[derive(Clone)]
+pub(super) struct Repeats {
+    cache: Arc<dyn Cache>,
+    dedup: Arc<dyn Dedup>,
+    life: Duration,
+    call_timeout: Duration,
+    /// Callers of one key, in line. An entry lives as long as one of them does.
+    lines: Arc<Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>>,
+    running: TaskTracker,
+}
+
+/// An answer as the cache keeps it.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    request: String,
+    status: u16,
+    location: Option<String>,
+    content_type: Option<String>,
+    body: String,
+}
+
+impl Repeats {
+    pub(super) fn new(state: &State, life: Duration, call_timeout: Duration, running: TaskTracker) -> Self {
+        let (cache, dedup) = (Arc::clone(&state.cache), Arc::clone(&state.dedup));
+        Self { cache, dedup, life, call_timeout, lines: Arc::default(), running }
+    }
+}
+
+/// Lets the first call with a key through, and answers the others with what it got.
+pub(super) async fn answer_repeats(Part(repeats): Part<Repeats>, request: Request, next: Next) -> Response {
+    if request.method() != Method::POST {
+        return next.run(request).await;
+    }
+    match repeats.once(request, next).await {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+impl Repeats {
+    async fn once(self, request: Request, next: Next) -> Result<Response> {
+        let (head, body) = request.into_parts();
+        let body = Bytes::from_request(Request::from_parts(head.clone(), body), &()).await.map_err(super::input::body_refused)?;
+        let key = key_of(&head.headers, &body)?;
+        let name = key.map(|key| format!("http:{:032x}", fingerprint(format!("{}\n{key}", head.uri.path()).as_bytes())));
+        let request_print = format!("{:032x}", fingerprint(&canonical(&body)));
+        let request = Request::from_parts(head, Body::from(body));
+        let Some(name) = name else { return Ok(next.run(request).await) };
+
+        let running = self.running.clone();
+        let call = async move {
+            let line = self.line(&name);
+            let _turn = line.lock().await;
+            self.first_or_kept(name, request_print, request, next).await
+        };
+        // A task of its own, so that a caller who hangs up does not stop it half way; the server waits for it when it stops.
+        match running.spawn(call).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "an HTTP call did not come to its end");
+                Err(Problem::internal())
+            }
+        }
+    }
+
+    async fn first_or_kept(&self, name: String, request_print: String, request: Request, next: Next) -> Result<Response> {
+        if let Some(response) = self.kept(&name, &request_print).await? {
+            return Ok(response);
+        }
+        let names = [name];
+        let now = now_ms();
+        let until = now + millis(self.call_timeout + CLAIM_MARGIN);
+        let claimed = self.dedup.claim(NOBODY.0, NOBODY.1, &names, now, until).await.map_err(Refusal::from)?;
+        if claimed.first() != Some(&true) {
+            return Err(Problem::new(
+                ProblemCode::InProgress,
+                "a call with this key is under way, or was cut off; repeat it a little later",
+            )
+            .retry_after(1_000));
+        }
+        // Another router may have finished between the look and the claim.
+        if let Some(response) = self.kept(&names[0], &request_print).await? {
+            self.release(&names).await;
+            return Ok(response);
+        }
+        let response = match tokio::time::timeout(self.call_timeout, next.run(request)).await {
+            Ok(response) => response,
+            // The claim stays until it runs out: what was begun may still be carried out.
+            Err(_) => return Err(Problem::timed_out()),
+        };
+        if !response.status().is_success() {
+            self.release(&names).await;
+            return Ok(response);
+        }
+        let (response, kept) = keep(response, request_print).await?;
+        let now = now_ms();
+        match self.cache.put(&names[0], kept, now, now + millis(self.life)).await {
+            Ok(()) => self.release(&names).await,
+            // The claim stays, and guards for as long as it lives.
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the answer to a call with a key was not kept"),
+        }
+        Ok(response)
+    }
+
+    /// The answer given before; a problem when the key was used for something else.
+    async fn kept(&self, name: &str, request_print: &str) -> Result<Option<Response>> {
+        let Some(bytes) = self.cache.get(name, now_ms()).await.map_err(Refusal::from)? else { return Ok(None) };
+        let Ok(kept) = serde_json::from_slice::<Kept>(&bytes) else {
+            tracing::error!("a kept answer cannot be read");
+            return Err(Problem::internal());
+        };
+        if kept.request != request_print {
+            return Err(Problem::new(ProblemCode::KeyReused, "this key was used for a call with another body; take a new one"));
+        }
+        let status = StatusCode::from_u16(kept.status).map_err(|_| Problem::internal())?;
+        let mut response = (status, kept.body).into_response();
+        let headers = response.headers_mut();
+        headers.remove(header::CONTENT_TYPE);
+        for (name, value) in [(header::CONTENT_TYPE, kept.content_type), (header::LOCATION, kept.location)] {
+            if let Some(value) = value.and_then(|value| HeaderValue::from_str(&value).ok()) {
+                headers.insert(name, value);
+            }
+        }
+        headers.insert(REPLAYED.clone(), HeaderValue::from_static("true"));
+        Ok(Some(response))
+    }
+
+    async fn release(&self, names: &[String]) {
+        if let Err(error) = self.dedup.release(NOBODY.0, NOBODY.1, names).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a claim on a call was not given back; it runs out by itself");
+        }
+    }
+
+    fn line(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(line) = lines.get(name).and_then(Weak::upgrade) {
+            return line;
+        }
+        // As many live ones as calls under way, and connections bound those; the dead go before there are twice as many.
+        if lines.len() == lines.capacity() {
+            lines.retain(|_, line| line.strong_count() > 0);
+        }
+        let line = Arc::default();
+        lines.insert(name.to_owned(), Arc::downgrade(&line));
+        line
+    }
+}
+
+async fn keep(response: Response, request: String) -> Result<(Response, Bytes)> {
+    let (head, body) = response.into_parts();
+    let body = to_bytes(body, ANSWER_BYTES_MAX).await.map_err(|_| Problem::internal())?;
+    let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let kept = Kept {
+        request,
+        status: head.status.as_u16(),
+        location: text(header::LOCATION),
+        content_type: text(header::CONTENT_TYPE),
+        body: String::from_utf8(body.to_vec()).map_err(|_| Problem::internal())?,
+    };
+    let kept = serde_json::to_vec(&kept).map_err(|_| Problem::internal())?;
+    Ok((Response::from_parts(head, Body::from(body)), Bytes::from(kept)))
+}
+
+fn key_of(headers: &HeaderMap, body: &[u8]) -> Result<Option<String>> {
+    /// The rest of the body is read by the handler.
+    #[derive(Deserialize)]
+    struct Key {
+        uuid: Option<String>,
+    }
+    let mut sent = headers.get_all(&HEADER).iter();
+    let header = match (sent.next(), sent.next()) {
+        (None, _) => None,
+        (Some(value), None) => Some(value.to_str().unwrap_or_default().to_owned()),
+        (Some(_), Some(_)) => {
+            return Err(Problem::new(ProblemCode::Malformed, "send one Idempotency-Key, not several").at("Idempotency-Key"));
+        }
+    };
+    // What is no object with a text as uuid is refused by the handler, which says what it wants.
+    let field = serde_json::from_slice::<Key>(body).ok().and_then(|key| key.uuid);
+    let (key, place) = match (header, field) {
+        (Some(header), Some(field)) if header != field => {
+            return Err(
+                Problem::new(ProblemCode::Malformed, "the header Idempotency-Key and the field uuid differ; send one of them").at("uuid")
+            );
+        }
+        (Some(header), _) => (header, "Idempotency-Key"),
+        (None, Some(field)) => (field, "uuid"),
+        (None, None) => return Ok(None),
+    };
+    if key.is_empty() || key.len() > KEY_BYTES_MAX || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Problem::new(ProblemCode::Malformed, format!("must be 1 to {KEY_BYTES_MAX} visible ASCII characters")).at(place));
+    }
+    Ok(Some(key))
+}
+
+/// The body with its keys in order and its spaces gone; what is no JSON, as it is.
+fn canonical(body: &[u8]) -> Vec<u8> {
+    serde_json::from_slice::<serde_json::Value>(body).map_or_else(|_| body.to_vec(), |value| value.to_string().into_bytes())
+}
+
+/// FNV-1a, 128 bits: the same on every router of every version, and two bodies of one caller do not meet by chance.
+fn fingerprint(bytes: &[u8]) -> u128 {
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    bytes.iter().fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
+}
+
+/// The wall clock, for routers must agree on it. One that jumps forgets answers early or late, and does no more harm.
+fn now_ms() -> u64 {
+    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{canonical, fingerprint, key_of};
+    use axum::http::{HeaderMap, HeaderValue};
+
+    #[test]
+    fn fingerprints_are_those_of_the_standard() {
+        assert_eq!(fingerprint(b""), 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d);
+        assert_eq!(fingerprint(b"a"), 0xd228_cb69_6f1a_8caf_7891_2b70_4e4a_8964);
+        assert_eq!(fingerprint(b"foobar"), 0x343e_1662_793c_64bf_6f0d_3597_ba44_6f18);
+    }
+
+    #[test]
+    fn order_and_spaces_make_no_other_body() {
+        assert_eq!(canonical(br#"{"a": 1, "b": [2]}"#), canonical(br#"{"b":[2],"a":1}"#));
+        assert_ne!(canonical(br#"{"a": 1}"#), canonical(br#"{"a": 2}"#));
+    }
+
+    #[test]
+    fn a_key_comes_from_the_header_or_the_body() {
+        let with = |key: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("Idempotency-Key", HeaderValue::from_str(key).unwrap());
+            headers
+        };
+        assert_eq!(key_of(&with("k1"), b"{}").unwrap().as_deref(), Some("k1"));
+        assert_eq!(key_of(&HeaderMap::new(), br#"{"uuid":"k2","other":[1]}"#).unwrap().as_deref(), Some("k2"));
+        assert_eq!(key_of(&with("k3"), br#"{"uuid":"k3"}"#).unwrap().as_deref(), Some("k3"));
+        assert_eq!(key_of(&HeaderMap::new(), b"no json").unwrap(), None);
+        assert!(key_of(&with("k4"), br#"{"uuid":"k5"}"#).is_err());
+        assert!(key_of(&HeaderMap::new(), br#"{"uuid":""}"#).is_err());
+        assert!(key_of(&with(&"k".repeat(65)), b"").is_err());
+        let mut twice = with("k6");
+        twice.append("Idempotency-Key", HeaderValue::from_static("k6"));
+        assert!(key_of(&twice, b"").is_err());
+    }
+}

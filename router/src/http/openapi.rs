@@ -1,0 +1,129 @@
+//! The list of routes, and the OpenAPI document made from it: what is routed is documented, and the other way round.
+
+use super::{
+    api::{Api, im, moderation, rooms, streams, users},
+    problem::Problem,
+};
+use axum::Router;
+use utoipa::{
+    OpenApi as _, ToSchema,
+    openapi::{
+        Components, Content, OpenApi, PathItem, Ref, RefOr, Response, ResponseBuilder, Type,
+        path::{Operation, Parameter, ParameterBuilder, ParameterIn},
+        schema::{ObjectBuilder, Schema},
+        security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+    },
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+/// Name of the API key in the document.
+const API_KEY: &str = "apiKey";
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Billfish",
+        description = "Live-room messaging for a business backend: login tokens, pushes, rooms, moderation, profiles.\n\n\
+            Business routes want `Authorization: Bearer <api key>`. Errors are problem documents (RFC 9457) with a stable `code`. Ids are whole numbers \
+            up to 2^53 - 1; what could be larger travels as text. A repeated POST with the same `uuid` or `Idempotency-Key` gets the first answer. \
+            Unknown fields are refused.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
+    ),
+    tags(
+        (name = "im", description = "Tokens, online, push, kick"),
+        (name = "rooms", description = "Live rooms"),
+        (name = "moderation", description = "Mutes, bans, slow mode, block-lists"),
+        (name = "users", description = "How users are shown"),
+        (name = "streams", description = "Hooks of the media server")
+    )
+)]
+struct Document;
+
+/// The routes that want the API key, those that do not, and their document.
+pub(super) fn routes(api: Api) -> (Router, Router, OpenApi) {
+    let (business, business_document) = business().with_state(api.clone()).split_for_parts();
+    let (open, open_document) = open().with_state(api).split_for_parts();
+    (business, open, document(business_document, open_document))
+}
+
+fn business() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(im::issue_token))
+        .routes(routes!(im::online))
+        .routes(routes!(im::push))
+        .routes(routes!(im::kick))
+        .routes(routes!(rooms::open_room, rooms::list_rooms))
+        .routes(routes!(rooms::room))
+        .routes(routes!(rooms::close_room))
+        .routes(routes!(rooms::members))
+        .routes(routes!(moderation::mute, moderation::unmute))
+        .routes(routes!(moderation::ban, moderation::unban))
+        .routes(routes!(moderation::slow_mode))
+        .routes(routes!(moderation::room_block_words))
+        .routes(routes!(moderation::block_words, moderation::put_block_words, moderation::delete_block_words))
+        .routes(routes!(users::put_user))
+        .routes(routes!(users::users))
+}
+
+fn open() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(streams::on_publish, streams::on_publish_get))
+        .routes(routes!(streams::on_publish_done, streams::on_publish_done_get))
+}
+
+/// What every operation shares is written once, here.
+fn document(mut business: OpenApi, mut open: OpenApi) -> OpenApi {
+    for item in business.paths.paths.values_mut() {
+        for (method, operation) in operations(item) {
+            operation.security = Some(vec![SecurityRequirement::new(API_KEY, Vec::<String>::new())]);
+            operation.responses.responses.insert("default".to_owned(), problem("Any error"));
+            operation.responses.responses.insert("401".to_owned(), problem("No API key, or a wrong one"));
+            if method == "post" {
+                operation.parameters.get_or_insert_default().push(RefOr::T(idempotency_key()));
+            }
+        }
+    }
+    for item in open.paths.paths.values_mut() {
+        for (_, operation) in operations(item) {
+            operation.security = Some(Vec::new());
+            operation.responses.responses.insert("default".to_owned(), problem("Any error"));
+            operation.responses.responses.insert("403".to_owned(), problem("Unknown stream or wrong key"));
+        }
+    }
+    let mut document = Document::openapi();
+    document.info.version = "1".to_owned();
+    document.merge(business);
+    document.merge(open);
+    let components = document.components.get_or_insert_default();
+    add_schema::<Problem>(components);
+    let key = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The API key")).build();
+    components.add_security_scheme(API_KEY, SecurityScheme::Http(key));
+    document
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    [("get", &mut item.get), ("put", &mut item.put), ("post", &mut item.post), ("delete", &mut item.delete)]
+        .into_iter()
+        .filter_map(|(method, operation)| Some((method, operation.as_mut()?)))
+}
+
+fn add_schema<T: ToSchema>(components: &mut Components) {
+    let mut schemas = vec![(T::name().into_owned(), T::schema())];
+    T::schemas(&mut schemas);
+    components.schemas.extend(schemas);
+}
+
+fn problem(description: &str) -> RefOr<Response> {
+    let content = Content::builder().schema(Some(Ref::from_schema_name(Problem::name()))).build();
+    ResponseBuilder::new().description(description).content("application/problem+json", content).build().into()
+}
+
+fn idempotency_key() -> Parameter {
+    let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1)).max_length(Some(64)).build();
+    ParameterBuilder::new()
+        .name("Idempotency-Key")
+        .parameter_in(ParameterIn::Header)
+        .description(Some("Makes the call safe to repeat for a day: the same key gets the first answer. The same as `uuid` in the body."))
+        .schema(Some(Schema::Object(text)))
+        .build()
+}
