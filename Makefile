@@ -18,7 +18,7 @@ lint: ## formatting, clippy, spelling, the arrows between crates and the licence
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	scripts/with-tools typos
-	scripts/with-tools cargo deny --offline check bans licenses sources
+	scripts/with-tools cargo deny --workspace --offline check bans licenses sources
 
 bench: ## criterion benches, then the load scenarios of docs/benchmarks.md
 	scripts/need cc
