@@ -95,6 +95,14 @@ impl Transport {
         }
     }
 
+    /// The socket, to look at its options.
+    #[cfg(test)]
+    pub(crate) fn plain_stream(&mut self) -> &mut mio::net::TcpStream {
+        match self {
+            Self::Plain(plain) => plain.source(),
+        }
+    }
+
     /// Asks the reactor for events, for the first time.
     pub(crate) fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
         match self {

@@ -98,7 +98,7 @@ impl Shard {
         self.stop(&mut poll, &mut events);
     }
 
-    fn turn_once(&mut self, events: &Events) {
+    pub(super) fn turn_once(&mut self, events: &Events) {
         for event in events {
             self.on_event(event);
             self.end_doomed();
@@ -272,7 +272,7 @@ impl Shard {
         self.load.is_busy && !self.config.busy_tick.is_zero()
     }
 
-    fn set_now(&mut self, now: Instant) {
+    pub(super) fn set_now(&mut self, now: Instant) {
         self.now_us = u64::try_from((now - self.epoch).as_micros()).unwrap_or(u64::MAX);
         self.desk.now = Time(self.epoch_ms(now));
     }

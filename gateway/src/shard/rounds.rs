@@ -291,3 +291,190 @@ impl Shard {
 
 /// What a frame has beside `data`: header, field names, ids.
 const FRAME_OVERHEAD_BYTES: usize = 100;
+
+#[cfg(test)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "a test may fail")]
+mod tests {
+    use crate::shard::{
+        Shard, ShardConfig, ShardParts, listeners,
+        message::{Admission, LoginGranted, Origin, ShardCommand, ShardEvent, UpReply},
+    };
+    use billfish_session::{
+        Push,
+        server::{LoginAccepted, ServerConfig, UpCall},
+    };
+    use billfish_state::DeviceKind;
+    use billfish_wire::{Body, Code, Encoding, Reason, frame};
+    use mio::{Events, Poll};
+    use std::{
+        io::{ErrorKind, Read, Write},
+        net::{IpAddr, SocketAddr, TcpStream},
+        sync::Arc,
+        time::{Duration, Instant},
+    };
+
+    struct OpenDoor;
+    impl Admission for OpenDoor {
+        fn accept(&self, _peer: IpAddr) -> Result<(), Reason> {
+            Ok(())
+        }
+        fn logged_in(&self, _peer: IpAddr) {}
+        fn closed(&self, _peer: IpAddr, _was_logged_in: bool) {}
+    }
+
+    /// A shard without a thread: its turns are taken one by one.
+    struct Stepped {
+        shard: Shard,
+        poll: Poll,
+        events: Events,
+        address: SocketAddr,
+    }
+
+    impl Stepped {
+        fn new(config: ShardConfig) -> Self {
+            let listener = listeners("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
+            let address = listener.local_addr().unwrap();
+            let session = Arc::new(ServerConfig::default());
+            let parts = ShardParts { index: 0, listener, config, session, admission: Arc::new(OpenDoor), epoch: Instant::now() };
+            let (shard, poll) = Shard::build(parts).unwrap();
+            Self { shard, poll, events: Events::with_capacity(64), address }
+        }
+
+        fn step(&mut self) {
+            self.poll.poll(&mut self.events, Some(Duration::from_millis(1))).unwrap();
+            self.shard.set_now(Instant::now());
+            self.shard.turn_once(&self.events);
+        }
+
+        fn member(&mut self, user_id: i64, room_id: i64) -> TcpStream {
+            let mut client = TcpStream::connect(self.address).unwrap();
+            client.set_nonblocking(true).unwrap();
+            let login = Body { app_id: Some(10_001), user_id: Some(user_id), token: Some("t".into()), ..Body::default() };
+            client.write_all(&frame::encode(Encoding::Json, Code::Login, &login)).unwrap();
+            client.write_all(&frame::encode(Encoding::Json, Code::Join, &Body { room_id: Some(room_id), ..Body::default() })).unwrap();
+            let members = |shard: &mut Shard| shard.desk.rooms.get_mut(room_id).map_or(0, |room| room.members.len());
+            let before = members(&mut self.shard);
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while members(&mut self.shard) == before {
+                assert!(Instant::now() < deadline, "the member did not get in");
+                self.step();
+                self.answer();
+            }
+            drain(&mut client);
+            client
+        }
+
+        /// As control would.
+        fn answer(&self) {
+            let mut batch = Vec::new();
+            self.shard.events.take_into(&mut batch);
+            for event in batch {
+                let command = match event {
+                    ShardEvent::Login { key, request, .. } => {
+                        let origin = Origin { app_id: 10_001, user_id: request.user_id, device: DeviceKind::Other, session: 1 };
+                        let accepted = LoginAccepted { session_id: "1".into(), node: "t".into(), server_time_ms: 0 };
+                        ShardCommand::LoginVerdict { key, verdict: Ok(LoginGranted { accepted, origin }) }
+                    }
+                    ShardEvent::Up { key, origin, request, call } => {
+                        let UpCall::Join { room_id, .. } = *call else { continue };
+                        let reply = UpReply::Joined { origin, room_id, seq: 0, data: String::new(), audience: 0 };
+                        ShardCommand::Reply { key, request, reply }
+                    }
+                    _ => continue,
+                };
+                self.shard.inbox.push(command).unwrap();
+            }
+        }
+
+        fn push(&self, room_id: i64) {
+            let push = Arc::new(Push::new(Body { room_id: Some(room_id), ..Body::default() }));
+            self.shard.inbox.push(ShardCommand::RoomPush { room_id, push, except_user_id: 0, keep_permille: 0 }).unwrap();
+        }
+
+        fn delivered(&self) -> u64 {
+            self.shard.desk.counters.delivered.iter().map(|counter| counter.value()).sum()
+        }
+    }
+
+    fn drain(client: &mut TcpStream) -> usize {
+        let (mut total, mut buffer) = (0, [0; 4096]);
+        loop {
+            match client.read(&mut buffer) {
+                Ok(0) => panic!("the connection ended"),
+                Ok(read) => total += read,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return total,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// A large room takes many turns; a small room, a heartbeat and a LOGIN have theirs in between.
+    #[test]
+    fn a_large_room_stops_neither_reads_nor_small_rooms() {
+        let mut house = Stepped::new(ShardConfig { chunk_members: 4, ..ShardConfig::default() });
+        let mut large: Vec<TcpStream> = (0..40).map(|nth| house.member(10_000 + nth, 1)).collect();
+        let mut small = house.member(20_000, 2);
+        house.push(1);
+        house.push(2);
+        small.write_all(&frame::encode(Encoding::Json, Code::Heartbeat, &Body::default())).unwrap();
+        house.step();
+        let after_one_turn = house.delivered();
+        assert!((1..=4).contains(&after_one_turn), "{after_one_turn} in one turn of 4");
+        house.step();
+        assert!(house.delivered() < 20, "the large room is not done");
+        let beats = house.shard.desk.counters.frames_in[crate::shard::counters::code_row(Code::Heartbeat.number())].value();
+        assert_eq!(beats, 1, "read between two chunks");
+        assert!(drain(&mut small) > 0, "the small room had its turn");
+        while house.delivered() < 41 {
+            house.step();
+        }
+        assert!(large.iter_mut().all(|client| drain(client) > 0));
+    }
+
+    /// A room whose pushes arrive while a job runs: they are joined in the next one, one write for all of them.
+    #[test]
+    fn what_is_pending_is_joined() {
+        let mut house = Stepped::new(ShardConfig::default());
+        let _members: Vec<TcpStream> = (0..3).map(|nth| house.member(10_000 + nth, 1)).collect();
+        for _ in 0..16 {
+            house.push(1);
+        }
+        house.step();
+        let counters = &house.shard.desk.counters;
+        assert_eq!((counters.fanout_jobs.value(), counters.fanout_frames.value(), counters.fanout_sends.value()), (1, 16, 3));
+        assert_eq!(house.delivered(), 48);
+    }
+
+    /// A busy shard collects for a tick; what was collected goes out in one job.
+    #[test]
+    fn a_busy_shard_collects_for_a_tick() {
+        let mut house = Stepped::new(ShardConfig { busy_tick: Duration::from_secs(3_600), ..ShardConfig::default() });
+        let _member = house.member(10_000, 1);
+        house.shard.load.is_busy = true;
+        house.push(1);
+        house.step();
+        assert_eq!(house.delivered(), 1, "the first tick is due at once");
+        for _ in 0..5 {
+            house.push(1);
+            house.step();
+        }
+        assert_eq!(house.delivered(), 1);
+        house.shard.next_round = Instant::now();
+        house.step();
+        assert_eq!(house.delivered(), 6);
+        assert_eq!(house.shard.desk.counters.fanout_jobs.value(), 2);
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_the_options_of_the_listener() {
+        let mut house = Stepped::new(ShardConfig::default());
+        let _client = house.member(10_000, 1);
+        let (_, tenant) = house.shard.slab.at_mut(0).unwrap();
+        let crate::shard::Tenant::Open(conn) = tenant else { panic!("it is open") };
+        let socket = socket2::SockRef::from(&*conn.transport.plain_stream());
+        assert!(socket.tcp_nodelay().unwrap());
+        // The kernel doubles what it is asked for.
+        assert_eq!(socket.send_buffer_size().unwrap(), 2 * 16 * 1024);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(30)));
+    }
+}
