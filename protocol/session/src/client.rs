@@ -16,12 +16,14 @@ mod rooms;
 mod seen;
 #[cfg(test)]
 mod tests;
+mod unproven;
 
 pub use self::action::{CallError, ClientAction, ClientEvent, Message};
 
 use self::{
     rooms::{Rooms, Standing},
     seen::Seen,
+    unproven::Unproven,
 };
 use crate::time::Time;
 use billfish_wire::{
@@ -116,13 +118,15 @@ pub struct ClientSession {
     rooms: Rooms,
     /// Oldest first: that is the order in which they go out again.
     in_flight: VecDeque<Message>,
-    /// Pages of room logs that are awaited: from where, by room.
-    histories: BTreeMap<i64, i64>,
+    /// Pages of room logs that are awaited, by room: from where, or `None` where nobody waits any more. What is refused for a room is
+    /// its page first, as it was asked for before any JOIN that is under way.
+    histories: BTreeMap<i64, Option<i64>>,
     /// Last id of the last inbox page. Messages pushed live do not move it: they leave the inbox by their ACK, and two of them may have
     /// overtaken each other on their way here.
     inbox_id: String,
     inbox_ask: Option<InboxAsk>,
     seen: Seen,
+    unproven: Unproven,
     actions: VecDeque<ClientAction>,
 }
 
@@ -141,6 +145,7 @@ impl ClientSession {
             inbox_id: String::new(),
             inbox_ask: None,
             seen: Seen::default(),
+            unproven: Unproven::default(),
             actions: VecDeque::new(),
         }
     }
@@ -217,7 +222,10 @@ impl ClientSession {
             Code::Login | Code::WsShake => self.on_login_answer(now, body),
             Code::Logout => self.close(Reason::LoggedOut, None),
             Code::Biz => self.on_push(body),
-            Code::Heartbeat => self.tell(ClientEvent::HeartbeatEcho { audience: body.audience }),
+            Code::Heartbeat => {
+                self.unproven.heartbeat_echoed();
+                self.tell(ClientEvent::HeartbeatEcho { audience: body.audience });
+            }
             Code::Ack => self.on_accepted(body),
             Code::Kick => {
                 let reason = reason_of(&body);
@@ -264,6 +272,7 @@ impl ClientSession {
             State::Live { heartbeat_at } => {
                 if now >= heartbeat_at {
                     self.state = State::Live { heartbeat_at: now + self.heartbeat_gap_ms };
+                    self.unproven.heartbeat_sent();
                     self.send(Code::Heartbeat, Body::default());
                 }
                 while let Some(room_id) = self.rooms.next_retry(now) {
@@ -313,7 +322,9 @@ impl ClientSession {
     /// [`CallError::OutOfRange`].
     pub fn leave(&mut self, room_id: i64) -> Result<(), CallError> {
         check_room(room_id)?;
-        self.histories.remove(&room_id);
+        if let Some(from_seq) = self.histories.get_mut(&room_id) {
+            *from_seq = None;
+        }
         let was_wanted = self.rooms.remove(room_id);
         if was_wanted && self.is_live() && self.rooms.begin_leave(room_id, true) {
             self.send_leave(room_id);
@@ -353,10 +364,12 @@ impl ClientSession {
         Ok(())
     }
 
-    /// Asks for a room's log after `from_seq`, page by page: [`ClientEvent::History`] until its `more` is false. Ends with the connection.
+    /// Asks for the log after `from_seq` of a room the user is in, page by page: [`ClientEvent::History`] until its `more` is false. Ends
+    /// with the connection.
     ///
     /// # Errors
-    /// [`CallError::NotLive`]; [`CallError::TooManyCalls`] while the room's last one runs or too many others do; [`CallError::OutOfRange`].
+    /// [`CallError::NotLive`], [`CallError::NotInRoom`]; [`CallError::TooManyCalls`] while the room's last one runs or too many others do;
+    /// [`CallError::OutOfRange`].
     pub fn sync_room(&mut self, room_id: i64, from_seq: i64) -> Result<(), CallError> {
         check_room(room_id)?;
         if !(0..=ID_MAX).contains(&from_seq) {
@@ -365,10 +378,13 @@ impl ClientSession {
         if !self.is_live() {
             return Err(CallError::NotLive);
         }
+        if self.rooms.get(room_id).is_none_or(|room| room.standing != Standing::In) {
+            return Err(CallError::NotInRoom);
+        }
         if self.histories.contains_key(&room_id) || self.histories.len() >= self.config.rooms_max {
             return Err(CallError::TooManyCalls);
         }
-        self.histories.insert(room_id, from_seq);
+        self.histories.insert(room_id, Some(from_seq));
         self.send(Code::Sync, Body { room_id: Some(room_id), from_seq: Some(from_seq), ..Body::default() });
         Ok(())
     }
@@ -408,6 +424,7 @@ impl ClientSession {
         self.in_flight.clear();
         self.histories.clear();
         self.rooms.clear();
+        self.unproven.clear();
         match self.state {
             State::Live { .. } => {
                 self.state = State::LoggingOut { until: now + self.config.answer_timeout_ms };
@@ -433,6 +450,9 @@ impl ClientSession {
         });
         // LOGIN asked for the inbox; should the answer not come, it is asked for by itself.
         self.inbox_ask = self.config.inbox.then_some(InboxAsk { again_at: now + self.config.answer_timeout_ms, asks: 1, gap: false });
+        for msg_id in self.unproven.again() {
+            self.send_ack(&msg_id);
+        }
         for room_id in self.rooms.not_resumed() {
             self.send_join(room_id);
         }
@@ -533,13 +553,13 @@ impl ClientSession {
     }
 
     fn on_history(&mut self, room_id: i64, page: SyncPage) {
-        let Some(from_seq) = self.histories.remove(&room_id) else { return };
+        let Some(Some(from_seq)) = self.histories.remove(&room_id) else { return };
         let last_seq = page.messages.iter().filter_map(|message| message.seq).max();
         // A page that leads nowhere would be asked for for ever.
         let next_seq = last_seq.filter(|last_seq| page.more && *last_seq > from_seq);
         self.tell(ClientEvent::History { room_id, messages: page.messages, gap: page.gap, more: next_seq.is_some() });
         if let Some(next_seq) = next_seq {
-            self.histories.insert(room_id, next_seq);
+            self.histories.insert(room_id, Some(next_seq));
             self.send(Code::Sync, Body { room_id: Some(room_id), from_seq: Some(next_seq), ..Body::default() });
         }
     }
@@ -592,8 +612,8 @@ impl ClientSession {
             }
             return true;
         }
-        if self.histories.remove(&room_id).is_some() {
-            return false;
+        if let Some(from_seq) = self.histories.remove(&room_id) {
+            return from_seq.is_none();
         }
         let Some(room) = self.rooms.get_mut(room_id).filter(|room| room.standing == Standing::Asked) else { return false };
         let was_in = room.shown_seq.is_some();
@@ -620,6 +640,9 @@ impl ClientSession {
         if body.qos == Some(1)
             && let Some(msg_id) = &body.msg_id
         {
+            if body.room_id.is_none_or(|room_id| room_id == 0) {
+                self.unproven.sent(msg_id);
+            }
             self.send_ack(msg_id);
         }
     }

@@ -140,6 +140,9 @@ pub enum CallError {
         /// Name on the wire.
         field: &'static str,
     },
+    /// The room was not joined, or its snapshot has not come yet.
+    #[error("not in this room")]
+    NotInRoom,
     /// Only a message with an id is kept for the next connection.
     #[error("not logged in")]
     NotLive,

@@ -149,3 +149,31 @@ fn an_ack_may_be_repeated_by_hand() {
     end.disconnect();
     assert_eq!(end.session.ack("1-0"), Err(CallError::NotLive));
 }
+
+#[test]
+fn an_ack_that_may_be_lost_is_sent_again_at_the_next_login_and_one_that_an_echo_proves_is_not() {
+    let mut end = End::live();
+    end.receive(Code::Biz, &in_inbox("1-0"));
+    end.tick(30_000);
+    end.receive(Code::Biz, &in_inbox("2-0"));
+    end.receive(Code::Heartbeat, &Body::yes());
+    end.disconnect();
+    end.connect();
+    assert_eq!(end.login()[1..], [r#"Ack {"msgId":"2-0"}"#]);
+    end.receive(Code::Heartbeat, &Body::yes());
+    end.disconnect();
+    end.connect();
+    assert_eq!(end.login()[1..], [r#"Ack {"msgId":"2-0"}"#], "an echo nobody asked for proves nothing");
+}
+
+#[test]
+fn acks_that_may_be_lost_are_bounded() {
+    let mut end = End::live();
+    for id in 0..257 {
+        end.receive(Code::Biz, &in_inbox(&format!("{id}-0")));
+    }
+    end.disconnect();
+    end.connect();
+    let acks = end.login();
+    assert_eq!((acks.len(), acks[1].as_str()), (257, r#"Ack {"msgId":"1-0"}"#));
+}

@@ -208,12 +208,34 @@ fn a_log_is_fetched_page_by_page_without_being_asked_again() {
 }
 
 #[test]
+fn only_a_room_it_is_in_gives_its_log() {
+    let mut end = End::live();
+    assert_eq!(end.session.sync_room(3, 4), Err(CallError::NotInRoom));
+    end.session.join(3).unwrap();
+    assert_eq!(end.session.sync_room(3, 4), Err(CallError::NotInRoom), "a refusal could then be meant for either");
+    assert_eq!(end.session.sync_room(3, -1), Err(CallError::OutOfRange { field: "fromSeq" }));
+}
+
+#[test]
 fn a_refused_log_leaves_the_room_alone() {
     let mut end = End::live();
-    end.session.join(3).unwrap();
+    end.enter(3, 9);
     end.session.sync_room(3, 4).unwrap();
     end.drain();
     let refused = Body { room_id: Some(3), ..refusal(Reason::RoomNotFound) };
     assert_eq!(end.receive(Code::Error, &refused), ["Refused None Some(3) RoomNotFound None"]);
     assert_eq!(end.session.rooms().collect::<Vec<_>>(), [3]);
+}
+
+#[test]
+fn a_log_refused_after_leaving_says_nothing_about_the_next_join() {
+    let mut end = End::live();
+    end.enter(3, 9);
+    end.session.sync_room(3, 4).unwrap();
+    end.session.leave(3).unwrap();
+    end.session.join(3).unwrap();
+    end.receive(Code::Leave, &room(3));
+    let refused = Body { room_id: Some(3), ..refusal(Reason::Unavailable) };
+    assert_eq!(end.receive(Code::Error, &refused), [""; 0]);
+    assert_eq!(end.receive(Code::Join, &joined(3, 9, &[], false)), ["Joined 3 9 gap false"]);
 }
