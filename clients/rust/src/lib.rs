@@ -1,1 +1,45 @@
+//! The Billfish SDK: connect, join, chat, and never see a message twice.
+//!
+//! - [`Client`] is the app's hand: calls go in and come back at once. [`Events`] is its ear: everything that happens, in order.
+//! - Reconnecting, resuming, de-duplicating and ordering happen inside. The protocol's decisions are those of
+//!   `billfish_session::client::ClientSession`; what is left here is sockets, time, tokens and addresses.
+//! - An [`Event::Closed`] is the last one, and the only end there is: everything else is tried again.
+//!
+//! ```no_run
+//! use billfish_client::{Client, ClientConfig, Event, Ticket, TokenProvider};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! // Asked before every connect: tokens live five minutes.
+//! let tokens = TokenProvider::new(|| async {
+//!     Ok(Ticket { token: "from POST /v1/im/tokens".to_owned(), addresses: vec!["127.0.0.1:8085".to_owned()] })
+//! });
+//! let (client, mut events) = Client::connect(ClientConfig::new(10_086, tokens))?;
+//! client.join(42).await?;
+//! client.chat(42, "good evening").await?;
+//! while let Some(event) = events.next().await {
+//!     match event {
+//!         Event::Chat(chat) => println!("{}: {}", chat.sender_name, chat.content),
+//!         Event::Disconnected { cause, retry_in } => println!("{cause}; back in {retry_in:?}"),
+//!         Event::Closed { reason } => println!("over: {}", reason.message()),
+//!         _ => {}
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
+
+mod client;
+mod config;
+mod driver;
+mod error;
+mod event;
+mod reconnect;
+mod transport;
+
+pub use billfish_session::client::CallError;
+pub use billfish_wire::{BizCode, Body, Class, Encoding, Reason};
+pub use client::{Client, Events, MessageId};
+pub use config::{ClientConfig, Ticket, TokenError, TokenProvider};
+pub use error::{ClientError, ConfigError};
+pub use event::{Cause, Chat, Event};

@@ -1,0 +1,170 @@
+//! The app's two ends of a session: [`Client`] to speak, [`Events`] to listen.
+
+use crate::{
+    config::ClientConfig,
+    driver::{Command, Driver},
+    error::{ClientError, ConfigError},
+    event::Event,
+};
+use billfish_session::client::Message;
+use billfish_wire::BizCode;
+use std::{
+    fmt::{self, Display, Formatter},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+};
+
+/// Calls on their way to the driver; it takes them at once, so more than a few mean that it is starved.
+const CALLS_MAX: usize = 64;
+
+/// Speaks for one user. Cheap to clone; calls may come from any task.
+///
+/// A call is answered as soon as it is taken: what becomes of it is told by [`Events`].
+#[derive(Clone, Debug)]
+pub struct Client {
+    commands: mpsc::Sender<Command>,
+    ids: Arc<Ids>,
+}
+
+/// The id a message was sent with; [`Event::Accepted`] and [`Event::Refused`] name it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MessageId(pub String);
+
+impl Display for MessageId {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        to.write_str(&self.0)
+    }
+}
+
+/// Message ids: the server takes an id once per user within five minutes, so they must not repeat after a restart.
+#[derive(Debug)]
+struct Ids {
+    run: u64,
+    next: AtomicU64,
+}
+
+impl Ids {
+    fn next(&self) -> String {
+        format!("c{:016x}-{}", self.run, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Client {
+    /// Starts a session and keeps it until [`Client::close`] or an [`Event::Closed`]. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When the configuration cannot work. That nothing can be reached is an [`Event::Disconnected`], as at any later time.
+    pub fn connect(config: ClientConfig) -> Result<(Self, Events), ConfigError> {
+        config.validate()?;
+        let (commands, calls) = mpsc::channel(CALLS_MAX);
+        let (sender, receiver) = mpsc::channel(config.events_max);
+        let driver = tokio::spawn(Driver::new(config, calls, sender).run());
+        let ids = Ids { run: fastrand::u64(..), next: AtomicU64::new(1) };
+        Ok((Self { commands, ids: Arc::new(ids) }, Events { receiver, driver: Some(driver) }))
+    }
+
+    /// Enters a room and stays in it over reconnects. [`Event::Joined`] or [`Event::Refused`] follows.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn join(&self, room_id: i64) -> Result<(), ClientError> {
+        self.call(|answer| Command::Join { room_id, answer }).await
+    }
+
+    /// Leaves a room. [`Event::Left`] follows.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn leave(&self, room_id: i64) -> Result<(), ClientError> {
+        self.call(|answer| Command::Leave { room_id, answer }).await
+    }
+
+    /// Says something in a room. Other members hear it; the speaker hears [`Event::Accepted`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn chat(&self, room_id: i64, content: &str) -> Result<MessageId, ClientError> {
+        let data = serde_json::json!({ "roomId": room_id, "content": content });
+        self.send_biz(Some(room_id), BizCode::ROOM_CHAT, data.to_string()).await
+    }
+
+    /// Says something to one user; one who is offline finds it in the inbox.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn chat_to(&self, user_id: i64, content: &str) -> Result<MessageId, ClientError> {
+        let data = serde_json::json!({ "objectId": user_id, "content": content });
+        self.send_biz(None, BizCode::ROOM_CHAT, data.to_string()).await
+    }
+
+    /// Sends any business message. It is kept, and sent again after a reconnect, until the server has accepted or refused it.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn send_biz(&self, room_id: Option<i64>, biz_code: BizCode, data: String) -> Result<MessageId, ClientError> {
+        let id = self.ids.next();
+        let message = Message { room_id, biz_code: biz_code.0, data, msg_id: Some(id.clone()) };
+        self.call(|answer| Command::Biz { message, answer }).await?;
+        Ok(MessageId(id))
+    }
+
+    /// Asks for a room's log after `from_seq`. [`Event::History`] follows, page by page.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn sync(&self, room_id: i64, from_seq: i64) -> Result<(), ClientError> {
+        self.call(|answer| Command::SyncRoom { room_id, from_seq, answer }).await
+    }
+
+    /// Reads the inbox on from where it was read to; every login does so by itself. [`Event::InboxRead`] follows the messages.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn sync_inbox(&self) -> Result<(), ClientError> {
+        self.call(|answer| Command::SyncInbox { answer }).await
+    }
+
+    /// Logs out and ends the session; comes back when the server has said goodbye, or did not within its time. What was sent and not yet
+    /// accepted is given up: wait for [`Event::Accepted`] first.
+    pub async fn close(&self) {
+        // Over already is as good.
+        self.call(|answer| Command::Close { answer }).await.ok();
+    }
+
+    async fn call(&self, command: impl FnOnce(oneshot::Sender<Result<(), ClientError>>) -> Command) -> Result<(), ClientError> {
+        let (answer, answered) = oneshot::channel();
+        self.commands.send(command(answer)).await.map_err(|_| ClientError::Closed)?;
+        answered.await.map_err(|_| ClientError::Closed)?
+    }
+}
+
+/// What happens, in order.
+///
+/// An app that does not listen holds up its own session and no one else's: see [`ClientConfig::events_max`].
+#[derive(Debug)]
+pub struct Events {
+    receiver: mpsc::Receiver<Event>,
+    /// Waited for at the end, so that nothing of the session outlives the last event.
+    driver: Option<JoinHandle<()>>,
+}
+
+impl Events {
+    /// The next event; `None` once the session is over and its last event was taken. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        if let Some(event) = self.receiver.recv().await {
+            return Some(event);
+        }
+        if let Some(driver) = &mut self.driver {
+            // A driver that panicked has ended too.
+            driver.await.ok();
+            self.driver = None;
+        }
+        None
+    }
+}
