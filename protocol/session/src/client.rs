@@ -499,6 +499,10 @@ impl ClientSession {
 
     fn on_joined(&mut self, body: Body) {
         let Some(room_id) = body.room_id else { return };
+        // Ahead of the echo of a LEAVE it answers a JOIN of the stay that the LEAVE ended.
+        if self.rooms.is_leaving(room_id) {
+            return;
+        }
         let snapshot = body.data.as_deref().map(serde_json::from_str::<RoomSnapshot>);
         let (mut snapshot, mut gap) = match snapshot {
             Some(Ok(snapshot)) => (snapshot, false),

@@ -87,6 +87,10 @@ impl Rooms {
         true
     }
 
+    pub(super) fn is_leaving(&self, room_id: i64) -> bool {
+        self.leaving.contains_key(&room_id)
+    }
+
     /// Whether the app waits for the end of it; `None` when no echo was awaited.
     pub(super) fn end_leave(&mut self, room_id: i64) -> Option<bool> {
         self.leaving.remove(&room_id)

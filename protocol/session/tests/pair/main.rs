@@ -12,8 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use world::World;
 
 /// Seeds that once failed.
-const REGRESSIONS: &[u64] = &[117];
-const SEEDS: u64 = 400;
+const REGRESSIONS: &[u64] = &[7, 117, 642];
+const SEEDS: u64 = 300;
 
 #[test]
 fn every_promise_comes_true_once_the_network_is_calm() {
@@ -48,14 +48,17 @@ fn the_same_seed_gives_the_same_run() {
 }
 
 fn run(seed: u64) -> World {
-    let run = || {
-        let mut world = World::new(seed);
+    let mut world = World::new(seed);
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
         world.run();
         world.assert_settled();
-        world
-    };
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|cause| {
-        eprintln!("seed {seed} failed: add it to REGRESSIONS");
-        resume_unwind(cause)
-    })
+    }));
+    if let Err(cause) = outcome {
+        eprintln!("seed {seed} failed: add it to REGRESSIONS. Its last lines:");
+        for line in &world.trace {
+            eprintln!("{line}");
+        }
+        resume_unwind(cause);
+    }
+    world
 }

@@ -28,6 +28,8 @@ const CALM_MS: u64 = 240_000;
 /// More steps than any run takes: two machines that keep each other busy for nothing are a fault.
 const STEPS_MAX: u32 = 400_000;
 
+const TRACE_MAX: usize = 60;
+
 /// What travels between gateways and router: in order, each with its own delay.
 enum Up {
     Call { gate: usize, request: u32, call: Box<UpCall> },
@@ -63,6 +65,8 @@ pub(crate) struct World {
     pub(crate) accepted: BTreeSet<String>,
     pub(crate) refused: BTreeSet<String>,
     pub(crate) display: Display,
+    /// The last things that passed between machine and app, and machine and wire: printed when a run fails.
+    pub(crate) trace: VecDeque<String>,
     /// What happened, for the tests that make sure that something does.
     pub(crate) cuts: u32,
     pub(crate) kicks: u32,
@@ -93,6 +97,7 @@ impl World {
             accepted: BTreeSet::new(),
             refused: BTreeSet::new(),
             display: Display::default(),
+            trace: VecDeque::new(),
             cuts: 0,
             kicks: 0,
             gaps: 0,
@@ -210,6 +215,7 @@ impl World {
             // The transport may have been replaced by the time an action is carried out; the machine must not care.
             match action {
                 ClientAction::Send { code, body } => {
+                    self.note(&format!("-> {code:?} {:?} {:?}", body.room_id, body.msg_id));
                     assert!(!self.client_over, "after the end: {code:?}");
                     let delay = self.delay();
                     if let Some(gate) = self.connected_to {
@@ -225,6 +231,7 @@ impl World {
 
     fn hear(&mut self, event: ClientEvent) {
         assert!(!self.client_over || matches!(event, ClientEvent::Left { .. }), "after the end: {event:?}");
+        self.note(&format!("<- {event:?}"));
         self.display.show(&event);
         match event {
             ClientEvent::Accepted { msg_id, .. } => {
@@ -249,6 +256,14 @@ impl World {
             | ClientEvent::MoveTo { .. }
             | ClientEvent::HeartbeatEcho { .. } => {}
         }
+    }
+
+    fn note(&mut self, what: &str) {
+        if self.trace.len() == TRACE_MAX {
+            self.trace.pop_front();
+        }
+        let shortened: String = what.chars().take(120).collect();
+        self.trace.push_back(format!("{:>7} {shortened}", self.now));
     }
 
     // Gateways.

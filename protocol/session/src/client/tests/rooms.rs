@@ -134,6 +134,19 @@ fn a_room_joined_again_before_the_echo_is_kept_and_forgets_the_first_stay() {
 }
 
 #[test]
+fn the_answer_to_a_join_of_the_stay_before_is_not_taken_for_that_of_the_next() {
+    let mut end = End::live();
+    end.enter(3, 9);
+    end.session.join(3).unwrap();
+    end.session.leave(3).unwrap();
+    end.session.join(3).unwrap();
+    end.drain();
+    assert_eq!(end.receive(Code::Join, &joined(3, 9, &[], false)), [""; 0], "of the JOIN ahead of the LEAVE");
+    end.receive(Code::Leave, &room(3));
+    assert_eq!(end.receive(Code::Join, &joined(3, 10, &[], false)), ["Joined 3 10 gap false"]);
+}
+
+#[test]
 fn a_server_that_takes_the_user_for_a_member_is_told_to_let_go_once() {
     let mut end = End::live();
     assert_eq!(end.receive(Code::Biz, &in_room(3, 10)), [r#"Leave {"roomId":3}"#]);
