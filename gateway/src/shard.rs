@@ -152,8 +152,7 @@ pub struct Shard {
     buffer: Box<[u8]>,
     staged: Staged,
     /// Connections whose sockets have more than was read.
-    again: Vec<SlabKey>,
-    again_spare: Vec<SlabKey>,
+    again: VecDeque<SlabKey>,
     /// Connections that cannot go on, to be ended as soon as nobody is in the middle of something.
     doomed: Vec<(SlabKey, Doom)>,
     /// Slots of rooms that are about to be left; see `feed_session`.
@@ -263,8 +262,7 @@ impl Shard {
             commands: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             staged: Staged::default(),
-            again: Vec::new(),
-            again_spare: Vec::new(),
+            again: VecDeque::new(),
             doomed: Vec::new(),
             hints: Hints::new(),
             left_cause: LeftCause::Left,

@@ -163,6 +163,8 @@ pub struct ShardCounters {
     pub delivered: [Counter; Class::ALL.len()],
     /// Copies given up, by class and [`DropReason`].
     pub dropped: [[Counter; DropReason::ALL.len()]; Class::ALL.len()],
+    /// ACKs from clients.
+    pub acked: Counter,
     /// Copies that wait in backlogs.
     pub pending: Gauge,
     /// Bytes that wait in backlogs.

@@ -81,7 +81,7 @@ impl Shard {
         let Some(conn) = self.open_mut(key) else { return };
         if !conn.is_to_be_read {
             conn.is_to_be_read = true;
-            self.again.push(key);
+            self.again.push_back(key);
         }
     }
 
@@ -134,6 +134,11 @@ impl Shard {
                     self.desk.events.push(ShardEvent::Alive { app_id, user_id });
                 }
                 ServerAction::Acked { msg_id, room_id, recorded } => {
+                    self.desk.counters.acked.add(1);
+                    if room_id.is_some() && !recorded {
+                        // In time, and nothing is kept of it anywhere: the usual end of a room's QoS-1 push.
+                        continue;
+                    }
                     let Some(conn) = self.open_mut(key) else { continue };
                     let origin = conn.origin();
                     self.desk.events.push(ShardEvent::Acked { origin, msg_id, room_id, recorded });
@@ -334,6 +339,13 @@ impl Shard {
             && until <= self.desk.now
         {
             self.leaving.pop_front();
+            self.end_leaving(key);
+        }
+    }
+
+    /// Ends those who are saying goodbye, now.
+    pub(super) fn end_all_leaving(&mut self) {
+        while let Some((_, key)) = self.leaving.pop_front() {
             self.end_leaving(key);
         }
     }

@@ -250,7 +250,8 @@ pub enum ShardEvent {
         /// Next due in so many milliseconds.
         due_in_ms: u64,
     },
-    /// A push was acknowledged.
+    /// A push was acknowledged about which something is kept outside: a user's push in the inbox, a room's push whose late ACK was
+    /// recorded, or one that this session no longer knows. ACKs of which nobody else need hear are only counted, by the shard.
     Acked {
         /// By whom.
         origin: Origin,

@@ -19,6 +19,7 @@ use billfish_session::{Time, server::ServerSession};
 use billfish_wire::{Body, Code, Encoding, Reason, frame};
 use mio::{Events, Interest, Poll, Token, event::Event};
 use std::{
+    collections::VecDeque,
     io::{self, Write},
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
@@ -37,6 +38,10 @@ const ACCEPT_PAUSE_MS: u64 = 100;
 const ACCEPT_WARN_EVERY_MS: u64 = 60_000;
 /// Sockets looked at in one turn.
 const EVENTS_PER_TURN: usize = 1_024;
+/// Sockets read on in one turn, a buffer each; when every one of them is a flood, their sessions end them within a turn or two.
+const READS_PER_TURN: usize = 256;
+/// Room on the list of those to be read again that is kept; after a deaf moment it holds every connection.
+const AGAIN_KEPT_MAX: usize = 4_096;
 /// How busy a shard is, is found out over this long.
 const LOAD_WINDOW: Duration = Duration::from_millis(50);
 /// Above this share of its core a shard collects pushes before it writes them; performance.md: 2.3 times the capacity for 3.5 ms.
@@ -161,15 +166,17 @@ impl Shard {
             }
             return;
         }
-        // The list is swapped, not drained: who has still more goes on the next turn's.
-        let mut list = std::mem::replace(&mut self.again, std::mem::take(&mut self.again_spare));
-        for key in list.drain(..) {
+        // Only those who stand there now: who has still more goes behind them.
+        for _ in 0..self.again.len().min(READS_PER_TURN) {
+            let Some(key) = self.again.pop_front() else { break };
             let Some(conn) = self.open_mut(key) else { continue };
             conn.is_to_be_read = false;
             self.read(key);
             self.end_doomed();
         }
-        self.again_spare = list;
+        if self.again.is_empty() && self.again.capacity() > AGAIN_KEPT_MAX {
+            self.again = VecDeque::new();
+        }
     }
 
     fn accept_some(&mut self) {
@@ -302,6 +309,7 @@ impl Shard {
             self.end_drained(place);
         }
         self.end_doomed();
+        self.end_all_leaving();
         self.write_gauges();
         let until = Instant::now() + STOP_WAIT;
         self.desk.events.publish();

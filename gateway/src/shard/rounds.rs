@@ -73,7 +73,8 @@ impl Shard {
 
     /// One turn for the rooms.
     pub(super) fn round(&mut self) {
-        let mut budget = self.config.chunk_members.max(1);
+        // A turn costs one and a member costs one: less than two would never serve anybody.
+        let mut budget = self.config.chunk_members.max(2);
         if let Some(mut job) = self.all_jobs.pop_front()
             && self.walk_all(&mut job, &mut budget)
         {
@@ -443,6 +444,37 @@ mod tests {
         let counters = &house.shard.desk.counters;
         assert_eq!((counters.fanout_jobs.value(), counters.fanout_frames.value(), counters.fanout_sends.value()), (1, 16, 3));
         assert_eq!(house.delivered(), 48);
+    }
+
+    /// A room that speaks faster than it can be served keeps what may not be dropped, and counts what it drops.
+    #[test]
+    fn a_full_room_queue_drops_chat_and_keeps_events() {
+        let mut house = Stepped::new(ShardConfig { chunk_members: 2, ..ShardConfig::default() });
+        let mut member = house.member(10_000, 1);
+        let text = "x".repeat(10_000);
+        let push = |class| {
+            let push = Arc::new(Push::new(Body { room_id: Some(1), class: Some(class), data: Some(text.clone()), ..Body::default() }));
+            house.shard.inbox.push(ShardCommand::RoomPush { room_id: 1, push, except_user_id: 0, keep_permille: 0 }).unwrap();
+        };
+        for _ in 0..500 {
+            push(2);
+        }
+        push(1);
+        house.step();
+        let queued = house.shard.desk.rooms.queued_bytes();
+        assert!((3 * 1024 * 1024..5 * 1024 * 1024).contains(&queued), "{queued} bytes wait");
+        let counters = Arc::clone(&house.shard.desk.counters);
+        let dropped_at_the_door = |class: usize| counters.dropped[class][crate::shard::counters::DropReason::RoomQueue as usize].value();
+        let chat_dropped = dropped_at_the_door(2);
+        assert!((50..150).contains(&chat_dropped), "{chat_dropped} of 500");
+        while house.shard.has_rounds() {
+            house.step();
+            drain(&mut member);
+        }
+        assert_eq!(dropped_at_the_door(1), 0);
+        let dropped: u64 = counters.dropped.iter().flatten().map(|counter| counter.value()).sum();
+        assert_eq!(counters.copies.value(), 501);
+        assert_eq!(house.delivered() + dropped + house.shard.desk.pending, 501);
     }
 
     /// A busy shard collects for a tick; what was collected goes out in one job.
