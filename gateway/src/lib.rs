@@ -1,7 +1,36 @@
 //! The gateway: holds the connections, and knows nothing of gifts or rooms' affairs.
 //!
-//! - [`shard`] is the data plane: sockets, sessions, fan-out.
+//! - [`shard`] is the data plane: sockets, sessions, fan-out. It runs on threads of its own and never waits.
+//! - Everything else is the control side, on tokio: logins, links to routers, the shared state, the operator's pages.
+//! - The two meet in mailboxes and nowhere else. What a shard says is sorted by `events`, what a router says by `fanout`.
+//! - [`start`] builds it, [`Running`] owns every thread and task of it, [`Running::drain`] ends it. Nothing is detached.
 #![forbid(unsafe_code)]
 
+mod acks;
+pub mod admin;
+pub mod admission;
+mod auth;
+mod batch;
+mod clock;
+mod commands;
+pub mod config;
+mod directory;
+mod drain;
+mod error;
+mod events;
+mod fanout;
+mod health;
+mod link;
+pub mod metrics;
+mod presence;
+mod registry;
+mod running;
 pub mod shard;
+mod store;
 mod transport;
+mod upstream;
+
+pub use config::{ConfigError, GatewayConfig};
+pub use error::StartError;
+pub use metrics::Account;
+pub use running::{GatewayParts, Links, Running, start};

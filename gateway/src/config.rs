@@ -1,0 +1,486 @@
+//! What may be set about a gateway, each key with its default and its reason.
+//!
+//! - Read once and passed down by value; nothing reads it again while the gateway runs.
+//! - [`GatewayConfig::validate`] names the key that is wrong. What passes it can be run with.
+
+use crate::{admission::Network, shard::ShardConfig};
+use billfish_session::server::ServerConfig;
+use billfish_wire::limits;
+use serde::{Deserialize, Serialize};
+use std::{net::SocketAddr, time::Duration};
+
+/// Everything that can be set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GatewayConfig {
+    /// Name among the gateways: letters, digits, `-`, `_` and `.`, at most 32 of them; part of routes and session ids.
+    pub node: String,
+    /// Shard threads; 0: one per core.
+    pub shards: usize,
+    /// Where clients connect.
+    pub listen: ListenConfig,
+    /// Times and bounds of one session.
+    pub session: SessionConfig,
+    /// Who may connect and log in, and how often.
+    pub admission: AdmissionConfig,
+    /// What waits for slow readers.
+    pub backlog: BacklogConfig,
+    /// How the gateway goes down.
+    pub drain: DrainConfig,
+    /// The routers.
+    pub link: LinkConfig,
+    /// The operator's port, where the gateway has one of its own.
+    pub admin: AdminConfig,
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenConfig {
+    /// Plain TCP, on loopback until an operator opens it: nothing is encrypted here. Port 0: any that is free.
+    pub tcp: SocketAddr,
+    /// `host:port` that clients are told; empty: the address that was bound.
+    pub advertise: String,
+}
+
+/// Times and bounds of one session; see [`ServerConfig`] for what each of them does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SessionConfig {
+    /// From accept to a valid LOGIN, in total.
+    #[serde(with = "humantime_serde")]
+    pub login_timeout: Duration,
+    /// The gap between heartbeats that LOGIN's answer asks for; whole seconds.
+    #[serde(with = "humantime_serde")]
+    pub heartbeat_gap: Duration,
+    /// Silent gaps after which the session is over.
+    pub silent_gaps: u32,
+    /// From the first byte of a frame to its last.
+    #[serde(with = "humantime_serde")]
+    pub frame_timeout: Duration,
+    /// Longest body before login.
+    pub login_body_bytes_max: usize,
+    /// Longest body after it.
+    pub body_bytes_max: usize,
+    /// Waits before each resend of an unacknowledged QoS-1 push.
+    #[serde(with = "durations")]
+    pub resend_after: Vec<Duration>,
+    /// An ACK later than this is recorded in the shared state.
+    #[serde(with = "humantime_serde")]
+    pub late_ack: Duration,
+    /// QoS-1 pushes that may wait for their ACK.
+    pub pending_max: usize,
+    /// Calls of one session under way to routers.
+    pub upstream_max: usize,
+    /// Rooms one session may be in.
+    pub rooms_max: usize,
+    /// Frames a second from a client.
+    pub frames_per_s: u32,
+    /// How many of them at once.
+    pub frames_burst: u32,
+    /// Bytes a second from a client.
+    pub bytes_per_s: u32,
+    /// How many of them at once.
+    pub bytes_burst: u32,
+    /// Frames refused for rate in a row after which the connection is closed.
+    pub refused_in_a_row_max: u32,
+}
+
+/// Who may connect and log in, and how often. "Address" is one IPv4 address or one IPv6 /64.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdmissionConfig {
+    /// Connections in all; 0: 90 % of the files this process may open, so that links and records keep some.
+    pub connections_max: u32,
+    /// How many of these, in percent, may be without login: strangers never crowd out sessions.
+    pub unlogged_percent_max: u32,
+    /// New connections a second from one address.
+    pub new_per_s: u32,
+    /// Connections of one address that have not logged in.
+    pub half_open_max: u32,
+    /// Connections of one address; carriers put thousands of phones behind one, so raise it where that is the audience.
+    pub live_max: u32,
+    /// Logins a minute from one address.
+    pub logins_per_minute: u32,
+    /// Bad tokens after which an address must wait `bad_token_ban`.
+    pub bad_tokens_max: u32,
+    /// How long that is, and also the time in which bad tokens add up.
+    #[serde(with = "humantime_serde")]
+    pub bad_token_ban: Duration,
+    /// Logins a minute of one user, on all gateways together.
+    pub user_logins_per_minute: u32,
+    /// Networks whose addresses are not limited one by one, nor counted among the strangers: a proxy or a load generator carries many
+    /// users behind one address. `connections_max` holds for them too.
+    pub exempt: Vec<Network>,
+}
+
+/// What waits for slow readers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BacklogConfig {
+    /// Frames that may wait for one connection.
+    pub frames_max: usize,
+    /// Bytes that may wait for one connection.
+    pub bytes_max: usize,
+    /// Nothing could be written for so long: the connection ends.
+    #[serde(with = "humantime_serde")]
+    pub write_stall: Duration,
+}
+
+/// How the gateway goes down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DrainConfig {
+    /// Clients are told to leave within this, and the fewer there are, the sooner.
+    #[serde(with = "humantime_serde")]
+    pub spread_max: Duration,
+    /// Sessions closed a second, so that they do not come back elsewhere as one storm.
+    pub close_per_s: u32,
+    /// The whole drain; what is left then is closed at once.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+    /// Where clients are sent, `host:port` each; empty: to the other gateways that are registered.
+    pub addresses: Vec<String>,
+}
+
+/// The routers.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LinkConfig {
+    /// `host:port` of each router's link port; none in one process with the router.
+    pub routers: Vec<String>,
+    /// What proves us to them.
+    pub secret: String,
+}
+
+/// The operator's port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// Where it listens; unset: not at all. Without authentication of its own, so on loopback or a private network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+}
+
+/// A key that cannot be run with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key} {problem}")]
+pub struct ConfigError {
+    /// Path of the key, below the gateway's section.
+    pub key: &'static str,
+    /// What is wrong with it, as the rest of a sentence.
+    pub problem: String,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            node: "gateway-1".to_owned(),
+            shards: 0,
+            listen: ListenConfig::default(),
+            session: SessionConfig::default(),
+            admission: AdmissionConfig::default(),
+            backlog: BacklogConfig::default(),
+            drain: DrainConfig::default(),
+            link: LinkConfig::default(),
+            admin: AdminConfig::default(),
+        }
+    }
+}
+
+impl Default for ListenConfig {
+    fn default() -> Self {
+        Self { tcp: SocketAddr::from(([127, 0, 0, 1], 8085)), advertise: String::new() }
+    }
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        let server = ServerConfig::default();
+        Self {
+            login_timeout: Duration::from_millis(server.login_timeout_ms),
+            heartbeat_gap: Duration::from_millis(server.heartbeat_gap_ms),
+            silent_gaps: server.silent_gaps,
+            frame_timeout: Duration::from_millis(server.frame_timeout_ms),
+            login_body_bytes_max: server.login_body_bytes_max,
+            body_bytes_max: server.body_bytes_max,
+            resend_after: server.resend_after_ms.iter().copied().map(Duration::from_millis).collect(),
+            late_ack: Duration::from_millis(server.late_ack_ms),
+            pending_max: server.pending_max,
+            upstream_max: server.upstream_max,
+            rooms_max: server.rooms_max,
+            frames_per_s: server.frames_per_s,
+            frames_burst: server.frames_burst,
+            bytes_per_s: server.bytes_per_s,
+            bytes_burst: server.bytes_burst,
+            refused_in_a_row_max: server.refused_in_a_row_max,
+        }
+    }
+}
+
+impl Default for AdmissionConfig {
+    fn default() -> Self {
+        Self {
+            connections_max: 0,
+            unlogged_percent_max: 10,
+            new_per_s: 50,
+            half_open_max: 200,
+            live_max: 2_000,
+            logins_per_minute: 60,
+            bad_tokens_max: 10,
+            bad_token_ban: Duration::from_secs(600),
+            user_logins_per_minute: 5,
+            exempt: vec![Network::new([127, 0, 0, 0].into(), 8), Network::new(std::net::Ipv6Addr::LOCALHOST.into(), 128)],
+        }
+    }
+}
+
+impl Default for BacklogConfig {
+    fn default() -> Self {
+        let shard = ShardConfig::default();
+        Self { frames_max: shard.backlog_frames_max, bytes_max: shard.backlog_bytes_max, write_stall: shard.write_stall }
+    }
+}
+
+impl Default for DrainConfig {
+    fn default() -> Self {
+        Self { spread_max: Duration::from_secs(30), close_per_s: 500, grace: Duration::from_secs(60), addresses: Vec::new() }
+    }
+}
+
+/// Never the secret.
+impl std::fmt::Debug for LinkConfig {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("LinkConfig").field("routers", &self.routers).finish_non_exhaustive()
+    }
+}
+
+impl GatewayConfig {
+    /// Checks what serde cannot.
+    ///
+    /// # Errors
+    /// The first key that cannot be run with.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let node = self.node.as_bytes();
+        let legal = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
+        ensure("node", (1..=NODE_BYTES_MAX).contains(&node.len()), || format!("must have 1 to {NODE_BYTES_MAX} characters"))?;
+        ensure("node", node.iter().all(legal), || "may have letters, digits, '-', '_' and '.' alone".to_owned())?;
+        ensure("shards", self.shards <= SHARDS_MAX, || format!("is more than {SHARDS_MAX}"))?;
+        let advertise = &self.listen.advertise;
+        ensure("listen.advertise", advertise.is_empty() || has_port(advertise), || format!("is not host:port: {advertise:?}"))?;
+        self.validate_session()?;
+        self.validate_admission()?;
+        positive("backlog.frames_max", self.backlog.frames_max)?;
+        positive("backlog.bytes_max", self.backlog.bytes_max)?;
+        ensure("backlog.write_stall", self.backlog.write_stall >= SHORTEST, shortest)?;
+        positive("drain.close_per_s", self.drain.close_per_s)?;
+        let addresses = &self.drain.addresses;
+        ensure("drain.addresses", addresses.len() <= limits::ADDRESSES_MAX, || format!("has more than {} entries", limits::ADDRESSES_MAX))?;
+        let bad = addresses.iter().find(|address| !has_port(address));
+        ensure("drain.addresses", bad.is_none(), || format!("has an entry that is not host:port: {bad:?}"))?;
+        let bad = self.link.routers.iter().find(|router| !has_port(router));
+        ensure("link.routers", bad.is_none(), || format!("has an entry that is not host:port: {bad:?}"))
+    }
+
+    fn validate_session(&self) -> Result<(), ConfigError> {
+        let session = &self.session;
+        ensure("session.login_timeout", session.login_timeout >= SHORTEST, shortest)?;
+        let gap = session.heartbeat_gap;
+        ensure("session.heartbeat_gap", gap.as_secs() > 0 && gap.subsec_nanos() == 0, || {
+            "must be whole seconds, at least one: that is how clients are told".to_owned()
+        })?;
+        ensure("session.heartbeat_gap", gap <= GAP_MAX, || "is longer than an hour: nobody would be missed".to_owned())?;
+        positive("session.silent_gaps", session.silent_gaps)?;
+        ensure("session.frame_timeout", session.frame_timeout >= SHORTEST, shortest)?;
+        positive("session.login_body_bytes_max", session.login_body_bytes_max)?;
+        ensure("session.body_bytes_max", session.body_bytes_max >= session.login_body_bytes_max, || {
+            "is less than session.login_body_bytes_max".to_owned()
+        })?;
+        ensure("session.body_bytes_max", session.body_bytes_max <= BODY_BYTES_LIMIT, || format!("is more than {BODY_BYTES_LIMIT}"))?;
+        ensure("session.resend_after", session.resend_after.len() <= RESENDS_MAX, || format!("has more than {RESENDS_MAX} entries"))?;
+        ensure("session.resend_after", session.resend_after.iter().all(|wait| *wait >= SHORTEST), shortest)?;
+        positive("session.pending_max", session.pending_max)?;
+        positive("session.upstream_max", session.upstream_max)?;
+        positive("session.rooms_max", session.rooms_max)?;
+        ensure("session.rooms_max", session.rooms_max <= limits::RESUME_ROOMS_MAX, || {
+            format!("is more than {}, what one LOGIN can resume", limits::RESUME_ROOMS_MAX)
+        })?;
+        positive("session.frames_per_s", session.frames_per_s)?;
+        positive("session.frames_burst", session.frames_burst)?;
+        positive("session.bytes_per_s", session.bytes_per_s)?;
+        positive("session.bytes_burst", session.bytes_burst)?;
+        positive("session.refused_in_a_row_max", session.refused_in_a_row_max)
+    }
+
+    fn validate_admission(&self) -> Result<(), ConfigError> {
+        let admission = &self.admission;
+        let percent = admission.unlogged_percent_max;
+        ensure("admission.unlogged_percent_max", (1..=100).contains(&percent), || "must be from 1 to 100".to_owned())?;
+        positive("admission.new_per_s", admission.new_per_s)?;
+        positive("admission.half_open_max", admission.half_open_max)?;
+        positive("admission.live_max", admission.live_max)?;
+        positive("admission.logins_per_minute", admission.logins_per_minute)?;
+        positive("admission.bad_tokens_max", admission.bad_tokens_max)?;
+        ensure("admission.bad_token_ban", admission.bad_token_ban >= SHORTEST, shortest)?;
+        positive("admission.user_logins_per_minute", admission.user_logins_per_minute)
+    }
+
+    /// The sessions' part, as the machines take it.
+    pub(crate) fn server(&self) -> ServerConfig {
+        let session = &self.session;
+        ServerConfig {
+            login_timeout_ms: millis(session.login_timeout),
+            heartbeat_gap_ms: millis(session.heartbeat_gap),
+            silent_gaps: session.silent_gaps,
+            frame_timeout_ms: millis(session.frame_timeout),
+            login_body_bytes_max: session.login_body_bytes_max,
+            body_bytes_max: session.body_bytes_max,
+            resend_after_ms: session.resend_after.iter().copied().map(millis).collect(),
+            late_ack_ms: millis(session.late_ack),
+            pending_max: session.pending_max,
+            upstream_max: session.upstream_max,
+            rooms_max: session.rooms_max,
+            frames_per_s: session.frames_per_s,
+            frames_burst: session.frames_burst,
+            bytes_per_s: session.bytes_per_s,
+            bytes_burst: session.bytes_burst,
+            refused_in_a_row_max: session.refused_in_a_row_max,
+        }
+    }
+
+    /// The shards' part.
+    pub(crate) fn shard(&self) -> ShardConfig {
+        ShardConfig {
+            backlog_frames_max: self.backlog.frames_max,
+            backlog_bytes_max: self.backlog.bytes_max,
+            write_stall: self.backlog.write_stall,
+            ..ShardConfig::default()
+        }
+    }
+
+    /// How many shards that makes on this machine.
+    pub(crate) fn shard_count(&self) -> usize {
+        match self.shards {
+            0 => std::thread::available_parallelism().map_or(1, usize::from).min(SHARDS_MAX),
+            count => count,
+        }
+    }
+
+    /// How long a user counts as present, and a route as live, after the last sign of life.
+    pub(crate) fn presence_lease_ms(&self) -> u64 {
+        millis(self.session.heartbeat_gap) * u64::from(self.session.silent_gaps) + PRESENCE_SLACK_MS
+    }
+}
+
+/// Longest name of a node: it is part of `sessionId`, which has 64 bytes.
+const NODE_BYTES_MAX: usize = 32;
+/// More shards than any machine has cores; a shard is a `u16` in keys.
+const SHARDS_MAX: usize = 256;
+/// Bodies are held in memory while they are read: above this a misprint is more likely than a need.
+const BODY_BYTES_LIMIT: usize = 16 * 1024 * 1024;
+/// Longest heartbeat gap.
+const GAP_MAX: Duration = Duration::from_secs(3600);
+/// More resends than this are a wish for the inbox.
+const RESENDS_MAX: usize = 8;
+/// The sessions' clock ticks in this order of magnitude.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// A heartbeat in time may be written to the state a batch and a half-gap later.
+const PRESENCE_SLACK_MS: u64 = 5_000;
+
+fn ensure(key: &'static str, holds: bool, problem: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError { key, problem: problem() }) }
+}
+
+fn positive<N: Default + PartialOrd>(key: &'static str, value: N) -> Result<(), ConfigError> {
+    ensure(key, value > N::default(), || "must be at least 1".to_owned())
+}
+
+fn shortest() -> String {
+    format!("is shorter than {SHORTEST:?}")
+}
+
+fn has_port(address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A list of durations in words.
+mod durations {
+    use humantime_serde::Serde;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::time::Duration;
+
+    pub(super) fn serialize<S: Serializer>(durations: &[Duration], serializer: S) -> Result<S::Ok, S::Error> {
+        durations.iter().map(Serde::from).collect::<Vec<_>>().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
+        Ok(Vec::<Serde<Duration>>::deserialize(deserializer)?.into_iter().map(Serde::into_inner).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AdmissionConfig, GatewayConfig};
+    use billfish_session::server::ServerConfig;
+    use std::time::Duration;
+
+    #[test]
+    fn the_defaults_are_legal_and_those_of_the_session() {
+        let config = GatewayConfig::default();
+        config.validate().unwrap();
+        assert_eq!(format!("{:?}", config.server()), format!("{:?}", ServerConfig::default()));
+    }
+
+    #[test]
+    fn a_config_survives_being_written_and_read() {
+        let config = GatewayConfig::default();
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<GatewayConfig>(&text).unwrap(), config);
+        assert!(text.contains(r#""resend_after":["4s","8s"]"#), "{text}");
+        assert!(text.contains(r#""exempt":["127.0.0.0/8","::1/128"]"#), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name() {
+        let error = serde_json::from_str::<GatewayConfig>(r#"{"session":{"heartbeat":"30s"}}"#).unwrap_err();
+        assert!(error.to_string().contains("unknown field `heartbeat`"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_with_its_key() {
+        let changes: [(&str, fn(&mut GatewayConfig)); 9] = [
+            ("node", |config| config.node = "a b".to_owned()),
+            ("node", |config| config.node = "x".repeat(33)),
+            ("shards", |config| config.shards = 257),
+            ("listen.advertise", |config| config.listen.advertise = "chat.example".to_owned()),
+            ("session.heartbeat_gap", |config| config.session.heartbeat_gap = Duration::from_millis(1_500)),
+            ("session.rooms_max", |config| config.session.rooms_max = 9),
+            ("admission.unlogged_percent_max", |config| config.admission.unlogged_percent_max = 101),
+            ("drain.close_per_s", |config| config.drain.close_per_s = 0),
+            ("link.routers", |config| config.link.routers = vec!["router:0".to_owned()]),
+        ];
+        for (key, change) in changes {
+            let mut config = GatewayConfig::default();
+            change(&mut config);
+            assert_eq!(config.validate().unwrap_err().key, key);
+        }
+    }
+
+    #[test]
+    fn the_secret_is_not_shown() {
+        let mut config = GatewayConfig::default();
+        config.link.secret = "s3cret".to_owned();
+        assert!(!format!("{config:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn no_exempt_network_is_legal() {
+        let config =
+            GatewayConfig { admission: AdmissionConfig { exempt: Vec::new(), ..AdmissionConfig::default() }, ..GatewayConfig::default() };
+        config.validate().unwrap();
+    }
+}

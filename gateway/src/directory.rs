@@ -1,0 +1,217 @@
+//! Who sits where: user and kind of device → the connection, for all shards of this gateway.
+//!
+//! - One seat per user and kind of device. Whoever takes one gets the seat of the one before, to be sent away.
+//! - A seat is given back by its own session alone: the one before never empties its successor's.
+//! - The map's guards stay in here: what comes out is copies, so no caller can hold a lock, across a wait or at all.
+//! - Bounded by the connections that admission lets in. A seat is 48 bytes with its token: it is paid by every idle session.
+
+use crate::shard::message::{ConnKey, Origin};
+use billfish_state::DeviceKind;
+use dashmap::{DashMap, Entry};
+use smallvec::SmallVec;
+use std::{
+    collections::HashMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
+
+/// One session's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seat {
+    /// The connection.
+    pub(crate) key: ConnKey,
+    /// Kind of device.
+    pub(crate) device: DeviceKind,
+    /// The session on it.
+    pub(crate) session: u64,
+}
+
+/// The map. See the module's words.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    seats: DashMap<Place, Tenant, foldhash::fast::RandomState>,
+    count: AtomicUsize,
+    /// Tokens that are not of our own make, by session: rare, so the seats have no room for them.
+    foreign_tokens: Mutex<HashMap<u64, Box<str>, foldhash::fast::RandomState>>,
+}
+
+/// App, user and device in 12 bytes: a user id has 53 bits, a device 3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Place {
+    app_id: i32,
+    user_and_device: [u32; 2],
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tenant {
+    index: u32,
+    generation: u32,
+    session: [u32; 2],
+    /// The 128 bits of one of our own tokens; all zero where it is kept elsewhere.
+    token: [u8; 16],
+    shard: u16,
+}
+
+const _: () = assert!(size_of::<(Place, Tenant)>() <= 48, "every idle session pays for it");
+
+impl Directory {
+    /// Seats a session, and gives the seat that was taken from another.
+    pub(crate) fn insert(&self, origin: Origin, key: ConnKey, token: &str) -> Option<Seat> {
+        let own = own_token(token, origin.app_id);
+        if own.is_none() {
+            self.foreign_tokens().insert(origin.session, token.into());
+        }
+        let tenant = Tenant {
+            index: key.index,
+            generation: key.generation,
+            session: split(origin.session),
+            token: own.unwrap_or_default(),
+            shard: key.shard,
+        };
+        let older = self.seats.insert(Place::of(origin.app_id, origin.user_id, origin.device), tenant);
+        let Some(older) = older else {
+            self.count.fetch_add(1, Relaxed);
+            return None;
+        };
+        let older = older.seat(origin.device);
+        self.foreign_tokens().remove(&older.session);
+        Some(older)
+    }
+
+    /// Gives a seat back, and its token with it; `None` when another session has it by now.
+    pub(crate) fn take(&self, origin: Origin) -> Option<String> {
+        let tenant = match self.seats.entry(Place::of(origin.app_id, origin.user_id, origin.device)) {
+            Entry::Occupied(entry) if entry.get().session == split(origin.session) => entry.remove(),
+            Entry::Occupied(_) | Entry::Vacant(_) => return None,
+        };
+        self.count.fetch_sub(1, Relaxed);
+        if tenant.token == [0; 16] {
+            let token = self.foreign_tokens().remove(&origin.session);
+            return Some(token.map(String::from).unwrap_or_default());
+        }
+        Some(format!("{:032x}%{}", u128::from_be_bytes(tenant.token), origin.app_id))
+    }
+
+    /// Every seat of a user.
+    pub(crate) fn lookup(&self, app_id: i32, user_id: i64) -> SmallVec<[Seat; 5]> {
+        DeviceKind::ALL.into_iter().filter_map(|device| self.seat(app_id, user_id, device)).collect()
+    }
+
+    /// The seat of one device.
+    pub(crate) fn seat(&self, app_id: i32, user_id: i64, device: DeviceKind) -> Option<Seat> {
+        self.seats.get(&Place::of(app_id, user_id, device)).map(|tenant| tenant.seat(device))
+    }
+
+    /// Seats taken.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    fn foreign_tokens(&self) -> MutexGuard<'_, HashMap<u64, Box<str>, foldhash::fast::RandomState>> {
+        self.foreign_tokens.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    const fn of(app_id: i32, user_id: i64, device: DeviceKind) -> Self {
+        Self { app_id, user_and_device: split((user_id as u64) << 3 | device as u64) }
+    }
+}
+
+impl Tenant {
+    const fn seat(&self, device: DeviceKind) -> Seat {
+        Seat {
+            key: ConnKey { shard: self.shard, index: self.index, generation: self.generation },
+            device,
+            session: (self.session[0] as u64) << 32 | self.session[1] as u64,
+        }
+    }
+}
+
+const fn split(value: u64) -> [u32; 2] {
+    [(value >> 32) as u32, value as u32]
+}
+
+/// The 128 bits of a token as our router makes them: 32 lower-case hex digits, `%`, the app.
+fn own_token(token: &str, app_id: i32) -> Option<[u8; 16]> {
+    let (digits, app) = token.split_once('%')?;
+    let canonical = digits.len() == 32 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    if !canonical || app != app_id.to_string() {
+        return None;
+    }
+    u128::from_str_radix(digits, 16).ok().filter(|bits| *bits != 0).map(u128::to_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Directory;
+    use crate::shard::message::{ConnKey, Origin};
+    use billfish_state::DeviceKind;
+
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef%10001";
+
+    fn origin(user_id: i64, device: DeviceKind, session: u64) -> Origin {
+        Origin { app_id: 10_001, user_id, device, session }
+    }
+
+    fn key(index: u32) -> ConnKey {
+        ConnKey { shard: 1, index, generation: 7 }
+    }
+
+    #[test]
+    fn the_second_session_of_a_device_gets_the_seat_of_the_first() {
+        let directory = Directory::default();
+        assert_eq!(directory.insert(origin(20_001, DeviceKind::Web, 1), key(4), TOKEN), None);
+        let older = directory.insert(origin(20_001, DeviceKind::Web, u64::MAX), key(5), TOKEN).unwrap();
+        assert_eq!((older.key, older.session, older.device), (key(4), 1, DeviceKind::Web));
+        assert_eq!(directory.len(), 1);
+        let seat = directory.seat(10_001, 20_001, DeviceKind::Web).unwrap();
+        assert_eq!((seat.key, seat.session), (key(5), u64::MAX));
+    }
+
+    #[test]
+    fn a_seat_is_given_back_by_its_own_session_alone() {
+        let directory = Directory::default();
+        directory.insert(origin(20_001, DeviceKind::Web, 1), key(4), TOKEN);
+        directory.insert(origin(20_001, DeviceKind::Web, 2), key(5), TOKEN);
+        assert!(directory.take(origin(20_001, DeviceKind::Web, 1)).is_none());
+        assert_eq!(directory.len(), 1);
+        assert!(directory.take(origin(20_001, DeviceKind::Web, 2)).is_some());
+        assert_eq!((directory.len(), directory.lookup(10_001, 20_001).len()), (0, 0));
+    }
+
+    #[test]
+    fn every_device_of_a_user_is_found_and_nobody_elses() {
+        let directory = Directory::default();
+        directory.insert(origin(20_001, DeviceKind::Ios, 1), key(1), TOKEN);
+        directory.insert(origin(20_001, DeviceKind::Web, 2), key(2), TOKEN);
+        directory.insert(origin(20_002, DeviceKind::Web, 3), key(3), TOKEN);
+        directory.insert(Origin { app_id: 10_002, ..origin(20_001, DeviceKind::Web, 4) }, key(4), TOKEN);
+        let mut sessions: Vec<u64> = directory.lookup(10_001, 20_001).iter().map(|seat| seat.session).collect();
+        sessions.sort_unstable();
+        assert_eq!(sessions, [1, 2]);
+    }
+
+    #[test]
+    fn a_token_comes_back_as_it_was_whoever_made_it() {
+        let directory = Directory::default();
+        for token in
+            [TOKEN, "eyJhbGciOi.J9.x", "0123456789ABCDEF0123456789ABCDEF%10001", "0123456789abcdef0123456789abcdef%10002", "%10001"]
+        {
+            directory.insert(origin(20_001, DeviceKind::Web, 9), key(1), token);
+            assert_eq!(directory.take(origin(20_001, DeviceKind::Web, 9)).as_deref(), Some(token));
+        }
+        assert!(directory.foreign_tokens().is_empty());
+    }
+
+    #[test]
+    fn a_foreign_token_goes_with_the_seat_that_was_taken() {
+        let directory = Directory::default();
+        directory.insert(origin(20_001, DeviceKind::Web, 1), key(1), "first");
+        directory.insert(origin(20_001, DeviceKind::Web, 2), key(2), "second");
+        assert_eq!(directory.foreign_tokens().len(), 1);
+        assert_eq!(directory.take(origin(20_001, DeviceKind::Web, 2)).as_deref(), Some("second"));
+    }
+}

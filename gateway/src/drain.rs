@@ -1,0 +1,67 @@
+//! Going down without a storm.
+//!
+//! ```text
+//!  not ready, listeners closed ── RECONNECT to all, spread ── close at a pace ── close the rest ── last writes ── last words to routers
+//! ```
+//!
+//! - The spread is as long as closing all of them takes, and no longer than configured: few sessions are gone soon.
+//! - What a shard tells at the end still finds its desk: the tasks end after the shards, from the data path outwards.
+
+use crate::{Running, config::DrainConfig, shard::message::ShardCommand};
+use std::time::Duration;
+use tracing::{info, warn};
+
+/// Walks [`Running`] through the picture above.
+pub(crate) async fn drain(mut running: Running, grace: Duration) {
+    let Some(mut parts) = running.parts.take() else { return };
+    let deadline = tokio::time::Instant::now() + grace;
+    parts.health.drain();
+    // Said before the clients are sent away, so that nobody sends them back here.
+    parts.registration.renew().await;
+    let config = &parts.config.drain;
+    let sessions = parts.metrics.sessions();
+    let spread = spread(config, sessions);
+    let addresses = if config.addresses.is_empty() { parts.registration.others().await } else { config.addresses.clone() };
+    info!(sessions, ?spread, close_per_s = config.close_per_s, ?grace, "draining");
+    let shard_count = u32::try_from(parts.shards.numbers().count()).unwrap_or(u32::MAX);
+    let close_per_s = config.close_per_s.div_ceil(shard_count.max(1));
+    let mut commands = parts.shards.gather();
+    for shard in parts.shards.numbers() {
+        commands.add(shard, ShardCommand::Drain { addresses: addresses.clone(), spread, close_per_s });
+    }
+    let emptied = async {
+        parts.shards.give(&mut commands).await;
+        while parts.metrics.connections() > 0 {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    if tokio::time::timeout_at(deadline, emptied).await.is_err() {
+        warn!(left = parts.metrics.connections(), ?grace, "connections outlived the grace period");
+    }
+    parts.stop().await;
+    info!("drained");
+}
+
+/// How long after the first session the last one is told to leave.
+fn spread(config: &DrainConfig, sessions: u64) -> Duration {
+    let needed_ms = sessions.saturating_mul(1000) / u64::from(config.close_per_s.max(1));
+    Duration::from_millis(needed_ms).min(config.spread_max)
+}
+
+/// How often the connections that are left are counted.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::spread;
+    use crate::config::DrainConfig;
+    use std::time::Duration;
+
+    #[test]
+    fn the_spread_is_as_long_as_closing_takes_and_no_longer_than_configured() {
+        let config = DrainConfig::default();
+        assert_eq!(spread(&config, 0), Duration::ZERO);
+        assert_eq!(spread(&config, 1_000), Duration::from_secs(2));
+        assert_eq!(spread(&config, 18_000), Duration::from_secs(30));
+    }
+}

@@ -1,0 +1,31 @@
+//! Why a gateway does not start.
+
+use crate::config::ConfigError;
+use std::{io, net::SocketAddr};
+
+/// A start that failed; nothing of it is left running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A key cannot be run with.
+    #[error("the configuration cannot be run with")]
+    Config(#[source] ConfigError),
+    /// The address is taken, not ours, or not allowed.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// The kernel gives no poll, no waker or no thread.
+    #[error("cannot start shard {shard}")]
+    Shard {
+        /// Which shard.
+        shard: usize,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+}

@@ -1,0 +1,108 @@
+//! Whether this gateway lives, and whether it should be given clients.
+//!
+//! - Alive: every shard has turned its loop lately. A gateway that is not should be restarted.
+//! - Ready: it can let clients in and has a router for them. A gateway that is not should be left alone until it is.
+
+use crate::{commands::Shards, shard::message::ShardCommand, store::Store, upstream::Upstream};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+/// What is known about it.
+#[derive(Debug)]
+pub(crate) struct Health {
+    store: Arc<Store>,
+    upstream: Arc<Upstream>,
+    shards: Shards,
+    draining: AtomicBool,
+    start: Instant,
+    /// When each shard last answered, in ms since `start`.
+    pulses: Vec<AtomicU64>,
+}
+
+impl Health {
+    pub(crate) fn new(store: Arc<Store>, upstream: Arc<Upstream>, shards: Shards) -> Self {
+        let pulses = shards.numbers().map(|_| AtomicU64::new(0)).collect();
+        Self { store, upstream, shards, draining: AtomicBool::new(false), start: Instant::now(), pulses }
+    }
+
+    /// From now on it is not ready.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Whether clients should be sent here; why not.
+    pub(crate) fn ready(&self) -> Result<(), String> {
+        if self.is_draining() {
+            return Err("the gateway is draining".to_owned());
+        }
+        if self.upstream.links() == 0 {
+            return Err("no link to a router is up".to_owned());
+        }
+        if self.store.is_away() {
+            return Err("the shared state is away".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Whether every shard turned its loop lately; which one did not.
+    pub(crate) fn alive(&self) -> Result<(), String> {
+        let now = self.now_ms();
+        for (shard, pulse) in self.pulses.iter().enumerate() {
+            let silent_ms = now.saturating_sub(pulse.load(Relaxed));
+            if silent_ms > SILENT_MAX_MS {
+                return Err(format!("shard {shard} has not turned its loop for {silent_ms} ms"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Feels each shard's pulse until `stop`.
+    pub(crate) async fn run(&self, stop: &CancellationToken) {
+        loop {
+            tokio::select! {
+                () = self.feel() => {}
+                () = stop.cancelled() => return,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(FEEL_EVERY) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    async fn feel(&self) {
+        let mut asked = Vec::new();
+        for shard in self.shards.numbers() {
+            // Nobody is in room 0, so a shard that takes its commands drops the question at once, and that is the answer.
+            let (answer, answered) = oneshot::channel();
+            if self.shards.try_give(shard, ShardCommand::RoomAccount { room_id: 0, answer }) {
+                asked.push((shard, answered));
+            }
+        }
+        let deadline = tokio::time::Instant::now() + FEEL_EVERY;
+        for (shard, answered) in asked {
+            if tokio::time::timeout_at(deadline, answered).await.is_ok() {
+                self.pulses[usize::from(shard)].store(self.now_ms(), Relaxed);
+            }
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// A shard that answered nothing for so long hangs: its longest honest turn is a few milliseconds.
+const SILENT_MAX_MS: u64 = 10_000;
+const FEEL_EVERY: Duration = Duration::from_secs(2);

@@ -1,0 +1,478 @@
+//! Every metric of the gateway: names, help, and where the figures come from.
+//!
+//! - The names are a contract: `docs/metrics.md` lists them, and a test compares the two.
+//! - Nothing is pushed into a registry. Counters lie where they are counted, and a scrape adds them up.
+//! - Labels have few values, all known beforehand, and all of them are always shown: a series that appears late has no rate.
+
+use crate::{
+    admission::Refused,
+    directory::Directory,
+    shard::{
+        counters::{CODES, Counter, DropReason, Gauge, Histogram, ShardCounters},
+        mailbox::Mailbox,
+        message::{ShardCommand, ShardEvent},
+    },
+};
+use billfish_wire::{Class, Code, Reason};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet},
+    metrics::MetricType,
+};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+/// A number that only grows, added to by many.
+#[derive(Debug, Default)]
+pub(crate) struct Tally(AtomicU64);
+
+impl Tally {
+    pub(crate) fn add(&self, more: u64) {
+        self.0.fetch_add(more, Relaxed);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What became of a LOGIN, as far as its token was looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum LoginResult {
+    Accepted,
+    BadToken,
+    RateLimited,
+    Unavailable,
+}
+
+impl LoginResult {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Accepted, "accepted"),
+        (Self::BadToken, "bad_token"),
+        (Self::RateLimited, "rate_limited"),
+        (Self::Unavailable, "unavailable"),
+    ];
+
+    /// The result of a LOGIN that was refused here.
+    pub(crate) fn of(reason: Reason) -> Self {
+        if reason == Reason::BadToken {
+            Self::BadToken
+        } else if reason == Reason::RateLimited {
+            Self::RateLimited
+        } else {
+            Self::Unavailable
+        }
+    }
+}
+
+/// A port of the shared state, as the gateway uses them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Port {
+    Tokens,
+    Presence,
+    Routes,
+    Acks,
+    Inbox,
+    RateWindows,
+    Registry,
+}
+
+impl Port {
+    pub(crate) const ALL: [(Self, &'static str); 7] = [
+        (Self::Tokens, "tokens"),
+        (Self::Presence, "presence"),
+        (Self::Routes, "routes"),
+        (Self::Acks, "acks"),
+        (Self::Inbox, "inbox"),
+        (Self::RateWindows, "rate_windows"),
+        (Self::Registry, "registry"),
+    ];
+}
+
+/// What the control side counts; shards have their own.
+#[derive(Debug, Default)]
+pub(crate) struct ControlCounters {
+    /// By [`Refused`].
+    pub(crate) admission_refused: [Tally; Refused::ALL.len()],
+    /// By [`LoginResult`].
+    pub(crate) logins: [Tally; LoginResult::ALL.len()],
+    /// By [`Port`]: calls that failed.
+    pub(crate) state_errors: [Tally; Port::ALL.len()],
+    /// By [`Port`]: writes given up because too many waited.
+    pub(crate) state_given_up: [Tally; Port::ALL.len()],
+    /// By [`Port`]: writes that wait.
+    pub(crate) state_pending: [Gauge; Port::ALL.len()],
+    /// Calls sent again over another link.
+    pub(crate) upstream_retries: Tally,
+    /// Calls the gateway itself refused: no router in time, or too many under way.
+    pub(crate) upstream_given_up: Tally,
+    /// Answers to calls that were answered before.
+    pub(crate) replies_stale: Tally,
+    /// Pushes and evictions of an owner that is no longer.
+    pub(crate) epochs_stale: Tally,
+    /// Envelopes that no version of ours would send.
+    pub(crate) envelopes_odd: Tally,
+    /// Calls under way.
+    pub(crate) upstream_in_flight: Gauge,
+    /// Links that are up.
+    pub(crate) links_up: Gauge,
+    /// Links that ended.
+    pub(crate) links_lost: Tally,
+}
+
+impl ControlCounters {
+    pub(crate) fn login(&self, result: LoginResult) {
+        self.logins[result as usize].add(1);
+    }
+
+    pub(crate) fn state_error(&self, port: Port) {
+        self.state_errors[port as usize].add(1);
+    }
+}
+
+/// Where the copies of all pushes are: `copies = delivered + dropped + pending`, exact when nothing moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Copies that pushes asked for.
+    pub copies: u64,
+    /// Handed whole to a transport.
+    pub delivered: u64,
+    /// Given up, all classes and reasons.
+    pub dropped: u64,
+    /// Waiting in backlogs.
+    pub pending: u64,
+    /// Connections now.
+    pub connections: u64,
+    /// Of these, logged in.
+    pub sessions: u64,
+}
+
+/// One shard, as far as a scrape sees it.
+#[derive(Debug)]
+pub(crate) struct ShardGauges {
+    pub(crate) counters: Arc<ShardCounters>,
+    pub(crate) commands: Arc<Mailbox<ShardCommand>>,
+    pub(crate) events: Arc<Mailbox<ShardEvent>>,
+}
+
+/// Everything a scrape reads.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    pub(crate) shards: Vec<ShardGauges>,
+    pub(crate) control: Arc<ControlCounters>,
+    pub(crate) directory: Arc<Directory>,
+}
+
+impl Metrics {
+    pub(crate) fn account(&self) -> Account {
+        let classes = 0..Class::ALL.len();
+        Account {
+            copies: self.sum(|shard| &shard.copies),
+            delivered: classes.clone().map(|class| self.sum(|shard| &shard.delivered[class])).sum(),
+            dropped: classes
+                .flat_map(|class| (0..DropReason::ALL.len()).map(move |reason| (class, reason)))
+                .map(|(class, reason)| self.sum(|shard| &shard.dropped[class][reason]))
+                .sum(),
+            pending: self.level(|shard| &shard.pending),
+            connections: self.level(|shard| &shard.connections),
+            sessions: self.level(|shard| &shard.sessions),
+        }
+    }
+
+    pub(crate) fn connections(&self) -> u64 {
+        self.level(|shard| &shard.connections)
+    }
+
+    pub(crate) fn sessions(&self) -> u64 {
+        self.level(|shard| &shard.sessions)
+    }
+
+    fn sum(&self, counter: impl Fn(&ShardCounters) -> &Counter) -> u64 {
+        self.shards.iter().map(|shard| counter(&shard.counters).value()).sum()
+    }
+
+    fn level(&self, gauge: impl Fn(&ShardCounters) -> &Gauge) -> u64 {
+        self.shards.iter().map(|shard| gauge(&shard.counters).value()).sum()
+    }
+
+    fn encode_connections(&self, page: &mut Page<'_>) -> fmt::Result {
+        let control = &self.control;
+        page.gauge("gateway_connections", "Connections open now", self.connections())?;
+        page.gauge("gateway_sessions", "Connections that have logged in", self.sessions())?;
+        page.gauge("gateway_rooms", "Rooms with members here, summed over shards", self.level(|shard| &shard.rooms))?;
+        page.counter("gateway_accepts", "Connections accepted", self.sum(|shard| &shard.accepted))?;
+        let errors = [("exhausted", self.sum(|shard| &shard.accept_exhausted)), ("other", self.sum(|shard| &shard.accept_failed))];
+        page.counters("gateway_accept_errors", "Failed accepts; exhausted: no files or memory left", "kind", errors)?;
+        let refused = Refused::ALL.map(|why| (why.label(), control.admission_refused[why as usize].value()));
+        page.counters("gateway_admission_refused", "Connections and logins turned away by admission", "reason", refused)?;
+        let logins = LoginResult::ALL.map(|(result, label)| (label, control.logins[result as usize].value()));
+        page.counters("gateway_logins", "Logins decided, by result", "result", logins)?;
+        let closes = (0..Reason::ALL.len()).map(|row| (Reason::ALL[row].label(), self.sum(|shard| &shard.closed[row])));
+        page.counters("gateway_closes", "Connections ended, by reason", "reason", closes)?;
+        let lost = crate::shard::counters::reason_row(Reason::HeartbeatLost);
+        page.counter("gateway_heartbeats_lost", "Sessions that fell silent", self.sum(|shard| &shard.closed[lost]))
+    }
+
+    fn encode_frames(&self, page: &mut Page<'_>) -> fmt::Result {
+        let label = |row: usize| Code::ALL.get(row).map_or("unknown", |code| code.label());
+        let delivered: u64 = (0..Class::ALL.len()).map(|class| self.sum(|shard| &shard.delivered[class])).sum();
+        let biz = crate::shard::counters::code_row(Code::Biz.number());
+        let read = (0..CODES).map(|row| ([("code", label(row)), ("direction", "in")], self.sum(|shard| &shard.frames_in[row])));
+        let written = (0..CODES).map(|row| {
+            let pushed = if row == biz { delivered } else { 0 };
+            ([("code", label(row)), ("direction", "out")], self.sum(|shard| &shard.frames_out[row]) + pushed)
+        });
+        page.counters2("gateway_frames", "Frames read and written, pushes included", read.chain(written))?;
+        let bytes = [("in", self.sum(|shard| &shard.bytes_in)), ("out", self.sum(|shard| &shard.bytes_out))];
+        page.counters("gateway_bytes", "Bytes read from and taken by transports", "direction", bytes)?;
+        page.counter("gateway_frame_errors", "Headers that no legal client sends", self.sum(|shard| &shard.frame_errors))?;
+        page.counter("gateway_copies", "Copies that pushes asked for", self.sum(|shard| &shard.copies))?;
+        let deliveries = (0..Class::ALL.len()).map(|class| (Class::ALL[class].label(), self.sum(|shard| &shard.delivered[class])));
+        page.counters("gateway_deliveries", "Copies handed whole to a transport", "class", deliveries)?;
+        let dropped = (0..Class::ALL.len()).flat_map(|class| {
+            DropReason::ALL.into_iter().enumerate().map(move |(row, reason)| {
+                ([("class", Class::ALL[class].label()), ("reason", reason.label())], self.sum(|shard| &shard.dropped[class][row]))
+            })
+        });
+        page.counters2("gateway_frames_dropped", "Copies given up", dropped)?;
+        page.gauge("gateway_copies_pending", "Copies that wait in backlogs", self.level(|shard| &shard.pending))?;
+        page.gauge("gateway_backlog_bytes", "Bytes that wait in backlogs", self.level(|shard| &shard.backlog_bytes))?;
+        page.gauge("gateway_backlogs", "Connections that have a backlog", self.level(|shard| &shard.backlogs))
+    }
+
+    fn encode_shards(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.counter("gateway_fanout_sends", "Socket writes of fan-outs", self.sum(|shard| &shard.fanout_sends))?;
+        page.counter("gateway_fanout_walks", "Walks over a room's members", self.sum(|shard| &shard.fanout_jobs))?;
+        page.counter("gateway_fanout_frames", "Frames these walks carried", self.sum(|shard| &shard.fanout_frames))?;
+        let help = "From a room push's arrival on a shard to its last member";
+        page.histogram("gateway_fanout_seconds", help, self.histogram(|shard| &shard.fanout_latency))?;
+        let help = "One turn of a shard's loop, its sleep left out";
+        page.histogram("gateway_loop_seconds", help, self.histogram(|shard| &shard.turn_latency))?;
+        let busy = self.sum(|shard| &shard.busy_us) as f64 / MICROS;
+        page.counter_f64("gateway_busy_seconds", "Time shards were awake", busy)?;
+        page.counter("gateway_turns_ticked", "Turns that waited for the flush tick of a busy shard", self.sum(|shard| &shard.tick_turns))?;
+        page.counter(
+            "gateway_turns_held",
+            "Turns that read no socket, the control side being behind",
+            self.sum(|shard| &shard.held_turns),
+        )?;
+        let help = "Commands that named a connection or room no longer there";
+        page.counter("gateway_commands_stale", help, self.sum(|shard| &shard.stale_commands))?;
+        page.gauge("gateway_room_queue_bytes", "Bytes waiting in room queues of shards", self.level(|shard| &shard.room_queue_bytes))?;
+        page.gauge("gateway_timers", "Timers filed in the shards' wheels", self.level(|shard| &shard.timers))?;
+        let depth = |of: fn(&ShardGauges) -> usize| self.shards.iter().map(of).sum::<usize>() as u64;
+        let depths = [("command", depth(|shard| shard.commands.len())), ("event", depth(|shard| shard.events.len()))];
+        page.gauges("gateway_mailbox_depth", "Messages waiting between shards and control", "direction", depths)
+    }
+
+    fn encode_control(&self, page: &mut Page<'_>) -> fmt::Result {
+        let control = &self.control;
+        page.gauge("gateway_directory_seats", "Sessions in the directory", self.directory.len() as u64)?;
+        page.gauge("gateway_link_up", "Links to routers that are up", control.links_up.value())?;
+        page.counter("gateway_links_lost", "Links that ended", control.links_lost.value())?;
+        page.gauge("gateway_upstream_in_flight", "Calls to routers that await their answer", control.upstream_in_flight.value())?;
+        page.counter("gateway_upstream_retries", "Calls sent again over another link", control.upstream_retries.value())?;
+        page.counter("gateway_upstream_given_up", "Calls refused by the gateway itself", control.upstream_given_up.value())?;
+        page.counter("gateway_replies_stale", "Answers to calls no longer waited for", control.replies_stale.value())?;
+        page.counter("gateway_epochs_stale", "Messages of a former room owner, refused", control.epochs_stale.value())?;
+        page.counter("gateway_envelopes_odd", "Envelopes of routers that make no sense here", control.envelopes_odd.value())?;
+        let by_port = |of: fn(&ControlCounters, usize) -> u64| Port::ALL.map(|(port, label)| (label, of(control, port as usize)));
+        let errors = by_port(|control, port| control.state_errors[port].value());
+        page.counters("gateway_state_errors", "Calls to the shared state that failed", "port", errors)?;
+        let given_up = by_port(|control, port| control.state_given_up[port].value());
+        page.counters("gateway_state_given_up", "Writes to the shared state given up, too many waiting", "port", given_up)?;
+        let pending = by_port(|control, port| control.state_pending[port].value());
+        page.gauges("gateway_state_pending", "Writes to the shared state that wait", "port", pending)
+    }
+
+    fn histogram(&self, of: impl Fn(&ShardCounters) -> &Histogram) -> ([u64; Histogram::BUCKETS], f64) {
+        let mut buckets = [0; Histogram::BUCKETS];
+        let mut sum_us = 0;
+        for shard in &self.shards {
+            let histogram = of(&shard.counters);
+            for (sum, part) in buckets.iter_mut().zip(histogram.buckets()) {
+                *sum += part;
+            }
+            sum_us += histogram.sum_us();
+        }
+        (buckets, sum_us as f64 / MICROS)
+    }
+}
+
+impl Collector for Metrics {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        self.encode_connections(&mut page)?;
+        self.encode_frames(&mut page)?;
+        self.encode_shards(&mut page)?;
+        self.encode_control(&mut page)
+    }
+}
+
+/// The page that is being written. Names of counters come without `_total`, which the encoder appends.
+struct Page<'a>(DescriptorEncoder<'a>);
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+impl Page<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&signed(value))
+    }
+
+    fn gauges<const N: usize>(&mut self, name: &str, help: &str, label: &'static str, rows: [(&'static str, u64); N]) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (value_of_label, value) in rows {
+            metric.encode_family(&[(label, value_of_label)])?.encode_gauge(&signed(value))?;
+        }
+        Ok(())
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Counter)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    fn counter_f64(&mut self, name: &str, help: &str, value: f64) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Counter)?.encode_counter::<NoLabelSet, _, u64>(&value, None)
+    }
+
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'static str,
+        rows: impl IntoIterator<Item = (&'static str, u64)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (value_of_label, value) in rows {
+            metric.encode_family(&[(label, value_of_label)])?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    fn counters2(&mut self, name: &str, help: &str, rows: impl Iterator<Item = (Labels<2>, u64)>) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (labels, value) in rows {
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, (buckets, sum): ([u64; Histogram::BUCKETS], f64)) -> fmt::Result {
+        let bound = |bucket: usize| if bucket == Histogram::BUCKETS - 1 { f64::INFINITY } else { (1_u64 << bucket) as f64 / MICROS };
+        let rows: Vec<(f64, u64)> = buckets.iter().enumerate().map(|(bucket, count)| (bound(bucket), *count)).collect();
+        let count = buckets.iter().sum();
+        self.0.encode_descriptor(name, help, None, MetricType::Histogram)?.encode_histogram::<NoLabelSet>(sum, count, &rows, None)
+    }
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+const MICROS: f64 = 1e6;
+
+#[cfg(test)]
+mod tests {
+    use super::{ControlCounters, LoginResult, Metrics, Port, ShardGauges};
+    use crate::shard::{
+        counters::ShardCounters,
+        mailbox::{Mailbox, Signal},
+    };
+    use prometheus_client::{encoding::text::encode, registry::Registry};
+    use std::{collections::BTreeSet, sync::Arc};
+
+    fn shard() -> ShardGauges {
+        ShardGauges {
+            counters: Arc::default(),
+            commands: Arc::new(Mailbox::new(1, Signal::task(), Signal::task())),
+            events: Arc::new(Mailbox::new(1, Signal::task(), Signal::task())),
+        }
+    }
+
+    fn page(metrics: Metrics) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(metrics));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn every_name_stands_in_the_docs_and_the_docs_name_no_other() {
+        let text = page(Metrics { shards: vec![shard()], control: Arc::default(), directory: Arc::default() });
+        let shown: BTreeSet<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "))
+            .map(|line| match line.split_once(' ') {
+                Some((name, "counter")) => format!("{name}_total"),
+                Some((name, _)) => name.to_owned(),
+                None => panic!("{line}"),
+            })
+            .collect();
+        let docs = include_str!("../../docs/metrics.md");
+        let listed: BTreeSet<String> = docs
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `gateway_"))
+            .map(|line| format!("gateway_{}", line.split(['`', '{']).next().unwrap_or_default()))
+            .collect();
+        assert_eq!(shown, listed);
+    }
+
+    #[test]
+    fn every_series_is_there_before_anything_happened() {
+        let text = page(Metrics { shards: vec![shard()], control: Arc::default(), directory: Arc::default() });
+        for series in [
+            "gateway_connections 0",
+            r#"gateway_logins_total{result="bad_token"} 0"#,
+            r#"gateway_frames_total{code="unknown",direction="in"} 0"#,
+            r#"gateway_frames_dropped_total{class="chat",reason="sampled"} 0"#,
+            r#"gateway_state_errors_total{port="tokens"} 0"#,
+            r#"gateway_mailbox_depth{direction="event"} 0"#,
+            "gateway_fanout_seconds_count 0",
+        ] {
+            assert!(text.lines().any(|line| line == series), "{series} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn shards_add_up_and_histograms_are_cumulative() {
+        let control = Arc::new(ControlCounters::default());
+        control.login(LoginResult::Accepted);
+        control.state_error(Port::Acks);
+        let shards = vec![shard(), shard()];
+        for shard in &shards {
+            let counters: &ShardCounters = &shard.counters;
+            counters.connections.set(3);
+            counters.copies.add(10);
+            counters.delivered[2].add(6);
+            counters.dropped[3][0].add(3);
+            counters.pending.set(1);
+            counters.fanout_latency.record(3);
+            counters.fanout_latency.record(u64::MAX / 4);
+        }
+        let metrics = Metrics { shards, control, directory: Arc::default() };
+        let account = metrics.account();
+        assert_eq!((account.connections, account.copies), (6, 20));
+        assert_eq!(account.copies, account.delivered + account.dropped + account.pending);
+        let text = page(metrics);
+        for series in [
+            "gateway_connections 6",
+            r#"gateway_deliveries_total{class="chat"} 12"#,
+            r#"gateway_frames_total{code="biz",direction="out"} 12"#,
+            r#"gateway_frames_dropped_total{class="ambient",reason="backlog"} 6"#,
+            r#"gateway_fanout_seconds_bucket{le="4e-6"} 2"#,
+            r#"gateway_fanout_seconds_bucket{le="+Inf"} 4"#,
+            r#"gateway_logins_total{result="accepted"} 1"#,
+            r#"gateway_state_errors_total{port="acks"} 1"#,
+        ] {
+            assert!(text.lines().any(|line| line == series), "{series} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! Putting a gateway together, and what it is while it runs.
+//!
+//! - The order of starting is the order of need: counters, store, shards, the tasks that take from them, links, the registry last, because
+//!   it is what brings clients.
+//! - [`Parts::stop`] is the reverse: shards first, then everything that they might still have had something to say to.
+
+use crate::{
+    acks::Acks,
+    admin::{self, Pages, ReadyCheck},
+    admission::Gate,
+    auth::{Auth, Lanes, Revoked},
+    clock::unix_ms,
+    commands::Shards,
+    config::GatewayConfig,
+    directory::Directory,
+    drain,
+    error::StartError,
+    events::{Desk, run_patience},
+    fanout::Fanout,
+    health::Health,
+    link,
+    metrics::{Account, ControlCounters, Metrics, ShardGauges},
+    presence::Presence,
+    registry::Registration,
+    shard::{
+        Shard, ShardHandle, ShardParts, listeners,
+        message::{Admission, ShardCommand},
+    },
+    store::Store,
+    upstream::Upstream,
+};
+use billfish_link::{Link, tcp::Identity};
+use billfish_state::State;
+use prometheus_client::registry::Registry;
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+/// What a gateway is made of.
+#[derive(Debug)]
+pub struct GatewayParts<'a> {
+    /// What is set about it.
+    pub config: GatewayConfig,
+    /// Shared with all gateways and routers.
+    pub state: State,
+    /// The way to the routers.
+    pub links: Links,
+    /// Where its metrics are registered.
+    pub registry: &'a mut Registry,
+}
+
+/// How a gateway comes by its links.
+#[derive(Debug)]
+pub enum Links {
+    /// These, made by the caller: the ends of pipes to a router in the same process. More may follow by [`Running::attach`].
+    Given(Vec<Link>),
+    /// Those to `link.routers` of the configuration, dialled again and again.
+    Dialled,
+}
+
+/// A gateway that runs. Dropping it ends it at once, without a word to anyone; see [`Running::drain`].
+#[derive(Debug)]
+pub struct Running {
+    /// `None` only while it ends.
+    pub(crate) parts: Option<Parts>,
+    tcp_addr: SocketAddr,
+}
+
+/// Everything that runs, and how it is reached.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) config: GatewayConfig,
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) registration: Arc<Registration>,
+    pub(crate) shards: Shards,
+    upstream: Arc<Upstream>,
+    fanout: Arc<Fanout>,
+    handles: Vec<ShardHandle>,
+    /// End when the shards' mailboxes do.
+    desks: JoinSet<()>,
+    /// End when told so, with their last writes.
+    writers: Tasks,
+    /// End when told so, with their last words.
+    links: Mutex<Tasks>,
+}
+
+/// Tasks that end together.
+#[derive(Debug, Default)]
+struct Tasks {
+    set: JoinSet<()>,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    async fn end(&mut self) {
+        self.stop.cancel();
+        finish(&mut self.set).await;
+    }
+}
+
+/// Waits for all of them. A panic of one is told, and does not keep the others from ending.
+async fn finish(set: &mut JoinSet<()>) {
+    while let Some(ended) = set.join_next().await {
+        if let Err(panic) = ended {
+            error!(%panic, "a task of the gateway panicked");
+        }
+    }
+}
+
+/// Starts a gateway. When this returns, it listens.
+///
+/// # Errors
+/// A key of the configuration, the address, or the kernel. Nothing is left running then.
+pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
+    let GatewayParts { config, state, links, registry } = parts;
+    config.validate().map_err(StartError::Config)?;
+    let address = config.listen.tcp;
+    let listeners = listeners(address, config.shard_count()).map_err(|cause| StartError::Listen { address, cause })?;
+    let tcp_addr = local_address(&listeners, address)?;
+
+    let counters = Arc::new(ControlCounters::default());
+    let gate = Arc::new(Gate::new(&config.admission, Arc::clone(&counters)));
+    let connections_max = gate.connections_max();
+    let handles = spawn_shards(&config, listeners, &gate)?;
+    let shards = Shards::new(handles.iter().map(|handle| Arc::clone(&handle.commands)).collect());
+
+    let incarnation = unix_ms();
+    let store = Arc::new(Store::new(state, Arc::clone(&counters)));
+    let directory = Arc::new(Directory::default());
+    let upstream = Arc::new(Upstream::new(Arc::clone(&counters)));
+    let health = Arc::new(Health::new(Arc::clone(&store), Arc::clone(&upstream), shards.clone()));
+    let metrics = Arc::new(Metrics {
+        shards: handles.iter().map(gauges).collect(),
+        control: Arc::clone(&counters),
+        directory: Arc::clone(&directory),
+    });
+    registry.register_collector(Box::new(Arc::clone(&metrics)));
+
+    let presence = Arc::new(Presence::new(
+        Arc::clone(&store),
+        Arc::clone(&directory),
+        &counters,
+        config.node.clone(),
+        incarnation,
+        config.presence_lease_ms(),
+    ));
+    let acks = Arc::new(Acks::new(Arc::clone(&store), &counters));
+    let auth = Arc::new(Auth {
+        gate,
+        store: Arc::clone(&store),
+        directory: Arc::clone(&directory),
+        presence: Arc::clone(&presence),
+        shards: shards.clone(),
+        counters: Arc::clone(&counters),
+        revoked: Revoked::new(Arc::clone(&store), &counters),
+        node: config.node.clone(),
+        incarnation,
+        user_logins_per_minute: config.admission.user_logins_per_minute,
+        last_session: AtomicU64::new(0),
+    });
+    let registration = Arc::new(Registration {
+        store,
+        health: Arc::clone(&health),
+        metrics: Arc::clone(&metrics),
+        node: config.node.clone(),
+        incarnation,
+        address: if config.listen.advertise.is_empty() { tcp_addr.to_string() } else { config.listen.advertise.clone() },
+        connections_max,
+    });
+    let fanout = Arc::new(Fanout {
+        upstream: Arc::clone(&upstream),
+        directory: Arc::clone(&directory),
+        shards: shards.clone(),
+        counters: Arc::clone(&counters),
+    });
+
+    let (lanes, lane_ends) = Lanes::new();
+    let desk = Arc::new(Desk {
+        lanes,
+        auth: Arc::clone(&auth),
+        upstream: Arc::clone(&upstream),
+        directory,
+        presence: Arc::clone(&presence),
+        acks: Arc::clone(&acks),
+        shards: shards.clone(),
+        counters,
+    });
+    let mut desks = JoinSet::new();
+    for handle in &handles {
+        let (desk, events, shard) = (Arc::clone(&desk), Arc::clone(&handle.events), handle.index);
+        desks.spawn(async move { desk.run(shard, &events).await });
+    }
+    for lane in lane_ends {
+        let auth = Arc::clone(&auth);
+        // The lanes end when the last desk, which feeds them, is dropped.
+        desks.spawn(async move { auth.run_lane(lane).await });
+    }
+
+    // The desks alone hold the way to the lanes now.
+    drop(desk);
+
+    let mut writers = Tasks::default();
+    let stop = || writers.stop.clone();
+    let (health_stop, patience_stop) = (stop(), stop());
+    let (presence_stop, acks_stop, auth_stop, registration_stop) = (stop(), stop(), stop(), stop());
+    let pulse = Arc::clone(&health);
+    writers.set.spawn(async move { pulse.run(&health_stop).await });
+    let (waiting, toward) = (Arc::clone(&upstream), shards.clone());
+    writers.set.spawn(async move { run_patience(&waiting, &toward, &patience_stop).await });
+    writers.set.spawn(async move { presence.run(&presence_stop).await });
+    writers.set.spawn(async move { acks.run(&acks_stop).await });
+    writers.set.spawn(async move { auth.revoked.run(&auth_stop).await });
+    let entry = Arc::clone(&registration);
+    // The first entry is there when this returns: whoever asks for a gateway now is told of this one.
+    registration.renew().await;
+    writers.set.spawn(async move { entry.run(&registration_stop).await });
+
+    let parts = Parts { config, health, metrics, registration, shards, upstream, fanout, handles, desks, writers, links: Mutex::default() };
+    match links {
+        Links::Given(links) => links.into_iter().for_each(|link| parts.attach(link)),
+        Links::Dialled => parts.dial(incarnation),
+    }
+    info!(node = %parts.config.node, tcp = %tcp_addr, shards = parts.handles.len(), "gateway up");
+    Ok(Running { parts: Some(parts), tcp_addr })
+}
+
+fn local_address(listeners: &[TcpListener], address: SocketAddr) -> Result<SocketAddr, StartError> {
+    let first = listeners.first().expect("a gateway has at least one shard");
+    first.local_addr().map_err(|cause| StartError::Listen { address, cause })
+}
+
+fn spawn_shards(config: &GatewayConfig, listeners: Vec<TcpListener>, gate: &Arc<Gate>) -> Result<Vec<ShardHandle>, StartError> {
+    let session = Arc::new(config.server());
+    let epoch = Instant::now();
+    let mut handles = Vec::new();
+    for (shard, listener) in listeners.into_iter().enumerate() {
+        let parts = ShardParts {
+            index: u16::try_from(shard).expect("validate() bounds the shards"),
+            listener,
+            config: config.shard(),
+            session: Arc::clone(&session),
+            admission: Arc::clone(gate) as Arc<dyn Admission>,
+            epoch,
+        };
+        match Shard::spawn(parts) {
+            Ok(handle) => handles.push(handle),
+            Err(cause) => {
+                stop_shards(&handles);
+                return Err(StartError::Shard { shard, cause });
+            }
+        }
+    }
+    Ok(handles)
+}
+
+fn gauges(handle: &ShardHandle) -> ShardGauges {
+    ShardGauges { counters: Arc::clone(&handle.counters), commands: Arc::clone(&handle.commands), events: Arc::clone(&handle.events) }
+}
+
+/// Tells the threads to end. One whose mailbox is full ends by its closing.
+fn stop_shards(handles: &[ShardHandle]) {
+    for handle in handles {
+        if handle.commands.push(ShardCommand::Stop).is_err() {
+            handle.commands.close();
+        }
+    }
+}
+
+impl Parts {
+    /// Drives one more link.
+    fn attach(&self, link: Link) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let (fanout, stop) = (Arc::clone(&self.fanout), links.stop.clone());
+        while links.set.try_join_next().is_some() {}
+        links.set.spawn(async move { link::drive(link, &fanout, &stop).await });
+    }
+
+    fn dial(&self, incarnation: u64) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        for address in &self.config.link.routers {
+            let identity = Identity { node: self.config.node.clone(), incarnation, secret: self.config.link.secret.clone() };
+            let (address, fanout, stop) = (address.clone(), Arc::clone(&self.fanout), links.stop.clone());
+            links.set.spawn(link::keep_dialled(address, identity, fanout, stop));
+        }
+    }
+
+    /// Ends everything, in the order in which nothing is lost that can still be said.
+    pub(crate) async fn stop(&mut self) {
+        let mut commands = self.shards.gather();
+        for shard in self.shards.numbers() {
+            commands.add(shard, ShardCommand::Stop);
+        }
+        self.shards.give(&mut commands).await;
+        let handles = std::mem::take(&mut self.handles);
+        let joined =
+            tokio::task::spawn_blocking(move || handles.into_iter().map(|handle| (handle.index, handle.join())).collect::<Vec<_>>());
+        for (shard, ended) in joined.await.unwrap_or_default() {
+            if ended.is_err() {
+                error!(shard, "the shard had panicked");
+            }
+        }
+        // Their last events are in the mailboxes, which are closed now: the desks take them and end.
+        finish(&mut self.desks).await;
+        self.writers.end().await;
+        let mut links = std::mem::take(self.links.get_mut().unwrap_or_else(PoisonError::into_inner));
+        links.end().await;
+    }
+}
+
+impl Running {
+    /// Where clients connect.
+    #[must_use]
+    pub const fn tcp_addr(&self) -> SocketAddr {
+        self.tcp_addr
+    }
+
+    /// The configured address of a gateway's own admin port; whoever serves [`Running::admin_router`] binds it.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.parts().config.admin.listen
+    }
+
+    /// The operator's pages. `registry` is the one given to [`start`], complete by now; `more` has to be ready as well.
+    pub fn admin_router(&self, registry: Arc<Registry>, more: Vec<ReadyCheck>) -> axum::Router {
+        let parts = self.parts();
+        admin::router(Pages {
+            registry,
+            health: Arc::clone(&parts.health),
+            upstream: Arc::clone(&parts.upstream),
+            shards: parts.shards.clone(),
+            more,
+        })
+    }
+
+    /// Whether clients should be sent here.
+    ///
+    /// # Errors
+    /// Why not, for a person.
+    pub fn ready(&self) -> Result<(), String> {
+        self.parts().health.ready()
+    }
+
+    /// Drives one more link to a router; one that is there already for the same router ends.
+    pub fn attach(&self, link: Link) {
+        self.parts().attach(link);
+    }
+
+    /// Where the copies of all pushes are.
+    #[must_use]
+    pub fn account(&self) -> Account {
+        self.parts().metrics.account()
+    }
+
+    /// Goes down: takes nobody new, sends everybody elsewhere, closes them at a pace, and after `grace` those who are left.
+    pub async fn drain(self, grace: Duration) {
+        drain::drain(self, grace).await;
+    }
+
+    /// Goes down with the configured grace.
+    pub async fn drain_configured(self) {
+        let grace = self.parts().config.drain.grace;
+        drain::drain(self, grace).await;
+    }
+
+    fn parts(&self) -> &Parts {
+        self.parts.as_ref().expect("parts are taken by what consumes the gateway")
+    }
+}
+
+impl Drop for Parts {
+    fn drop(&mut self) {
+        // Tasks end with their sets; threads have to be told.
+        stop_shards(&self.handles);
+    }
+}

@@ -1,0 +1,101 @@
+//! The way to the shared state: every call counted, none waited for without end.
+//!
+//! - A call that takes too long counts as failed. It may have been carried out all the same; the ports are made for that.
+//! - Remembers whether the store is away, for readiness.
+
+use crate::metrics::{ControlCounters, Port};
+use billfish_state::{State, StateError};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tracing::{info, warn};
+
+/// The state did not do what it was asked; counted and logged already.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Away;
+
+/// The ports and their watch.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) state: State,
+    counters: Arc<ControlCounters>,
+    away: AtomicBool,
+}
+
+impl Store {
+    pub(crate) fn new(state: State, counters: Arc<ControlCounters>) -> Self {
+        Self { state, counters, away: AtomicBool::new(false) }
+    }
+
+    /// Whether the last call failed.
+    pub(crate) fn is_away(&self) -> bool {
+        self.away.load(Relaxed)
+    }
+
+    /// Waits for one call to a port, but not for long.
+    ///
+    /// Cancel-safe as far as the call is: all ports may be called again.
+    pub(crate) async fn call<T>(&self, port: Port, call: impl Future<Output = Result<T, StateError>>) -> Result<T, Away> {
+        let failed = match tokio::time::timeout(CALL_WAIT, call).await {
+            Ok(Ok(value)) => {
+                if self.away.swap(false, Relaxed) {
+                    info!("the shared state is back");
+                }
+                return Ok(value);
+            }
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        self.counters.state_error(port);
+        // A full table is an answer: the store itself is there.
+        let away = !matches!(failed, Some(StateError::Full { .. }));
+        if self.away.swap(away, Relaxed) != away {
+            match failed {
+                Some(error) => warn!(?port, error = &error as &dyn std::error::Error, "the shared state fails"),
+                None => warn!(?port, wait = ?CALL_WAIT, "the shared state does not answer"),
+            }
+        }
+        Err(Away)
+    }
+}
+
+/// Longest wait for one call. An adapter gives up earlier; this holds where it does not.
+const CALL_WAIT: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::{Away, CALL_WAIT, Store};
+    use crate::metrics::{ControlCounters, Port};
+    use billfish_state::{State, StateError};
+    use std::sync::Arc;
+
+    fn store() -> (Store, Arc<ControlCounters>) {
+        let counters = Arc::new(ControlCounters::default());
+        (Store::new(State::in_memory(), Arc::clone(&counters)), counters)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_never_answers_is_given_up_on_and_known_to_be_away() {
+        let (store, counters) = store();
+        let before = tokio::time::Instant::now();
+        let answer: Result<(), Away> = store.call(Port::Tokens, std::future::pending()).await;
+        assert_eq!((answer, before.elapsed()), (Err(Away), CALL_WAIT));
+        assert!(store.is_away());
+        assert_eq!(counters.state_errors[Port::Tokens as usize].value(), 1);
+        assert_eq!(store.call(Port::Tokens, async { Ok(7) }).await, Ok(7));
+        assert!(!store.is_away());
+    }
+
+    #[tokio::test]
+    async fn a_full_table_fails_the_call_but_the_store_is_there() {
+        let (store, counters) = store();
+        let full = async { Err::<(), _>(StateError::Full { what: "tokens", limit: 1 }) };
+        assert_eq!(store.call(Port::Tokens, full).await, Err(Away));
+        assert!(!store.is_away());
+        assert_eq!(counters.state_errors[Port::Tokens as usize].value(), 1);
+    }
+}
