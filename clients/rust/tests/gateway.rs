@@ -44,6 +44,7 @@ impl Gateway {
 
     pub(crate) async fn accept(&self) -> Connection {
         let (stream, _) = timeout(PATIENCE, self.listener.accept()).await.expect("the client connects").expect("accepted");
+        stream.set_nodelay(true).expect("a fresh socket");
         Connection { stream, reassembler: Reassembler::default(), frames: VecDeque::new() }
     }
 

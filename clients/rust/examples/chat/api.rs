@@ -1,0 +1,219 @@
+//! What an app's backend does with the HTTP API: tokens, rooms, names. In a real app none of this, and no API key, is on the phone.
+
+use anyhow::{Context, Result, anyhow, bail};
+use billfish_client::{Ticket, TokenError};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// The app everything belongs to here.
+const APP_ID: i32 = 10_001;
+/// A call that takes longer has failed.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The list of rooms is a second old at most; a room of ours that is not in it by then never will be.
+const LISTED_WITHIN: Duration = Duration::from_secs(3);
+
+/// One server, spoken to in one user's name.
+#[derive(Clone, Debug)]
+pub(crate) struct Api {
+    agent: ureq::Agent,
+    base: String,
+    authorization: String,
+    pub(crate) name: String,
+    pub(crate) user_id: i64,
+}
+
+/// A live room.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Room {
+    pub(crate) room_id: i64,
+    pub(crate) room_name: String,
+    pub(crate) audience: u64,
+}
+
+/// An answer: its status and its document.
+struct Answer {
+    status: u16,
+    document: Value,
+}
+
+impl Api {
+    pub(crate) fn new(base: &str, key: &str, name: &str) -> Self {
+        let agent = ureq::Agent::config_builder().timeout_global(Some(CALL_TIMEOUT)).http_status_as_error(false).build().into();
+        Self {
+            agent,
+            base: base.trim_end_matches('/').to_owned(),
+            authorization: format!("Bearer {key}"),
+            name: name.to_owned(),
+            user_id: user_id_of(name),
+        }
+    }
+
+    /// A token and the gateways to go to with it. Names the user on the way.
+    pub(crate) fn ticket(&self) -> Result<Ticket, TokenError> {
+        #[derive(Deserialize)]
+        struct Granted {
+            token: String,
+            gateways: BTreeMap<String, Vec<String>>,
+        }
+        let body = json!({ "appId": APP_ID, "userId": self.user_id, "device": "desktop", "nickName": self.name });
+        let answer = self.call("POST", "/v1/im/tokens", Some(&body)).map_err(|error| TokenError::Away(format!("{error:#}")))?;
+        if let Err(error) = self.check(&answer) {
+            // 5xx passes by itself; a key or a name that is refused does not.
+            let text = format!("{error:#}");
+            return Err(if answer.status >= 500 || answer.status == 429 { TokenError::Away(text) } else { TokenError::Refused(text) });
+        }
+        let mut granted: Granted = serde_json::from_value(answer.document).map_err(|error| TokenError::Away(error.to_string()))?;
+        Ok(Ticket { token: granted.token, addresses: granted.gateways.remove("tcp").unwrap_or_default() })
+    }
+
+    /// The room asked for, or the first live one, or a new one.
+    pub(crate) fn choose_room(&self, asked: Option<i64>) -> Result<i64> {
+        if let Some(room) = asked {
+            let answer = self.call("GET", &format!("/v1/rooms/{room}"), None)?;
+            if answer.status == 404 {
+                bail!("room {room} does not exist or has closed; leave out --room to be brought to a live one");
+            }
+            self.check(&answer)?;
+            return Ok(room);
+        }
+        if let Some(room) = self.rooms()?.first() {
+            return Ok(room.room_id);
+        }
+        let own = self.open_room()?;
+        // Someone else may have found no room at the same moment. The list tells, once ours is in it: the older room is the one to meet in.
+        let deadline = Instant::now() + LISTED_WITHIN;
+        while Instant::now() < deadline {
+            let rooms = self.rooms()?;
+            if rooms.iter().any(|room| room.room_id == own) {
+                let oldest = rooms.iter().map(|room| room.room_id).min().unwrap_or(own);
+                if oldest != own {
+                    self.close_room(own)?;
+                }
+                return Ok(oldest);
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+        Ok(own)
+    }
+
+    /// Live rooms, newest first.
+    pub(crate) fn rooms(&self) -> Result<Vec<Room>> {
+        #[derive(Deserialize)]
+        struct Rooms {
+            rooms: Vec<Room>,
+        }
+        let answer = self.call("GET", &format!("/v1/rooms?appId={APP_ID}&type=1&page=1&pageSize=20"), None)?;
+        self.check(&answer)?;
+        let rooms: Rooms = serde_json::from_value(answer.document).context("the list of rooms is not one")?;
+        Ok(rooms.rooms)
+    }
+
+    /// Who is in a room: by name, where the server knows one.
+    pub(crate) fn members(&self, room: i64) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Members {
+            user_ids: Vec<i64>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Profile {
+            user_id: i64,
+            nick_name: String,
+        }
+        #[derive(Deserialize)]
+        struct Profiles {
+            users: Vec<Profile>,
+        }
+        let answer = self.call("GET", &format!("/v1/rooms/{room}/members?limit=100"), None)?;
+        self.check(&answer)?;
+        let mut members: Members = serde_json::from_value(answer.document).context("the list of members is not one")?;
+        members.user_ids.sort_unstable();
+        members.user_ids.dedup();
+        if members.user_ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ids = members.user_ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let answer = self.call("GET", &format!("/v1/users?appId={APP_ID}&ids={ids}"), None)?;
+        self.check(&answer)?;
+        let profiles: Profiles = serde_json::from_value(answer.document).context("the list of users is not one")?;
+        let names: BTreeMap<i64, String> = profiles.users.into_iter().map(|profile| (profile.user_id, profile.nick_name)).collect();
+        Ok(members
+            .user_ids
+            .iter()
+            .map(|user| {
+                names.get(user).filter(|name| !name.is_empty()).map_or_else(|| format!("user {user}"), |name| format!("{name} ({user})"))
+            })
+            .collect())
+    }
+
+    /// Opens a room, or finds the one this user has open already.
+    fn open_room(&self) -> Result<i64> {
+        let body = json!({ "appId": APP_ID, "anchorId": self.user_id, "type": 1, "roomName": format!("{}'s room", self.name) });
+        let answer = self.call("POST", "/v1/rooms", Some(&body))?;
+        if answer.document["code"] != "already-live" {
+            self.check(&answer)?;
+        }
+        answer.document["roomId"].as_i64().ok_or_else(|| anyhow!("{} opened a room and did not say which", self.base))
+    }
+
+    fn close_room(&self, room: i64) -> Result<()> {
+        let answer = self.call("POST", &format!("/v1/rooms/{room}/close"), Some(&json!({ "anchorId": self.user_id })))?;
+        self.check(&answer)
+    }
+
+    fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
+        let url = format!("{}{path}", self.base);
+        let sent = match body {
+            Some(body) => self.agent.post(&url).header("Authorization", &self.authorization).send_json(body),
+            None => self.agent.get(&url).header("Authorization", &self.authorization).call(),
+        };
+        let mut response = sent.map_err(|error| {
+            anyhow!(
+                "no Billfish server answers on {} ({error}). Start one with: cargo run --release - or name another with --server",
+                self.base
+            )
+        })?;
+        let status = response.status().as_u16();
+        let text = response.body_mut().read_to_string().with_context(|| format!("the answer to {method} {path} broke off"))?;
+        Ok(Answer { status, document: serde_json::from_str(&text).unwrap_or(Value::Null) })
+    }
+
+    fn check(&self, answer: &Answer) -> Result<()> {
+        if answer.status < 400 {
+            return Ok(());
+        }
+        if matches!(answer.status, 401 | 403) {
+            bail!("{} does not take this API key; it stands in the server's data/api-key, give it with --api-key", self.base);
+        }
+        let detail = answer.document["detail"].as_str().unwrap_or("no reason was given");
+        bail!("{} answered {}: {detail}", self.base, answer.status)
+    }
+}
+
+/// The same name is always the same user: FNV-1a over the name, brought to nine digits that a person can type. Two names in a billion share
+/// one, and would be the same user.
+pub(crate) fn user_id_of(name: &str) -> i64 {
+    let hash = name.bytes().fold(0xCBF2_9CE4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3));
+    100_000_000 + i64::try_from(hash % 900_000_000).expect("below 900 million")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::user_id_of;
+
+    #[test]
+    fn a_name_is_always_the_same_user_and_another_name_another() {
+        assert_eq!(user_id_of("alice"), user_id_of("alice"));
+        assert_ne!(user_id_of("alice"), user_id_of("bob"));
+        for name in ["", "a", "Ünïcode ✓", "alice"] {
+            assert!((100_000_000..1_000_000_000).contains(&user_id_of(name)));
+        }
+    }
+}
