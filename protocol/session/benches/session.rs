@@ -29,6 +29,7 @@ fn on_frame(criterion: &mut Criterion) {
     for encoding in Encoding::ALL {
         let mut group = criterion.benchmark_group(format!("on_frame/{encoding:?}"));
         let mut out = ServerActions::default();
+        let mut now = 0;
 
         let mut session = live(&config, encoding);
         let body = chat.to_vec(encoding);
@@ -36,20 +37,27 @@ fn on_frame(criterion: &mut Criterion) {
         // With its answer, so that the calls under way do not pile up.
         group.bench_function("biz_and_its_answer", |bencher| {
             bencher.iter(|| {
-                session.on_frame(Time(1), &config, Frame { encoding, code: Code::Biz.number(), body: black_box(&body) }, &mut out);
+                session.on_frame(tick(&mut now), &config, Frame { encoding, code: Code::Biz.number(), body: black_box(&body) }, &mut out);
                 request += 1;
                 session.on_accepted(request, 1, 1, &mut out);
                 drain(&mut out)
             });
         });
+        assert!(session.is_live(), "what is measured is not the refusal");
 
         let mut session = live(&config, encoding);
         group.bench_function("heartbeat", |bencher| {
             bencher.iter(|| {
-                session.on_frame(Time(1), &config, Frame { encoding, code: Code::Heartbeat.number(), body: black_box(b"") }, &mut out);
+                session.on_frame(
+                    tick(&mut now),
+                    &config,
+                    Frame { encoding, code: Code::Heartbeat.number(), body: black_box(b"") },
+                    &mut out,
+                );
                 drain(&mut out)
             });
         });
+        assert!(session.is_live(), "what is measured is not the refusal");
 
         let mut session = live(&config, encoding);
         let body = room_ack.to_vec(encoding);
@@ -57,11 +65,12 @@ fn on_frame(criterion: &mut Criterion) {
         let push = Arc::new(push);
         group.bench_function("push_and_its_ack", |bencher| {
             bencher.iter(|| {
-                session.on_push_sent(Time(1), &config, &push, &mut out);
-                session.on_frame(Time(1), &config, Frame { encoding, code: Code::Ack.number(), body: black_box(&body) }, &mut out);
+                session.on_push_sent(tick(&mut now), &config, &push, &mut out);
+                session.on_frame(tick(&mut now), &config, Frame { encoding, code: Code::Ack.number(), body: black_box(&body) }, &mut out);
                 drain(&mut out)
             });
         });
+        assert!(session.is_live(), "what is measured is not the refusal");
         group.finish();
     }
 }
@@ -123,6 +132,12 @@ fn live(config: &ServerConfig, encoding: Encoding) -> ServerSession {
     assert!(session.is_live());
     drain(&mut out);
     session
+}
+
+/// Time passes, or the allowances run dry.
+fn tick(now: &mut u64) -> Time {
+    *now += 1;
+    Time(*now)
 }
 
 fn drain(out: &mut ServerActions) {
