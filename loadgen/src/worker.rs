@@ -318,13 +318,19 @@ impl Worker {
             }
         });
         let reader = thread::spawn(move || {
+            let mut has_reported = false;
             for line in BufReader::new(output).lines() {
                 match line.map_err(anyhow::Error::from).and_then(|line| Ok(serde_json::from_str(&line)?)) {
-                    Ok(news) => tell(news),
+                    Ok(news) => {
+                        has_reported |= matches!(news, News::Report(_) | News::Failed(_));
+                        tell(news);
+                    }
                     Err(error) => tell(News::Failed(format!("the worker process spoke nonsense: {error:#}"))),
                 }
             }
-            tell(News::Failed("the worker process ended".to_owned()));
+            if !has_reported {
+                tell(News::Failed("a worker process ended before its report".to_owned()));
+            }
         });
         Ok(Self { orders: Some(orders), running: Running::Process { child, pumps: vec![writer, reader] } })
     }

@@ -1,0 +1,300 @@
+//! The whole program against a small house in this process: what it reports, and with which exit code.
+//!
+//! The house speaks HTTP and frames just well enough for a crowd. It loses, doubles and counts copies on demand, so that the verdict is
+//! proved able to fail.
+#![forbid(unsafe_code)]
+
+use billfish_wire::{Body, Code, Encoding, Reassembler, frame, limits::BODY_BYTES_MAX};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Command, Output},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+#[test]
+fn a_clean_burst_over_two_processes_adds_up() {
+    let house = House::open(Fault::None);
+    let output = house.run(&["room-burst", "--connections", "41", "--rooms", "3", "--rate", "20", "--seconds", "1", "--processes", "2"]);
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    // 20 messages to each room, and every client is in one.
+    assert_eq!((&report["sent"], &report["expected"], &report["received"]), (&json!(60), &json!(820), &json!(820)));
+    assert_eq!((&report["connections"], &report["missing"], &report["logins_failed"]), (&json!(41), &json!(0), &json!(0)));
+    assert!(report["latency_ms"]["p99"].is_number() && report["last_member_ms"]["max"].is_number(), "{report:#}");
+    assert_eq!(report["server_cpu_s"], Value::Null, "not measured is null");
+}
+
+#[test]
+fn a_closed_loop_keeps_going_and_acknowledges_every_copy() {
+    let house = House::open(Fault::None);
+    let output = house.run(&["room-burst", "--connections", "10", "--outstanding", "4", "--seconds", "1", "--qos", "1"]);
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{report:#}");
+    let sent = report["sent"].as_u64().unwrap_or(0);
+    assert!(sent > 4, "messages follow those that arrived: {report:#}");
+    assert_eq!(report["received"], json!(sent * 10));
+    assert_eq!(house.acks.load(Ordering::SeqCst), sent * 10);
+}
+
+#[test]
+fn a_lost_copy_fails_the_run() {
+    let output = House::open(Fault::LoseOne).run(&["room-burst", "--connections", "5", "--rate", "10", "--seconds", "1"]);
+    let report = report(&output);
+    assert_eq!((output.status.code(), &report["missing"]), (Some(1), &json!(1)), "{report:#}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("missing"), "people are told as well");
+}
+
+#[test]
+fn a_lost_copy_that_the_gateway_counted_does_not() {
+    let house = House::open(Fault::DropOne);
+    let admin = format!("http://{}", house.http);
+    let output = house.run(&["room-burst", "--connections", "5", "--rate", "10", "--seconds", "1", "--admin", &admin]);
+    let report = report(&output);
+    assert_eq!((output.status.code(), &report["missing"], &report["dropped"]), (Some(0), &json!(0), &json!({"chat": 1})), "{report:#}");
+}
+
+#[test]
+fn a_doubled_copy_fails_the_run() {
+    let output = House::open(Fault::DoubleOne).run(&["room-burst", "--connections", "5", "--rate", "10", "--seconds", "1"]);
+    let report = report(&output);
+    assert_eq!((output.status.code(), &report["duplicates"], &report["missing"]), (Some(1), &json!(1), &json!(0)), "{report:#}");
+}
+
+#[test]
+fn a_crowd_is_held_stormed_and_echoed() {
+    let house = House::open(Fault::None);
+    let hold = report(&house.run(&["hold", "--connections", "20", "--seconds", "3"]));
+    assert_eq!((&hold["connections"], &hold["missing"]), (&json!(20), &json!(0)), "{hold:#}");
+    assert!(hold["sent"].as_u64() >= Some(20), "the house asks for a heartbeat every second: {hold:#}");
+    let storm = report(&house.run(&["storm", "--connections", "50"]));
+    assert_eq!((&storm["connections"], &storm["logins_failed"]), (&json!(50), &json!(0)), "{storm:#}");
+    assert!(storm["login_ms"]["p99"].is_number(), "{storm:#}");
+    let echo = report(&house.run(&["echo", "--connections", "10", "--rate", "200", "--seconds", "1"]));
+    assert_eq!(echo["expected"], echo["received"], "{echo:#}");
+    let unicast = report(&house.run(&["unicast", "--connections", "10", "--rate", "100", "--seconds", "1"]));
+    assert!(unicast["received"].as_u64() >= Some(90), "{unicast:#}");
+    assert_eq!((&unicast["expected"], &unicast["missing"]), (&unicast["received"], &json!(0)), "{unicast:#}");
+}
+
+#[test]
+fn wrong_use_is_2_and_a_server_that_is_not_there_is_1() {
+    let program = || Command::new(env!("CARGO_BIN_EXE_loadgen"));
+    let no_key = program().args(["hold", "--data-dir", "/nonexistent"]).env_remove("BILLFISH_API_KEY").output().expect("it runs");
+    assert_eq!(no_key.status.code(), Some(2));
+    assert_eq!(program().args(["dance"]).output().expect("it runs").status.code(), Some(2));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let http = format!("http://{}", listener.local_addr().expect("bound"));
+    drop(listener);
+    let nobody = program().args(["hold", "--api-key", "x", "--http", &http]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
+    assert_eq!(nobody.status.code(), Some(1), "{said}");
+    assert!(said.contains(&http) && said.contains("cargo run"), "{said}");
+}
+
+fn report(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {} {}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+}
+
+/// What the house does wrong, once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    None,
+    LoseOne,
+    /// Lost, and counted.
+    DropOne,
+    DoubleOne,
+}
+
+struct House {
+    http: SocketAddr,
+    tcp: SocketAddr,
+    acks: Arc<AtomicU64>,
+}
+
+#[derive(Default)]
+struct State {
+    next_room: i64,
+    /// By room: its last sequence number and its members.
+    rooms: BTreeMap<i64, (i64, Vec<TcpStream>)>,
+    users: BTreeMap<i64, TcpStream>,
+    dropped: u64,
+    fault_done: bool,
+}
+
+impl House {
+    fn open(fault: Fault) -> Self {
+        let state = Arc::new(Mutex::new(State { next_room: 1, ..State::default() }));
+        let acks = Arc::new(AtomicU64::new(0));
+        let (http, tcp) = (listen(), listen());
+        let addresses = (http.local_addr().expect("bound"), tcp.local_addr().expect("bound"));
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for stream in http.incoming().map_while(Result::ok) {
+                let state = Arc::clone(&shared);
+                thread::spawn(move || serve_http(stream, &state, fault));
+            }
+        });
+        let counter = Arc::clone(&acks);
+        thread::spawn(move || {
+            for stream in tcp.incoming().map_while(Result::ok) {
+                let (state, acks) = (Arc::clone(&state), Arc::clone(&counter));
+                thread::spawn(move || serve_frames(stream, &state, &acks));
+            }
+        });
+        Self { http: addresses.0, tcp: addresses.1, acks }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let (http, tcp) = (format!("http://{}", self.http), self.tcp.to_string());
+        Command::new(env!("CARGO_BIN_EXE_loadgen"))
+            .args(arguments)
+            .args(["--json", "--api-key", "key", "--http", &http, "--gateway", &tcp])
+            .output()
+            .expect("it runs")
+    }
+}
+
+fn listen() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").expect("a free port")
+}
+
+fn serve_http(stream: TcpStream, state: &Mutex<State>, fault: Fault) {
+    let mut output = stream.try_clone().expect("a descriptor");
+    let mut input = BufReader::new(stream);
+    loop {
+        let (mut first, mut length) = (String::new(), 0);
+        if input.read_line(&mut first).unwrap_or(0) == 0 {
+            return;
+        }
+        loop {
+            let mut line = String::new();
+            input.read_line(&mut line).expect("a header");
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a number");
+            }
+            if line.trim().is_empty() {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        input.read_exact(&mut body).expect("a body");
+        let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        let path = first.split_ascii_whitespace().nth(1).unwrap_or_default();
+        let answer = answer_http(path, &body, &mut state.lock().expect("no panic while it is held"), fault);
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", answer.len());
+        if output.write_all((head + &answer).as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+fn answer_http(path: &str, body: &Value, state: &mut State, fault: Fault) -> String {
+    match path {
+        "/v1/im/tokens" => json!({ "token": "t", "expiresInMs": 300_000, "gateways": {} }).to_string(),
+        "/v1/rooms" => {
+            let room = state.next_room;
+            state.next_room += 1;
+            state.rooms.insert(room, (0, Vec::new()));
+            json!({ "roomId": room }).to_string()
+        }
+        "/v1/im/push" => {
+            push(body, state, fault);
+            json!({ "accepted": true }).to_string()
+        }
+        "/metrics" => format!("gateway_frames_dropped_total{{class=\"chat\",reason=\"backlog\"}} {}\n", state.dropped),
+        _ => String::new(),
+    }
+}
+
+/// To every member of a room, in order, with what the house does wrong.
+fn push(body: &Value, state: &mut State, fault: Fault) {
+    let room_id = body["target"]["roomId"].as_i64().expect("a room");
+    let (seq, members) = state.rooms.get_mut(&room_id).expect("an open room");
+    *seq += 1;
+    let qos = body["qos"].as_i64().unwrap_or(0);
+    let push = Body {
+        room_id: Some(room_id),
+        seq: Some(*seq),
+        biz_code: Some(5555),
+        class: Some(2),
+        qos: Some(i32::try_from(qos).expect("0 or 1")),
+        msg_id: (qos == 1).then(|| format!("r{room_id}-{seq}")),
+        data: body["data"].as_str().map(str::to_owned),
+        ..Body::default()
+    };
+    let bytes = frame::encode(Encoding::Json, Code::Biz, &push);
+    for (index, member) in members.iter_mut().enumerate() {
+        let is_faulty = index == 1 && *seq == 3 && !state.fault_done;
+        state.fault_done |= is_faulty;
+        let copies = match fault {
+            Fault::LoseOne | Fault::DropOne if is_faulty => 0,
+            Fault::DoubleOne if is_faulty => 2,
+            Fault::None | Fault::LoseOne | Fault::DropOne | Fault::DoubleOne => 1,
+        };
+        state.dropped += u64::from(fault == Fault::DropOne && is_faulty);
+        for _ in 0..copies {
+            // A member that has left at the end of the run needs no more.
+            member.write_all(&bytes).ok();
+        }
+    }
+}
+
+fn serve_frames(mut stream: TcpStream, state: &Mutex<State>, acks: &AtomicU64) {
+    let (mut reassembler, mut buffer, mut user) = (Reassembler::default(), [0; 4096], 0);
+    while let Ok(read @ 1..) = stream.read(&mut buffer) {
+        let mut out = Vec::new();
+        let mut frames = reassembler.feed(&buffer[..read]);
+        while let Some(received) = frames.next(BODY_BYTES_MAX).expect("the crowd sends frames") {
+            let body = Body::decode(received.encoding, received.body).expect("the crowd sends bodies");
+            let mut say = |code, body: &Body| frame::encode_into(&mut out, Encoding::Json, code, body);
+            let code = Code::from_number(received.code).expect("a known code");
+            if code == Code::Login {
+                user = body.user_id.expect("a login names its user");
+                let own = stream.try_clone().expect("a descriptor");
+                state.lock().expect("no panic while it is held").users.insert(user, own);
+                say(Code::Login, &Body { heartbeat_secs: Some(1), ..Body::yes() });
+            } else if code == Code::Join {
+                let room = body.room_id.expect("a join names its room");
+                say(Code::Join, &Body { room_id: Some(room), seq: Some(0), ..Body::default() });
+                stream.write_all(&out).expect("the member reads");
+                out.clear();
+                let member = stream.try_clone().expect("a descriptor");
+                state.lock().expect("no panic while it is held").rooms.get_mut(&room).expect("an open room").1.push(member);
+            } else if code == Code::Heartbeat {
+                say(Code::Heartbeat, &Body::yes());
+            } else if code == Code::Ack {
+                acks.fetch_add(1, Ordering::SeqCst);
+            } else if code == Code::Biz {
+                say(Code::Ack, &Body { msg_id: body.msg_id.clone(), ts: Some(1), ..Body::default() });
+                deliver(&body, user, &mut state.lock().expect("no panic while it is held"));
+            }
+        }
+        if stream.write_all(&out).is_err() {
+            return;
+        }
+    }
+}
+
+/// One-to-one chat.
+fn deliver(body: &Body, sender: i64, state: &mut State) {
+    let data: Value = serde_json::from_str(body.data.as_deref().unwrap_or_default()).expect("chat is JSON");
+    let to = data["objectId"].as_i64().expect("a partner");
+    let push = Body {
+        user_id: Some(to),
+        biz_code: Some(5555),
+        qos: Some(1),
+        msg_id: Some(format!("ms-{sender}-{}", body.msg_id.as_deref().unwrap_or_default())),
+        data: Some(json!({ "content": data["content"], "senderId": sender }).to_string()),
+        ..Body::default()
+    };
+    let bytes = frame::encode(Encoding::Json, Code::Biz, &push);
+    state.users.get_mut(&to).expect("the partner is there").write_all(&bytes).expect("the partner reads");
+}
