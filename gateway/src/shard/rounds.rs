@@ -232,13 +232,18 @@ impl Shard {
             conn.session.on_joined(request, room_id, seq, data, audience, &mut desk.actions);
             self.carry_out(key);
         }
-        let is_in = self.open_mut(key).is_some_and(|conn| conn.session.room_slot(room_id).is_some());
+        let (is_open, is_in) = match self.open_mut(key) {
+            Some(conn) => (true, conn.session.room_slot(room_id).is_some()),
+            None => (false, false),
+        };
         if is_in && let Some(room) = self.desk.rooms.get_mut(room_id) {
             room.audience = audience;
         }
         let cause = match (was_in, is_in) {
             (false, true) => return true,
             (true, true) => LeftCause::AlreadyIn,
+            // It sent a LEAVE behind its JOIN, which went to the router as any other. Telling the router again could undo a later JOIN.
+            (_, false) if is_open => LeftCause::Left,
             (_, false) => LeftCause::NotEntered,
         };
         self.desk.events.push(ShardEvent::LeftRoom { origin, room_id, cause });

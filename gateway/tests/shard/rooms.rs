@@ -4,7 +4,7 @@ use crate::house::{Client, House, chat, until};
 use billfish_gateway::shard::{
     ShardConfig,
     counters::DropReason,
-    message::{LeftCause, ShardCommand, ShardEvent},
+    message::{LeftCause, ShardCommand, ShardEvent, UpReply},
 };
 use billfish_session::{Push, server::ServerConfig};
 use billfish_wire::{Body, Class, Code, Encoding};
@@ -184,17 +184,23 @@ fn joins_and_their_ends_can_be_counted() {
     let mut leaver = house.join(10_001, ROOM);
     leaver.send(Code::Leave, &room);
     leaver.expect(Code::Leave);
-    // Leaves before the answer comes: it is never told of the room.
+    // Leaves before the answer comes: it is never told of the room, and the router has its LEAVE.
     let mut hasty = house.log_in(10_002);
     let mut both = crate::house::bytes(Code::Join, &room);
     both.extend(crate::house::bytes(Code::Leave, &room));
     hasty.write(&both);
     hasty.expect(Code::Leave);
     drop(house.join(10_003, ROOM));
+    // Gone before the answer comes: the router has to be told.
+    drop(house.log_in(10_004));
+    until("two to be gone", || house.seen(|event| matches!(event, ShardEvent::Gone { .. })) == 2);
+    let origin = house.control.origins.lock().unwrap()[&10_004];
+    let reply = UpReply::Joined { origin, room_id: ROOM, seq: 0, data: String::new(), audience: 0 };
+    house.tell(ShardCommand::Reply { key: house.key(10_004), request: 1, reply });
     let left = |wanted: LeftCause| move |event: &ShardEvent| matches!(event, ShardEvent::LeftRoom { cause, .. } if *cause == wanted);
     until("all of it to be told", || {
         house.seen(left(LeftCause::AlreadyIn)) == 1
-            && house.seen(left(LeftCause::Left)) == 1
+            && house.seen(left(LeftCause::Left)) == 2
             && house.seen(left(LeftCause::NotEntered)) == 1
             && house.seen(|event| matches!(event, ShardEvent::Gone { rooms, .. } if rooms.as_slice() == [ROOM])) == 1
     });
@@ -207,7 +213,7 @@ fn joins_and_their_ends_can_be_counted() {
             _ => 0,
         })
         .sum();
-    assert_eq!(ended, 5, "five JOINs were answered");
+    assert_eq!(ended, 6, "six JOINs were answered");
 }
 
 /// A QoS-1 push is watched until its ACK: sent again when it does not come, handed over when the session ends.
