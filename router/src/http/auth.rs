@@ -30,7 +30,9 @@ impl ApiKey {
         let key = match value.split_at_checked(SCHEME.len()) {
             Some((scheme, key)) if scheme.eq_ignore_ascii_case(SCHEME) => key.trim_ascii(),
             _ => {
-                return Err(Problem::new(ProblemCode::MissingKey, "the header Authorization must be `Bearer <api key>`").at("Authorization"));
+                return Err(
+                    Problem::new(ProblemCode::MissingKey, "the header Authorization must be `Bearer <api key>`").at("Authorization")
+                );
             }
         };
         // The time tells the length of the key at most, and that is no secret.

@@ -256,8 +256,195 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{canonical, fingerprint, key_of};
-    use axum::http::{HeaderMap, HeaderValue};
+    use super::{HEADER, REPLAYED, Repeats, answer_repeats, canonical, fingerprint, key_of};
+    use axum::{
+        Json, Router,
+        body::{Body, to_bytes},
+        http::{HeaderMap, HeaderValue, Request, StatusCode},
+        middleware::from_fn_with_state,
+        response::{IntoResponse, Response},
+        routing::post,
+    };
+    use billfish_state::{Cache, State, StateError, port};
+    use bytes::Bytes;
+    use serde_json::{Value, json};
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicU64, Ordering},
+        },
+        time::Duration,
+    };
+    use tokio::sync::Notify;
+    use tokio_util::task::TaskTracker;
+    use tower::ServiceExt;
+
+    const LIFE: Duration = Duration::from_secs(3_600);
+    const CALL: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn a_repeated_call_gets_the_first_answer() {
+        for by_field in [false, true] {
+            let toy = Toy::start(&State::in_memory());
+            let call = || if by_field { request("/count", None, r#"{"uuid":"k1"}"#) } else { request("/count", Some("k1"), "{}") };
+            let first = answer(toy.send(call()).await).await;
+            let second = answer(toy.send(call()).await).await;
+            assert_eq!((first.0, &first.1), (StatusCode::CREATED, &json!({"count": 1})));
+            assert_eq!((second.0, second.1), (first.0, first.1));
+            assert!(!first.2.contains_key(&REPLAYED) && second.2.contains_key(&REPLAYED));
+            assert_eq!((&second.2["location"], &second.2["content-type"]), (&first.2["location"], &first.2["content-type"]));
+            assert_eq!(toy.calls(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn other_keys_other_paths_and_no_key_are_calls_of_their_own() {
+        let toy = Toy::start(&State::in_memory());
+        for (path, key) in [("/count", Some("k1")), ("/count", Some("k2")), ("/count/too", Some("k1")), ("/count", None), ("/count", None)]
+        {
+            assert_eq!(toy.send(request(path, key, "{}")).await.status(), StatusCode::CREATED);
+        }
+        assert_eq!(toy.calls(), 5);
+    }
+
+    #[tokio::test]
+    async fn the_same_key_with_another_body_is_a_conflict() {
+        let toy = Toy::start(&State::in_memory());
+        toy.send(request("/count", Some("k1"), r#"{"a":1,"b":2}"#)).await;
+        let (status, problem, _) = answer(toy.send(request("/count", Some("k1"), r#"{"a":2}"#)).await).await;
+        assert_eq!((status, &problem["code"]), (StatusCode::CONFLICT, &json!("key-reused")));
+        let (status, _, _) = answer(toy.send(request("/count", Some("k1"), r#"{ "b": 2, "a": 1 }"#)).await).await;
+        assert_eq!((status, toy.calls()), (StatusCode::CREATED, 1));
+    }
+
+    #[tokio::test]
+    async fn of_a_hundred_at_once_one_is_carried_out_and_all_hear_of_it() {
+        let toy = Toy::start(&State::in_memory());
+        let callers: Vec<_> = (0..100)
+            .map(|_| {
+                let toy = toy.clone();
+                tokio::spawn(async move { answer(toy.send(request("/gate", Some("k1"), "{}")).await).await })
+            })
+            .collect();
+        toy.entered.notified().await;
+        toy.gate.notify_one();
+        for caller in callers {
+            let (status, body, _) = caller.await.unwrap();
+            assert_eq!((status, body), (StatusCode::CREATED, json!({"count": 1})));
+        }
+        assert_eq!(toy.calls(), 1);
+        assert!(toy.repeats.lines.lock().unwrap().values().all(|line| line.strong_count() == 0));
+    }
+
+    #[tokio::test]
+    async fn two_routers_carry_a_call_out_once() {
+        let state = State::in_memory();
+        let (one, other) = (Toy::start(&state), Toy::start(&state));
+        let first = tokio::spawn({
+            let one = one.clone();
+            async move { answer(one.send(request("/gate", Some("k1"), "{}")).await).await }
+        });
+        one.entered.notified().await;
+        let (status, problem, headers) = answer(other.send(request("/gate", Some("k1"), "{}")).await).await;
+        assert_eq!(
+            (status, &problem["code"], &headers["retry-after"]),
+            (StatusCode::CONFLICT, &json!("in-progress"), &HeaderValue::from(1))
+        );
+        one.gate.notify_one();
+        let first = first.await.unwrap();
+        let second = answer(other.send(request("/gate", Some("k1"), "{}")).await).await;
+        assert_eq!((second.0, second.1), (first.0, first.1));
+        assert_eq!((one.calls(), other.calls()), (1, 0));
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_not_kept() {
+        let toy = Toy::start(&State::in_memory());
+        for _ in 0..2 {
+            assert_eq!(toy.send(request("/fail", Some("k1"), "{}")).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        }
+        assert_eq!(toy.calls(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_hangs_up_does_not_stop_the_call() {
+        let toy = Toy::start(&State::in_memory());
+        let caller = tokio::spawn({
+            let toy = toy.clone();
+            async move { toy.send(request("/gate", Some("k1"), "{}")).await }
+        });
+        toy.entered.notified().await;
+        caller.abort();
+        assert!(caller.await.unwrap_err().is_cancelled());
+        toy.gate.notify_one();
+        let (status, body, headers) = answer(toy.send(request("/gate", Some("k1"), "{}")).await).await;
+        assert_eq!((status, body, toy.calls()), (StatusCode::CREATED, json!({"count": 1}), 1));
+        assert!(headers.contains_key(&REPLAYED));
+    }
+
+    #[tokio::test]
+    async fn the_server_can_wait_for_calls_whose_callers_are_gone() {
+        let toy = Toy::start(&State::in_memory());
+        let caller = tokio::spawn({
+            let toy = toy.clone();
+            async move { toy.send(request("/gate", Some("k1"), "{}")).await }
+        });
+        toy.entered.notified().await;
+        caller.abort();
+        toy.repeats.running.close();
+        assert_eq!(toy.repeats.running.len(), 1);
+        toy.gate.notify_one();
+        toy.repeats.running.wait().await;
+        assert_eq!(toy.calls(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_without_end_is_ended_and_its_key_guarded() {
+        let toy = Toy::start(&State::in_memory());
+        let (status, problem, _) = answer(toy.send(request("/gate", Some("k1"), "{}")).await).await;
+        assert_eq!((status, &problem["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("timed-out")));
+        let (status, problem, _) = answer(toy.send(request("/gate", Some("k1"), "{}")).await).await;
+        assert_eq!((status, &problem["code"]), (StatusCode::CONFLICT, &json!("in-progress")));
+    }
+
+    #[tokio::test]
+    async fn without_the_state_a_call_with_a_key_is_not_begun() {
+        struct Away;
+        #[async_trait::async_trait]
+        impl Cache for Away {
+            async fn get(&self, _: &str, _: u64) -> port::Result<Option<Bytes>> {
+                Err(StateError::Away { what: "reading a value", cause: "connection refused".into() })
+            }
+            async fn put(&self, _: &str, _: Bytes, _: u64, _: u64) -> port::Result<()> {
+                Ok(())
+            }
+            async fn remove(&self, _: &str) -> port::Result<()> {
+                Ok(())
+            }
+        }
+        let state = State { cache: Arc::new(Away), ..State::in_memory() };
+        let toy = Toy::start(&state);
+        let (status, problem, _) = answer(toy.send(request("/count", Some("k1"), "{}")).await).await;
+        assert_eq!((status, &problem["code"], toy.calls()), (StatusCode::SERVICE_UNAVAILABLE, &json!("unavailable"), 0));
+        assert!(!problem.to_string().contains("refused"), "{problem}");
+        assert_eq!(toy.send(request("/count", None, "{}")).await.status(), StatusCode::CREATED);
+    }
+
+    #[tokio::test]
+    async fn keys_are_bounded() {
+        let toy = Toy::start(&State::in_memory());
+        for (key, body) in [
+            (Some("k".repeat(65)), "{}"),
+            (Some("a b".to_owned()), "{}"),
+            (None, r#"{"uuid":""}"#),
+            (Some("a".to_owned()), r#"{"uuid":"b"}"#),
+        ] {
+            let (status, problem, _) = answer(toy.send(request("/count", key.as_deref(), body)).await).await;
+            assert_eq!((status, &problem["code"]), (StatusCode::BAD_REQUEST, &json!("malformed")), "{key:?} {body}");
+        }
+        assert_eq!(toy.send(request("/count", Some(&"k".repeat(64)), "{}")).await.status(), StatusCode::CREATED);
+        assert_eq!(toy.calls(), 1);
+    }
 
     #[test]
     fn fingerprints_are_those_of_the_standard() {
@@ -289,5 +476,75 @@ mod tests {
         let mut twice = with("k6");
         twice.append("Idempotency-Key", HeaderValue::from_static("k6"));
         assert!(key_of(&twice, b"").is_err());
+    }
+
+    /// A few routes that count how often they were called.
+    #[derive(Clone)]
+    struct Toy {
+        router: Router,
+        repeats: Repeats,
+        count: Arc<AtomicU64>,
+        /// `/gate` says that it was entered, and waits to be let go.
+        entered: Arc<Notify>,
+        gate: Arc<Notify>,
+    }
+
+    impl Toy {
+        fn start(state: &State) -> Self {
+            let repeats = Repeats::new(state, LIFE, CALL, TaskTracker::new());
+            let (count, entered, gate) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()), Arc::new(Notify::new()));
+            let counted = |count: &Arc<AtomicU64>| {
+                let count = count.fetch_add(1, Ordering::SeqCst) + 1;
+                (StatusCode::CREATED, [("location", "/here")], Json(json!({ "count": count }))).into_response()
+            };
+            let plain = {
+                let count = Arc::clone(&count);
+                move || async move { counted(&count) }
+            };
+            let gated = {
+                let (count, entered, gate) = (Arc::clone(&count), Arc::clone(&entered), Arc::clone(&gate));
+                move || async move {
+                    entered.notify_one();
+                    gate.notified().await;
+                    counted(&count)
+                }
+            };
+            let failing = {
+                let count = Arc::clone(&count);
+                move || async move {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
+            };
+            let router = Router::new()
+                .route("/count", post(plain.clone()))
+                .route("/count/too", post(plain))
+                .route("/gate", post(gated))
+                .route("/fail", post(failing))
+                .layer(from_fn_with_state(repeats.clone(), answer_repeats));
+            Self { router, repeats, count, entered, gate }
+        }
+
+        async fn send(&self, request: Request<Body>) -> Response {
+            self.router.clone().oneshot(request).await.unwrap()
+        }
+
+        fn calls(&self) -> u64 {
+            self.count.load(Ordering::SeqCst)
+        }
+    }
+
+    fn request(path: &str, key: Option<&str>, body: &str) -> Request<Body> {
+        let mut request = Request::builder().method("POST").uri(path);
+        if let Some(key) = key {
+            request = request.header(&HEADER, key);
+        }
+        request.body(Body::from(body.to_owned())).unwrap()
+    }
+
+    async fn answer(response: Response) -> (StatusCode, Value, HeaderMap) {
+        let (head, body) = response.into_parts();
+        let body = to_bytes(body, 4_096).await.unwrap();
+        (head.status, serde_json::from_slice(&body).unwrap_or_default(), head.headers)
     }
 }

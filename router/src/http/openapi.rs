@@ -90,6 +90,11 @@ fn document(mut business: OpenApi, mut open: OpenApi) -> OpenApi {
             operation.responses.responses.insert("403".to_owned(), problem("Unknown stream or wrong key"));
         }
     }
+    for item in business.paths.paths.values_mut().chain(open.paths.paths.values_mut()) {
+        for (_, operation) in operations(item) {
+            describe_success(operation);
+        }
+    }
     let mut document = Document::openapi();
     document.info.version = "1".to_owned();
     document.merge(business);
@@ -99,6 +104,17 @@ fn document(mut business: OpenApi, mut open: OpenApi) -> OpenApi {
     let key = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The API key")).build();
     components.add_security_scheme(API_KEY, SecurityScheme::Http(key));
     document
+}
+
+/// A response without a description is no OpenAPI. What a success means stands in the operation's own sentence.
+fn describe_success(operation: &mut Operation) {
+    for response in operation.responses.responses.values_mut() {
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            response.description = if response.content.is_empty() { "Done" } else { "The answer" }.to_owned();
+        }
+    }
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {

@@ -161,3 +161,192 @@ pub(super) async fn end_in_time(State(call_timeout): State<Duration>, request: R
         Err(_) => Problem::timed_out().into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{HttpServer, end_in_time, start};
+    use crate::http::{HttpConfig, HttpError, Service};
+    use axum::{Router, body::Body, extract::DefaultBodyLimit, http::Request, middleware::from_fn_with_state, routing::get};
+    use std::{sync::Arc, time::Duration};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+        sync::Notify,
+        time::timeout,
+    };
+    use tokio_util::task::TaskTracker;
+    use tower::ServiceExt;
+
+    /// Longest wait for anything; far above what a loaded machine needs.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_slow_or_silent_caller_is_cut() {
+        let server = serving(&config(|config| config.header_timeout = Duration::from_millis(200)), Router::new()).await;
+        let mut silent = TcpStream::connect(server.address()).await.unwrap();
+        let mut slow = TcpStream::connect(server.address()).await.unwrap();
+        let drip = async {
+            // One byte at a time, each well within the time a whole header has: the total decides.
+            loop {
+                if slow.write_all(b"G").await.is_err() {
+                    return;
+                }
+                tokio::select! {
+                    read = slow.read_u8() => if read.is_err() { return },
+                    () = tokio::time::sleep(Duration::from_millis(20)) => {}
+                }
+            }
+        };
+        timeout(PATIENCE, drip).await.expect("the slow one is cut");
+        timeout(PATIENCE, silent.read_to_end(&mut Vec::new())).await.expect("the silent one is cut").unwrap();
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_bound_wait_until_one_ends() {
+        let router = Router::new().route("/", get(|| async { "served" }));
+        let server = serving(&config(|config| config.connections_max = 1), router).await;
+        let mut first = TcpStream::connect(server.address()).await.unwrap();
+        assert!(call(&mut first).await.contains("served"));
+        let mut second = TcpStream::connect(server.address()).await.unwrap();
+        second.write_all(CALL).await.unwrap();
+        // The first is served again while the second, which came before, still waits.
+        assert!(call(&mut first).await.contains("served"));
+        let mut byte = [0];
+        assert_eq!(second.try_read(&mut byte).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        drop(first);
+        let answer = timeout(PATIENCE, read_answer(&mut second)).await.expect("its turn comes");
+        assert!(answer.contains("served"), "{answer}");
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn stopping_lets_a_call_end_and_takes_nothing_new() {
+        let (entered, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let handler = {
+            let (entered, gate) = (Arc::clone(&entered), Arc::clone(&gate));
+            move || async move {
+                entered.notify_one();
+                gate.notified().await;
+                "served"
+            }
+        };
+        let server = serving(&config(|config| config.grace = PATIENCE), Router::new().route("/", get(handler))).await;
+        let address = server.address();
+        let mut caller = TcpStream::connect(address).await.unwrap();
+        caller.write_all(CALL).await.unwrap();
+        entered.notified().await;
+        let stopping = tokio::spawn(server.stop());
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        gate.notify_one();
+        let answer = timeout(PATIENCE, read_answer(&mut caller)).await.unwrap();
+        assert!(answer.contains("served"), "{answer}");
+        timeout(PATIENCE, stopping).await.expect("it stops").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_call_that_outlives_the_grace_period_is_cut() {
+        let entered = Arc::new(Notify::new());
+        let handler = {
+            let entered = Arc::clone(&entered);
+            move || async move {
+                entered.notify_one();
+                std::future::pending::<()>().await;
+            }
+        };
+        let server = serving(&config(|config| config.grace = Duration::from_millis(50)), Router::new().route("/", get(handler))).await;
+        let mut caller = TcpStream::connect(server.address()).await.unwrap();
+        caller.write_all(CALL).await.unwrap();
+        entered.notified().await;
+        timeout(PATIENCE, server.stop()).await.expect("it stops");
+        let mut heard = Vec::new();
+        timeout(PATIENCE, caller.read_to_end(&mut heard)).await.expect("it is cut").ok();
+        assert!(heard.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_body_without_a_declared_length_is_bounded_too() {
+        let router = Router::new()
+            .route("/", axum::routing::post(|body: axum::body::Bytes| async move { body.len().to_string() }))
+            .layer(DefaultBodyLimit::max(1_000));
+        let server = serving(&config(|_| {}), router).await;
+        for (pieces, status) in [(10, "200"), (11, "413")] {
+            let mut caller = TcpStream::connect(server.address()).await.unwrap();
+            let mut text = "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned();
+            for _ in 0..pieces {
+                text += &format!("64\r\n{}\r\n", "n".repeat(100));
+            }
+            caller.write_all((text + "0\r\n\r\n").as_bytes()).await.unwrap();
+            let answer = timeout(PATIENCE, read_answer(&mut caller)).await.unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        }
+        server.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_header_without_end_is_refused() {
+        let server = serving(&config(|_| {}), Router::new()).await;
+        let mut caller = TcpStream::connect(server.address()).await.unwrap();
+        let endless = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(super::HEADER_BYTES_MAX + 1));
+        caller.write_all(endless.as_bytes()).await.unwrap();
+        let answer = timeout(PATIENCE, read_answer(&mut caller)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+        server.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_takes_too_long_is_ended() {
+        let router =
+            Router::new().route("/", get(std::future::pending::<()>)).layer(from_fn_with_state(Duration::from_secs(10), end_in_time));
+        let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
+        assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &axum::http::HeaderValue::from(1)));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_named() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let service = Service { router: Router::new(), running: TaskTracker::new() };
+        let error = start(service, &config(|config| config.listen = address)).await.unwrap_err();
+        assert!(matches!(error, HttpError::Listen { .. }) && error.to_string().contains(&address.to_string()), "{error}");
+    }
+
+    const CALL: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    fn config(change: impl FnOnce(&mut HttpConfig)) -> HttpConfig {
+        let mut config = HttpConfig { listen: ([127, 0, 0, 1], 0).into(), ..HttpConfig::default() };
+        change(&mut config);
+        config
+    }
+
+    async fn serving(config: &HttpConfig, router: Router) -> HttpServer {
+        start(Service { router, running: TaskTracker::new() }, config).await.unwrap()
+    }
+
+    async fn call(stream: &mut TcpStream) -> String {
+        stream.write_all(CALL).await.unwrap();
+        timeout(PATIENCE, read_answer(stream)).await.unwrap()
+    }
+
+    /// Reads until the answer's short body is there, or to the end.
+    async fn read_answer(stream: &mut TcpStream) -> String {
+        let mut heard = Vec::new();
+        let mut piece = [0; 4_096];
+        loop {
+            let text = String::from_utf8_lossy(&heard);
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let length =
+                    head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ").map(|text| text.parse().unwrap()));
+                if body.len() >= length.unwrap_or(usize::MAX) {
+                    return text.into_owned();
+                }
+            }
+            match stream.read(&mut piece).await.unwrap() {
+                0 => return String::from_utf8(heard).unwrap(),
+                count => heard.extend_from_slice(&piece[..count]),
+            }
+        }
+    }
+}

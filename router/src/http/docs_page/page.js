@@ -65,7 +65,9 @@ function fieldRows(schema, api, path = "", seen = []) {
   if (!target.properties || seen.includes(target)) return [];
   return Object.entries(target.properties).flatMap(([name, field]) => {
     const needed = (target.required || []).includes(name) ? "" : " (optional)";
-    const text = [field.description || resolved(field, api).description, bounds(field, api)].filter(Boolean).join(" - ");
+    const inside = (field.oneOf || field.anyOf || []).find((option) => option.description);
+    const said = field.description || (inside && inside.description) || resolved(field, api).description;
+    const text = [said, bounds(field, api)].filter(Boolean).join(" - ");
     return [[path + name, typeName(field, api) + needed, text], ...fieldRows(field, api, path + name + ".", [...seen, target])];
   });
 }
