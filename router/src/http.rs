@@ -67,7 +67,7 @@ pub struct StreamsConfig {
     pub hls: String,
 }
 
-/// Keys as the media server and the operator's eyes never see them: only their length.
+/// Shows no key.
 impl std::fmt::Debug for HttpConfig {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("HttpConfig").field("listen", &self.listen).field("public_url", &self.public_url).finish_non_exhaustive()
@@ -160,7 +160,8 @@ impl HttpConfig {
             }
         }
         let streams = &self.streams;
-        if !streams.push.is_empty() && !(streams.push.contains("{stream}") && streams.push.contains("{key}")) {
+        let has_both = streams.push.contains("{stream}") && streams.push.contains("{key}");
+        if !streams.push.is_empty() && !has_both {
             return wrong("streams.push", "must contain {stream} and {key}".to_owned());
         }
         for (key, template) in [("streams.flv", &streams.flv), ("streams.hls", &streams.hls)] {

@@ -2,7 +2,7 @@
 
 use super::{
     api::{Api, im, moderation, rooms, streams, users},
-    problem::Problem,
+    problem::ProblemDocument,
 };
 use axum::Router;
 use utoipa::{
@@ -100,7 +100,7 @@ fn document(mut business: OpenApi, mut open: OpenApi) -> OpenApi {
     document.merge(business);
     document.merge(open);
     let components = document.components.get_or_insert_default();
-    add_schema::<Problem>(components);
+    add_schema::<ProblemDocument<'_>>(components);
     let key = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The API key")).build();
     components.add_security_scheme(API_KEY, SecurityScheme::Http(key));
     document
@@ -130,7 +130,7 @@ fn add_schema<T: ToSchema>(components: &mut Components) {
 }
 
 fn problem(description: &str) -> RefOr<Response> {
-    let content = Content::builder().schema(Some(Ref::from_schema_name(Problem::name()))).build();
+    let content = Content::builder().schema(Some(Ref::from_schema_name(ProblemDocument::name()))).build();
     ResponseBuilder::new().description(description).content("application/problem+json", content).build().into()
 }
 

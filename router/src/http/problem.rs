@@ -16,28 +16,38 @@ use serde::Serialize;
 use std::{any::Any, sync::Arc};
 use utoipa::ToSchema;
 
-/// A failed call (RFC 9457).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
+/// A failed call, on its way to the caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
+    code: ProblemCode,
+    detail: String,
+    field: Option<String>,
+    retry_after_ms: Option<u64>,
+    room_id: Option<i64>,
+}
+
+/// A failed call (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = Problem)]
+pub(crate) struct ProblemDocument<'a> {
     /// Where this kind of problem is described.
     #[serde(rename = "type")]
     #[schema(format = "uri-reference", example = "/docs#room-not-found")]
     kind: String,
     /// The kind of problem in a few words: the same for every occurrence.
     #[schema(example = "Room not found")]
-    title: String,
+    title: &'static str,
     /// The HTTP status, for those who see the document alone.
     #[schema(minimum = 400, maximum = 599, example = 404)]
     status: u16,
     /// What happened this time.
-    detail: String,
+    detail: &'a str,
     /// The kind of problem, for programs; never changes its meaning.
-    #[schema(value_type = ProblemCode)]
-    code: &'static str,
+    code: ProblemCode,
     /// Where in the request the fault is, if it is in one place: a path into the body, or the name of a parameter or header.
     #[serde(skip_serializing_if = "Option::is_none")]
-    field: Option<String>,
+    field: Option<&'a str>,
     /// When it is worth trying again.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
@@ -107,16 +117,7 @@ pub(crate) type Result<T> = std::result::Result<T, Problem>;
 impl Problem {
     /// A problem with its own sentence.
     pub(crate) fn new(code: ProblemCode, detail: impl Into<String>) -> Self {
-        Self {
-            kind: format!("/docs#{}", code.label()),
-            title: code.title().to_owned(),
-            status: code.status().as_u16(),
-            detail: detail.into(),
-            code: code.label(),
-            field: None,
-            retry_after_ms: None,
-            room_id: None,
-        }
+        Self { code, detail: detail.into(), field: None, retry_after_ms: None, room_id: None }
     }
 
     /// The same, with the place of the fault.
@@ -178,10 +179,25 @@ impl From<Refusal> for Problem {
     }
 }
 
+impl Problem {
+    fn document(&self, base: &str) -> ProblemDocument<'_> {
+        ProblemDocument {
+            kind: format!("{base}/docs#{}", self.code.label()),
+            title: self.code.title(),
+            status: self.code.status().as_u16(),
+            detail: &self.detail,
+            code: self.code,
+            field: self.field.as_deref(),
+            retry_after_ms: self.retry_after_ms,
+            room_id: self.room_id,
+        }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(&self)).into_response();
+        let status = self.code.status();
+        let mut response = (status, Json(self.document(""))).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(retry_after_ms) = self.retry_after_ms {
@@ -209,14 +225,11 @@ impl TypeBase {
 pub(crate) async fn finish(State(base): State<TypeBase>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     if !base.0.is_empty()
-        && let Some(mut problem) = response.extensions_mut().remove::<Problem>()
+        && let Some(problem) = response.extensions_mut().remove::<Problem>()
     {
-        problem.kind = format!("{}{}", base.0, problem.kind);
-        let allow = response.headers_mut().remove(header::ALLOW);
-        response = problem.into_response();
-        if let Some(allow) = allow {
-            response.headers_mut().insert(header::ALLOW, allow);
-        }
+        // The length was told already, and is another one now.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = Json(problem.document(&base.0)).into_response().into_body();
     }
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -263,8 +276,10 @@ mod tests {
         for reason in Reason::ALL {
             let problem = Problem::from(Refusal::new(reason));
             match reason.number() {
-                Some(number) if number < 5_000 && problem.code != "internal" => assert!((400..500).contains(&problem.status), "{reason:?}"),
-                _ => assert!((500..600).contains(&problem.status), "{reason:?}"),
+                Some(number) if number < 5_000 && problem.code != ProblemCode::Internal => {
+                    assert!(problem.code.status().is_client_error(), "{reason:?}")
+                }
+                _ => assert!(problem.code.status().is_server_error(), "{reason:?}"),
             }
         }
     }

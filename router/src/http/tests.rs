@@ -325,7 +325,8 @@ fn the_defaults_are_valid_and_a_wrong_value_is_named_by_its_key() {
     let read: HttpConfig = serde_json::from_str("{}").unwrap();
     assert_eq!(read, HttpConfig::default());
     assert!(serde_json::from_str::<HttpConfig>(r#"{"lisen":"127.0.0.1:1"}"#).is_err());
-    let cases: [(&str, fn(&mut HttpConfig)); 9] = [
+    type Spoil = fn(&mut HttpConfig);
+    let cases: [(&str, Spoil); 9] = [
         ("api_key", |config| config.api_key = "short".to_owned()),
         ("api_key", |config| config.api_key = "has a space in the middle".to_owned()),
         ("public_url", |config| config.public_url = "api.example.com".to_owned()),
