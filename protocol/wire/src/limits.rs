@@ -3,11 +3,8 @@
 /// Longest body before login (configurable). The longest legal LOGIN, every text field full and eight rooms to resume, is under 1.5 KiB;
 /// the rest is headroom for fields of later versions. A stranger gets no more.
 pub const LOGIN_BODY_BYTES_MAX: usize = 4 * 1024;
-/// Longest body of a session (configurable).
+/// Longest body of a session, in both directions: what goes up is configurable, and JOIN and SYNC answers are cut to it.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
-/// Longest body a client must be able to read: a page of messages in a JOIN or SYNC answer. It is what a connection's backlog holds, so a
-/// server could not queue a longer one.
-pub const SERVER_BODY_BYTES_MAX: usize = 256 * 1024;
 /// Deepest nesting of a JSON body. The deepest legal one, LOGIN's `resume.rooms`, is 3.
 pub const JSON_DEPTH_MAX: usize = 16;
 /// Most object keys in a JSON body, all levels together, and most fields in a protobuf body. A body with every field set and eight rooms
@@ -31,5 +28,4 @@ pub const RESUME_ROOMS_MAX: usize = 8;
 pub const ADDRESSES_MAX: usize = 16;
 
 const _: () = assert!(BODY_BYTES_MAX <= i32::MAX as usize, "len is an i32 on the wire");
-const _: () = assert!(BODY_BYTES_MAX <= SERVER_BODY_BYTES_MAX, "what a client may send, another can be told");
 const _: () = assert!(LOGIN_BODY_BYTES_MAX <= BODY_BYTES_MAX, "a login is a body");
