@@ -60,7 +60,8 @@ impl Config {
     pub(crate) fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
         let mut table = match file {
             Some(path) => {
-                let text = std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+                let text =
+                    std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration file {}", path.display()))?;
                 toml::from_str::<Table>(&text).with_context(|| format!("the configuration file {} is not TOML", path.display()))?
             }
             None => Table::new(),
@@ -75,8 +76,22 @@ impl Config {
         }
         let config: Self = serde_path_to_error::deserialize(Value::Table(table))
             .map_err(|error| anyhow!("configuration key `{}`: {}", error.path(), error.inner().message()))?;
-        config.validate()?;
-        Ok(config)
+        config.settle()
+    }
+
+    /// Brings together what gateway and router must agree on in one process, and checks the rest.
+    fn settle(mut self) -> Result<Self> {
+        let gap = self.gateway.session.heartbeat_gap;
+        if self.router.heartbeat == RouterConfig::default().heartbeat {
+            self.router.heartbeat = gap;
+        } else if self.router.heartbeat != gap {
+            bail!("configuration key `router.heartbeat`: must be the value of `gateway.session.heartbeat_gap`, or be left out");
+        }
+        if self.gateway.admin.listen.is_some() {
+            bail!("configuration key `gateway.admin.listen`: in one process the admin port is set by `admin.listen`");
+        }
+        self.validate()?;
+        Ok(self)
     }
 
     fn validate(&self) -> Result<()> {

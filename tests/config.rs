@@ -76,10 +76,8 @@ fn an_address_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let any = "127.0.0.1:0";
-    let output = billfish(
-        &[],
-        &[("BILLFISH__GATEWAY__LISTEN__TCP", any), ("BILLFISH__HTTP__LISTEN", &address), ("BILLFISH__ADMIN__LISTEN", any)],
-    );
+    let output =
+        billfish(&[], &[("BILLFISH__GATEWAY__LISTEN__TCP", any), ("BILLFISH__HTTP__LISTEN", &address), ("BILLFISH__ADMIN__LISTEN", any)]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains(&address), "{}", text(&output.stderr));
 }

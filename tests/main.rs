@@ -4,4 +4,14 @@
 
 mod house;
 
+mod acting;
+mod chat;
 mod config;
+mod crowd;
+mod drain;
+mod framing;
+mod login;
+mod newcomer;
+mod operator;
+mod restart;
+mod slow_readers;

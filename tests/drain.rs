@@ -1,0 +1,48 @@
+//! SIGTERM: no new connections, not ready, RECONNECT, closed at a pace, exit 0.
+
+use crate::house::{House, eventually};
+use billfish_wire::Code;
+use std::{net::TcpStream, time::Duration};
+
+#[test]
+fn a_drain_says_goodbye_in_the_written_order() {
+    let mut house = House::start();
+    let room = house.open_room(30_001);
+    let mut peers: Vec<_> = (0..20).map(|user| house.login(20_001 + user)).collect();
+    for peer in &mut peers {
+        peer.join(room);
+    }
+    assert_eq!(house.admin("/readyz").0, 200);
+    house.terminate();
+    for peer in &mut peers {
+        let hint = peer.expect(Code::Reconnect);
+        assert!(hint.after_ms.is_some_and(|ms| ms <= 30_000), "{hint:?}");
+        let rest = peer.until_closed();
+        assert!(rest.iter().all(|(code, _)| *code == Code::Biz), "{rest:?}");
+    }
+    let status = house.wait(Duration::from_secs(60));
+    assert!(status.success(), "{status}\n{}", house.log());
+    assert!(TcpStream::connect(house.ports.tcp).is_err());
+    assert!(TcpStream::connect(house.ports.http).is_err());
+}
+
+#[test]
+fn an_idle_server_stops_at_once_on_either_signal() {
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        let mut house = House::start();
+        let pid = rustix::process::Pid::from_raw(i32::try_from(house.pid()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+        assert!(house.wait(Duration::from_secs(10)).success());
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_without_waiting() {
+    let mut house = House::with("[gateway.drain]\nspread_max = \"60s\"\nclose_per_s = 1\n");
+    let peers: Vec<_> = (0..30).map(|user| house.login(20_001 + user)).collect();
+    house.terminate();
+    eventually("it drains", || house.log().contains("drain"));
+    house.terminate();
+    house.wait(Duration::from_secs(10));
+    drop(peers);
+}

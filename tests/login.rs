@@ -1,0 +1,148 @@
+//! Logging in: who gets in, who does not, and who has to go.
+
+use crate::house::{House, eventually, login_body};
+use billfish_wire::{Body, Code, Encoding, Reason};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+#[test]
+fn both_encodings_log_in_and_are_answered_in_their_own() {
+    let house = House::start();
+    for encoding in Encoding::ALL {
+        let mut peer = house.connect();
+        peer.encoding = encoding;
+        peer.send(Code::Login, &login_body(20_001, house.token(20_001)));
+        let answer = peer.expect(Code::Login);
+        assert_eq!(answer.data.as_deref(), Some("true"));
+        assert_eq!(answer.heartbeat_secs, Some(30));
+        assert!(answer.session_id.is_some() && answer.node.is_some() && answer.server_time.is_some());
+    }
+}
+
+#[test]
+fn a_token_lets_in_its_own_user_alone() {
+    let house = House::start();
+    let token = house.token(20_001);
+    let other_app = Body { app_id: Some(10_002), ..login_body(20_001, token.clone()) };
+    let bad = [
+        ("another user", login_body(20_002, token.clone())),
+        ("another app", other_app),
+        ("forged", login_body(20_001, "0123456789abcdef0123456789abcdef%10001".to_owned())),
+        ("empty", login_body(20_001, String::new())),
+        ("a signed token that is signed by nobody", login_body(20_001, "eyJhbGciOiJub25lIn0.eyJzdWIiOiIyMDAwMSJ9.".to_owned())),
+    ];
+    for (what, body) in bad {
+        let mut peer = house.connect();
+        peer.send(Code::Login, &body);
+        let heard = peer.until_closed();
+        let last = heard.last().unwrap_or_else(|| panic!("{what}: closed without a word"));
+        let allowed = [Reason::BadToken.number(), Reason::Malformed.number()];
+        assert!(last.0 == Code::Error && allowed.contains(&last.1.code), "{what}: {last:?}");
+    }
+    let mut peer = house.connect();
+    peer.send(Code::Login, &login_body(20_001, token));
+    assert_eq!(peer.expect(Code::Login).data.as_deref(), Some("true"));
+    assert!(house.metric("gateway_logins_total", &["result=\"bad_token\""]) >= 3.0);
+    assert!(!house.log().contains("0123456789abcdef0123456789abcdef"), "a token stands in the log");
+}
+
+#[test]
+fn a_token_is_void_after_logout() {
+    let house = House::start();
+    let token = house.token(20_001);
+    let mut peer = house.connect();
+    peer.send(Code::Login, &login_body(20_001, token.clone()));
+    peer.expect(Code::Login);
+    peer.send(Code::Logout, &Body::default());
+    assert_eq!(peer.expect(Code::Logout).data.as_deref(), Some("true"));
+    assert!(peer.next().is_none());
+    eventually("the token is void", || {
+        let mut replay = house.connect();
+        replay.send(Code::Login, &login_body(20_001, token.clone()));
+        replay.next().is_some_and(|(code, body)| code == Code::Error && body.code == Reason::BadToken.number())
+    });
+}
+
+#[test]
+fn a_second_login_on_the_same_kind_of_device_kicks_the_first() {
+    let house = House::start();
+    let mut first = house.login(20_001);
+    let mut phone = house.connect();
+    let on_a_phone = Body { platform: Some("android".to_owned()), ..login_body(20_001, house.token(20_001)) };
+    phone.send(Code::Login, &on_a_phone);
+    phone.expect(Code::Login);
+
+    let started = Instant::now();
+    let _second = house.login(20_001);
+    let kick = first.expect(Code::Kick);
+    assert_eq!(kick.code, Reason::DuplicateLogin.number());
+    assert!(first.next().is_none());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    // The other kind of device stays.
+    phone.send(Code::Heartbeat, &Body::default());
+    phone.expect(Code::Heartbeat);
+}
+
+#[test]
+fn whoever_says_nothing_or_half_a_word_is_cut_in_time() {
+    let house = House::with("[gateway.session]\nlogin_timeout = \"1s\"\n");
+    let mut silent = house.connect();
+    let mut slow = house.connect();
+    slow.send_raw(&[0x48]);
+    for peer in [&mut silent, &mut slow] {
+        let heard = peer.until_closed();
+        assert!(heard.iter().all(|(code, _)| *code == Code::Error), "{heard:?}");
+    }
+    eventually("the time-outs are counted", || house.metric("gateway_closes_total", &["reason=\"login_timeout\""]) >= 2.0);
+}
+
+#[test]
+fn silence_for_two_gaps_is_offline_and_any_frame_is_life() {
+    let house = House::with("[gateway.session]\nheartbeat_gap = \"1s\"\n");
+    let mut silent = house.login(20_001);
+    let online = |user: i64| {
+        let (_, answer) = house.api("GET", &format!("/v1/im/online?appId=10001&userIds={user}"), json!(null));
+        answer["online"][user.to_string()].as_bool().unwrap()
+    };
+    assert!(online(20_001));
+    assert!(silent.until_closed().iter().all(|(code, _)| *code != Code::Heartbeat));
+    eventually("the user is offline", || !online(20_001));
+    eventually("the loss is counted", || house.metric("gateway_heartbeats_lost_total", &[]) >= 1.0);
+}
+
+#[test]
+fn the_limits_of_an_address_are_crossed_by_one() {
+    let house = House::with("[gateway.admission]\nexempt = []\nlogins_per_minute = 5\nnew_per_s = 1000\nbad_tokens_max = 1000\n");
+    let mut results = Vec::new();
+    for user in 20_001..20_007 {
+        let token = house.token(user);
+        let mut peer = house.connect();
+        peer.send(Code::Login, &login_body(user, token));
+        let (code, body) = peer.next().expect("an answer");
+        results.push((code, body.code));
+        if code == Code::Error {
+            assert!(body.retry_after_ms.is_some_and(|ms| ms > 0));
+        }
+    }
+    assert!(results[..5].iter().all(|(code, _)| *code == Code::Login), "{results:?}");
+    assert_eq!(results[5], (Code::Error, Reason::RateLimited.number()));
+}
+
+#[test]
+fn bad_tokens_earn_their_address_a_pause() {
+    let house = House::with("[gateway.admission]\nexempt = []\nbad_tokens_max = 3\nnew_per_s = 1000\n");
+    for _ in 0..3 {
+        let mut peer = house.connect();
+        peer.send(Code::Login, &login_body(20_001, "guess".to_owned()));
+        assert_eq!(peer.expect(Code::Error).code, Reason::BadToken.number());
+    }
+    let token = house.token(20_001);
+    eventually("even a good token waits now", || {
+        let mut peer = house.connect();
+        drop(std::io::Write::write_all(
+            &mut peer.stream,
+            &billfish_wire::frame::encode(Encoding::Json, Code::Login, &login_body(20_001, token.clone())),
+        ));
+        !matches!(peer.next(), Some((Code::Login, _)))
+    });
+}
