@@ -90,8 +90,13 @@ impl Shard {
     }
 
     fn on_verdict(&mut self, key: ConnKey, verdict: Result<LoginGranted, LoginDenied>) {
-        let open = self.slab_key(key).filter(|key| self.open_mut(*key).is_some_and(|conn| conn.session.is_authenticating()));
-        match (open, verdict) {
+        let key_here = self.slab_key(key);
+        let state = key_here.and_then(|key| self.open_mut(key)).map(|conn| conn.session.is_authenticating());
+        if state == Some(false) {
+            // A second verdict: the session that the first one began is not to be reported as gone.
+            return self.desk.counters.stale_commands.add(1);
+        }
+        match (key_here.filter(|_| state.is_some()), verdict) {
             (Some(key), Ok(LoginGranted { accepted, origin })) => {
                 let Self { slab, desk, .. } = self;
                 let Some(Tenant::Open(conn)) = slab.get_mut(key) else { return };
