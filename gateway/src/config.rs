@@ -452,7 +452,8 @@ mod tests {
 
     #[test]
     fn a_wrong_value_is_refused_with_its_key() {
-        let changes: [(&str, fn(&mut GatewayConfig)); 9] = [
+        type Change = fn(&mut GatewayConfig);
+        let changes: [(&str, Change); 9] = [
             ("node", |config| config.node = "a b".to_owned()),
             ("node", |config| config.node = "x".repeat(33)),
             ("shards", |config| config.shards = 257),

@@ -125,7 +125,7 @@ impl Fanout {
 
     fn evict(&self, evict: Evict, commands: &mut Commands) {
         let Evict { room_id, user_id, epoch, .. } = evict;
-        let Some(shards) = self.upstream.shards_of(room_id, epoch) else { return self.stale(room_id, epoch) };
+        let Some(shards) = self.upstream.shards_to_evict(room_id, epoch) else { return self.stale(room_id, epoch) };
         for shard in shards {
             commands.add(shard, ShardCommand::Evict { room_id, user_id });
         }

@@ -382,9 +382,10 @@ const MICROS: f64 = 1e6;
 mod tests {
     use super::{ControlCounters, LoginResult, Metrics, Port, ShardGauges};
     use crate::shard::{
-        counters::ShardCounters,
+        counters::{DropReason, ShardCounters},
         mailbox::{Mailbox, Signal},
     };
+    use billfish_wire::Class;
     use prometheus_client::{encoding::text::encode, registry::Registry};
     use std::{collections::BTreeSet, sync::Arc};
 
@@ -451,8 +452,8 @@ mod tests {
             let counters: &ShardCounters = &shard.counters;
             counters.connections.set(3);
             counters.copies.add(10);
-            counters.delivered[2].add(6);
-            counters.dropped[3][0].add(3);
+            counters.delivered[Class::Chat as usize].add(6);
+            counters.dropped[Class::Ambient as usize][DropReason::SoftMark as usize].add(3);
             counters.pending.set(1);
             counters.fanout_latency.record(3);
             counters.fanout_latency.record(u64::MAX / 4);
@@ -466,8 +467,8 @@ mod tests {
             "gateway_connections 6",
             r#"gateway_deliveries_total{class="chat"} 12"#,
             r#"gateway_frames_total{code="biz",direction="out"} 12"#,
-            r#"gateway_frames_dropped_total{class="ambient",reason="backlog"} 6"#,
-            r#"gateway_fanout_seconds_bucket{le="4e-6"} 2"#,
+            r#"gateway_frames_dropped_total{class="ambient",reason="soft_mark"} 6"#,
+            r#"gateway_fanout_seconds_bucket{le="0.000004"} 2"#,
             r#"gateway_fanout_seconds_bucket{le="+Inf"} 4"#,
             r#"gateway_logins_total{result="accepted"} 1"#,
             r#"gateway_state_errors_total{port="acks"} 1"#,

@@ -37,7 +37,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
 };
-use tokio::task::JoinSet;
+use tokio::{runtime::Handle, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
@@ -82,6 +82,8 @@ pub(crate) struct Parts {
     upstream: Arc<Upstream>,
     fanout: Arc<Fanout>,
     handles: Vec<ShardHandle>,
+    /// Where links are driven, whoever attaches them.
+    runtime: Handle,
     /// End when the shards' mailboxes do.
     desks: JoinSet<()>,
     /// End when told so, with their last writes.
@@ -221,7 +223,20 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     registration.renew().await;
     writers.set.spawn(async move { entry.run(&registration_stop).await });
 
-    let parts = Parts { config, health, metrics, registration, shards, upstream, fanout, handles, desks, writers, links: Mutex::default() };
+    let parts = Parts {
+        config,
+        health,
+        metrics,
+        registration,
+        shards,
+        upstream,
+        fanout,
+        handles,
+        runtime: Handle::current(),
+        desks,
+        writers,
+        links: Mutex::default(),
+    };
     match links {
         Links::Given(links) => links.into_iter().for_each(|link| parts.attach(link)),
         Links::Dialled => parts.dial(incarnation),
@@ -278,7 +293,7 @@ impl Parts {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let (fanout, stop) = (Arc::clone(&self.fanout), links.stop.clone());
         while links.set.try_join_next().is_some() {}
-        links.set.spawn(async move { link::drive(link, &fanout, &stop).await });
+        links.set.spawn_on(async move { link::drive(link, &fanout, &stop).await }, &self.runtime);
     }
 
     fn dial(&self, incarnation: u64) {

@@ -196,6 +196,13 @@ impl Upstream {
         Some(room.shards())
     }
 
+    /// The same for an eviction, which binds nobody to its epoch: that a room is closed is said with the largest of all, and it may be opened.
+    pub(crate) fn shards_to_evict(&self, room_id: i64, epoch: u64) -> Option<SmallVec<[u16; 8]>> {
+        let table = self.table();
+        let Some(room) = table.rooms.get(&room_id) else { return Some(SmallVec::new()) };
+        (epoch >= room.epoch).then(|| room.shards())
+    }
+
     /// Shards that have members of a room, whoever asks.
     pub(crate) fn members_of(&self, room_id: i64) -> SmallVec<[u16; 8]> {
         self.table().rooms.get(&room_id).map(Room::shards).unwrap_or_default()

@@ -96,6 +96,17 @@ fn a_former_owner_is_known_by_its_epoch() {
 }
 
 #[test]
+fn an_eviction_of_a_former_owner_is_refused_and_binds_nobody() {
+    let house = House::new();
+    house.up("r1");
+    house.enter(1, ROOM);
+    house.upstream.shards_of(ROOM, 5);
+    assert!(house.upstream.shards_to_evict(ROOM, 4).is_none());
+    assert_eq!(house.upstream.shards_to_evict(ROOM, u64::MAX).unwrap()[..], [0]);
+    assert!(house.upstream.shards_of(ROOM, 5).is_some());
+}
+
+#[test]
 fn the_epoch_of_a_join_counts_too() {
     let house = House::new();
     house.up("r1");
@@ -304,19 +315,19 @@ impl House {
 }
 
 fn line(kind: Kind) -> String {
-    match kind {
-        Kind::Interest(Interest { room_id, interested, members }) => format!("interest {room_id} {interested} {members}"),
-        Kind::Gone(Gone { origin, room_ids }) => format!("gone {} from {room_ids:?}", origin.unwrap().session),
-        Kind::Up(up) => {
-            let session = up.origin.unwrap().session;
-            match up.call.unwrap() {
-                UpKind::Biz(biz) => format!("biz {} of {session}", biz.data),
-                UpKind::Join(join) => format!("join {} of {session}", join.room_id),
-                UpKind::Leave(leave) => format!("leave {} of {session}", leave.room_id),
-                UpKind::Sync(sync) => format!("sync {} of {session}", sync.room_id),
-            }
-        }
-        other => panic!("{other:?}"),
+    if let Kind::Interest(Interest { room_id, interested, members }) = kind {
+        return format!("interest {room_id} {interested} {members}");
+    }
+    if let Kind::Gone(Gone { origin, room_ids }) = kind {
+        return format!("gone {} from {room_ids:?}", origin.unwrap().session);
+    }
+    let Kind::Up(up) = kind else { panic!("{kind:?}") };
+    let session = up.origin.unwrap().session;
+    match up.call.unwrap() {
+        UpKind::Biz(biz) => format!("biz {} of {session}", biz.data),
+        UpKind::Join(join) => format!("join {} of {session}", join.room_id),
+        UpKind::Leave(leave) => format!("leave {} of {session}", leave.room_id),
+        UpKind::Sync(sync) => format!("sync {} of {session}", sync.room_id),
     }
 }
 
