@@ -30,6 +30,18 @@ async fn the_document_is_the_committed_one() {
     insta::assert_snapshot!("openapi", String::from_utf8(body.to_vec()).unwrap());
 }
 
+#[tokio::test]
+async fn the_page_written_by_a_person_names_every_route_and_every_code() {
+    const PAGE: &str = include_str!("../../../docs/api.md");
+    let api = Api::start().await;
+    for Operation { method, path, .. } in api.operations().await {
+        assert!(PAGE.contains(&format!("{path}`")) || PAGE.contains(&format!("{path}?")), "{method} {path} is not in docs/api.md");
+    }
+    for code in super::problem::ProblemCode::ALL {
+        assert!(PAGE.contains(&format!("`{}`", code.label())), "{} is not in docs/api.md", code.label());
+    }
+}
+
 /// Reliability page, row *admin*: every route, from the document.
 #[tokio::test]
 async fn every_operation_wants_the_key_or_a_stream_key() {

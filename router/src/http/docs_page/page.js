@@ -10,6 +10,15 @@ function element(name, text, className) {
   return made;
 }
 
+// Text in which `this` is code.
+function prose(name, text) {
+  const made = element(name);
+  (text || "").split("`").forEach((piece, index) => {
+    if (piece) made.append(index % 2 ? element("code", piece) : document.createTextNode(piece));
+  });
+  return made;
+}
+
 function resolved(schema, api) {
   if (schema && schema.$ref) return api.components.schemas[schema.$ref.split("/").pop()] || {};
   return schema || {};
@@ -34,7 +43,7 @@ function bounds(schema, api) {
   const found = [];
   const options = (schema && (schema.oneOf || schema.anyOf)) || [schema];
   for (const option of options) {
-    const one = resolved(option, api);
+    const one = { ...resolved(option, api), ...option };
     if (one.minimum !== undefined) found.push("from " + one.minimum);
     if (one.maximum !== undefined) found.push("to " + one.maximum);
     if (one.maxLength !== undefined) found.push("at most " + one.maxLength + " characters");
@@ -50,7 +59,7 @@ function table(rows) {
     const row = element("tr");
     const first = element("td");
     first.append(element("code", name));
-    row.append(first, element("td", type), element("td", text));
+    row.append(first, element("td", type), prose("td", text));
     made.append(row);
   }
   return made;
@@ -82,7 +91,8 @@ function drawOperation(path, method, operation, api) {
   section.id = operation.operationId;
   const title = element("h2");
   title.append(element("span", method, "method " + method), element("code", path));
-  section.append(title, element("p", [operation.summary, operation.description].filter(Boolean).join("\n")));
+  section.append(title);
+  for (const text of [operation.summary, operation.description]) if (text) section.append(prose("p", text));
   const open = !operation.security || operation.security.length === 0;
   section.append(element("p", open ? "No API key; the stream's key is checked." : "Authorization: Bearer <api key>"));
   part(section, "Parameters", (operation.parameters || []).map((parameter) => [
@@ -103,7 +113,8 @@ function drawOperation(path, method, operation, api) {
 }
 
 function draw(api) {
-  document.getElementById("about").textContent = api.info.description || "";
+  const about = document.getElementById("about");
+  about.replaceWith(...(api.info.description || "").split("\n\n").map((text) => prose("p", text)));
   const routes = document.getElementById("routes");
   const operations = document.getElementById("operations");
   operations.replaceChildren();
