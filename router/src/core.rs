@@ -1,48 +1,500 @@
-//! Everything a router is, behind its [`crate::Handle`].
+//! Everything a router is, behind its [`crate::Handle`]: the ports, the tables, and the calls that are not frames.
+//!
+//! - One per router, shared by all its tasks; holds no lock across a wait.
+//! - A call about a room that changes something runs on the room's queue; one that only reads goes to the stores.
 
 use crate::{
+    clock::Clock,
+    config::RouterConfig,
+    delivery::{self, Delivered},
+    dispatch::{self, LaneCall, Lanes, Rooms},
     error::Refusal,
     handle::{
         IssuedToken, KickRequest, ListRooms, MembersView, MuteRequest, OpenRoom, Opened, Operator, PushRequest, Pushed, Result, RoomPage,
-        RoomView,
+        RoomView, Target,
     },
-    services::ports::Profile,
+    link::Links,
+    metrics::Metrics,
+    ownership::Ownership,
+    room::{Order, RoomCall, snapshot},
+    services::{
+        Asker, KEEP_ALL, Outgoing, chat, is_room, is_user,
+        ports::{NewRoom, OpenOutcome, Profile, RoomRecord, RoomRecords, Sanction},
+        profile::{Profiles, USERS_PER_CALL_MAX},
+        room::{catalog::Catalog, check_block_words, check_new, folded, lists::RoomLists},
+    },
 };
-use billfish_state::{AppId, DeviceKind, RoomId, UserId};
-use std::time::Duration;
+use arc_swap::ArcSwap;
+use billfish_link::message::{Kick, envelope::Kind};
+use billfish_state::{AppId, DeviceKind, NodeInfo, NodeKind, RoomId, State, TokenOwner, UserId};
+use billfish_wire::{BizCode, Class, Reason};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::oneshot;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The router's shared parts.
-#[derive(Debug)]
-pub(crate) struct Core {}
-
-macro_rules! soon {
-    ($($name:ident($($arg:ident: $type:ty),*) -> $result:ty;)*) => {
-        impl Core {
-            $(#[expect(unused_variables, clippy::unused_async, reason = "the next commit fills it")]
-            pub(crate) async fn $name(&self, $($arg: $type),*) -> Result<$result> {
-                Err(Refusal::unavailable())
-            })*
-        }
-    };
+pub(crate) struct Core {
+    me: Weak<Self>,
+    pub(crate) config: RouterConfig,
+    pub(crate) clock: Clock,
+    pub(crate) incarnation: u64,
+    pub(crate) state: State,
+    pub(crate) records: Arc<dyn RoomRecords>,
+    pub(crate) metrics: Metrics,
+    pub(crate) links: Links,
+    pub(crate) rooms: Rooms,
+    pub(crate) lanes: Lanes,
+    pub(crate) ownership: Ownership,
+    pub(crate) catalog: Catalog,
+    pub(crate) lists: RoomLists,
+    pub(crate) profiles: Profiles,
+    /// The words refused in every room, folded.
+    pub(crate) house_words: ArcSwap<Vec<String>>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+    pub(crate) stop_lanes: CancellationToken,
+    draining: AtomicBool,
+    inbox_ids: AtomicU64,
+    everyone: tokio::sync::Mutex<()>,
 }
 
-soon! {
-    issue_token(app: AppId, user: UserId, device: Option<DeviceKind>) -> IssuedToken;
-    online(app: AppId, users: &[UserId]) -> Vec<bool>;
-    push(request: PushRequest) -> Pushed;
-    kick(request: KickRequest) -> u64;
-    open_room(request: OpenRoom) -> Opened;
-    room(room: RoomId) -> RoomView;
-    list_rooms(request: ListRooms) -> RoomPage;
-    close_room(room: RoomId, anchor: UserId) -> ();
-    members(room: RoomId, cursor: u64, limit: usize) -> MembersView;
-    mute(request: MuteRequest) -> ();
-    unmute(room: RoomId, user: UserId, by: Operator) -> ();
-    ban(request: MuteRequest) -> ();
-    unban(room: RoomId, user: UserId, by: Operator) -> ();
-    set_slow_mode(room: RoomId, by: Operator, gap: Duration) -> ();
-    set_room_block_words(room: RoomId, by: Operator, words: Vec<String>) -> ();
-    set_block_words(words: Vec<String>) -> ();
-    put_users(app: AppId, profiles: Vec<Profile>) -> ();
-    users(app: AppId, users: &[UserId]) -> Vec<Profile>;
+impl fmt::Debug for Core {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Core").field("node", &self.config.node).finish_non_exhaustive()
+    }
+}
+
+/// Members on one page.
+const MEMBERS_PER_PAGE_MAX: usize = 1_000;
+/// Gateways named with a token: the user's own and two to fall back to.
+const GATEWAYS_PER_TOKEN: usize = 3;
+/// A gateway takes a quarter more than its share before users go to the next one on the ring.
+const GATEWAY_BOUND_PERMILLE: u32 = 1_250;
+/// Transports that a client may be sent to.
+const TRANSPORTS: [&str; 4] = ["tcp", "ws", "tls", "quic"];
+/// Random bytes of a token.
+const TOKEN_BYTES: usize = 16;
+/// Longest message of a kick, in characters.
+const KICK_MESSAGE_CHARS_MAX: usize = 200;
+
+impl Core {
+    pub(crate) fn new(
+        config: RouterConfig,
+        state: State,
+        records: Arc<dyn RoomRecords>,
+        metrics: Metrics,
+        lanes: Lanes,
+        me: Weak<Self>,
+    ) -> Self {
+        let clock = Clock::start();
+        let incarnation = clock.now_ms();
+        let ownership = Ownership::new(&config.node, incarnation, Arc::clone(&state.leases), Arc::clone(&records), config.room.lease);
+        Self {
+            me,
+            clock,
+            incarnation,
+            links: Links::new(config.link.stall_wait, metrics.clone()),
+            rooms: Rooms::default(),
+            lanes,
+            ownership,
+            catalog: Catalog::new(Arc::clone(&records), Arc::clone(&state.cache), metrics.clone()),
+            lists: RoomLists::default(),
+            profiles: Profiles::new(Arc::clone(&records), metrics.clone()),
+            house_words: ArcSwap::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            stop_lanes: CancellationToken::new(),
+            draining: AtomicBool::new(false),
+            inbox_ids: AtomicU64::new(0),
+            everyone: tokio::sync::Mutex::new(()),
+            config,
+            state,
+            records,
+            metrics,
+        }
+    }
+
+    // ---- tokens, presence, sessions ----
+
+    pub(crate) async fn issue_token(&self, app: AppId, user: UserId, device: Option<DeviceKind>) -> Result<IssuedToken> {
+        check_app(app)?;
+        check_user(user)?;
+        let now_ms = self.clock.now_ms();
+        let gateways = self.gateways_for(user, now_ms).await?;
+        let mut random = [0; TOKEN_BYTES];
+        if let Err(error) = getrandom::fill(&mut random) {
+            tracing::error!(%error, "the system gives no random numbers");
+            return Err(Refusal::new(Reason::Internal));
+        }
+        let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let token = format!("{hex}%{app}");
+        let until_ms = now_ms + crate::clock::millis(self.config.token_life);
+        self.state.tokens.issue(&token, TokenOwner { app, user, device }, now_ms, until_ms).await?;
+        Ok(IssuedToken { token, expires_in: self.config.token_life, gateways })
+    }
+
+    /// The addresses a user is sent to, by transport: the gateway the ring gives him within its bound, then the next two.
+    async fn gateways_for(&self, user: UserId, now_ms: u64) -> Result<BTreeMap<String, Vec<String>>> {
+        let nodes = self.state.registry.nodes(NodeKind::Gateway, now_ms).await?;
+        let open: BTreeMap<&str, &NodeInfo> = nodes.iter().filter(|node| !node.draining).map(|node| (node.id.as_str(), node)).collect();
+        let weights: Vec<(&str, u32)> = open.keys().map(|id| (*id, 1)).collect();
+        let ring = billfish_ring::Ring::new(&weights);
+        let key = user.0.cast_unsigned();
+        let load = |id: &str| open.get(id).map_or(0, |node| node.load);
+        let Some(first) = ring.owner_bounded(key, load, GATEWAY_BOUND_PERMILLE) else { return Err(Refusal::unavailable()) };
+        let others = ring.owners(key).filter(|id| *id != first);
+        let mut addresses: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for id in std::iter::once(first).chain(others).take(GATEWAYS_PER_TOKEN) {
+            for (transport, address) in open.get(id).map_or(&[][..], |node| node.addresses.as_slice()) {
+                if TRANSPORTS.contains(&transport.as_str()) {
+                    addresses.entry(transport.clone()).or_default().push(address.clone());
+                }
+            }
+        }
+        Ok(addresses)
+    }
+
+    pub(crate) async fn online(&self, app: AppId, users: &[UserId]) -> Result<Vec<bool>> {
+        check_count(users.len())?;
+        let now_ms = self.clock.now_ms();
+        Ok(self.state.presence.online(app, users, now_ms.saturating_sub(self.config.silence_ms())).await?)
+    }
+
+    pub(crate) async fn kick(&self, request: KickRequest) -> Result<u64> {
+        let message = request.message.trim();
+        if message.chars().nth(KICK_MESSAGE_CHARS_MAX).is_some() || message.chars().any(char::is_control) {
+            return Err(Refusal::because(Reason::Malformed, "the message is at most 200 characters, none of them a control character"));
+        }
+        let reason = Reason::Banned;
+        let message = if message.is_empty() { "logged out by the operator" } else { message };
+        let routes = self.state.routes.lookup(request.app, &[request.user], self.clock.now_ms()).await?;
+        let mut told = 0;
+        for route in routes.into_iter().flatten().filter(|route| request.device.is_none_or(|device| device == route.device)) {
+            let Some(gateway) = self.links.get(&route.node) else {
+                self.metrics.link_dropped(Class::Control, "no_link");
+                continue;
+            };
+            let kick = Kick {
+                app_id: request.app.0,
+                user_id: request.user.0,
+                device: route.device as u32,
+                code: reason.number().unwrap_or_default(),
+                msg: message.to_owned(),
+                session: route.session,
+            };
+            told += u64::from(gateway.send(Kind::Kick(kick), Class::Control).await);
+        }
+        Ok(told)
+    }
+
+    // ---- pushes ----
+
+    pub(crate) async fn push(&self, request: PushRequest) -> Result<Pushed> {
+        check_app(request.app)?;
+        check_push(&request)?;
+        let push = Outgoing {
+            biz_code: BizCode(request.biz_code),
+            data: request.data,
+            acknowledged: request.qos == 1,
+            class: request.class,
+            key: request.key,
+            except: None,
+            keep_permille: KEEP_ALL,
+        };
+        match request.target {
+            Target::Users(users) => self.push_to_users(request.app, users, push).await,
+            Target::Room(room) => {
+                let app = request.app;
+                let acknowledged = push.acknowledged;
+                let pushed = self.ask_room(room, |answer| RoomCall::Push { app, push, answer }).await?;
+                let msg_id = acknowledged.then(|| format!("r{room}-{}", pushed.seq));
+                Ok(Pushed { msg_id, seq: Some(pushed.seq), accepted: pushed.gateways })
+            }
+            Target::All => {
+                // One at a time: two of them would only take each other's pace.
+                let _turn = self.everyone.try_lock().map_err(|_| {
+                    Refusal::because(Reason::RateLimited, "another push to everyone is under way").retry_after(EVERYONE_RETRY_MS)
+                })?;
+                let accepted = delivery::to_everyone(self, request.app, &push, self.clock.now_ms()).await;
+                Ok(Pushed { msg_id: None, seq: None, accepted })
+            }
+        }
+    }
+
+    /// Each user in his lane; lanes run side by side.
+    async fn push_to_users(&self, app: AppId, mut users: Vec<UserId>, push: Outgoing) -> Result<Pushed> {
+        check_count(users.len())?;
+        users.iter().try_for_each(|user| check_user(*user))?;
+        let Some(first) = users.first().copied() else {
+            return Err(Refusal::because(Reason::Malformed, "a push to users names at least one"));
+        };
+        users.sort_unstable();
+        users.dedup();
+        let mut lanes: BTreeMap<usize, Vec<UserId>> = BTreeMap::new();
+        for user in users {
+            lanes.entry(Lanes::of(user)).or_default().push(user);
+        }
+        // The lane of the first user named comes first, and he first in it: the answer's `msgId` is his.
+        let push = Arc::new(push);
+        let mut answers = Vec::with_capacity(lanes.len());
+        for mut users in lanes.into_values() {
+            users.sort_by_key(|user| *user != first);
+            let (answer, answered) = oneshot::channel();
+            let leader = users[0];
+            dispatch::to_lane(self, leader, LaneCall::Push { app, users, push: Arc::clone(&push), answer }).await;
+            answers.push((leader, answered));
+        }
+        let mut pushed = Pushed::default();
+        let mut refused = None;
+        for (leader, answered) in answers {
+            match answered.await.unwrap_or_else(|_| Err(Refusal::unavailable())) {
+                Ok(Delivered { msg_id, users }) => {
+                    pushed.accepted += users;
+                    if leader == first {
+                        pushed.msg_id = msg_id;
+                    }
+                }
+                Err(refusal) => refused = Some(refusal),
+            }
+        }
+        // A part of the users has it: asking again would give it to them twice.
+        match refused {
+            Some(refusal) if pushed.accepted == 0 => Err(refusal),
+            Some(_) | None => Ok(pushed),
+        }
+    }
+
+    // ---- rooms ----
+
+    pub(crate) async fn open_room(&self, request: OpenRoom) -> Result<Opened> {
+        let OpenRoom { app, anchor, kind, name, cover } = request;
+        let room = NewRoom { app, anchor, kind, name: name.trim().to_owned(), cover };
+        check_new(&room)?;
+        let now_ms = self.clock.now_ms();
+        match self.records.open_room(&room, now_ms).await? {
+            OpenOutcome::Opened(record) => {
+                self.catalog.opened(&record, now_ms).await;
+                Ok(Opened::New(view(record, 0)))
+            }
+            OpenOutcome::AlreadyLive(room) => Ok(Opened::AlreadyLive(room)),
+        }
+    }
+
+    pub(crate) async fn room(&self, room: RoomId) -> Result<RoomView> {
+        let record = self.live(room).await?;
+        let audience = self.state.members.count(record.app, room).await?;
+        Ok(view(record, audience))
+    }
+
+    pub(crate) async fn list_rooms(&self, request: ListRooms) -> Result<RoomPage> {
+        let (records, has_next) = self.lists.page(request.app, request.kind, request.page, request.page_size)?;
+        let mut rooms = Vec::with_capacity(records.len());
+        for record in records {
+            let audience = self.state.members.count(record.app, record.room).await?;
+            rooms.push(view(record, audience));
+        }
+        Ok(RoomPage { rooms, has_next })
+    }
+
+    pub(crate) async fn close_room(&self, room: RoomId, anchor: UserId) -> Result<()> {
+        self.order(room, Order::Close { anchor }).await
+    }
+
+    pub(crate) async fn members(&self, room: RoomId, cursor: u64, limit: usize) -> Result<MembersView> {
+        if limit == 0 || limit > MEMBERS_PER_PAGE_MAX {
+            return Err(Refusal::because(Reason::Malformed, "a page has 1 to 1000 members"));
+        }
+        let record = self.live(room).await?;
+        let page = self.state.members.page(record.app, room, cursor, limit).await?;
+        let audience = self.state.members.count(record.app, room).await?;
+        Ok(MembersView { users: page.users, cursor: page.cursor, audience })
+    }
+
+    pub(crate) async fn mute(&self, request: MuteRequest) -> Result<()> {
+        self.sanction(request, Sanction::Mute).await
+    }
+
+    pub(crate) async fn unmute(&self, room: RoomId, user: UserId, by: Operator) -> Result<()> {
+        self.order(room, Order::Lift { by, user, sanction: Sanction::Mute }).await
+    }
+
+    pub(crate) async fn ban(&self, request: MuteRequest) -> Result<()> {
+        self.sanction(request, Sanction::Ban).await
+    }
+
+    pub(crate) async fn unban(&self, room: RoomId, user: UserId, by: Operator) -> Result<()> {
+        self.order(room, Order::Lift { by, user, sanction: Sanction::Ban }).await
+    }
+
+    async fn sanction(&self, request: MuteRequest, sanction: Sanction) -> Result<()> {
+        let MuteRequest { room, user, by, duration } = request;
+        check_user(user)?;
+        if duration.is_some_and(|duration| duration.is_zero()) {
+            return Err(Refusal::because(Reason::Malformed, "a mute or ban lasts longer than nothing"));
+        }
+        let for_ms = duration.map(crate::clock::millis);
+        self.order(room, Order::Sanction { by, user, sanction, for_ms }).await
+    }
+
+    pub(crate) async fn set_slow_mode(&self, room: RoomId, by: Operator, gap: Duration) -> Result<()> {
+        self.order(room, Order::SlowMode { by, gap_ms: crate::clock::millis(gap) }).await
+    }
+
+    pub(crate) async fn set_room_block_words(&self, room: RoomId, by: Operator, words: Vec<String>) -> Result<()> {
+        self.order(room, Order::Words { by, words }).await
+    }
+
+    pub(crate) async fn set_block_words(&self, words: Vec<String>) -> Result<()> {
+        let words = check_block_words(&words)?;
+        self.records.set_block_words(&words).await?;
+        self.house_words.store(Arc::new(folded(&words)));
+        Ok(())
+    }
+
+    async fn order(&self, room: RoomId, order: Order) -> Result<()> {
+        self.ask_room(room, |answer| RoomCall::Order { order, answer }).await
+    }
+
+    /// Asks a room's task and waits for its answer.
+    async fn ask_room<T>(&self, room: RoomId, call: impl FnOnce(oneshot::Sender<Result<T>>) -> RoomCall) -> Result<T> {
+        if self.is_draining() {
+            return Err(Refusal::unavailable());
+        }
+        let (answer, answered) = oneshot::channel();
+        let core = self.me.upgrade().ok_or_else(Refusal::unavailable)?;
+        dispatch::to_room(&core, room, call(answer)).await;
+        answered.await.unwrap_or_else(|_| Err(Refusal::unavailable())).inspect_err(|refusal| self.metrics.refused(refusal.reason))
+    }
+
+    async fn live(&self, room: RoomId) -> Result<RoomRecord> {
+        let found = if is_room(room) { self.catalog.room(room, self.clock.now_ms()).await? } else { None };
+        found.ok_or_else(|| Refusal::new(Reason::RoomNotFound))
+    }
+
+    // ---- users ----
+
+    pub(crate) async fn put_users(&self, app: AppId, profiles: Vec<Profile>) -> Result<()> {
+        check_app(app)?;
+        self.profiles.put(app, &profiles).await
+    }
+
+    pub(crate) async fn users(&self, app: AppId, users: &[UserId]) -> Result<Vec<Profile>> {
+        check_count(users.len())?;
+        Ok(self.records.profiles(app, users).await?)
+    }
+
+    // ---- for rooms and lanes ----
+
+    /// Whether a message is to be taken; `false`: it was before. Without the state store everything is taken: said twice is better than
+    /// not at all.
+    pub(crate) async fn claim_message(&self, asker: Asker, msg_id: &str, now_ms: u64) -> bool {
+        if msg_id.is_empty() {
+            return true;
+        }
+        let until_ms = now_ms + crate::clock::millis(self.config.dedup_life);
+        match self.state.dedup.claim(asker.app, asker.user, &[msg_id.to_owned()], now_ms, until_ms).await {
+            Ok(claimed) => {
+                let first = claimed.first().copied().unwrap_or(true);
+                if !first {
+                    self.metrics.dedup_hits.inc();
+                }
+                first
+            }
+            Err(error) => {
+                self.metrics.store_failed("dedup", &error);
+                true
+            }
+        }
+    }
+
+    /// A message that was claimed was refused: it may be sent again.
+    pub(crate) async fn release_message(&self, asker: Asker, msg_id: &str) {
+        if msg_id.is_empty() {
+            return;
+        }
+        if let Err(error) = self.state.dedup.release(asker.app, asker.user, &[msg_id.to_owned()]).await {
+            self.metrics.store_failed("dedup", &error);
+        }
+    }
+
+    pub(crate) fn chat_ports(&self) -> chat::Ports<'_> {
+        let config = &self.config.chat;
+        let limits = chat::Limits {
+            user_messages_max: config.user_messages_max,
+            user_window_ms: crate::clock::millis(config.user_window),
+            room_messages_per_s: config.room_messages_per_s,
+        };
+        chat::Ports { rate_windows: &*self.state.rate_windows, profiles: &self.profiles, metrics: &self.metrics, limits }
+    }
+
+    /// An inbox id that this router has not asked for before: two equal messages in one millisecond are two messages.
+    pub(crate) fn next_inbox_id(&self, now_ms: u64) -> String {
+        format!("{now_ms}-{}", self.inbox_ids.fetch_add(1, Ordering::Relaxed))
+    }
+
+    // ---- the node itself ----
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+}
+
+/// Told to who finds another push to everyone under way.
+const EVERYONE_RETRY_MS: u64 = 1_000;
+
+fn view(record: RoomRecord, audience: u64) -> RoomView {
+    let RoomRecord { room, app, anchor, kind, name, cover, started_ms } = record;
+    RoomView { room, app, anchor, kind, name, cover, started_ms, audience }
+}
+
+fn check_app(app: AppId) -> Result<()> {
+    if app.0 < billfish_wire::limits::APP_ID_MIN {
+        return Err(Refusal::because(Reason::Malformed, "appId is 10000 or above"));
+    }
+    Ok(())
+}
+
+fn check_user(user: UserId) -> Result<()> {
+    if !is_user(user) {
+        return Err(Refusal::because(Reason::Malformed, "a userId is 10000 or above"));
+    }
+    Ok(())
+}
+
+fn check_count(users: usize) -> Result<()> {
+    if users > USERS_PER_CALL_MAX {
+        return Err(Refusal::because(Reason::Malformed, format!("at most {USERS_PER_CALL_MAX} users at a time")));
+    }
+    Ok(())
+}
+
+fn check_push(request: &PushRequest) -> Result<()> {
+    let problem = if request.biz_code <= 0 {
+        "bizCode is above 0"
+    } else if request.qos > 1 {
+        "qos is 0 or 1"
+    } else if snapshot::twice_escaped_bytes(&request.data) > snapshot::DATA_BYTES_MAX {
+        "data is longer than 48 KiB once it is escaped twice, as it travels"
+    } else if request.key.as_ref().is_some_and(|key| key.is_empty() || key.len() > billfish_wire::limits::ID_BYTES_MAX) {
+        "key is 1 to 64 bytes"
+    } else if request.key.is_some() && !matches!(request.target, Target::Room(_)) {
+        "key is for rooms: only they have states"
+    } else if request.qos == 1 && request.target == Target::All {
+        "a push to everyone has qos 0: there is no inbox of everyone"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::because(Reason::Malformed, problem))
 }

@@ -5,13 +5,166 @@
 //! - The gateway is a peer on a link: nothing here knows a socket of a client.
 #![forbid(unsafe_code)]
 
+mod clock;
+mod config;
 mod core;
+mod delivery;
+mod dispatch;
+mod drain;
 mod error;
 pub mod handle;
+mod housekeeping;
 pub mod http;
 pub mod ledger;
+mod link;
+mod membership;
+mod metrics;
+mod ownership;
+mod room;
+mod route;
 pub mod services;
+#[cfg(test)]
+mod testing;
+mod timers;
 
+pub use config::{ChatConfig, ConfigError, LinkConfig, PushConfig, RoomConfig, RouterConfig};
 pub use error::Refusal;
 pub use handle::Handle;
-pub use http::{HttpConfig, HttpError, HttpParts, HttpServer};
+pub use http::HttpConfig;
+
+use billfish_link::{
+    Link,
+    tcp::{Acceptor, Identity, Timing},
+};
+use billfish_state::State;
+use core::Core;
+use metrics::Metrics;
+use prometheus_client::registry::Registry;
+use services::{ports::RoomRecords, room::folded};
+use std::{io, net::SocketAddr, sync::Arc};
+use tokio::net::TcpListener;
+
+/// What a router is made of.
+pub struct RouterParts<'a> {
+    /// Its configuration.
+    pub config: RouterConfig,
+    /// The live state it shares with gateways and other routers.
+    pub state: State,
+    /// What outlives a restart.
+    pub records: Arc<dyn RoomRecords>,
+    /// Where its metrics go.
+    pub registry: &'a mut Registry,
+}
+
+/// Why a router did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A value of the configuration cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The records cannot be read.
+    #[error("the records cannot be read")]
+    Records(#[from] services::ports::RecordError),
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {address} for links")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// A router at work. Ends by [`Running::drain`]; dropped, its tasks go with the runtime.
+#[derive(Debug)]
+pub struct Running {
+    core: Arc<Core>,
+    link_address: Option<SocketAddr>,
+}
+
+/// Starts a router on the runtime of the caller.
+///
+/// # Errors
+/// A configuration that cannot work, records that cannot be read, an address that is taken. What had begun has ended then.
+pub async fn start(parts: RouterParts<'_>) -> Result<Running, StartError> {
+    let RouterParts { config, state, records, registry } = parts;
+    config.validate()?;
+    let listener = match config.link.listen {
+        Some(address) => Some(TcpListener::bind(address).await.map_err(|cause| StartError::Listen { address, cause })?),
+        None => None,
+    };
+    let words = records.block_words().await?;
+    let (lanes, lane_receivers) = dispatch::Lanes::new();
+    let core = Arc::new_cyclic(|me| Core::new(config, state, records, Metrics::register(registry), lanes, me.clone()));
+    core.house_words.store(Arc::new(folded(&words)));
+    core.register().await;
+    for receiver in lane_receivers {
+        core.tasks.spawn(dispatch::run_lane(Arc::clone(&core), receiver));
+    }
+    core.tasks.spawn(housekeeping::keep_registered(Arc::clone(&core)));
+    core.tasks.spawn(housekeeping::keep_lists(Arc::clone(&core)));
+    core.tasks.spawn(housekeeping::keep_words(Arc::clone(&core)));
+    let link_address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    if let Some(listener) = listener {
+        core.tasks.spawn(accept(Arc::clone(&core), listener));
+    }
+    Ok(Running { core, link_address })
+}
+
+impl Running {
+    /// Serves a gateway at the other end of this link, until the link ends.
+    pub fn attach(&self, link: Link) {
+        self.core.tasks.spawn(link::serve(Arc::clone(&self.core), link));
+    }
+
+    /// The face towards the HTTP API.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(&self.core))
+    }
+
+    /// Whether it can serve: it has lists of rooms and is not draining.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.core.lists.is_ready() && !self.core.is_draining()
+    }
+
+    /// Where gateways of other processes dial in, when they may: the port that was bound, also when the configuration says 0.
+    #[must_use]
+    pub fn link_address(&self) -> Option<SocketAddr> {
+        self.link_address
+    }
+
+    /// The life of this router: rises with every start.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.core.incarnation
+    }
+
+    /// Finishes what has begun, takes nothing new, gives its rooms back and ends its links, within the grace period.
+    pub async fn drain(self) {
+        drain::drain(&self.core).await;
+    }
+}
+
+/// Takes in links until the router stops.
+async fn accept(core: Arc<Core>, listener: TcpListener) {
+    let identity = Identity { node: core.config.node.clone(), incarnation: core.incarnation, secret: core.config.link.secret.clone() };
+    let mut acceptor = Acceptor::new(listener, identity, Timing::default());
+    loop {
+        // Cancel-safe: `Acceptor::accept` keeps hellos under way.
+        let accepted = tokio::select! {
+            accepted = acceptor.accept() => accepted,
+            () = core.stop.cancelled() => return,
+        };
+        match accepted {
+            Ok(link) if !core.is_draining() => {
+                core.tasks.spawn(link::serve(Arc::clone(&core), link));
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "a gateway's link did not come about"),
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! What comes up a link, or from the HTTP API, onto the queue that decides it: a room's, or a lane of users.
+//!
+//! - About a room: its actor, begun when there is none. Calls beyond the queue's bound are refused (5001); what a gateway says about
+//!   its members (interest, leaving) is never refused, it waits, and with it the link.
+//! - About users: one of [`LANES`] lanes, by the user who receives; so everything one user gets keeps its order.
+//! - Unknown business codes are refused here, before anything is queued.
+//!
+//! No service is called here; nothing waits for a store.
+
+use crate::{
+    Refusal,
+    core::Core,
+    delivery::{self, Delivered},
+    link::Gateway,
+    room::{self, RoomCall, snapshot},
+    services::{
+        Asker, Outgoing,
+        chat::{self, Destination},
+        is_room, is_user,
+        room::Rules,
+    },
+};
+use billfish_link::message::{Accepted, Biz, Gone, Interest, Origin, Synced, Up, envelope::Kind, reply, up::Call};
+use billfish_state::{AppId, DeviceKind, RoomId, UserId};
+use billfish_wire::{BizCode, Reason};
+use bytes::Bytes;
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+use tokio::sync::{mpsc, oneshot};
+
+/// Lanes for what belongs to no room. A lane waits for one store call at a time, so this is also how many run at once.
+pub(crate) const LANES: usize = 64;
+/// Calls waiting in one lane; beyond it the caller hears 5001. At 20 µs each 5 ms of delay.
+const LANE_CALLS_MAX: usize = 256;
+/// Places in a room's queue beyond its bound, for what is never refused.
+const SPARE_PLACES: usize = 1_024;
+/// Told to who finds a queue full: it is empty again in a few milliseconds, unless something is badly wrong.
+const BUSY_RETRY_MS: u64 = 200;
+/// Messages in one page of an inbox.
+const INBOX_PAGE: usize = 100;
+
+/// One message of a link.
+pub(crate) async fn on_message(core: &Arc<Core>, gateway: &Arc<Gateway>, kind: Kind) {
+    match kind {
+        Kind::Up(up) => on_up(core, gateway, up).await,
+        Kind::Interest(Interest { room_id, interested, members: _ }) => {
+            let room = RoomId(room_id);
+            gateway.set_wanted(room, interested);
+            to_room(core, room, RoomCall::Interest { gateway: Arc::clone(gateway), interested }).await;
+        }
+        Kind::Gone(Gone { origin, room_ids }) => {
+            let Some(asker) = origin.and_then(asker) else { return };
+            for room in room_ids {
+                to_room(core, RoomId(room), RoomCall::Leave { gateway: Arc::clone(gateway), id: None, asker }).await;
+            }
+        }
+        // The link's own business, or what only routers send.
+        Kind::Hello(_) | Kind::Welcome(_) | Kind::Credit(_) | Kind::Ping(_) => {}
+        Kind::Reply(_) | Kind::RoomPush(_) | Kind::UserPush(_) | Kind::AllPush(_) | Kind::Kick(_) | Kind::Evict(_) | Kind::Audience(_) => {
+            tracing::debug!(gateway = %gateway.node, "a gateway sent what only routers send");
+        }
+    }
+}
+
+async fn on_up(core: &Arc<Core>, gateway: &Arc<Gateway>, up: Up) {
+    let id = up.id;
+    let Some(asker) = up.origin.and_then(asker) else {
+        return gateway.refuse(id, &Refusal::new(Reason::NotLoggedIn)).await;
+    };
+    if core.is_draining() {
+        return gateway.refuse(id, &Refusal::unavailable()).await;
+    }
+    let gateway = Arc::clone(gateway);
+    match up.call {
+        Some(Call::Biz(biz)) => on_biz(core, gateway, id, asker, biz).await,
+        Some(Call::Join(join)) => {
+            to_room(core, RoomId(join.room_id), RoomCall::Join { gateway, id, asker, resume_seq: join.resume_seq }).await;
+        }
+        Some(Call::Leave(leave)) => to_room(core, RoomId(leave.room_id), RoomCall::Leave { gateway, id: Some(id), asker }).await,
+        Some(Call::Sync(sync)) if sync.room_id != 0 => {
+            to_room(core, RoomId(sync.room_id), RoomCall::Sync { gateway, id, asker, from_seq: sync.from_seq }).await;
+        }
+        Some(Call::Sync(sync)) => to_lane(core, asker.user, LaneCall::SyncInbox { gateway, id, asker, from_id: sync.from_id }).await,
+        None => gateway.refuse(id, &Refusal::new(Reason::UnknownCode)).await,
+    }
+}
+
+async fn on_biz(core: &Arc<Core>, gateway: Arc<Gateway>, id: u64, asker: Asker, biz: Biz) {
+    let received = Instant::now();
+    if BizCode(biz.biz_code) != BizCode::ROOM_CHAT {
+        core.metrics.decided("unknown", Reason::UnknownCode.label());
+        return gateway.refuse(id, &Refusal::new(Reason::UnknownCode)).await;
+    }
+    let message = match chat::parse(&biz.data, biz.room_id) {
+        Ok(message) => message,
+        Err(refusal) => {
+            core.metrics.decided("chat", refusal.reason.label());
+            return gateway.refuse(id, &refusal).await;
+        }
+    };
+    let (content, msg_id) = (message.content, biz.msg_id);
+    match message.to {
+        Destination::Room(room) => to_room(core, room, RoomCall::Say { gateway, id, asker, content, msg_id, received }).await,
+        Destination::User(receiver) => {
+            to_lane(core, receiver, LaneCall::Whisper { gateway, id, asker, receiver, content, msg_id, received }).await;
+        }
+    }
+}
+
+/// Who a link says it is; `None` for what no session can be.
+fn asker(origin: Origin) -> Option<Asker> {
+    let asker = Asker {
+        app: AppId(origin.app_id),
+        user: UserId(origin.user_id),
+        device: DeviceKind::from_number(origin.device).unwrap_or_default(),
+        session: origin.session,
+    };
+    is_user(asker.user).then_some(asker)
+}
+
+/// The rooms that are active on this router.
+#[derive(Debug, Default)]
+pub(crate) struct Rooms {
+    queues: Mutex<HashMap<RoomId, mpsc::Sender<RoomCall>>>,
+}
+
+impl Rooms {
+    /// A life of the room has ended. Called by its task alone, which then takes what is still in its queue.
+    pub(crate) fn remove(&self, room: RoomId) {
+        self.lock().remove(&room);
+    }
+
+    /// Whether a room is active.
+    pub(crate) fn any(&self) -> bool {
+        !self.lock().is_empty()
+    }
+
+    /// The queue of every active room.
+    pub(crate) fn queues(&self) -> Vec<mpsc::Sender<RoomCall>> {
+        self.lock().values().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<RoomId, mpsc::Sender<RoomCall>>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts a call onto the queue of its room, or refuses it.
+pub(crate) fn to_room<'a>(core: &'a Arc<Core>, room: RoomId, call: RoomCall) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+    // Boxed: a room that ends hands what is left to the next life through here.
+    Box::pin(async move {
+        if !is_room(room) {
+            return call.refuse(Refusal::new(Reason::RoomNotFound)).await;
+        }
+        let never_refused = matches!(call, RoomCall::Interest { .. } | RoomCall::Leave { .. } | RoomCall::Stop);
+        let mut call = call;
+        loop {
+            let Some(queue) = queue_of(core, room) else {
+                return call.refuse(Refusal::unavailable()).await;
+            };
+            if !never_refused && queue.capacity() <= SPARE_PLACES {
+                return call.refuse(busy()).await;
+            }
+            core.metrics.room_queue_depth.inc();
+            match queue.send(call).await {
+                Ok(()) => return,
+                Err(unsent) => {
+                    // That life of the room ended in between.
+                    core.metrics.room_queue_depth.dec();
+                    call = unsent.0;
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    })
+}
+
+/// The queue of a room, begun if need be; `None` when there are too many.
+fn queue_of(core: &Arc<Core>, room: RoomId) -> Option<mpsc::Sender<RoomCall>> {
+    let mut queues = core.rooms.lock();
+    if let Some(queue) = queues.get(&room) {
+        return Some(queue.clone());
+    }
+    if queues.len() >= core.config.room.rooms_max || core.tasks.is_closed() {
+        return None;
+    }
+    let (sender, receiver) = mpsc::channel(core.config.room.queue_calls_max + SPARE_PLACES);
+    queues.insert(room, sender.clone());
+    core.tasks.spawn(room::run(Arc::clone(core), room, receiver));
+    Some(sender)
+}
+
+fn busy() -> Refusal {
+    Refusal::because(Reason::Unavailable, "too much is waiting here; wait retryAfterMs").retry_after(BUSY_RETRY_MS)
+}
+
+/// What users' lanes do.
+pub(crate) enum LaneCall {
+    Whisper {
+        gateway: Arc<Gateway>,
+        id: u64,
+        asker: Asker,
+        receiver: UserId,
+        content: String,
+        msg_id: String,
+        received: Instant,
+    },
+    SyncInbox {
+        gateway: Arc<Gateway>,
+        id: u64,
+        asker: Asker,
+        from_id: String,
+    },
+    /// From the business backend; all users are of this lane.
+    Push {
+        app: AppId,
+        users: Vec<UserId>,
+        push: Arc<Outgoing>,
+        answer: oneshot::Sender<Result<Delivered, Refusal>>,
+    },
+}
+
+/// The queues of the lanes.
+#[derive(Debug)]
+pub(crate) struct Lanes {
+    queues: Vec<mpsc::Sender<LaneCall>>,
+}
+
+impl Lanes {
+    /// The lanes, and what their tasks take from.
+    pub(crate) fn new() -> (Self, Vec<mpsc::Receiver<LaneCall>>) {
+        let (queues, receivers) = (0..LANES).map(|_| mpsc::channel(LANE_CALLS_MAX)).unzip();
+        (Self { queues }, receivers)
+    }
+
+    /// Which lane is a user's.
+    pub(crate) fn of(user: UserId) -> usize {
+        // Fibonacci hashing: neighbouring ids spread, and the upper bits are the lane.
+        let mixed = user.0.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        usize::try_from(mixed >> 58).expect("six bits")
+    }
+}
+
+const _: () = assert!(LANES == 1 << 6, "a lane is six bits of a hash");
+
+/// Puts a call onto the lane of a user, or refuses it.
+pub(crate) async fn to_lane(core: &Core, user: UserId, call: LaneCall) {
+    core.metrics.lane_queue_depth.inc();
+    if let Err(unsent) = core.lanes.queues[Lanes::of(user)].try_send(call) {
+        core.metrics.lane_queue_depth.dec();
+        let refusal = if matches!(unsent, mpsc::error::TrySendError::Full(_)) { busy() } else { Refusal::unavailable() };
+        match unsent.into_inner() {
+            LaneCall::Whisper { gateway, id, .. } | LaneCall::SyncInbox { gateway, id, .. } => gateway.refuse(id, &refusal).await,
+            LaneCall::Push { answer, .. } => drop(answer.send(Err(refusal))),
+        }
+    }
+}
+
+/// Works one lane off until the router stops; what is queued then is still done.
+pub(crate) async fn run_lane(core: Arc<Core>, mut receiver: mpsc::Receiver<LaneCall>) {
+    loop {
+        // Cancel-safe: `recv` takes nothing unless it returns.
+        let call = tokio::select! {
+            biased;
+            call = receiver.recv() => call,
+            () = core.stop_lanes.cancelled() => {
+                receiver.close();
+                receiver.recv().await
+            }
+        };
+        let Some(call) = call else { return };
+        core.metrics.lane_queue_depth.dec();
+        on_lane_call(&core, call).await;
+    }
+}
+
+async fn on_lane_call(core: &Core, call: LaneCall) {
+    match call {
+        LaneCall::Whisper { gateway, id, asker, receiver, content, msg_id, received } => {
+            match whisper(core, asker, receiver, &content, &msg_id).await {
+                Ok(ts_ms) => {
+                    core.metrics.decided("chat", "accepted");
+                    gateway.reply(id, reply::Result::Accepted(Accepted { ts: ts_ms.cast_signed(), seq: 0 })).await;
+                    core.metrics.delivered_in(received.elapsed());
+                }
+                Err(refusal) => {
+                    core.metrics.decided("chat", refusal.reason.label());
+                    gateway.refuse(id, &refusal).await;
+                }
+            }
+        }
+        LaneCall::SyncInbox { gateway, id, asker, from_id } => match inbox_page(core, asker, &from_id).await {
+            Ok(data) => gateway.reply(id, reply::Result::Synced(Synced { room_id: 0, data })).await,
+            Err(refusal) => gateway.refuse(id, &refusal).await,
+        },
+        LaneCall::Push { app, users, push, answer } => {
+            let delivered = delivery::to_users(core, app, &users, &push, core.clock.now_ms()).await;
+            drop(answer.send(delivered));
+        }
+    }
+}
+
+async fn whisper(core: &Core, asker: Asker, receiver: UserId, content: &str, msg_id: &str) -> Result<u64, Refusal> {
+    let now_ms = core.clock.now_ms();
+    if !core.claim_message(asker, msg_id, now_ms).await {
+        return Ok(now_ms);
+    }
+    let house_rules = Rules::of_the_house(core.house_words.load_full());
+    let sent = async {
+        let push = chat::whisper(&core.chat_ports(), &house_rules, asker, receiver, content, now_ms).await?;
+        delivery::to_users(core, asker.app, &[receiver], &push, now_ms).await
+    };
+    match sent.await {
+        Ok(_) => Ok(now_ms),
+        Err(refusal) => {
+            core.release_message(asker, msg_id).await;
+            Err(refusal)
+        }
+    }
+}
+
+async fn inbox_page(core: &Core, asker: Asker, from_id: &str) -> Result<String, Refusal> {
+    let after = (!from_id.is_empty()).then_some(from_id);
+    if after.is_some_and(|after| billfish_state::InboxId::parse(after).is_none()) {
+        return Err(Refusal::because(Reason::Malformed, "fromId is the msgId of a message to you"));
+    }
+    let page = core.state.inbox.read(asker.app, asker.user, after, INBOX_PAGE, core.clock.now_ms()).await?;
+    let messages: Vec<Bytes> = page.entries.iter().map(|entry| snapshot::with_msg_id(&entry.body, &entry.id)).collect();
+    Ok(snapshot::page(&messages, page.more, page.gap))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LANES, Lanes};
+    use billfish_state::UserId;
+
+    #[test]
+    fn neighbouring_users_spread_over_the_lanes() {
+        let mut users_of = [0; LANES];
+        for user in 20_000..20_000 + 64 * 100 {
+            users_of[Lanes::of(UserId(user))] += 1;
+        }
+        assert!(users_of.iter().all(|users| (50..200).contains(users)), "{users_of:?}");
+    }
+}

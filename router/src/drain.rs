@@ -1,0 +1,35 @@
+//! The end of a router, in order: nothing new, everything begun is finished, leases are given back, links end.
+
+use crate::{core::Core, room::RoomCall};
+use std::sync::Arc;
+
+/// Ends a router. What outlives the grace period is left behind and logged.
+pub(crate) async fn drain(core: &Arc<Core>) {
+    core.begin_drain();
+    core.deregister().await;
+    let finish = async {
+        // 1. Lanes and rooms work off what they have; calls that come now are refused.
+        core.stop_lanes.cancel();
+        for queue in core.rooms.queues() {
+            // A room that ended meanwhile has nothing left to do.
+            drop(queue.send(RoomCall::Stop).await);
+        }
+        core.tasks.close();
+        // 2. Links end once their answers are on the way.
+        while core.rooms.any() {
+            tokio::time::sleep(STEP).await;
+        }
+        core.links.close();
+        core.stop.cancel();
+        core.tasks.wait().await;
+    };
+    let grace = core.config.grace;
+    if tokio::time::timeout(grace, finish).await.is_err() {
+        tracing::warn!(left = core.tasks.len(), ?grace, "tasks of the router outlived the grace period");
+        core.links.close();
+        core.stop.cancel();
+    }
+}
+
+/// Between two looks at the rooms that are left.
+const STEP: std::time::Duration = std::time::Duration::from_millis(5);

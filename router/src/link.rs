@@ -1,0 +1,276 @@
+//! The gateways that are linked: what they send is dispatched, what is for them is queued.
+//!
+//! - One link per gateway; a newer link of the same gateway takes the place of the older.
+//! - What is sent to one gateway from one task arrives in that order.
+//! - A gateway that takes nothing delays nobody for long: ambient and chat pushes are dropped at once and counted, the rest waits once
+//!   per stall for [`LinkConfig::stall_wait`](crate::config::LinkConfig::stall_wait), then is dropped and counted too. What may not be
+//!   lost is in the inbox or the room log by then.
+//!
+//! No rule of a service here, and no text of a body is looked at.
+
+use crate::{core::Core, dispatch, metrics::Metrics};
+use billfish_link::{
+    Link,
+    message::{Refused, Reply, envelope::Kind, reply},
+};
+use billfish_state::RoomId;
+use billfish_wire::Class;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Messages taken from a link at a time.
+const BATCH: usize = 256;
+
+/// One linked gateway.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    /// Its name.
+    pub(crate) node: Arc<str>,
+    /// Which life of it.
+    pub(crate) incarnation: u64,
+    link: u64,
+    sender: mpsc::Sender<Kind>,
+    stalled: AtomicBool,
+    /// Rooms whose pushes it wants: a new life of a room asks here.
+    wanted: Mutex<HashSet<RoomId>>,
+    down: CancellationToken,
+    metrics: Metrics,
+    stall_wait: Duration,
+}
+
+impl Gateway {
+    /// Puts a message on the link; `false` when it was dropped, which is counted.
+    pub(crate) async fn send(&self, kind: Kind, class: Class) -> bool {
+        let kind = match self.sender.try_send(kind) {
+            Ok(()) => {
+                self.stalled.store(false, Ordering::Relaxed);
+                return true;
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                self.metrics.link_dropped(class, "link_down");
+                return false;
+            }
+            Err(mpsc::error::TrySendError::Full(kind)) => kind,
+        };
+        if class.may_drop() || self.stalled.load(Ordering::Relaxed) {
+            self.metrics.link_dropped(class, "link_stalled");
+            return false;
+        }
+        match tokio::time::timeout(self.stall_wait, self.sender.send(kind)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(_)) => self.metrics.link_dropped(class, "link_down"),
+            Err(_) => {
+                if !self.stalled.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(gateway = %self.node, wait = ?self.stall_wait, "the gateway takes nothing from its link; dropping, counted");
+                }
+                self.metrics.link_dropped(class, "link_stalled");
+            }
+        }
+        false
+    }
+
+    /// Answers a call.
+    pub(crate) async fn reply(&self, id: u64, result: reply::Result) {
+        self.send(Kind::Reply(Reply { id, result: Some(result) }), Class::Control).await;
+    }
+
+    /// Answers a call with a refusal.
+    pub(crate) async fn refuse(&self, id: u64, refusal: &crate::Refusal) {
+        self.metrics.refused(refusal.reason);
+        let refused = Refused {
+            code: refusal.reason.number().unwrap_or(INTERNAL),
+            msg: refusal.detail.clone(),
+            retry_after_ms: refusal.retry_after_ms.map_or(0, |ms| i64::try_from(ms).unwrap_or(i64::MAX)),
+        };
+        self.reply(id, reply::Result::Refused(refused)).await;
+    }
+
+    /// It wants the pushes of a room, or no longer.
+    pub(crate) fn set_wanted(&self, room: RoomId, wanted: bool) {
+        let mut rooms = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if !wanted {
+            rooms.remove(&room);
+        } else if rooms.len() < WANTED_MAX {
+            rooms.insert(room);
+        }
+    }
+
+    /// Whether it wants the pushes of a room.
+    pub(crate) fn wants(&self, room: RoomId) -> bool {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).contains(&room)
+    }
+
+    /// The link is gone, or another has taken its place.
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.is_cancelled() || self.sender.is_closed()
+    }
+}
+
+/// Told for a reason that has no number on the wire; none of the router's has not.
+const INTERNAL: i32 = 5000;
+
+/// Rooms remembered for one gateway: one per connection would be as many as it can hold. What is beyond is found when it speaks again.
+const WANTED_MAX: usize = 1_000_000;
+
+/// Every linked gateway by name.
+#[derive(Debug)]
+pub(crate) struct Links {
+    gateways: Mutex<HashMap<Arc<str>, Arc<Gateway>>>,
+    next_link: AtomicU64,
+    stall_wait: Duration,
+    metrics: Metrics,
+}
+
+/// Gateways linked at once. Beyond it a link is refused: ten times the largest fleet anyone has in mind.
+const GATEWAYS_MAX: usize = 1_024;
+
+impl Links {
+    pub(crate) fn new(stall_wait: Duration, metrics: Metrics) -> Self {
+        Self { gateways: Mutex::new(HashMap::new()), next_link: AtomicU64::new(0), stall_wait, metrics }
+    }
+
+    /// Takes a gateway in. `None` when it is an earlier life of one that is here, or there are too many.
+    pub(crate) fn enter(&self, peer: &str, incarnation: u64, sender: mpsc::Sender<Kind>) -> Option<Arc<Gateway>> {
+        let mut gateways = self.lock();
+        let node: Arc<str> = Arc::from(peer);
+        let known = gateways.get(&node);
+        if known.is_some_and(|other| other.incarnation > incarnation) || (known.is_none() && gateways.len() >= GATEWAYS_MAX) {
+            tracing::warn!(gateway = peer, incarnation, "link refused: a later life of this gateway is linked, or too many are");
+            return None;
+        }
+        let gateway = Arc::new(Gateway {
+            node: Arc::clone(&node),
+            incarnation,
+            link: self.next_link.fetch_add(1, Ordering::Relaxed),
+            sender,
+            stalled: AtomicBool::new(false),
+            wanted: Mutex::new(HashSet::new()),
+            down: CancellationToken::new(),
+            metrics: self.metrics.clone(),
+            stall_wait: self.stall_wait,
+        });
+        if let Some(older) = gateways.insert(node, Arc::clone(&gateway)) {
+            older.down.cancel();
+        }
+        self.metrics.link_up.set(i64::try_from(gateways.len()).unwrap_or(i64::MAX));
+        Some(gateway)
+    }
+
+    /// Takes a gateway out, unless a newer link has its place already.
+    fn leave(&self, gateway: &Gateway) {
+        gateway.down.cancel();
+        let mut gateways = self.lock();
+        if gateways.get(&gateway.node).is_some_and(|current| current.link == gateway.link) {
+            gateways.remove(&gateway.node);
+        }
+        self.metrics.link_up.set(i64::try_from(gateways.len()).unwrap_or(i64::MAX));
+    }
+
+    /// The gateway of a name, if it is linked.
+    pub(crate) fn get(&self, node: &str) -> Option<Arc<Gateway>> {
+        self.lock().get(node).cloned()
+    }
+
+    /// All of them, by name.
+    pub(crate) fn all(&self) -> Vec<Arc<Gateway>> {
+        let mut all: Vec<_> = self.lock().values().cloned().collect();
+        all.sort_by(|a, b| a.node.cmp(&b.node));
+        all
+    }
+
+    /// Ends every link; the tasks behind them end by it.
+    pub(crate) fn close(&self) {
+        for gateway in self.lock().values() {
+            gateway.down.cancel();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Gateway>>> {
+        self.gateways.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Serves one link until it ends.
+pub(crate) async fn serve(core: Arc<Core>, link: Link) {
+    let Link { peer, incarnation, sender, mut receiver, .. } = link;
+    let Some(gateway) = core.links.enter(&peer, incarnation, sender) else { return };
+    tracing::info!(gateway = %gateway.node, incarnation, "gateway linked");
+    let mut batch = Vec::with_capacity(BATCH);
+    loop {
+        // Cancel-safe: `recv_many` takes nothing unless it returns.
+        let received = tokio::select! {
+            () = gateway.down.cancelled() => 0,
+            received = receiver.recv_many(&mut batch, BATCH) => received,
+        };
+        if received == 0 {
+            break;
+        }
+        for kind in batch.drain(..) {
+            dispatch::on_message(&core, &gateway, kind).await;
+        }
+    }
+    core.links.leave(&gateway);
+    tracing::info!(gateway = %gateway.node, "gateway's link ended");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Links;
+    use crate::metrics::Metrics;
+    use billfish_link::message::{Audience, envelope::Kind};
+    use billfish_wire::Class;
+    use prometheus_client::registry::Registry;
+    use std::time::Duration;
+    use tokio::sync::mpsc;
+
+    const WAIT: Duration = Duration::from_millis(200);
+
+    fn links() -> Links {
+        Links::new(WAIT, Metrics::register(&mut Registry::default()))
+    }
+
+    fn message(members: i64) -> Kind {
+        Kind::Audience(Audience { room_id: 1, members })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stalled_gateway_costs_one_wait_and_then_none() {
+        let links = links();
+        let (sender, mut receiver) = mpsc::channel(1);
+        let gateway = links.enter("g", 1, sender).unwrap();
+        assert!(gateway.send(message(0), Class::Control).await);
+        let start = tokio::time::Instant::now();
+        assert!(!gateway.send(message(1), Class::Chat).await, "chat is dropped at once");
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        assert!(!gateway.send(message(2), Class::Event).await);
+        assert_eq!(start.elapsed(), WAIT);
+        assert!(!gateway.send(message(3), Class::Control).await, "stalled: no second wait");
+        assert_eq!(start.elapsed(), WAIT);
+        receiver.recv().await.unwrap();
+        assert!(gateway.send(message(4), Class::Control).await, "room again");
+        receiver.recv().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_later_life_takes_the_place_and_an_earlier_one_is_refused() {
+        let links = links();
+        let (sender, _keep) = mpsc::channel(1);
+        let first = links.enter("g", 1, sender.clone()).unwrap();
+        let second = links.enter("g", 2, sender.clone()).unwrap();
+        assert!(first.is_down() && !second.is_down());
+        assert!(links.enter("g", 1, sender).is_none());
+        // The old task's farewell does not take the new link out.
+        links.leave(&first);
+        assert_eq!(links.get("g").unwrap().incarnation, 2);
+        links.leave(&second);
+        assert!(links.get("g").is_none());
+    }
+}

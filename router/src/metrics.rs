@@ -1,0 +1,185 @@
+//! Every metric of a router, with its help text. Their list for operators is `docs/metrics.md`.
+//!
+//! - Labels have few values: never a user, a room or a text of a peer.
+//! - prometheus-client appends `_total` to counters by itself.
+
+use billfish_wire::{Class, Reason};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+use std::time::Duration;
+
+/// The metrics; clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    /// `router_rooms`
+    pub(crate) rooms: Gauge,
+    /// `router_room_queue_depth`
+    pub(crate) room_queue_depth: Gauge,
+    /// `router_lane_queue_depth`
+    pub(crate) lane_queue_depth: Gauge,
+    /// `router_link_up`
+    pub(crate) link_up: Gauge,
+    pushes: Family<PushLabels, Counter>,
+    link_dropped: Family<LinkDropLabels, Counter>,
+    biz: Family<BizLabels, Counter>,
+    refusals: Family<ReasonLabels, Counter>,
+    joins: Family<ResultLabels, Counter>,
+    /// `router_dedup_hits_total`
+    pub(crate) dedup_hits: Counter,
+    store_errors: Family<StoreLabels, Counter>,
+    /// `router_rooms_lost_total`
+    pub(crate) rooms_lost: Counter,
+    /// `router_stale_members_total`
+    pub(crate) stale_members: Counter,
+    /// `router_chat_sampled_total`
+    pub(crate) chat_sampled: Counter,
+    delivery: Histogram,
+    list_refresh: Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PushLabels {
+    audience: &'static str,
+    class: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LinkDropLabels {
+    class: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BizLabels {
+    service: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoreLabels {
+    what: &'static str,
+}
+
+/// Whom a push went to, as its label.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Audience {
+    /// Users by id.
+    Users,
+    /// The members of a room.
+    Room,
+    /// Everyone.
+    All,
+}
+
+impl Metrics {
+    /// Registers every metric under its public name.
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            rooms: Gauge::default(),
+            room_queue_depth: Gauge::default(),
+            lane_queue_depth: Gauge::default(),
+            link_up: Gauge::default(),
+            pushes: Family::default(),
+            link_dropped: Family::default(),
+            biz: Family::default(),
+            refusals: Family::default(),
+            joins: Family::default(),
+            dedup_hits: Counter::default(),
+            store_errors: Family::default(),
+            rooms_lost: Counter::default(),
+            stale_members: Counter::default(),
+            chat_sampled: Counter::default(),
+            delivery: Histogram::new(SECONDS),
+            list_refresh: Histogram::new(SECONDS),
+        };
+        registry.register("router_rooms", "Rooms this router owns and has active", metrics.rooms.clone());
+        registry.register("router_room_queue_depth", "Calls waiting in the queues of all rooms", metrics.room_queue_depth.clone());
+        registry.register("router_lane_queue_depth", "Calls waiting in the user lanes", metrics.lane_queue_depth.clone());
+        registry.register("router_link_up", "Gateways linked", metrics.link_up.clone());
+        registry.register("router_pushes", "Link messages sent to gateways, by audience and delivery class", metrics.pushes.clone());
+        registry.register("router_link_dropped", "Link messages dropped, for the gateway's link took none", metrics.link_dropped.clone());
+        registry.register("router_biz", "Business messages decided, by service and result", metrics.biz.clone());
+        registry.register("router_refusals", "Refusals told to clients and callers, by reason", metrics.refusals.clone());
+        registry.register("router_joins", "Joins decided, by result", metrics.joins.clone());
+        registry.register("router_dedup_hits", "Messages that had been taken before", metrics.dedup_hits.clone());
+        registry.register("router_store_errors", "Calls to a store that failed and were lived without", metrics.store_errors.clone());
+        registry.register("router_rooms_lost", "Rooms stopped because their lease was lost", metrics.rooms_lost.clone());
+        registry.register("router_stale_members", "Members taken out because their gateway had died", metrics.stale_members.clone());
+        registry.register("router_chat_sampled", "Chat messages sent to a sample of the viewers", metrics.chat_sampled.clone());
+        registry.register_with_unit(
+            "router_delivery",
+            "From a message's arrival on a link to its pushes being on theirs",
+            Unit::Seconds,
+            metrics.delivery.clone(),
+        );
+        registry.register_with_unit(
+            "router_list_refresh",
+            "One refresh of the lists of rooms",
+            Unit::Seconds,
+            metrics.list_refresh.clone(),
+        );
+        metrics
+    }
+
+    /// A push was put on a link.
+    pub(crate) fn pushed(&self, audience: Audience, class: Class) {
+        let audience = match audience {
+            Audience::Users => "users",
+            Audience::Room => "room",
+            Audience::All => "all",
+        };
+        self.pushes.get_or_create(&PushLabels { audience, class: class.label() }).inc();
+    }
+
+    /// A link took no more, or was gone.
+    pub(crate) fn link_dropped(&self, class: Class, reason: &'static str) {
+        self.link_dropped.get_or_create(&LinkDropLabels { class: class.label(), reason }).inc();
+    }
+
+    /// A business message was decided.
+    pub(crate) fn decided(&self, service: &'static str, result: &'static str) {
+        self.biz.get_or_create(&BizLabels { service, result }).inc();
+    }
+
+    /// Someone was refused.
+    pub(crate) fn refused(&self, reason: Reason) {
+        self.refusals.get_or_create(&ReasonLabels { reason: reason.label() }).inc();
+    }
+
+    /// A join was decided.
+    pub(crate) fn joined(&self, result: &'static str) {
+        self.joins.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// A store failed where the router goes on without it. `what` is one of a few words of the code.
+    pub(crate) fn store_failed(&self, what: &'static str, error: &(dyn std::error::Error + 'static)) {
+        tracing::warn!(what, error, "a store did not answer; going on without");
+        self.store_errors.get_or_create(&StoreLabels { what }).inc();
+    }
+
+    /// From arrival to the links.
+    pub(crate) fn delivered_in(&self, took: Duration) {
+        self.delivery.observe(took.as_secs_f64());
+    }
+
+    /// One refresh of the lists.
+    pub(crate) fn list_refreshed_in(&self, took: Duration) {
+        self.list_refresh.observe(took.as_secs_f64());
+    }
+}
+
+/// From 50 µs, where a message on an idle router stands, to a second, where someone should look.
+const SECONDS: [f64; 10] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.25, 1.0];
