@@ -29,7 +29,7 @@ use std::{io, net::SocketAddr, time::Duration};
 #[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HttpConfig {
-    /// Where it listens.
+    /// Where it listens: on loopback until an operator opens it, for nothing is encrypted here.
     pub listen: SocketAddr,
     /// What `Authorization: Bearer …` must carry. Empty: the command makes one.
     pub api_key: String,
@@ -77,7 +77,7 @@ impl std::fmt::Debug for HttpConfig {
 impl Default for HttpConfig {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             api_key: String::new(),
             public_url: String::new(),
             body_bytes_max: 64 * 1024,
@@ -127,7 +127,7 @@ impl HttpConfig {
     pub fn validate(&self) -> Result<(), HttpConfigError> {
         let wrong = |key, problem: String| Err(HttpConfigError { key, problem });
         let key = &self.api_key;
-        if !key.is_empty() {
+        if !key.is_empty() && !is_mask(key) {
             if !(API_KEY_BYTES_MIN..=API_KEY_BYTES_MAX).contains(&key.len()) {
                 return wrong(
                     "api_key",
@@ -173,6 +173,11 @@ impl HttpConfig {
     }
 }
 
+/// What a printed configuration shows in place of a key. Legal to check, so that what is printed is a configuration; never to start with.
+fn is_mask(key: &str) -> bool {
+    !key.is_empty() && key.bytes().all(|byte| byte == b'*')
+}
+
 /// What the API speaks for.
 #[derive(Clone, Debug)]
 pub struct HttpParts {
@@ -194,6 +199,9 @@ pub enum HttpError {
     /// There is no API key, so nobody could call, or anybody.
     #[error("http.api_key is empty")]
     NoApiKey,
+    /// The key is what `check-config` prints in place of one: a key that everybody knows.
+    #[error("http.api_key is the mask that check-config prints; put the key there, or nothing")]
+    MaskedApiKey,
     /// The address is taken, or not ours.
     #[error("cannot listen on {address} for the HTTP API")]
     Listen {
@@ -226,6 +234,9 @@ pub(crate) fn service(parts: HttpParts, config: &HttpConfig, registry: &mut Regi
     if config.api_key.is_empty() {
         return Err(HttpError::NoApiKey);
     }
+    if is_mask(&config.api_key) {
+        return Err(HttpError::MaskedApiKey);
+    }
     let running = tokio_util::task::TaskTracker::new();
     let repeats = idempotency::Repeats::new(&parts.state, config.repeat_life, config.call_timeout, running.clone());
     let (business, open, document) = openapi::routes(api::Api::new(parts, config));
@@ -245,3 +256,6 @@ pub(crate) fn service(parts: HttpParts, config: &HttpConfig, registry: &mut Regi
         .layer(axum::middleware::from_fn_with_state(metrics::HttpMetrics::register(registry), metrics::count));
     Ok(Service { router, running })
 }
+
+#[cfg(test)]
+mod tests;

@@ -356,6 +356,18 @@ fn the_defaults_are_valid_and_a_wrong_value_is_named_by_its_key() {
     }
 }
 
+#[tokio::test]
+async fn it_does_not_start_with_no_key_or_with_one_that_everybody_knows() {
+    for (key, says) in [("", "empty"), ("********", "mask")] {
+        let config = HttpConfig { api_key: key.to_owned(), ..HttpConfig::default() };
+        assert_eq!(config.validate(), Ok(()));
+        let directory = tempfile::tempdir().unwrap();
+        let (parts, _running) = behind(&directory).await;
+        let error = super::start(parts, &config, &mut Registry::default()).await.unwrap_err().to_string();
+        assert!(error.contains("http.api_key") && error.contains(says), "{error}");
+    }
+}
+
 #[test]
 fn a_configuration_in_a_log_shows_no_key() {
     assert!(!format!("{:?}", config()).contains(KEY));
