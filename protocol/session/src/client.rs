@@ -37,6 +37,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// The gap where LOGIN's answer names none.
 const HEARTBEAT_GAP_MS: u64 = 30_000;
+/// Room logs fetched at once: see [`rooms::ASKED_MAX`].
+const HISTORIES_MAX: usize = 1;
 /// How often the inbox is asked for within one connection when no answer comes: a server that does not know SYNC is left in peace.
 const INBOX_ASKS_MAX: u32 = 3;
 /// A room that was refused for a while, and without a time, is asked for again after this long.
@@ -48,6 +50,14 @@ enum State {
     LoggingIn { until: Time },
     Live { heartbeat_at: Time },
     LoggingOut { until: Time },
+}
+
+/// A message that waits to be accepted or refused.
+#[derive(Debug)]
+struct InFlight {
+    message: Message,
+    /// On this connection. A second copy could be accepted after the first was refused.
+    sent: bool,
 }
 
 /// The inbox page that is awaited.
@@ -68,7 +78,7 @@ pub struct ClientSession {
     heard_at: Time,
     rooms: Rooms,
     /// Oldest first: that is the order in which they go out again.
-    in_flight: VecDeque<Message>,
+    in_flight: VecDeque<InFlight>,
     /// Pages of room logs that are awaited, by room: from where, or `None` where nobody waits any more. What is refused for a room is
     /// its page first, as it was asked for before any JOIN that is under way.
     histories: BTreeMap<i64, Option<i64>>,
@@ -262,7 +272,11 @@ impl ClientSession {
         }
         self.rooms.want(room_id);
         if self.is_live() {
-            self.send_join(room_id);
+            if self.rooms.is_waiting(Some(room_id)) {
+                self.send_joins();
+            } else {
+                self.send_join(room_id);
+            }
         }
         Ok(())
     }
@@ -276,16 +290,24 @@ impl ClientSession {
         if let Some(from_seq) = self.histories.get_mut(&room_id) {
             *from_seq = None;
         }
+        let was_waiting = self.rooms.is_waiting(Some(room_id));
         let was_wanted = self.rooms.remove(room_id);
-        if was_wanted && self.is_live() && self.rooms.begin_leave(room_id, true) {
+        if was_waiting && self.is_live() {
+            // Nobody is going to ask for the room any more: its messages wait for nothing.
+            self.send_waiting();
+        }
+        if was_wanted && !was_waiting && self.is_live() && self.rooms.begin_leave(room_id, true) {
             self.send_leave(room_id);
         } else {
             self.tell(ClientEvent::Left { room_id });
         }
+        if self.is_live() {
+            self.send_joins();
+        }
         Ok(())
     }
 
-    /// Sends a message, now or at the next login. [`ClientEvent::Accepted`] or [`ClientEvent::Refused`] follows.
+    /// Sends a message, now or at the next login, and never ahead of its room's JOIN: a room knows its member before the member speaks. [`ClientEvent::Accepted`] or [`ClientEvent::Refused`] follows.
     ///
     /// # Errors
     /// [`CallError::TooManyCalls`] or [`CallError::IdInUse`]; [`CallError::NotLive`] for a message without an id;
@@ -302,16 +324,16 @@ impl ClientSession {
         if msg_id.is_empty() || msg_id.len() > ID_BYTES_MAX {
             return Err(CallError::OutOfRange { field: "msgId" });
         }
-        if self.in_flight.iter().any(|waiting| waiting.msg_id == message.msg_id) {
+        if self.in_flight.iter().any(|waiting| waiting.message.msg_id == message.msg_id) {
             return Err(CallError::IdInUse);
         }
         if self.in_flight.len() >= self.config.in_flight_max {
             return Err(CallError::TooManyCalls);
         }
+        self.in_flight.push_back(InFlight { message, sent: false });
         if self.is_live() {
-            self.send_biz(&message);
+            self.send_waiting();
         }
-        self.in_flight.push_back(message);
         Ok(())
     }
 
@@ -319,7 +341,7 @@ impl ClientSession {
     /// with the connection.
     ///
     /// # Errors
-    /// [`CallError::NotLive`], [`CallError::NotInRoom`]; [`CallError::TooManyCalls`] while the room's last one runs or too many others do;
+    /// [`CallError::NotLive`], [`CallError::NotInRoom`]; [`CallError::TooManyCalls`] while another log is being fetched;
     /// [`CallError::OutOfRange`].
     pub fn sync_room(&mut self, room_id: i64, from_seq: i64) -> Result<(), CallError> {
         check_room(room_id)?;
@@ -332,7 +354,7 @@ impl ClientSession {
         if self.rooms.get(room_id).is_none_or(|room| room.standing != Standing::In) {
             return Err(CallError::NotInRoom);
         }
-        if self.histories.contains_key(&room_id) || self.histories.len() >= self.config.rooms_max {
+        if self.histories.contains_key(&room_id) || self.histories.len() >= HISTORIES_MAX {
             return Err(CallError::TooManyCalls);
         }
         self.histories.insert(room_id, Some(from_seq));
@@ -404,14 +426,8 @@ impl ClientSession {
         for msg_id in self.unproven.again() {
             self.send_ack(&msg_id);
         }
-        for room_id in self.rooms.not_resumed() {
-            self.send_join(room_id);
-        }
-        // Behind the rooms, so that a room knows its member before the member speaks.
-        for message in std::mem::take(&mut self.in_flight) {
-            self.send_biz(&message);
-            self.in_flight.push_back(message);
-        }
+        self.send_waiting();
+        self.send_joins();
     }
 
     fn on_push(&mut self, body: Body) {
@@ -482,6 +498,7 @@ impl ClientSession {
             self.acknowledge(&message);
             self.tell(ClientEvent::Push(Box::new(message)));
         }
+        self.send_joins();
     }
 
     /// The echo of a LEAVE, or the server's word that the room is over for this user.
@@ -576,9 +593,11 @@ impl ClientSession {
         if was_in && passes_by {
             // As far as the app knows the user is in this room: coming back to it is not the app's business.
             room.standing = Standing::Retrying { at: now + retry_after_ms.unwrap_or(RETRY_AFTER_MS).max(1) };
+            self.send_joins();
             return true;
         }
         self.rooms.remove(room_id);
+        self.send_joins();
         if was_in {
             self.tell(ClientEvent::Left { room_id });
         }
@@ -587,8 +606,8 @@ impl ClientSession {
 
     fn take_in_flight(&mut self, msg_id: Option<&str>) -> Option<Message> {
         let msg_id = msg_id?;
-        let at = self.in_flight.iter().position(|message| message.msg_id.as_deref() == Some(msg_id))?;
-        self.in_flight.remove(at)
+        let at = self.in_flight.iter().position(|waiting| waiting.message.msg_id.as_deref() == Some(msg_id))?;
+        self.in_flight.remove(at).map(|waiting| waiting.message)
     }
 
     fn acknowledge(&mut self, body: &Body) {
@@ -610,6 +629,26 @@ impl ClientSession {
         self.inbox_ask = Some(InboxAsk { again_at: now + self.config.answer_timeout_ms, asks: asks + 1, gap });
         let from_id = Some(self.inbox_id.clone()).filter(|id| !id.is_empty());
         self.send(Code::Sync, Body { from_id, ..Body::default() });
+    }
+
+    /// Asks for the rooms whose turn it is, each with the messages that waited for it.
+    fn send_joins(&mut self) {
+        while let Some(room_id) = self.rooms.next_wanted() {
+            self.send_join(room_id);
+            self.send_waiting();
+        }
+    }
+
+    /// Sends what has not gone out on this connection and waits for no room, oldest first.
+    fn send_waiting(&mut self) {
+        let mut in_flight = std::mem::take(&mut self.in_flight);
+        for waiting in &mut in_flight {
+            if !waiting.sent && !self.rooms.is_waiting(waiting.message.room_id) {
+                waiting.sent = true;
+                self.send_biz(&waiting.message);
+            }
+        }
+        self.in_flight = in_flight;
     }
 
     fn send_join(&mut self, room_id: i64) {
@@ -653,6 +692,9 @@ impl ClientSession {
         self.state = State::Offline;
         self.inbox_ask = None;
         self.histories.clear();
+        for waiting in &mut self.in_flight {
+            waiting.sent = false;
+        }
         for room_id in self.rooms.end_connection() {
             self.tell(ClientEvent::Left { room_id });
         }

@@ -5,6 +5,10 @@
 use crate::time::Time;
 use std::collections::BTreeMap;
 
+/// Rooms that may be asked for at once. A snapshot is up to 56 KiB of JSON; two of them, a page of the inbox and a page of a log fit into the
+/// server's backlog of 256 KiB also when all come before the first byte is read. A client that resumed eight rooms in one breath could be
+/// cut for reading slowly, come back, ask for the same, and so for ever.
+pub(super) const ASKED_MAX: usize = 2;
 /// LEAVEs that may await their echo. More are answered to the app at once; what still comes of such a room is not shown.
 const LEAVING_MAX: usize = 64;
 
@@ -96,12 +100,14 @@ impl Rooms {
         self.leaving.remove(&room_id)
     }
 
-    /// A new LOGIN: what it may resume, by room. Rooms of which nothing was seen yet are asked for after it.
+    /// A new LOGIN: what it may resume, by room. The others, and those of which nothing was seen yet, are asked for after it.
     pub(super) fn begin_resume(&mut self) -> BTreeMap<i64, i64> {
         let mut resumed = BTreeMap::new();
         for (room_id, room) in &mut self.wanted {
             room.standing = Standing::Wanted;
-            if let Some(seq) = room.shown_seq {
+            if let Some(seq) = room.shown_seq
+                && resumed.len() < ASKED_MAX
+            {
                 room.standing = Standing::Asked;
                 resumed.insert(*room_id, seq);
             }
@@ -109,8 +115,18 @@ impl Rooms {
         resumed
     }
 
-    pub(super) fn not_resumed(&self) -> Vec<i64> {
-        self.wanted.iter().filter(|(_, room)| room.standing == Standing::Wanted).map(|(room_id, _)| *room_id).collect()
+    /// The next room to ask for, while few enough are.
+    pub(super) fn next_wanted(&self) -> Option<i64> {
+        let asked = self.wanted.values().filter(|room| room.standing == Standing::Asked).count();
+        if asked >= ASKED_MAX {
+            return None;
+        }
+        self.wanted.iter().find(|(_, room)| room.standing == Standing::Wanted).map(|(room_id, _)| *room_id)
+    }
+
+    /// The room waits for its turn to be asked for.
+    pub(super) fn is_waiting(&self, room_id: Option<i64>) -> bool {
+        room_id.and_then(|room_id| self.wanted.get(&room_id)).is_some_and(|room| room.standing == Standing::Wanted)
     }
 
     /// The connection is over: the rooms whose LEAVE got no echo are left all the same.

@@ -44,6 +44,35 @@ fn a_message_without_a_connection_waits_for_the_login_and_goes_behind_the_joins(
 }
 
 #[test]
+fn a_message_waits_for_the_join_of_its_room_and_no_longer_than_the_room_is_wanted() {
+    let mut end = End::live();
+    for room_id in [1, 2, 3, 4] {
+        end.session.join(room_id).unwrap();
+    }
+    end.drain();
+    end.session.biz(message("a")).unwrap();
+    end.session.biz(Message { room_id: Some(4), ..message("b") }).unwrap();
+    assert_eq!(end.drain(), [""; 0]);
+    let actions = end.receive(Code::Join, &joined(1, 1, &[], false));
+    let biz = r#"Biz {"bizCode":5555,"data":"{}","msgId":"a","roomId":3}"#;
+    assert_eq!(actions[1..], [r#"Join {"roomId":3}"#, biz]);
+    end.session.leave(4).unwrap();
+    assert_eq!(end.drain(), [r#"Biz {"bizCode":5555,"data":"{}","msgId":"b","roomId":4}"#, "Left { room_id: 4 }"]);
+}
+
+#[test]
+fn a_message_goes_out_once_per_connection() {
+    let mut end = End::live();
+    end.session.biz(message("a")).unwrap();
+    end.drain();
+    end.session.join(3).unwrap();
+    assert_eq!(end.drain(), [r#"Join {"roomId":3}"#], "a second copy could be accepted after the first was refused");
+    end.disconnect();
+    end.connect();
+    assert!(end.login().contains(&r#"Biz {"bizCode":5555,"data":"{}","msgId":"a","roomId":3}"#.to_owned()));
+}
+
+#[test]
 fn a_message_without_an_id_is_sent_once_or_not_at_all() {
     let mut end = End::new();
     let like = || Message { msg_id: None, ..message("") };

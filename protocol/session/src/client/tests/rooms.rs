@@ -44,17 +44,35 @@ fn messages_of_a_snapshot_are_acknowledged_like_pushes() {
 }
 
 #[test]
-fn a_reconnect_resumes_every_room_from_what_was_shown() {
+fn a_reconnect_resumes_every_room_from_what_was_shown_two_at_a_time() {
     let mut end = End::live();
     end.enter(3, 9);
     end.receive(Code::Biz, &in_room(3, 11));
     end.enter(4, 20);
-    end.session.join(5).unwrap();
+    end.enter(5, 30);
+    end.session.join(6).unwrap();
     end.disconnect();
     assert!(end.connect()[0].ends_with(r#""resume":{"inbox":"","rooms":{"3":11,"4":20}}}"#));
-    assert_eq!(end.login()[1..], [r#"Join {"roomId":5}"#], "of which nothing was seen");
-    assert_eq!(end.receive(Code::Join, &joined(3, 13, &[11, 12, 13], false)), ["Joined 3 13 gap false", "Push 3 12", "Push 3 13"]);
-    assert_eq!(end.receive(Code::Join, &joined(4, 25, &[25], true)), ["Joined 4 25 gap true", "Push 4 25"]);
+    assert_eq!(end.login().len(), 1);
+    let actions = end.receive(Code::Join, &joined(3, 13, &[11, 12, 13], false));
+    assert_eq!(actions, ["Joined 3 13 gap false", "Push 3 12", "Push 3 13", r#"Join {"roomId":5,"resume":30}"#]);
+    let actions = end.receive(Code::Join, &joined(4, 25, &[25], true));
+    assert_eq!(actions, ["Joined 4 25 gap true", "Push 4 25", r#"Join {"roomId":6}"#]);
+    assert_eq!(end.receive(Code::Join, &joined(6, 1, &[], false)), ["Joined 6 1 gap false"]);
+    assert_eq!(end.receive(Code::Join, &joined(5, 30, &[], false)), ["Joined 5 30 gap false"]);
+}
+
+#[test]
+fn a_third_room_is_asked_for_when_one_of_two_was_refused_or_left() {
+    let mut end = End::live();
+    for room_id in 1..=4 {
+        end.session.join(room_id).unwrap();
+    }
+    assert_eq!(end.drain(), [r#"Join {"roomId":1}"#, r#"Join {"roomId":2}"#]);
+    let refused = Body { room_id: Some(1), ..refusal(Reason::RoomNotFound) };
+    assert_eq!(end.receive(Code::Error, &refused), [r#"Join {"roomId":3}"#, "Refused None Some(1) RoomNotFound None"]);
+    end.session.leave(2).unwrap();
+    assert_eq!(end.drain(), [r#"Leave {"roomId":2}"#, r#"Join {"roomId":4}"#]);
 }
 
 #[test]
