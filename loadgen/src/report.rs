@@ -159,7 +159,10 @@ impl Display for Report {
         }
         line(to, "logins/CPU-s", self.logins_per_server_cpu_s, "per second of server CPU")?;
         if self.expected > 0 || self.sent > 0 {
-            writeln!(to, "  sent             {} in {:.1} s, frames of {} bytes", self.sent, detail.seconds, detail.frame_bytes)?;
+            match detail.frame_bytes {
+                0 => writeln!(to, "  sent             {} heartbeats in {:.1} s", self.sent, detail.seconds)?,
+                bytes => writeln!(to, "  sent             {} in {:.1} s, frames of {bytes} bytes", self.sent, detail.seconds)?,
+            }
             writeln!(
                 to,
                 "  copies           {} expected, {} received, {} dropped, {} missing, {} twice, {} out of order",

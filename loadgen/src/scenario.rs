@@ -28,7 +28,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{self, IsTerminal, Write},
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     path::Path,
     sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     thread,
@@ -85,16 +85,17 @@ impl Server {
                 serde_json::from_str(&text).map_err(|error| WrongUse(format!("--ports-file {}: {error}", path.display())))?
             }
         };
+        let (tcp, http, admin) = (ports.tcp.map(reachable), ports.http.map(reachable), ports.admin.map(reachable));
         let gateways = if common.gateway.is_empty() {
-            vec![ports.tcp.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8085)))]
+            vec![tcp.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8085)))]
         } else {
             common.gateway.clone()
         };
-        let http = common.http.clone().unwrap_or_else(|| match ports.http {
+        let http = common.http.clone().unwrap_or_else(|| match http {
             Some(address) => format!("http://{address}"),
             None => "http://127.0.0.1:8080".to_owned(),
         });
-        let admin = match (common.admin.is_empty(), ports.admin) {
+        let admin = match (common.admin.is_empty(), admin) {
             (true, Some(address)) => vec![format!("http://{address}")],
             (true, None) | (false, _) => common.admin.clone(),
         };
@@ -111,6 +112,14 @@ impl Server {
         }
         Ok(sum)
     }
+}
+
+/// A server that listens on every address is reached on the loopback: both are on this machine.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    address
 }
 
 fn api_key(common: &Common) -> Result<String> {

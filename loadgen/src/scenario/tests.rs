@@ -38,7 +38,7 @@ fn more_connections_than_the_processes_may_open_files_is_wrong_use() {
 fn a_ports_file_gives_the_addresses_and_options_win_over_it() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("ports.json");
-    std::fs::write(&path, r#"{"tcp":"127.0.0.1:1111","http":"127.0.0.1:2222","admin":"127.0.0.1:3333","ws":null}"#).expect("written");
+    std::fs::write(&path, r#"{"tcp":"127.0.0.1:1111","http":"0.0.0.0:2222","admin":"127.0.0.1:3333","ws":null}"#).expect("written");
     let path = path.to_str().expect("a plain path");
     let server = Server::of(&common(&["--ports-file", path])).expect("all is there");
     assert_eq!((server.http.as_str(), server.admin.as_slice()), ("http://127.0.0.1:2222", ["http://127.0.0.1:3333".to_owned()].as_slice()));

@@ -100,7 +100,8 @@ impl Talk {
                     None => return Ok(ExitCode::FAILURE),
                 },
                 line = input.recv(), if takes_input => match line {
-                    Some(Input::Line(line)) => self.on_line(&line).await?,
+                    // A paste may hold several lines, and a line of chat is one.
+                    Some(Input::Line(text)) => for line in text.lines() { self.on_line(line).await?; },
                     Some(Input::End) | None => self.leave(),
                 },
                 () = at(again_at) => self.try_again().await?,
