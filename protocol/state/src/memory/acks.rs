@@ -5,7 +5,7 @@ use super::lock;
 use crate::port::{ACKS_PER_USER_MAX, Acks, Result};
 use crate::types::{AppId, PendingAck, RoomId, StateError, UserId};
 use async_trait::async_trait;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 /// Entries in all: only late ACKs are recorded, so this is far above what a process carries. About 250 bytes each.
@@ -15,6 +15,7 @@ type Owner = (AppId, UserId);
 
 #[derive(Debug)]
 struct Waiting {
+    msg_id: Arc<str>,
     room: Option<RoomId>,
     times_sent: u32,
     due_ms: u64,
@@ -22,45 +23,45 @@ struct Waiting {
 
 #[derive(Debug, Default)]
 struct Table {
-    by_user: HashMap<Owner, BTreeMap<Arc<str>, Waiting>>,
+    /// In no order: most users have one or two, and none more than [`ACKS_PER_USER_MAX`].
+    by_user: HashMap<Owner, Vec<Waiting>>,
     by_due: BTreeSet<(u64, Owner, Arc<str>)>,
 }
 
 impl Table {
     fn contains(&self, owner: Owner, msg_id: &str) -> bool {
-        self.by_user.get(&owner).is_some_and(|waiting| waiting.contains_key(msg_id))
+        self.by_user.get(&owner).is_some_and(|waiting| waiting.iter().any(|waiting| *waiting.msg_id == *msg_id))
     }
 
     fn insert(&mut self, pending: &PendingAck) {
         let owner = (pending.app, pending.user);
         self.take(owner, &pending.msg_id);
-        let waiting = self.by_user.entry(owner).or_default();
-        if waiting.len() >= ACKS_PER_USER_MAX {
-            let soonest = waiting.iter().min_by_key(|(_, waiting)| waiting.due_ms).map(|(msg_id, _)| Arc::clone(msg_id));
-            if let Some(msg_id) = soonest {
-                self.take(owner, &msg_id);
-            }
+        let of_user = self.by_user.get(&owner).filter(|waiting| waiting.len() >= ACKS_PER_USER_MAX);
+        let soonest = of_user.into_iter().flatten().min_by_key(|waiting| waiting.due_ms).map(|waiting| Arc::clone(&waiting.msg_id));
+        if let Some(msg_id) = soonest {
+            self.take(owner, &msg_id);
         }
         let msg_id: Arc<str> = Arc::from(pending.msg_id.as_str());
-        let waiting = Waiting { room: pending.room, times_sent: pending.times_sent, due_ms: pending.due_ms };
-        self.by_user.entry(owner).or_default().insert(Arc::clone(&msg_id), waiting);
-        self.by_due.insert((pending.due_ms, owner, msg_id));
+        self.by_due.insert((pending.due_ms, owner, Arc::clone(&msg_id)));
+        let waiting = Waiting { msg_id, room: pending.room, times_sent: pending.times_sent, due_ms: pending.due_ms };
+        self.by_user.entry(owner).or_insert_with(|| Vec::with_capacity(1)).push(waiting);
     }
 
     fn take(&mut self, owner: Owner, msg_id: &str) -> Option<PendingAck> {
         let of_user = self.by_user.get_mut(&owner)?;
-        let (key, waiting) = of_user.remove_entry(msg_id)?;
+        let place = of_user.iter().position(|waiting| *waiting.msg_id == *msg_id)?;
+        let waiting = of_user.swap_remove(place);
         if of_user.is_empty() {
             self.by_user.remove(&owner);
         }
-        let pending = pending_ack(owner, &key, &waiting);
-        self.by_due.remove(&(waiting.due_ms, owner, key));
+        let pending = pending_ack(owner, &waiting);
+        self.by_due.remove(&(waiting.due_ms, owner, waiting.msg_id));
         Some(pending)
     }
 }
 
-fn pending_ack((app, user): Owner, msg_id: &str, waiting: &Waiting) -> PendingAck {
-    PendingAck { app, user, msg_id: msg_id.to_owned(), room: waiting.room, times_sent: waiting.times_sent, due_ms: waiting.due_ms }
+fn pending_ack((app, user): Owner, waiting: &Waiting) -> PendingAck {
+    PendingAck { app, user, msg_id: waiting.msg_id.to_string(), room: waiting.room, times_sent: waiting.times_sent, due_ms: waiting.due_ms }
 }
 
 #[derive(Debug)]
@@ -106,7 +107,7 @@ impl Acks for AckTable {
     async fn pending(&self, app: AppId, user: UserId) -> Result<Vec<PendingAck>> {
         let table = lock(&self.table);
         let of_user = table.by_user.get(&(app, user)).into_iter().flatten();
-        let mut pending: Vec<_> = of_user.map(|(msg_id, waiting)| pending_ack((app, user), msg_id, waiting)).collect();
+        let mut pending: Vec<_> = of_user.map(|waiting| pending_ack((app, user), waiting)).collect();
         pending.sort_by(|a, b| a.due_ms.cmp(&b.due_ms).then_with(|| a.msg_id.cmp(&b.msg_id)));
         Ok(pending)
     }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Devices bound: ten gateways' worth of connections. About 110 bytes each.
+/// Devices bound: ten gateways' worth of connections. 75 bytes each (measured): 75 MB.
 const ROUTES_MAX: usize = 1_000_000;
 /// Gateway lives a shard remembers the name of before it forgets those that no route mentions any more.
 const HOMES_KEPT: usize = 64;

@@ -1,0 +1,197 @@
+//! What the documentation of `port.rs` promises, sentence by sentence; and per port random histories against a naive model.
+//!
+//! - Nothing here knows an adapter. Each test and each history starts from [`Store::fresh`], an empty store.
+//! - Times begin at the wall clock and run ahead of it, so that a store with a clock of its own never lets an entry go too early.
+//! - Where a port leaves an adapter free (which entries a sweep meets first), the model accepts all that is allowed.
+
+pub(crate) mod acks;
+pub(crate) mod cache;
+pub(crate) mod dedup;
+pub(crate) mod inbox;
+pub(crate) mod leases;
+pub(crate) mod members;
+pub(crate) mod presence;
+pub(crate) mod rate_windows;
+pub(crate) mod registry;
+pub(crate) mod room_log;
+pub(crate) mod routes;
+pub(crate) mod tokens;
+
+use billfish_state::{AppId, State, UserId};
+use bytes::Bytes;
+use proptest::prelude::*;
+use proptest::test_runner::{FileFailurePersistence, TestCaseError, TestRunner};
+use std::sync::LazyLock;
+use std::time::SystemTime;
+
+/// Makes a store for the suite.
+pub(crate) trait Store {
+    /// All ports, empty, and apart from those of every other call.
+    fn fresh() -> impl Future<Output = State> + Send;
+}
+
+pub(crate) const APP: AppId = AppId(10001);
+pub(crate) const OTHER_APP: AppId = AppId(10002);
+pub(crate) const SECOND: u64 = 1000;
+pub(crate) const MINUTE: u64 = 60 * SECOND;
+pub(crate) const HOUR: u64 = 60 * MINUTE;
+pub(crate) const DAY: u64 = 24 * HOUR;
+
+/// Histories per port. Raise it with `PROPTEST_CASES`.
+const HISTORIES: u32 = 64;
+/// Rounds after which a sweep that may look at a part of the table must have met all of it.
+pub(crate) const SWEEP_ROUNDS: usize = 20_000;
+
+/// `ms` after the beginning of the run.
+pub(crate) fn at(ms: u64) -> u64 {
+    static START: LazyLock<u64> = LazyLock::new(|| u64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap());
+    *START + ms
+}
+
+pub(crate) fn users(ids: impl IntoIterator<Item = i64>) -> Vec<UserId> {
+    ids.into_iter().map(UserId).collect()
+}
+
+pub(crate) fn texts<const N: usize>(texts: [&str; N]) -> Vec<String> {
+    texts.map(str::to_owned).to_vec()
+}
+
+pub(crate) fn body(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+/// Runs random histories, each on a store of its own.
+pub(crate) fn histories<S: Store, Step: std::fmt::Debug + Clone>(
+    step: impl Strategy<Value = Step>,
+    play: impl AsyncFn(State, Vec<Step>) -> Result<(), TestCaseError>,
+) {
+    let mut config = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = HISTORIES;
+    }
+    config.failure_persistence = Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/conformance.txt")));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let outcome = TestRunner::new(config)
+        .run(&proptest::collection::vec(step, 1..50), |steps| runtime.block_on(async { play(S::fresh().await, steps).await }));
+    if let Err(failure) = outcome {
+        panic!("{failure}");
+    }
+}
+
+/// Makes the tests of one adapter: `conformance!(name, its Store)`.
+macro_rules! conformance {
+    ($adapter:ident, $store:ty) => {
+        mod $adapter {
+            $crate::suite::tests! { $store;
+                tokens {
+                    a_token_lets_its_owner_in_until_it_runs_out,
+                    a_revoked_token_lets_nobody_in,
+                    issuing_again_replaces_the_owner_and_the_end,
+                    answers_come_in_the_order_asked,
+                }
+                presence {
+                    a_user_is_online_from_the_last_sign_on,
+                    an_earlier_sign_does_not_replace_a_later_one,
+                    a_removed_user_is_gone,
+                    a_sweep_names_those_it_forgets_and_no_other,
+                    users_of_two_apps_are_not_mixed_up,
+                }
+                routes {
+                    binding_gives_what_was_bound_before,
+                    a_device_has_one_route_and_a_user_one_per_device,
+                    a_route_ends_unless_renewed,
+                    only_a_route_that_stands_as_given_is_renewed,
+                    a_session_never_removes_its_successors_route,
+                    answers_come_in_the_order_asked,
+                    of_many_binding_at_once_each_sees_the_one_before,
+                }
+                acks {
+                    a_recorded_ack_is_pending_until_removed,
+                    recording_again_replaces,
+                    expiring_drops_what_is_due_and_no_more_than_asked,
+                    of_too_many_those_due_soonest_give_way,
+                }
+                inbox {
+                    ids_are_given_as_asked_or_the_next_after_the_newest,
+                    ids_are_compared_as_numbers,
+                    repeating_an_append_adds_nothing,
+                    the_same_id_with_another_body_is_another_message,
+                    pages_follow_each_other,
+                    acknowledged_entries_are_gone_and_leave_no_gap,
+                    ids_rise_though_all_is_acknowledged,
+                    the_newest_entries_are_kept_and_a_gap_is_told,
+                    an_inbox_is_bounded_in_bytes,
+                    entries_age,
+                    a_forgotten_inbox_is_a_new_one,
+                    each_user_has_an_inbox_in_each_app,
+                    a_malformed_id_is_refused_and_no_ack_of_one_hurts,
+                }
+                room_log {
+                    entries_come_back_in_order_and_in_pages,
+                    a_seq_not_above_all_before_is_passed_over,
+                    the_newest_entries_are_kept_and_a_gap_is_told,
+                    a_log_is_bounded_in_bytes,
+                    entries_age_and_the_last_seq_is_remembered,
+                    a_log_is_forgotten_in_the_end,
+                    a_removed_log_is_forgotten,
+                }
+                members {
+                    a_user_counts_once_whatever_the_devices,
+                    joining_and_leaving_again_changes_nothing,
+                    rooms_and_apps_are_apart,
+                    a_scan_meets_everyone,
+                    who_stays_is_met_whatever_comes_and_goes,
+                    a_closed_room_is_empty,
+                    a_quiet_list_is_forgotten_and_a_busy_one_is_not,
+                }
+                registry {
+                    a_node_is_listed_until_its_lease_ends,
+                    registering_again_renews_and_updates,
+                    nodes_come_by_kind_and_in_order_of_their_ids,
+                    an_earlier_life_neither_replaces_nor_removes_a_later_one,
+                }
+                leases {
+                    a_free_lease_is_taken_and_a_held_one_is_not,
+                    the_holder_renews_under_the_same_epoch,
+                    the_epoch_rises_whenever_the_lease_is_taken_anew,
+                    only_the_holder_with_its_epoch_releases,
+                    of_many_at_once_one_holds,
+                }
+                rate_windows {
+                    the_limit_holds_in_a_window_and_the_next_begins_anew,
+                    a_refusal_says_when_there_is_room_again_and_does_not_count,
+                    keys_do_not_share_a_window_and_a_batch_counts_in_order,
+                    of_many_at_once_only_the_limit_passes,
+                }
+                dedup {
+                    a_message_is_claimed_once_until_the_claim_runs_out,
+                    a_claim_given_back_is_free,
+                    users_and_apps_do_not_share_claims,
+                    of_many_at_once_one_claims,
+                }
+                cache {
+                    a_value_is_there_until_its_end,
+                    putting_again_replaces_and_removing_forgets,
+                }
+            }
+        }
+    };
+}
+
+macro_rules! tests {
+    ($store:ty; $($port:ident { $($sentence:ident,)+ })+) => {
+        $(mod $port {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $sentence() {
+                $crate::suite::$port::$sentence::<$store>().await;
+            })+
+
+            #[test]
+            fn histories_end_as_in_the_model() {
+                $crate::suite::$port::histories_end_as_in_the_model::<$store>();
+            }
+        })+
+    };
+}
+
+pub(crate) use {conformance, tests};

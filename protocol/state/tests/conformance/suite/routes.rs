@@ -1,0 +1,159 @@
+//! [`billfish_state::Routes`].
+
+use super::*;
+use billfish_state::{DeviceKind, Route};
+use std::collections::BTreeMap;
+
+fn route(user: i64, device: DeviceKind, session: u64) -> Route {
+    Route { app: APP, user: UserId(user), device, node: format!("gateway-{}", session % 3), epoch: session % 2, session }
+}
+
+fn sorted(mut routes: Vec<Route>) -> Vec<Route> {
+    routes.sort_by_key(|route| route.device);
+    routes
+}
+
+pub(crate) async fn binding_gives_what_was_bound_before<S: Store>() {
+    let routes = S::fresh().await.routes;
+    let (first, second) = (route(1, DeviceKind::Ios, 1), route(1, DeviceKind::Ios, 2));
+    assert_eq!(routes.bind(&[first.clone()], at(0), at(MINUTE)).await.unwrap(), [None]);
+    assert_eq!(routes.bind(&[first.clone()], at(0), at(MINUTE)).await.unwrap(), [Some(first.clone())], "a repeat");
+    assert_eq!(routes.bind(&[second.clone()], at(0), at(MINUTE)).await.unwrap(), [Some(first.clone())]);
+    let twice = routes.bind(&[first.clone(), second.clone()], at(0), at(MINUTE)).await.unwrap();
+    assert_eq!(twice, [Some(second.clone()), Some(first)]);
+    assert_eq!(routes.lookup(APP, &users([1]), at(1)).await.unwrap(), [vec![second]]);
+}
+
+pub(crate) async fn a_device_has_one_route_and_a_user_one_per_device<S: Store>() {
+    let routes = S::fresh().await.routes;
+    let all: Vec<Route> = DeviceKind::ALL.into_iter().zip(1..).map(|(device, session)| route(1, device, session)).collect();
+    routes.bind(&all, at(0), at(MINUTE)).await.unwrap();
+    routes.bind(&all, at(0), at(MINUTE)).await.unwrap();
+    let found = routes.lookup(APP, &users([1]), at(1)).await.unwrap().remove(0);
+    assert_eq!(sorted(found), all);
+}
+
+pub(crate) async fn a_route_ends_unless_renewed<S: Store>() {
+    let routes = S::fresh().await.routes;
+    let (kept, left) = (route(1, DeviceKind::Ios, 1), route(1, DeviceKind::Web, 2));
+    routes.bind(&[kept.clone(), left.clone()], at(0), at(MINUTE)).await.unwrap();
+    assert_eq!(routes.renew(&[kept.clone()], at(SECOND), at(2 * MINUTE)).await.unwrap(), [true]);
+    assert_eq!(sorted(routes.lookup(APP, &users([1]), at(MINUTE - 1)).await.unwrap().remove(0)), [kept.clone(), left.clone()]);
+    assert_eq!(routes.lookup(APP, &users([1]), at(MINUTE)).await.unwrap(), [vec![kept.clone()]]);
+    assert_eq!(routes.renew(&[kept, left], at(MINUTE), at(HOUR)).await.unwrap(), [true, false], "what has run out does not stand");
+}
+
+pub(crate) async fn only_a_route_that_stands_as_given_is_renewed<S: Store>() {
+    let routes = S::fresh().await.routes;
+    let standing = route(1, DeviceKind::Ios, 6);
+    routes.bind(std::slice::from_ref(&standing), at(0), at(MINUTE)).await.unwrap();
+    let others = [
+        Route { session: 7, ..standing.clone() },
+        Route { node: "gateway-9".to_owned(), ..standing.clone() },
+        Route { epoch: 9, ..standing.clone() },
+        Route { device: DeviceKind::Web, ..standing.clone() },
+        Route { user: UserId(2), ..standing.clone() },
+        Route { app: OTHER_APP, ..standing.clone() },
+    ];
+    assert_eq!(routes.renew(&others, at(1), at(HOUR)).await.unwrap(), [false; 6]);
+    assert_eq!(routes.lookup(APP, &users([1, 2]), at(MINUTE)).await.unwrap(), [vec![], vec![]], "nothing was renewed or made");
+    routes.bind(std::slice::from_ref(&standing), at(0), at(MINUTE)).await.unwrap();
+    routes.unbind(&others).await.unwrap();
+    assert_eq!(routes.lookup(APP, &users([1]), at(1)).await.unwrap(), [vec![standing]], "nor is anything else unbound");
+}
+
+pub(crate) async fn a_session_never_removes_its_successors_route<S: Store>() {
+    let routes = S::fresh().await.routes;
+    let (old, new) = (route(1, DeviceKind::Ios, 1), route(1, DeviceKind::Ios, 2));
+    routes.bind(&[old.clone()], at(0), at(MINUTE)).await.unwrap();
+    routes.bind(&[new.clone()], at(0), at(MINUTE)).await.unwrap();
+    routes.unbind(&[old]).await.unwrap();
+    assert_eq!(routes.lookup(APP, &users([1]), at(1)).await.unwrap(), [vec![new.clone()]]);
+    routes.unbind(&[new.clone()]).await.unwrap();
+    routes.unbind(&[new]).await.expect("again is no error");
+    assert_eq!(routes.lookup(APP, &users([1]), at(1)).await.unwrap(), [vec![]]);
+}
+
+pub(crate) async fn answers_come_in_the_order_asked<S: Store>() {
+    let routes = S::fresh().await.routes;
+    let all: Vec<Route> = (0..50).map(|user| route(user, DeviceKind::Other, user.unsigned_abs() + 1)).collect();
+    assert_eq!(routes.bind(&all, at(0), at(MINUTE)).await.unwrap(), vec![None; 50]);
+    let expected: Vec<Vec<Route>> = (0..60).rev().map(|user| all.get(user).cloned().into_iter().collect()).collect();
+    assert_eq!(routes.lookup(APP, &users((0..60).rev()), at(1)).await.unwrap(), expected);
+}
+
+pub(crate) async fn of_many_binding_at_once_each_sees_the_one_before<S: Store>() {
+    let routes = S::fresh().await.routes;
+    let mut before = Vec::new();
+    let tasks: Vec<_> = (1..=50u64)
+        .map(|session| {
+            let routes = routes.clone();
+            tokio::spawn(async move { routes.bind(&[route(1, DeviceKind::Ios, session)], at(0), at(MINUTE)).await.unwrap().remove(0) })
+        })
+        .collect();
+    for task in tasks {
+        before.push(task.await.unwrap().map_or(0, |route| route.session));
+    }
+    before.push(routes.lookup(APP, &users([1]), at(1)).await.unwrap()[0][0].session);
+    before.sort_unstable();
+    assert_eq!(before, (0..=50).collect::<Vec<_>>(), "nothing, then each session, is seen once");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Bind(Route, u64),
+    Renew(Route, u64),
+    Unbind(Route),
+    Pass(u64),
+}
+
+pub(crate) fn histories_end_as_in_the_model<S: Store>() {
+    let any_route = || (0i64..3, 0usize..2, 1u64..4).prop_map(|(user, device, session)| route(user, DeviceKind::ALL[device], session));
+    let step = prop_oneof![
+        3 => (any_route(), 0..20 * SECOND).prop_map(|(route, life)| Step::Bind(route, life)),
+        2 => (any_route(), 0..20 * SECOND).prop_map(|(route, life)| Step::Renew(route, life)),
+        2 => any_route().prop_map(Step::Unbind),
+        2 => (0..8 * SECOND).prop_map(Step::Pass),
+    ];
+    histories::<S, _>(step, async |state, steps| {
+        let mut now = at(0);
+        let mut model: BTreeMap<(UserId, DeviceKind), (Route, u64)> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Bind(route, life) => {
+                    let before = state.routes.bind(std::slice::from_ref(&route), now, now + life).await.unwrap().remove(0);
+                    match model.insert((route.user, route.device), (route, now + life)) {
+                        Some((old, until)) if now < until => prop_assert_eq!(before, Some(old)),
+                        Some((old, _)) => prop_assert!(before.is_none_or(|before| before == old)),
+                        None => prop_assert_eq!(before, None),
+                    }
+                }
+                Step::Renew(route, life) => {
+                    let renewed = state.routes.renew(std::slice::from_ref(&route), now, now + life).await.unwrap();
+                    let standing = model.get_mut(&(route.user, route.device)).filter(|(old, until)| *old == route && now < *until);
+                    prop_assert_eq!(renewed, [standing.is_some()]);
+                    if let Some((_, until)) = standing {
+                        *until = now + life;
+                    }
+                }
+                Step::Unbind(route) => {
+                    state.routes.unbind(std::slice::from_ref(&route)).await.unwrap();
+                    if model.get(&(route.user, route.device)).is_some_and(|(old, _)| *old == route) {
+                        model.remove(&(route.user, route.device));
+                    }
+                }
+                Step::Pass(ms) => now += ms,
+            }
+            let found = state.routes.lookup(APP, &users(0..3), now).await.unwrap();
+            for (user, found) in (0..3).zip(found) {
+                let expected: Vec<Route> = model
+                    .iter()
+                    .filter(|((of, _), (_, until))| of.0 == user && now < *until)
+                    .map(|(_, (route, _))| route.clone())
+                    .collect();
+                prop_assert_eq!(sorted(found), expected);
+            }
+        }
+        Ok(())
+    });
+}
