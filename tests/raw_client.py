@@ -39,6 +39,7 @@ def expect(holds, what):
 class Connection:
     def __init__(self, host, port, magic):
         self.sock = socket.create_connection((host, port), timeout=ANSWER_SECONDS)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.magic = magic
         self.buffer = b""
         self.pushes = []
