@@ -54,13 +54,22 @@ impl House {
 
     /// One on a state that may be broken.
     pub(crate) fn on(state: State, change: impl FnOnce(&mut GatewayConfig)) -> Self {
+        Self::linked(state, Links::Given(Vec::new()), change)
+    }
+
+    /// One that dials its routers.
+    pub(crate) fn dialling(change: impl FnOnce(&mut GatewayConfig)) -> Self {
+        Self::linked(State::in_memory(), Links::Dialled, change)
+    }
+
+    fn linked(state: State, links: Links, change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let mut config = GatewayConfig { shards: 2, ..GatewayConfig::default() };
         config.listen.tcp = "127.0.0.1:0".parse().unwrap();
         config.admission.user_logins_per_minute = 1_000;
         change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let mut registry = Registry::default();
-        let parts = GatewayParts { config, state: state.clone(), links: Links::Given(Vec::new()), registry: &mut registry };
+        let parts = GatewayParts { config, state: state.clone(), links, registry: &mut registry };
         let running = runtime.block_on(start(parts)).unwrap();
         Self { runtime, running: Some(running), registry: Arc::new(registry), state, tokens: AtomicU64::new(0) }
     }
@@ -159,7 +168,7 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    fn new(runtime: &Runtime, link: Link, answers: bool) -> Self {
+    pub(crate) fn new(runtime: &Runtime, link: Link, answers: bool) -> Self {
         let (seen, seq) = (Arc::<Mutex<Vec<Kind>>>::default(), Arc::new(AtomicI64::new(1 << 32)));
         let answers = Arc::new(AtomicBool::new(answers));
         let Link { sender, mut receiver, .. } = link;

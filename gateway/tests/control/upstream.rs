@@ -1,7 +1,10 @@
 //! Upstream: what is kept for the router, and what the router knows of us.
 
-use crate::house::{House, until, yes};
-use billfish_link::message::{Reply, up::Call};
+use crate::house::{House, Router, until, yes};
+use billfish_link::{
+    message::{Reply, up::Call},
+    tcp::{Acceptor, Identity, Timing},
+};
 use billfish_wire::{Body, Code};
 use std::sync::atomic::Ordering::SeqCst;
 
@@ -42,6 +45,30 @@ fn pushes_reach_the_members_over_the_new_link() {
     until("it knows the room", || second.heard_of(ROOM) == ["interest"]);
     second.push_room(ROOM, "hello");
     assert_eq!(client.expect(Code::Biz).data.as_deref(), Some("hello"));
+}
+
+#[test]
+fn a_router_that_was_away_is_dialled_until_it_is_back() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let house = House::dialling(|config| {
+        config.link.routers = vec![address];
+        config.link.secret = "between us".to_owned();
+    });
+    let identity = Identity { node: "router-1".to_owned(), incarnation: 1, secret: "between us".to_owned() };
+    let mut acceptor = {
+        let _inside = house.runtime.enter();
+        Acceptor::new(tokio::net::TcpListener::from_std(listener).unwrap(), identity, Timing::default())
+    };
+    let mut accept = || Router::new(&house.runtime, house.runtime.block_on(acceptor.accept()).unwrap(), true);
+    let first = accept();
+    let mut client = house.join(20_001, ROOM);
+    first.die(&house.runtime);
+    client.say(ROOM, "hello", "m1");
+    let second = accept();
+    assert_eq!(client.expect(Code::Ack).msg_id.as_deref(), Some("m1"));
+    assert_eq!(second.heard_of(ROOM), ["interest", "biz"]);
 }
 
 #[test]
