@@ -101,7 +101,7 @@ impl Core {
             me,
             clock,
             incarnation,
-            links: Links::new(config.link.stall_wait, metrics.clone()),
+            links: Links::new(config.link.stall_wait, clock, metrics.clone()),
             rooms: Rooms::default(),
             lanes,
             ownership,

@@ -8,7 +8,7 @@
 //!
 //! No rule of a service here, and no text of a body is looked at.
 
-use crate::{core::Core, dispatch, metrics::Metrics};
+use crate::{clock::Clock, core::Core, dispatch, metrics::Metrics};
 use billfish_link::{
     Link,
     message::{Refused, Reply, envelope::Kind, reply},
@@ -42,6 +42,8 @@ pub(crate) struct Gateway {
     /// Rooms whose pushes it wants: a new life of a room asks here.
     wanted: Mutex<HashSet<RoomId>>,
     down: CancellationToken,
+    /// When the link ended, Unix ms; 0 while it has not.
+    down_ms: AtomicU64,
     metrics: Metrics,
     stall_wait: Duration,
 }
@@ -93,6 +95,21 @@ impl Gateway {
         self.reply(id, reply::Result::Refused(refused)).await;
     }
 
+    /// When the link ended, where that is known.
+    pub(crate) fn down_since_ms(&self) -> Option<u64> {
+        match self.down_ms.load(Ordering::Relaxed) {
+            0 => None,
+            down_ms => Some(down_ms),
+        }
+    }
+
+    fn end(&self, now_ms: u64) {
+        if !self.down.is_cancelled() {
+            self.down_ms.store(now_ms, Ordering::Relaxed);
+        }
+        self.down.cancel();
+    }
+
     /// It wants the pushes of a room, or no longer.
     pub(crate) fn set_wanted(&self, room: RoomId, wanted: bool) {
         let mut rooms = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,6 +143,7 @@ pub(crate) struct Links {
     gateways: Mutex<HashMap<Arc<str>, Arc<Gateway>>>,
     next_link: AtomicU64,
     stall_wait: Duration,
+    clock: Clock,
     metrics: Metrics,
 }
 
@@ -133,8 +151,8 @@ pub(crate) struct Links {
 const GATEWAYS_MAX: usize = 1_024;
 
 impl Links {
-    pub(crate) fn new(stall_wait: Duration, metrics: Metrics) -> Self {
-        Self { gateways: Mutex::new(HashMap::new()), next_link: AtomicU64::new(0), stall_wait, metrics }
+    pub(crate) fn new(stall_wait: Duration, clock: Clock, metrics: Metrics) -> Self {
+        Self { gateways: Mutex::new(HashMap::new()), next_link: AtomicU64::new(0), stall_wait, clock, metrics }
     }
 
     /// Takes a gateway in. `None` when it is an earlier life of one that is here, or there are too many.
@@ -154,11 +172,12 @@ impl Links {
             stalled: AtomicBool::new(false),
             wanted: Mutex::new(HashSet::new()),
             down: CancellationToken::new(),
+            down_ms: AtomicU64::new(0),
             metrics: self.metrics.clone(),
             stall_wait: self.stall_wait,
         });
         if let Some(older) = gateways.insert(node, Arc::clone(&gateway)) {
-            older.down.cancel();
+            older.end(self.clock.now_ms());
         }
         self.metrics.link_up.set(i64::try_from(gateways.len()).unwrap_or(i64::MAX));
         Some(gateway)
@@ -166,7 +185,7 @@ impl Links {
 
     /// Takes a gateway out, unless a newer link has its place already.
     fn leave(&self, gateway: &Gateway) {
-        gateway.down.cancel();
+        gateway.end(self.clock.now_ms());
         let mut gateways = self.lock();
         if gateways.get(&gateway.node).is_some_and(|current| current.link == gateway.link) {
             gateways.remove(&gateway.node);
@@ -189,7 +208,7 @@ impl Links {
     /// Ends every link; the tasks behind them end by it.
     pub(crate) fn close(&self) {
         for gateway in self.lock().values() {
-            gateway.down.cancel();
+            gateway.end(self.clock.now_ms());
         }
     }
 
@@ -224,7 +243,7 @@ pub(crate) async fn serve(core: Arc<Core>, link: Link) {
 #[cfg(test)]
 mod tests {
     use super::Links;
-    use crate::metrics::Metrics;
+    use crate::{clock::Clock, metrics::Metrics};
     use billfish_link::message::{Audience, envelope::Kind};
     use billfish_wire::Class;
     use prometheus_client::registry::Registry;
@@ -234,7 +253,7 @@ mod tests {
     const WAIT: Duration = Duration::from_millis(200);
 
     fn links() -> Links {
-        Links::new(WAIT, Metrics::register(&mut Registry::default()))
+        Links::new(WAIT, Clock::start(), Metrics::register(&mut Registry::default()))
     }
 
     fn message(members: i64) -> Kind {

@@ -102,7 +102,7 @@ impl Membership {
         for (index, slot) in self.gateways.iter_mut().enumerate() {
             if !slot.gateway.is_down() {
                 slot.lost_ms = None;
-            } else if now_ms.saturating_sub(*slot.lost_ms.get_or_insert(now_ms)) >= silence_ms {
+            } else if now_ms.saturating_sub(*slot.lost_ms.get_or_insert(slot.gateway.down_since_ms().unwrap_or(now_ms))) >= silence_ms {
                 dead.push(index);
             }
         }
@@ -162,6 +162,7 @@ impl Membership {
 mod tests {
     use super::Membership;
     use crate::{
+        clock::Clock,
         link::{Gateway, Links},
         metrics::Metrics,
     };
@@ -181,13 +182,13 @@ mod tests {
 
     /// A gateway whose link is down as soon as the receiver is dropped.
     fn gateway(node: &str, incarnation: u64) -> (Arc<Gateway>, mpsc::Receiver<billfish_link::message::envelope::Kind>) {
-        let links = Links::new(Duration::ZERO, Metrics::register(&mut Registry::default()));
+        let links = Links::new(Duration::ZERO, Clock::start(), Metrics::register(&mut Registry::default()));
         let (sender, receiver) = mpsc::channel(1);
         (links.enter(node, incarnation, sender).unwrap(), receiver)
     }
 
-    #[test]
-    fn the_farewell_of_a_session_that_was_replaced_changes_nothing() {
+    #[tokio::test]
+    async fn the_farewell_of_a_session_that_was_replaced_changes_nothing() {
         let mut room = Membership::default();
         let ((old, _a), (new, _b)) = (gateway("g1", 1), gateway("g2", 1));
         room.take_seat(&old, ALICE, WEB, 1);
@@ -198,8 +199,8 @@ mod tests {
         assert!(!room.contains(ALICE));
     }
 
-    #[test]
-    fn members_of_a_gateway_that_died_are_gone_after_two_heartbeat_gaps_and_not_before() {
+    #[tokio::test]
+    async fn members_of_a_gateway_that_died_are_gone_after_two_heartbeat_gaps_and_not_before() {
         let mut room = Membership::default();
         let (dead, receiver) = gateway("g1", 1);
         let (alive, _keep) = gateway("g2", 1);
@@ -213,8 +214,8 @@ mod tests {
         assert!(!room.contains(ALICE) && room.contains(UserId(20_002)));
     }
 
-    #[test]
-    fn a_gateway_that_comes_back_keeps_its_members_and_one_that_was_restarted_does_not() {
+    #[tokio::test]
+    async fn a_gateway_that_comes_back_keeps_its_members_and_one_that_was_restarted_does_not() {
         let mut room = Membership::default();
         let (first, receiver) = gateway("g1", 1);
         room.interest(&first, true);

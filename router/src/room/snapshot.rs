@@ -13,7 +13,7 @@ pub(crate) const TEXT_BYTES_MAX: usize = 56 * 1024;
 pub(crate) const DATA_BYTES_MAX: usize = 48 * 1024;
 /// All states of a room together: leaves the larger part of a snapshot to messages.
 pub(crate) const STATES_BYTES_MAX: usize = 24 * 1024;
-/// States of one room.
+/// States of one room, besides its audience.
 pub(crate) const STATES_MAX: usize = 32;
 
 const _: () = assert!(DATA_BYTES_MAX + 1024 < TEXT_BYTES_MAX, "the longest message fits into a page");

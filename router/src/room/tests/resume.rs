@@ -1,0 +1,84 @@
+//! What one who comes, or comes back, is given.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn who_resumes_gets_what_he_missed_and_nothing_twice() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, BOB).await;
+    let mut seqs = Vec::new();
+    for index in 0..50 {
+        seqs.push(house.say(room, &index.to_string()).await);
+    }
+    let resumed = gateway.resume(room, ALICE, seqs[9]).await;
+    let got: Vec<i64> = resumed.messages.iter().map(|body| body.seq.unwrap()).collect();
+    assert_eq!((got.as_slice(), resumed.gap), (&seqs[10..], false));
+    let newcomer = gateway.join(room, CAROL).await;
+    assert_eq!(snapshot(&newcomer).messages.len(), 20, "without resume the last 20");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resume_beyond_the_log_says_gap() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, BOB).await;
+    let first = house.say(room, "first").await;
+    for index in 0..700 {
+        house.say(room, &index.to_string()).await;
+    }
+    let resumed = gateway.resume(room, ALICE, first).await;
+    assert!(resumed.gap);
+    assert_eq!(resumed.messages.last().unwrap().data.as_deref(), Some("699"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_began_after_the_client_left_says_gap() {
+    let records = Arc::new(TestRecords::default());
+    let house = House::with(|_| {}, records.clone(), State::in_memory()).await;
+    let room = house.open(ANCHOR).await;
+    let seen = house.say(room, "before the crash").await;
+    // The process dies; the records stay, the state begins anew.
+    let house = House::with(|_| {}, records, State::in_memory()).await;
+    let mut gateway = house.gateway("g1");
+    let resumed = gateway.resume(room, ALICE, seen).await;
+    assert!(resumed.gap);
+    assert!(house.say(room, "after").await > seen, "sequence numbers rise all the same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_push_is_kept_by_key_and_not_in_the_log() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    for bar in ["40", "60"] {
+        house.handle.push(PushRequest { key: Some("pk".to_owned()), ..room_push(room, bar) }).await.unwrap();
+    }
+    let snapshot = snapshot(&gateway.join(room, ALICE).await);
+    assert_eq!(snapshot.states["pk"].data.as_deref(), Some("60"));
+    assert!(snapshot.messages.is_empty());
+    for index in 1..32 {
+        house.handle.push(PushRequest { key: Some(format!("k{index}")), ..room_push(room, "{}") }).await.unwrap();
+    }
+    for key in ["one more", "audience"] {
+        let push = PushRequest { key: Some(key.to_owned()), ..room_push(room, "{}") };
+        assert_eq!(reason(house.handle.push(push).await), Reason::Malformed, "{key}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_of_qos_1_to_a_room_is_in_its_log_and_carries_its_id() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, BOB).await;
+    let pushed = house.handle.push(PushRequest { qos: 1, ..room_push(room, "{}") }).await.unwrap();
+    let id = format!("r{room}-{}", pushed.seq.unwrap());
+    assert_eq!((pushed.msg_id.as_deref(), pushed.accepted), (Some(id.as_str()), 1));
+    let push = gateway.push().await;
+    assert_eq!((body(&push).msg_id.as_str(), body(&push).qos), (id.as_str(), 1));
+    let resumed = gateway.resume(room, ALICE, pushed.seq.unwrap() - 1).await;
+    assert_eq!((resumed.messages[0].msg_id.as_deref(), resumed.messages[0].qos), (Some(id.as_str()), Some(1)));
+}

@@ -1,0 +1,86 @@
+//! Limits reached, stores away, the end of the router.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_stuck_gateway_stalls_no_room() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let (mut stuck, mut well) = (house.gateway("g1"), house.gateway("g2"));
+    stuck.join(room, ALICE).await;
+    well.join(room, BOB).await;
+    let start = tokio::time::Instant::now();
+    for index in 0..17_000 {
+        house.say(room, &index.to_string()).await;
+        while well.link.receiver.try_recv().is_ok() {}
+    }
+    assert!(start.elapsed() < Duration::from_secs(2), "one wait for the whole stall: {:?}", start.elapsed());
+    assert!(house.metric(r#"router_link_dropped_total{class="event",reason="link_stalled"} "#) > 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_and_says_when_to_come_back() {
+    let house = House::with(|config| config.room.queue_calls_max = 4, Arc::new(TestRecords::default()), State::in_memory()).await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    // The room cannot begin: its calls pile up.
+    let gate = house.records.hold("raise_epoch");
+    let mut ids = Vec::new();
+    for user in 0..10 {
+        ids.push(gateway.call(20_000 + user, join(room, None)).await);
+    }
+    gate.wait_for_callers(1).await;
+    settle().await;
+    gate.open();
+    let mut refused = 0;
+    for id in ids {
+        // Refusals come first: the rest waits for the gate.
+        let answer = gateway.heard.iter().position(|kind| matches!(kind, Kind::Reply(reply) if reply.id == id));
+        let result = match answer {
+            Some(index) => {
+                let Kind::Reply(reply) = gateway.heard.remove(index) else { unreachable!() };
+                reply.result.unwrap()
+            }
+            None => gateway.answer(id).await,
+        };
+        if let reply::Result::Refused(Refused { code, retry_after_ms, .. }) = result {
+            assert_eq!(code, 5001);
+            assert!(retry_after_ms > 0);
+            refused += 1;
+        }
+    }
+    assert_eq!(refused, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_that_are_away_refuse_and_chat_goes_on() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    house.records.fail(true);
+    assert_eq!(reason(house.handle.open_room(open_room(UserId(30_002))).await), Reason::Unavailable);
+    assert_eq!(reason(house.handle.close_room(room, ANCHOR).await), Reason::Unavailable);
+    assert!(is_accepted(&gateway.chat(room, ALICE, "still here").await));
+    house.records.fail(false);
+    house.handle.close_room(room, ANCHOR).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_answers_what_was_taken_and_refuses_the_rest() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    let said = gateway.call(ALICE, chat(room, "last words", "m1")).await;
+    settle().await;
+    let handle = house.handle.clone();
+    house.running.drain().await;
+    assert!(is_accepted(&gateway.answer(said).await));
+    assert_eq!(reason(handle.push(room_push(room, "{}")).await), Reason::Unavailable);
+    // The lease is free: another router takes the room over at once.
+    let lease = house.state.leases.acquire(&format!("room:{room}:owner"), "next", 0, 1).await.unwrap();
+    assert_eq!(lease.holder, "next");
+    gateway.heard.clear();
+    while gateway.link.receiver.recv().await.is_some() {}
+}

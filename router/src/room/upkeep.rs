@@ -1,0 +1,109 @@
+//! What a room does by its timers: keeps its lease, says its audience, finds members whose gateway has died, goes to sleep.
+
+use super::{End, Out, Room};
+use crate::{ownership::Renewal, services::room::Notice};
+use billfish_link::message::{Audience, envelope::Kind};
+use billfish_state::{DeviceKind, Member, UserId};
+use billfish_wire::Class;
+
+/// Members looked at in one step of a sweep.
+const SWEEP_USERS: usize = 500;
+/// Between two steps of a sweep.
+const SWEEP_STEP_MS: u64 = 100;
+/// Between two announcements of the audience.
+const AUDIENCE_MS: u64 = 1_000;
+/// After a renewal whose answer did not come.
+const RENEW_AGAIN_MS: u64 = 500;
+/// A life that has said this much ends, and the next begins with a larger epoch: far from the end of the counter, which at 1,000 a
+/// second is reached after 49 days.
+const COUNTER_TOP: u32 = u32::MAX / 2;
+
+impl Room {
+    pub(super) async fn on_tick(&mut self, now_ms: u64) {
+        if now_ms >= self.timers.renew_ms {
+            self.renew(now_ms).await;
+            let gone = self.membership.on_tick(now_ms, self.core.config.silence_ms());
+            self.core.metrics.stale_members.inc_by(gone.len() as u64);
+            self.take_out(&gone).await;
+            self.rules.on_tick(now_ms);
+            self.rules.set_house_words(self.core.house_words.load_full());
+        }
+        if now_ms >= self.timers.sweep_ms {
+            self.sweep(now_ms).await;
+        }
+        if self.timers.audience_ms.is_some_and(|due_ms| now_ms >= due_ms) {
+            self.announce(now_ms);
+        }
+        let is_idle = self.timers.idle_ms.is_some_and(|due_ms| now_ms >= due_ms);
+        if (is_idle || self.counter > COUNTER_TOP) && self.end.is_none() {
+            self.end = Some(End::Idle);
+        }
+    }
+
+    async fn renew(&mut self, now_ms: u64) {
+        match self.core.ownership.renew(&mut self.claim, self.record.room, now_ms).await {
+            Renewal::Kept => self.timers.renew_ms = now_ms + self.core.ownership.renew_every_ms(),
+            Renewal::Unknown => self.timers.renew_ms = (now_ms + RENEW_AGAIN_MS).min(self.claim.until_ms),
+            Renewal::Lost => {
+                self.timers.renew_ms = u64::MAX;
+                self.lose().await;
+            }
+        }
+    }
+
+    /// One step through the members that the store knows and nobody here vouches for: whoever shows no sign of life goes.
+    async fn sweep(&mut self, now_ms: u64) {
+        let silence_ms = self.core.config.silence_ms();
+        let (app, room) = (self.record.app, self.record.room);
+        let step = async {
+            let page = self.core.state.members.page(app, room, self.sweep_cursor, SWEEP_USERS).await?;
+            let strangers: Vec<UserId> = page.users.into_iter().filter(|user| !self.membership.contains(*user)).collect();
+            if strangers.is_empty() {
+                return Ok((page.cursor, Vec::new()));
+            }
+            let online = self.core.state.presence.online(app, &strangers, now_ms.saturating_sub(silence_ms)).await?;
+            let gone = strangers.into_iter().zip(online).filter(|(_, online)| !online).map(|(user, _)| user).collect();
+            Ok::<_, billfish_state::StateError>((page.cursor, gone))
+        };
+        let (cursor, gone) = match step.await {
+            Ok(step) => step,
+            Err(error) => {
+                self.core.metrics.store_failed("sweep", &error);
+                (0, Vec::new())
+            }
+        };
+        self.core.metrics.stale_members.inc_by(gone.len() as u64);
+        let members: Vec<Member> = gone.into_iter().flat_map(|user| DeviceKind::ALL.map(|device| Member { user, device })).collect();
+        self.take_out(&members).await;
+        self.sweep_cursor = cursor;
+        let has_strangers = self.audience > self.membership.seats() as u64;
+        self.timers.sweep_ms = match cursor {
+            0 if has_strangers => now_ms + silence_ms / 6,
+            0 => now_ms + silence_ms,
+            _ => now_ms + SWEEP_STEP_MS,
+        };
+    }
+
+    /// Says how many are here, in the room and for the heartbeats.
+    fn announce(&mut self, now_ms: u64) {
+        self.timers.audience_ms = None;
+        self.announced = Some(self.audience);
+        self.announced_ms = now_ms;
+        self.put(Notice::Audience { members: self.audience }.push(), now_ms);
+        let members = self.audience.cast_signed();
+        let message = Kind::Audience(Audience { room_id: self.record.room.0, members });
+        self.out.push(Out::Room { message, class: Class::Ambient });
+    }
+
+    /// Sets the deadlines that follow from who is here.
+    pub(super) fn watch_idle(&mut self, now_ms: u64) {
+        if self.announced != Some(self.audience) && self.timers.audience_ms.is_none() {
+            self.timers.audience_ms = Some(now_ms.max(self.announced_ms + AUDIENCE_MS));
+        }
+        if !self.membership.is_idle() {
+            self.timers.idle_ms = None;
+        } else if self.timers.idle_ms.is_none() {
+            self.timers.idle_ms = Some(now_ms + crate::clock::millis(self.core.config.room.idle_after));
+        }
+    }
+}
