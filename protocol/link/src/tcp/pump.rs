@@ -83,7 +83,7 @@ where
     // The application's receiver ends here, with `inbound`; what has arrived stays readable.
     drop(inbound);
     if let Err(error) = &ended {
-        tracing::debug!(peer = %address, %error, "link ended");
+        tracing::warn!(peer = %address, error = error as &dyn std::error::Error, "link broke");
     }
     ended
 }
