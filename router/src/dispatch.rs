@@ -126,15 +126,12 @@ fn asker(origin: Origin) -> Option<Asker> {
 /// The rooms that are active on this router.
 #[derive(Debug, Default)]
 pub(crate) struct Rooms {
-    queues: Mutex<HashMap<RoomId, mpsc::Sender<RoomCall>>>,
+    queues: Mutex<Queues>,
 }
 
-impl Rooms {
-    /// A life of the room has ended. Called by its task alone, which then takes what is still in its queue.
-    pub(crate) fn remove(&self, room: RoomId) {
-        self.lock().remove(&room);
-    }
+type Queues = HashMap<RoomId, mpsc::Sender<RoomCall>>;
 
+impl Rooms {
     /// Whether a room is active.
     pub(crate) fn any(&self) -> bool {
         !self.lock().is_empty()
@@ -145,7 +142,7 @@ impl Rooms {
         self.lock().values().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<RoomId, mpsc::Sender<RoomCall>>> {
+    fn lock(&self) -> MutexGuard<'_, Queues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -186,6 +183,10 @@ fn queue_of(core: &Arc<Core>, room: RoomId) -> Option<mpsc::Sender<RoomCall>> {
     if let Some(queue) = queues.get(&room) {
         return Some(queue.clone());
     }
+    begin(core, room, &mut queues)
+}
+
+fn begin(core: &Arc<Core>, room: RoomId, queues: &mut Queues) -> Option<mpsc::Sender<RoomCall>> {
     if queues.len() >= core.config.room.rooms_max || core.tasks.is_closed() {
         return None;
     }
@@ -193,6 +194,23 @@ fn queue_of(core: &Arc<Core>, room: RoomId) -> Option<mpsc::Sender<RoomCall>> {
     queues.insert(room, sender.clone());
     core.tasks.spawn(room::run(Arc::clone(core), room, receiver));
     Some(sender)
+}
+
+/// A life of a room has ended; what is still in its queue comes back. With `again` the next life begins with it instead: under the
+/// table's lock, so nobody's later call comes before.
+pub(crate) fn end_room(core: &Arc<Core>, room: RoomId, receiver: &mut mpsc::Receiver<RoomCall>, again: bool) -> Vec<RoomCall> {
+    let mut queues = core.rooms.lock();
+    receiver.close();
+    queues.remove(&room);
+    let mut left: Vec<RoomCall> = std::iter::from_fn(|| receiver.try_recv().ok()).collect();
+    if again
+        && !left.is_empty()
+        && let Some(next) = begin(core, room, &mut queues)
+    {
+        // The new queue has as many places as the old one.
+        left = left.into_iter().filter_map(|call| next.try_send(call).err()).map(mpsc::error::TrySendError::into_inner).collect();
+    }
+    left
 }
 
 fn busy() -> Refusal {

@@ -11,8 +11,11 @@ pub(crate) async fn drain(core: &Arc<Core>) {
         // 1. Lanes and rooms work off what they have; calls that come now are refused.
         core.stop_lanes.cancel();
         for queue in core.rooms.queues() {
-            // A room that ended meanwhile has nothing left to do.
-            drop(queue.send(RoomCall::Stop).await);
+            core.metrics.room_queue_depth.inc();
+            if queue.send(RoomCall::Stop).await.is_err() {
+                // It ended meanwhile, and has nothing left to do.
+                core.metrics.room_queue_depth.dec();
+            }
         }
         core.tasks.close();
         // 2. Links end once their answers are on the way.

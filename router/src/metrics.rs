@@ -183,3 +183,42 @@ impl Metrics {
 
 /// From 50 µs, where a message on an idle router stands, to a second, where someone should look.
 const SECONDS: [f64; 10] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.25, 1.0];
+
+#[cfg(test)]
+mod tests {
+    use super::{Audience, Metrics};
+    use billfish_wire::{Class, Reason};
+    use prometheus_client::registry::Registry;
+    use std::{collections::BTreeSet, time::Duration};
+
+    /// The page is a contract: operators build alarms from it.
+    #[test]
+    fn every_metric_stands_in_the_documentation_and_no_other() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.pushed(Audience::Users, Class::Chat);
+        metrics.link_dropped(Class::Chat, "no_link");
+        metrics.decided("chat", "accepted");
+        metrics.refused(Reason::Muted);
+        metrics.joined("accepted");
+        metrics.store_failed("test", &std::fmt::Error);
+        metrics.delivered_in(Duration::ZERO);
+        metrics.list_refreshed_in(Duration::ZERO);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let described = |line: &str| line.strip_prefix("# TYPE ").map(|rest| rest.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        let exported: BTreeSet<String> = text
+            .lines()
+            .filter_map(described)
+            .map(|words| if words[1] == "counter" { format!("{}_total", words[0]) } else { words[0].clone() })
+            .collect();
+        let page = include_str!("../../docs/metrics.md");
+        let documented: BTreeSet<String> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `router_")?.split('`').next())
+            .filter(|name| !name.starts_with("http_"))
+            .map(|name| format!("router_{name}"))
+            .collect();
+        assert_eq!(exported, documented);
+    }
+}

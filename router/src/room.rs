@@ -131,7 +131,7 @@ enum End {
 
 /// Runs one life of a room.
 pub(crate) async fn run(core: Arc<Core>, id: RoomId, mut receiver: mpsc::Receiver<RoomCall>) {
-    match Room::open(Arc::clone(&core), id).await {
+    let ended = match Room::open(Arc::clone(&core), id).await {
         Ok(mut room) => {
             core.metrics.rooms.inc();
             let end = room.serve(&mut receiver).await;
@@ -141,29 +141,29 @@ pub(crate) async fn run(core: Arc<Core>, id: RoomId, mut receiver: mpsc::Receive
                 core.metrics.rooms_lost.inc();
             }
             core.ownership.release(&room.claim).await;
-            core.rooms.remove(id);
-            receiver.close();
-            while let Some(call) = receiver.recv().await {
-                core.metrics.room_queue_depth.dec();
-                match end {
-                    End::Closed => after_the_end(&core, id, call).await,
-                    End::Stopped => call.refuse(Refusal::unavailable()).await,
-                    // They came while the room went to sleep, or are the next owner's: begin anew.
-                    End::Idle | End::Lost => dispatch::to_room(&core, id, call).await,
-                }
+            match end {
+                End::Closed => Some(Refusal::new(Reason::RoomNotFound)),
+                End::Stopped => Some(Refusal::unavailable()),
+                // What came meanwhile is for the next life.
+                End::Idle | End::Lost => None,
             }
         }
-        Err(refusal) => {
-            core.rooms.remove(id);
-            receiver.close();
-            while let Some(call) = receiver.recv().await {
-                core.metrics.room_queue_depth.dec();
-                if refusal.reason == Reason::RoomNotFound {
-                    after_the_end(&core, id, call).await;
-                } else {
-                    call.refuse(refusal.clone()).await;
-                }
-            }
+        Err(refusal) => Some(refusal),
+    };
+    let mut left = VecDeque::from(dispatch::end_room(&core, id, &mut receiver, ended.is_none()));
+    loop {
+        // Behind what was queued comes who was just putting something in.
+        let Some(call) = (match left.pop_front() {
+            Some(call) => Some(call),
+            None => receiver.recv().await,
+        }) else {
+            return;
+        };
+        core.metrics.room_queue_depth.dec();
+        match &ended {
+            None => dispatch::to_room(&core, id, call).await,
+            Some(refusal) if refusal.reason == Reason::RoomNotFound => after_the_end(&core, id, call).await,
+            Some(refusal) => call.refuse(refusal.clone()).await,
         }
     }
 }

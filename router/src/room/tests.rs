@@ -89,13 +89,16 @@ impl House {
         self.handle.room(room).await.unwrap().audience
     }
 
-    /// The value of a metric line.
     fn metric(&self, line: &str) -> f64 {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
-        let found = text.lines().find_map(|candidate| candidate.strip_prefix(line)?.trim().parse().ok());
-        found.unwrap_or(0.0)
+        metric(&self.registry, line)
     }
+}
+
+/// The value of the metric line that begins so; 0 where there is none.
+fn metric(registry: &Registry, line: &str) -> f64 {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
+    text.lines().find_map(|candidate| candidate.strip_prefix(line)?.trim().parse().ok()).unwrap_or(0.0)
 }
 
 fn open_room(anchor: UserId) -> OpenRoom {

@@ -75,7 +75,11 @@ async fn a_drain_answers_what_was_taken_and_refuses_the_rest() {
     let said = gateway.call(ALICE, chat(room, "last words", "m1")).await;
     settle().await;
     let handle = house.handle.clone();
+    let registry = house.registry;
     house.running.drain().await;
+    for name in ["router_rooms ", "router_room_queue_depth ", "router_lane_queue_depth ", "router_link_up "] {
+        assert_eq!(metric(&registry, name), 0.0, "{name}");
+    }
     assert!(is_accepted(&gateway.answer(said).await));
     assert_eq!(reason(handle.push(room_push(room, "{}")).await), Reason::Unavailable);
     // The lease is free: another router takes the room over at once.
