@@ -89,12 +89,15 @@ pub struct Running {
 /// # Errors
 /// A configuration that cannot work, records that cannot be read, an address that is taken. What had begun has ended then.
 pub async fn start(parts: RouterParts<'_>) -> Result<Running, StartError> {
-    let RouterParts { config, state, records, registry } = parts;
+    let RouterParts { mut config, state, records, registry } = parts;
     config.validate()?;
     let listener = match config.link.listen {
         Some(address) => Some(TcpListener::bind(address).await.map_err(|cause| StartError::Listen { address, cause })?),
         None => None,
     };
+    // The port that was bound is the one others are told.
+    config.link.listen = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+    let link_address = config.link.listen;
     let words = records.block_words().await?;
     let (lanes, lane_receivers) = dispatch::Lanes::new();
     let core = Arc::new_cyclic(|me| Core::new(config, state, records, Metrics::register(registry), lanes, me.clone()));
@@ -106,7 +109,6 @@ pub async fn start(parts: RouterParts<'_>) -> Result<Running, StartError> {
     core.tasks.spawn(housekeeping::keep_registered(Arc::clone(&core)));
     core.tasks.spawn(housekeeping::keep_lists(Arc::clone(&core)));
     core.tasks.spawn(housekeeping::keep_words(Arc::clone(&core)));
-    let link_address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     if let Some(listener) = listener {
         core.tasks.spawn(accept(Arc::clone(&core), listener));
     }

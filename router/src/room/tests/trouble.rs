@@ -1,6 +1,7 @@
 //! Limits reached, stores away, the end of the router.
 
 use super::*;
+use billfish_link::tcp;
 
 #[tokio::test(start_paused = true)]
 async fn a_stuck_gateway_stalls_no_room() {
@@ -87,4 +88,40 @@ async fn a_drain_answers_what_was_taken_and_refuses_the_rest() {
     assert_eq!(lease.holder, "next");
     gateway.heard.clear();
     while gateway.link.receiver.recv().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_gateway_of_another_process_dials_in_with_the_secret() {
+    let secret = "between us";
+    let listening = |config: &mut RouterConfig| {
+        config.link.listen = Some(([127, 0, 0, 1], 0).into());
+        config.link.secret = secret.to_owned();
+    };
+    let house = House::with(listening, Arc::new(TestRecords::default()), State::in_memory()).await;
+    let address = house.running.link_address().unwrap();
+    let identity = |secret: &str| tcp::Identity { node: "g1".to_owned(), incarnation: 1, secret: secret.to_owned() };
+    tcp::dial(&address.to_string(), &identity("a guess"), tcp::Timing::default()).await.unwrap_err();
+    let link = tcp::dial(&address.to_string(), &identity(secret), tcp::Timing::default()).await.unwrap();
+    assert_eq!(link.peer, "router-1");
+    let mut gateway = Gateway { link, next_id: 0, heard: Vec::new() };
+    let room = house.open(ANCHOR).await;
+    gateway.join(room, ALICE).await;
+    assert_eq!(house.audience(room).await, 1);
+    // The address is taken: a second router says so instead of running deaf.
+    let config = RouterConfig {
+        link: crate::LinkConfig { listen: Some(address), secret: secret.to_owned(), ..Default::default() },
+        ..Default::default()
+    };
+    let parts = RouterParts { config, state: State::in_memory(), records: house.records.clone(), registry: &mut Registry::default() };
+    assert!(matches!(crate::start(parts).await, Err(crate::StartError::Listen { address: taken, .. }) if taken == address));
+    house.running.drain().await;
+    while gateway.link.receiver.recv().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_configuration_that_cannot_work_starts_nothing() {
+    let config = RouterConfig { node: String::new(), ..RouterConfig::default() };
+    let parts =
+        RouterParts { config, state: State::in_memory(), records: Arc::new(TestRecords::default()), registry: &mut Registry::default() };
+    assert!(matches!(crate::start(parts).await, Err(crate::StartError::Config(error)) if error.key == "node"));
 }

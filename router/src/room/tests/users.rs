@@ -1,6 +1,8 @@
 //! Pushes to users and everyone, kicks, tokens.
 
 use super::*;
+use crate::handle::ListRooms;
+use std::collections::BTreeSet;
 
 #[tokio::test(start_paused = true)]
 async fn a_push_to_users_is_one_message_per_gateway() {
@@ -116,4 +118,49 @@ async fn a_token_is_128_random_bits_with_the_app_and_good_for_five_minutes() {
     };
     assert_eq!(owner(now_ms + 299_000).await.map(|owner| (owner.user, owner.device)), Some((UserId(ALICE), Some(WEB))));
     assert_eq!(owner(now_ms + 301_000).await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn members_are_read_by_pages_and_rooms_are_listed_with_their_audience() {
+    let house = House::start().await;
+    let (room, other) = (house.open(ANCHOR).await, house.open(UserId(30_002)).await);
+    let mut gateway = house.gateway("g1");
+    for user in 0..25 {
+        gateway.join(room, 20_000 + user).await;
+    }
+    let (mut users, mut cursor) = (BTreeSet::new(), 0);
+    loop {
+        let page = house.handle.members(room, cursor, 10).await.unwrap();
+        assert!(page.users.len() <= 10 && page.audience == 25);
+        users.extend(page.users);
+        cursor = page.cursor;
+        if cursor == 0 {
+            break;
+        }
+    }
+    assert_eq!(users, (0..25).map(|user| UserId(20_000 + user)).collect());
+    for limit in [0, 1_001] {
+        assert_eq!(reason(house.handle.members(room, 0, limit).await), Reason::Malformed);
+    }
+    assert_eq!(reason(house.handle.members(RoomId(99), 0, 10).await), Reason::RoomNotFound);
+    // The list is a second old at most.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let request = ListRooms { app: APP, kind: RoomKind::Normal, page: 1, page_size: 10 };
+    let page = house.handle.list_rooms(request).await.unwrap();
+    let listed: Vec<(RoomId, u64)> = page.rooms.iter().map(|room| (room.room, room.audience)).collect();
+    assert_eq!((listed, page.has_next), (vec![(other, 0), (room, 25)], false));
+    assert!(house.running.ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_showed_no_life_for_two_gaps_is_offline() {
+    let house = House::start().await;
+    house.state.presence.touch(&[(APP, UserId(ALICE))], house.running.core.clock.now_ms()).await.unwrap();
+    let online = || house.handle.online(APP, &[UserId(BOB), UserId(ALICE)]);
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    assert_eq!(online().await.unwrap(), [false, true]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(online().await.unwrap(), [false, false]);
+    let too_many: Vec<UserId> = (0..1_001).map(|user| UserId(20_000 + user)).collect();
+    assert_eq!(reason(house.handle.online(APP, &too_many).await), Reason::Malformed);
 }
