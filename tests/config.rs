@@ -82,3 +82,14 @@ fn an_address_that_is_taken_is_named() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains(&address), "{}", text(&output.stderr));
 }
+
+#[test]
+fn a_client_port_that_another_gateway_listens_on_is_not_shared() {
+    let house = crate::house::House::start();
+    let any = "127.0.0.1:0";
+    let address = house.ports.tcp.to_string();
+    let output =
+        billfish(&[], &[("BILLFISH__GATEWAY__LISTEN__TCP", &address), ("BILLFISH__HTTP__LISTEN", any), ("BILLFISH__ADMIN__LISTEN", any)]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&address), "{}", text(&output.stderr));
+}

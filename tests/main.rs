@@ -13,5 +13,6 @@ mod framing;
 mod login;
 mod newcomer;
 mod operator;
+mod rejoin;
 mod restart;
 mod slow_readers;

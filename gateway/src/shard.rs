@@ -303,13 +303,16 @@ impl Drop for Mailboxes {
 /// port and the others share it.
 ///
 /// # Errors
-/// The address cannot be had.
+/// The address cannot be had: also when another gateway listens there, whose clients the kernel would hand to us by turns.
 pub fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    if address.port() != 0 {
+        // Without `SO_REUSEPORT` the kernel refuses an address that anybody listens on.
+        listening_socket(address)?.bind(&address.into())?;
+    }
     let mut listeners = Vec::with_capacity(count);
     let mut address = address;
     for _ in 0..count {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
+        let socket = listening_socket(address)?;
         socket.set_reuse_port(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
@@ -319,6 +322,12 @@ pub fn listeners(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListene
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+fn listening_socket(address: SocketAddr) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    Ok(socket)
 }
 
 /// Connections the kernel completes ahead of `accept`. A stampede of 18,000 in two seconds leaves 4,096 room for 450 ms of inattention;

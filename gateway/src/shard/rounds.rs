@@ -126,6 +126,15 @@ impl Shard {
         let mut bytes = 0;
         let mut late: Vec<(SlabKey, usize)> = Vec::new();
         while let Some(room) = self.desk.rooms.get_mut(room_id) {
+            // Who is in already is among those whom the job will walk over: the answer waits until they have its pushes, or it would
+            // overtake them.
+            if let (false, Some(RoomItem::Join(joining))) = (frames.is_empty(), room.peek()) {
+                let key = joining.key;
+                if self.is_member(key, room_id) {
+                    break;
+                }
+            }
+            let Some(room) = self.desk.rooms.get_mut(room_id) else { break };
             match room.peek() {
                 Some(RoomItem::Push(_)) if frames.len() >= JOB_FRAMES_MAX || bytes >= JOB_BYTES_MAX => break,
                 Some(RoomItem::Evict { .. }) if !frames.is_empty() => break,
@@ -182,6 +191,10 @@ impl Shard {
             room.job = Some(job);
         }
         true
+    }
+
+    fn is_member(&mut self, key: SlabKey, room_id: i64) -> bool {
+        self.open_mut(key).is_some_and(|conn| conn.session.room_slot(room_id).is_some())
     }
 
     /// Serves members until the budget is spent or all are served.
