@@ -7,7 +7,7 @@ use super::problem::ProblemCode;
 use axum::{
     Router,
     http::{HeaderValue, header},
-    response::IntoResponse,
+    response::{IntoResponse, Redirect},
     routing::get,
 };
 use utoipa::openapi::OpenApi;
@@ -25,6 +25,7 @@ pub(super) fn routes(document: &OpenApi) -> Router {
     let page = PAGE.replace("<!-- problems -->", &problem_rows());
     Router::new()
         .route("/openapi.json", get(move || served("application/json", json.clone())))
+        .route("/", get(|| async { Redirect::temporary("/docs") }))
         .route("/docs", get(move || served("text/html; charset=utf-8", page.clone())))
         .route("/docs/page.js", get(|| served("text/javascript; charset=utf-8", SCRIPT.to_owned())))
         .route("/docs/page.css", get(|| served("text/css; charset=utf-8", STYLE.to_owned())))

@@ -7,7 +7,8 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use std::{
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -27,7 +28,12 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 pub(super) async fn open(data_dir: &Path) -> Result<Ledger, LedgerError> {
-    fs::create_dir_all(data_dir).map_err(|cause| LedgerError::NotWritable { path: data_dir.to_owned(), cause })?;
+    // Stream keys stand in the records: a directory of ours is its owner's alone. One that was there keeps the rights it was given.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data_dir)
+        .map_err(|cause| LedgerError::NotWritable { path: data_dir.to_owned(), cause })?;
     let lock = lock(data_dir)?;
     let path = data_dir.join(FILE);
     // SQLite opens a file that it may not write for reading, without a word. Better told now than by the first room.
