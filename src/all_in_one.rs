@@ -140,7 +140,21 @@ impl Bound {
             None if config.http.api_key.is_empty() => println!("  API key     in {}", config.data_dir.join("api-key").display()),
             None => println!("  API key     as configured (http.api_key)"),
         }
-        println!("  try it      cargo run --release -p billfish-client --example chat -- --name alice");
+        println!("  try it      cargo run --release -p billfish-client --example chat -- --name alice{}", self.chat_options(config));
+    }
+}
+
+impl Bound {
+    /// What the example needs to find a server that is not where it looks by itself.
+    fn chat_options(&self, config: &Config) -> String {
+        let mut options = String::new();
+        if self.http.port() != 8080 || !self.http.ip().is_loopback() && !self.http.ip().is_unspecified() {
+            options += &format!(" --server http://{}", self.http);
+        }
+        if config.http.api_key.is_empty() && config.data_dir != Path::new("data") {
+            options += &format!(" --api-key \"$(cat {})\"", config.data_dir.join("api-key").display());
+        }
+        options
     }
 }
 
