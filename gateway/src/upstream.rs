@@ -59,6 +59,8 @@ struct Table {
     /// Of all `calls`.
     bytes: usize,
     last_id: u64,
+    /// The newest JOIN or LEAVE under way of a session in a room. Bounded by `calls`.
+    newest: HashMap<(u64, i64), u64, foldhash::fast::RandomState>,
     links: BTreeMap<LinkId, LinkState>,
     last_link: u64,
     ring: Ring,
@@ -84,6 +86,10 @@ struct Call {
     link: Option<LinkId>,
     sent_before: bool,
     since_ms: u64,
+    /// A newer JOIN or LEAVE of the same session and room says where the session belongs: what this one left behind is not undone.
+    superseded: bool,
+    /// A JOIN that took the place of one whose undoing was due: refused, it is undone itself.
+    owes_undo: bool,
 }
 
 #[derive(Debug, Default)]
@@ -103,6 +109,7 @@ impl Upstream {
             calls: BTreeMap::new(),
             bytes: 0,
             last_id: 0,
+            newest: HashMap::default(),
             links: BTreeMap::new(),
             last_link: 0,
             ring: Ring::default(),
@@ -318,9 +325,27 @@ impl Table {
         let id = self.last_id;
         self.bytes += bytes_of(&kind);
         let up = Up { id, origin: Some(link_origin(origin)), call: Some(kind) };
-        self.calls.insert(id, Call { caller, up, link: None, sent_before: false, since_ms: now_ms });
+        let membership = membership_of(&up);
+        let owes_undo = membership.is_some_and(|place| self.supersede(place, id));
+        self.calls.insert(id, Call { caller, up, link: None, sent_before: false, since_ms: now_ms, superseded: false, owes_undo });
         self.counters.upstream_in_flight.set(self.calls.len() as u64);
         self.send(id);
+    }
+
+    /// A newer JOIN or LEAVE decides where a session belongs. An older JOIN that nobody waits for any more is forgotten, or its undoing
+    /// would take out who has just been let in; `true` when there was one.
+    fn supersede(&mut self, place: (u64, i64), id: u64) -> bool {
+        let Some(older_id) = self.newest.insert(place, id) else { return false };
+        let Some(older) = self.calls.get_mut(&older_id) else { return false };
+        older.superseded = true;
+        if older.caller.is_some() || !older.is_join() {
+            return false;
+        }
+        self.forget_call(older_id);
+        let room = self.room(place.1);
+        room.joins = room.joins.saturating_sub(1);
+        self.interest_shrank(place.1);
+        true
     }
 
     /// Posts a call to its owner's link, if there is one.
@@ -362,7 +387,13 @@ impl Table {
                 }
                 self.interest_shrank(room_id);
             }
-            (Said::Other, _) => self.interest_shrank(room_id),
+            (Said::Other, _) => {
+                // What the JOIN before this one left behind is still to be undone.
+                if let (true, false, Some(origin)) = (call.owes_undo, call.superseded, call.up.origin.as_ref().and_then(origin_of)) {
+                    self.keep(None, origin, UpKind::Leave(Leave { room_id }), call.since_ms);
+                }
+                self.interest_shrank(room_id);
+            }
         }
         call.caller
     }
@@ -373,7 +404,7 @@ impl Table {
         let mut over = Vec::new();
         for (id, call) in &mut self.calls {
             let is_leave = matches!(call.up.call, Some(UpKind::Leave(_)));
-            let is_join = matches!(call.up.call, Some(UpKind::Join(_)));
+            let is_join = call.is_join();
             if late(call, ANSWER_WAIT_MS)
                 && let Some(caller) = call.caller.take()
             {
@@ -383,7 +414,9 @@ impl Table {
                 }
             }
             // A JOIN or LEAVE leaves something behind at the router, so it is followed up beyond its caller's patience.
-            let patience_ms = if is_leave || is_join { MEMBERSHIP_WAIT_MS } else { ANSWER_WAIT_MS };
+            // Not so a JOIN behind which there came another call: that one says where the session belongs.
+            let is_followed = is_leave || (is_join && !call.superseded);
+            let patience_ms = if is_followed { MEMBERSHIP_WAIT_MS } else { ANSWER_WAIT_MS };
             if call.caller.is_none() && late(call, patience_ms) {
                 over.push(*id);
             }
@@ -396,9 +429,14 @@ impl Table {
                     let room = self.room(*room_id);
                     room.joins = room.joins.saturating_sub(1);
                     self.interest_shrank(*room_id);
+                    if !call.superseded {
+                        self.route_gone(Gone { origin: Some(*origin), room_ids: vec![*room_id] });
+                    }
+                }
+                UpKind::Leave(Leave { room_id }) if !call.superseded => {
                     self.route_gone(Gone { origin: Some(*origin), room_ids: vec![*room_id] });
                 }
-                UpKind::Leave(Leave { room_id }) => self.route_gone(Gone { origin: Some(*origin), room_ids: vec![*room_id] }),
+                UpKind::Leave(_) => {}
                 UpKind::Biz(_) | UpKind::Sync(_) => {}
             }
         }
@@ -409,6 +447,11 @@ impl Table {
     fn forget_call(&mut self, id: u64) -> Option<Call> {
         let call = self.calls.remove(&id)?;
         self.bytes -= call.up.call.as_ref().map_or(0, bytes_of);
+        if let Some(place) = membership_of(&call.up)
+            && self.newest.get(&place) == Some(&id)
+        {
+            self.newest.remove(&place);
+        }
         self.counters.upstream_in_flight.set(self.calls.len() as u64);
         Some(call)
     }
@@ -509,6 +552,12 @@ impl Table {
     }
 }
 
+impl Call {
+    fn is_join(&self) -> bool {
+        matches!(self.up.call, Some(UpKind::Join(_)))
+    }
+}
+
 impl Room {
     fn members(&self) -> u32 {
         self.members.iter().sum()
@@ -549,6 +598,16 @@ fn link_origin(origin: Origin) -> LinkOrigin {
 fn origin_of(origin: &LinkOrigin) -> Option<Origin> {
     let device = billfish_state::DeviceKind::from_number(origin.device)?;
     Some(Origin { app_id: origin.app_id, user_id: origin.user_id, device, session: origin.session })
+}
+
+/// The session and the room, where a call says that one enters or leaves the other.
+fn membership_of(up: &Up) -> Option<(u64, i64)> {
+    let room_id = match up.call.as_ref()? {
+        UpKind::Join(join) => join.room_id,
+        UpKind::Leave(leave) => leave.room_id,
+        UpKind::Biz(_) | UpKind::Sync(_) => return None,
+    };
+    up.origin.as_ref().map(|origin| (origin.session, room_id))
 }
 
 fn bytes_of(kind: &UpKind) -> usize {

@@ -181,6 +181,59 @@ fn a_join_that_is_never_answered_is_undone_in_the_end() {
 }
 
 #[test]
+fn a_join_asked_again_after_its_time_is_not_undone_by_the_first() {
+    let house = House::new();
+    let link = house.up("r1");
+    house.join(1, ROOM);
+    assert_eq!(house.upstream.expire(ANSWER_WAIT_MS).len(), 1);
+    house.enter(1, ROOM);
+    house.sent(link);
+    assert_eq!(house.upstream.answered(1, Said::Joined { epoch: 1 }), None, "the first answer, late");
+    house.upstream.expire(MEMBERSHIP_WAIT_MS);
+    assert_eq!(house.sent(link), [""; 0], "a live member is left alone");
+    assert_eq!(house.counters.upstream_in_flight.value(), 0);
+    house.upstream.gone(0, origin(1), &[ROOM]);
+    assert_eq!(house.sent(link), ["gone 1 from [7]", "interest 7 false 0"], "the first JOIN is no longer counted");
+}
+
+#[test]
+fn of_two_joins_under_way_the_lost_one_undoes_nothing() {
+    let house = House::new();
+    let link = house.up("r1");
+    house.join(1, ROOM);
+    house.enter(1, ROOM);
+    house.sent(link);
+    assert_eq!(house.upstream.expire(ANSWER_WAIT_MS).len(), 1);
+    house.upstream.expire(MEMBERSHIP_WAIT_MS);
+    assert_eq!(house.sent(link), [""; 0]);
+    assert_eq!(house.counters.upstream_in_flight.value(), 0);
+}
+
+#[test]
+fn a_join_asked_again_and_refused_undoes_what_the_first_left_behind() {
+    let house = House::new();
+    let link = house.up("r1");
+    house.join(1, ROOM);
+    house.upstream.expire(ANSWER_WAIT_MS);
+    house.join(1, ROOM);
+    house.sent(link);
+    assert!(house.upstream.answered(2, Said::Other).is_some());
+    assert_eq!(house.sent(link), ["leave 7 of 1", "interest 7 false 0"]);
+}
+
+#[test]
+fn a_leave_that_is_never_answered_does_not_undo_a_later_join() {
+    let house = House::new();
+    let link = house.up("r1");
+    assert!(house.upstream.call(key(0), origin(1), 1, UpCall::Leave { room_id: ROOM }, 0));
+    house.enter(1, ROOM);
+    house.sent(link);
+    house.upstream.expire(MEMBERSHIP_WAIT_MS);
+    assert_eq!(house.sent(link), [""; 0]);
+    assert_eq!(house.counters.upstream_in_flight.value(), 0);
+}
+
+#[test]
 fn a_leave_outlives_the_patience_of_its_caller() {
     let house = House::new();
     assert!(house.upstream.call(key(0), origin(1), 1, UpCall::Leave { room_id: ROOM }, 0));
