@@ -2,7 +2,11 @@
 
 use crate::house::{House, eventually};
 use billfish_wire::Code;
-use std::{net::TcpStream, time::Duration};
+use std::{
+    io::{ErrorKind, Read},
+    net::TcpStream,
+    time::Duration,
+};
 
 #[test]
 fn a_drain_says_goodbye_in_the_written_order() {
@@ -24,6 +28,38 @@ fn a_drain_says_goodbye_in_the_written_order() {
     assert!(status.success(), "{status}\n{}", house.log());
     assert!(TcpStream::connect(house.ports.tcp).is_err());
     assert!(TcpStream::connect(house.ports.http).is_err());
+}
+
+#[test]
+fn a_drain_under_load_takes_nothing_new_and_tells_everyone_before_the_close() {
+    const GRACE: Duration = Duration::from_secs(30);
+    let mut house = House::with("[gateway.drain]\nspread_max = \"3s\"\nclose_per_s = 50\ngrace = \"30s\"\n");
+    let room = house.open_room(30_001);
+    let mut peers: Vec<_> = (0..200).map(|user| house.login(20_001 + user)).collect();
+    for peer in &mut peers {
+        peer.join(room);
+    }
+    assert_eq!(house.admin("/readyz").0, 200);
+    house.terminate();
+    eventually("it is not ready any more", || house.admin("/readyz").0 == 503);
+    assert_eq!(house.admin("/livez").0, 200, "a drain is no reason to be killed");
+    eventually("nobody new gets in", || match TcpStream::connect(house.ports.tcp) {
+        Err(_) => true,
+        Ok(mut late) => {
+            late.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+            match late.read(&mut [0; 1]) {
+                Ok(count) => count == 0,
+                Err(error) => error.kind() == ErrorKind::ConnectionReset,
+            }
+        }
+    });
+    for (number, peer) in peers.iter_mut().enumerate() {
+        let heard: Vec<_> = peer.until_closed().into_iter().filter(|(code, _)| *code != Code::Biz).collect();
+        assert_eq!(heard.iter().filter(|(code, _)| *code == Code::Reconnect).count(), 1, "peer {number}: {heard:?}");
+        assert_eq!(heard.last().map(|(code, _)| *code), Some(Code::Reconnect), "peer {number}: {heard:?}");
+    }
+    assert!(house.wait(GRACE).success(), "{}", house.log());
+    assert!(!house.log().contains("outlived the grace"), "{}", house.log());
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub(crate) struct House {
     pub(crate) ports: Ports,
     pub(crate) api_key: String,
     config: String,
+    environment: Vec<(String, String)>,
 }
 
 /// Where it listens.
@@ -42,32 +43,34 @@ impl House {
 
     /// Starts with this configuration file; the listeners are on free ports whatever it says.
     pub(crate) fn with(config: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut house = Self {
-            directory,
-            child: None,
-            ports: Ports { tcp: any, http: any, admin: any },
-            api_key: String::new(),
-            config: config.to_owned(),
-        };
+        Self::with_env(config, &[])
+    }
+
+    /// Starts with these in its environment, where they win over what is there otherwise.
+    pub(crate) fn with_env(config: &str, environment: &[(&str, &str)]) -> Self {
+        let mut house = Self::built(config, environment);
         house.launch(&[]);
         house
     }
 
     /// Starts under a shell line that ends in `exec "$@"`, to set limits first.
     pub(crate) fn under(shell: &str, config: &str) -> Self {
+        let mut house = Self::built(config, &[]);
+        house.launch(&["sh", "-c", shell, "sh"]);
+        house
+    }
+
+    fn built(config: &str, environment: &[(&str, &str)]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut house = Self {
+        Self {
             directory,
             child: None,
             ports: Ports { tcp: any, http: any, admin: any },
             api_key: String::new(),
             config: config.to_owned(),
-        };
-        house.launch(&["sh", "-c", shell, "sh"]);
-        house
+            environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        }
     }
 
     pub(crate) fn data_dir(&self) -> PathBuf {
@@ -99,6 +102,7 @@ impl House {
             .env("BILLFISH__HTTP__LISTEN", self.ports.http.to_string())
             .env("BILLFISH__ADMIN__LISTEN", self.ports.admin.to_string())
             .env("RUST_LOG", "info,billfish_gateway=debug,billfish_router=debug")
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);

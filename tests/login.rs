@@ -1,9 +1,12 @@
 //! Logging in: who gets in, who does not, and who has to go.
 
-use crate::house::{House, eventually, login_body};
+use crate::house::{House, PATIENCE, Peer, eventually, login_body};
 use billfish_wire::{Body, Code, Encoding, Reason};
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::{
+    sync::Barrier,
+    time::{Duration, Instant},
+};
 
 #[test]
 fn both_encodings_log_in_and_are_answered_in_their_own() {
@@ -84,6 +87,69 @@ fn a_second_login_on_the_same_kind_of_device_kicks_the_first() {
 }
 
 #[test]
+fn two_logins_that_race_leave_exactly_one_session() {
+    let house = House::start();
+    let mut survivors = Vec::new();
+    for user in 20_001..20_021 {
+        let start = Barrier::new(2);
+        let race = || {
+            let (token, mut peer) = (house.token(user), house.connect());
+            start.wait();
+            peer.send(Code::Login, &login_body(user, token));
+            peer
+        };
+        let (mut one, mut other) = std::thread::scope(|scope| {
+            let one = scope.spawn(race);
+            (race(), one.join().unwrap())
+        });
+        let deadline = Instant::now() + PATIENCE;
+        let (loser, winner) = loop {
+            assert!(Instant::now() < deadline, "user {user} keeps two sessions");
+            if let Some(reason) = reason_of_end(&mut one) {
+                break (reason, other);
+            }
+            if let Some(reason) = reason_of_end(&mut other) {
+                break (reason, one);
+            }
+        };
+        assert_eq!(Some(loser), Reason::DuplicateLogin.number(), "user {user}");
+        survivors.push(winner);
+    }
+    for peer in &mut survivors {
+        peer.send(Code::Heartbeat, &Body::default());
+        peer.expect(Code::Heartbeat);
+    }
+    eventually("one seat each", || (house.metric("gateway_directory_seats", &[]) - 20.0).abs() < 0.5);
+    eventually("one session each", || (house.metric("gateway_sessions", &[]) - 20.0).abs() < 0.5);
+}
+
+#[test]
+fn a_token_on_two_kinds_of_device_is_void_after_one_logs_out_and_the_other_stays() {
+    let house = House::start();
+    let token = house.token(20_001);
+    let mut desk = house.connect();
+    desk.send(Code::Login, &login_body(20_001, token.clone()));
+    desk.expect(Code::Login);
+    let mut phone = house.connect();
+    phone.send(Code::Login, &Body { platform: Some("android".to_owned()), ..login_body(20_001, token.clone()) });
+    phone.expect(Code::Login);
+    for peer in [&mut desk, &mut phone] {
+        peer.send(Code::Heartbeat, &Body::default());
+        peer.expect(Code::Heartbeat);
+    }
+    desk.send(Code::Logout, &Body::default());
+    desk.expect(Code::Logout);
+    assert!(desk.next().is_none());
+    eventually("the token is void", || {
+        let mut replay = house.connect();
+        replay.send(Code::Login, &login_body(20_001, token.clone()));
+        replay.next().is_some_and(|(code, body)| code == Code::Error && body.code == Reason::BadToken.number())
+    });
+    phone.send(Code::Heartbeat, &Body::default());
+    phone.expect(Code::Heartbeat);
+}
+
+#[test]
 fn whoever_says_nothing_or_half_a_word_is_cut_in_time() {
     let house = House::with("[gateway.session]\nlogin_timeout = \"1s\"\n");
     let mut silent = house.connect();
@@ -99,14 +165,31 @@ fn whoever_says_nothing_or_half_a_word_is_cut_in_time() {
 #[test]
 fn silence_for_two_gaps_is_offline_and_any_frame_is_life() {
     let house = House::with("[gateway.session]\nheartbeat_gap = \"1s\"\n");
+    let mut lively = house.login(20_002);
     let mut silent = house.login(20_001);
     let online = |user: i64| {
         let (_, answer) = house.api("GET", &format!("/v1/im/online?appId=10001&userIds={user}"), json!(null));
         answer["online"][user.to_string()].as_bool().unwrap()
     };
     assert!(online(20_001));
-    assert!(silent.until_closed().iter().all(|(code, _)| *code != Code::Heartbeat));
-    eventually("the user is offline", || !online(20_001));
+    // The lively one came first and never sends a heartbeat, but ACKs of what nobody sent.
+    let nothing_of_mine = Body { msg_id: Some("ms-0".to_owned()), ..Body::default() };
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        lively.send(Code::Ack, &nothing_of_mine);
+        match silent.next_within(Duration::from_millis(200)) {
+            Some(None) => break,
+            Some(Some((code, _))) => assert!(code != Code::Heartbeat, "a heartbeat that nobody asked for"),
+            None => assert!(Instant::now() < deadline, "the silent one was never cut"),
+        }
+    }
+    lively.send(Code::Heartbeat, &Body::default());
+    lively.expect(Code::Heartbeat);
+    assert!(online(20_002));
+    eventually("the user is offline", || {
+        lively.send(Code::Ack, &nothing_of_mine);
+        !online(20_001)
+    });
     eventually("the loss is counted", || house.metric("gateway_heartbeats_lost_total", &[]) >= 1.0);
 }
 
@@ -145,4 +228,19 @@ fn bad_tokens_earn_their_address_a_pause() {
         ));
         !matches!(peer.next(), Some((Code::Login, _)))
     });
+}
+
+/// Why the server has ended it: the code of its KICK, 0 without one. `None`: it has not, so far.
+fn reason_of_end(peer: &mut Peer) -> Option<i32> {
+    let mut reason = 0;
+    loop {
+        // Behind a KICK the end is certain; without one a short look is enough, the caller comes again.
+        let patience = if reason == 0 { Duration::from_millis(20) } else { PATIENCE };
+        match peer.next_within(patience) {
+            None => return None,
+            Some(None) => return Some(reason),
+            Some(Some((Code::Kick, body))) => reason = body.code.unwrap_or_default(),
+            Some(Some((code, body))) => assert_eq!(code, Code::Login, "{body:?}"),
+        }
+    }
 }

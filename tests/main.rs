@@ -15,4 +15,5 @@ mod newcomer;
 mod operator;
 mod rejoin;
 mod restart;
+mod slow;
 mod slow_readers;
