@@ -7,6 +7,7 @@
 //!
 //! Rules are the services'; here is only order.
 
+mod door;
 mod orders;
 pub(crate) mod snapshot;
 mod upkeep;
@@ -25,7 +26,7 @@ use crate::{
         Asker, Effects, Outgoing,
         chat::{self, Guard},
         ports::RoomRecord,
-        room::{AUDIENCE_KEY, JoinGuard, Rules},
+        room::{AUDIENCE_KEY, Rules},
     },
     timers::RoomTimers,
 };
@@ -131,10 +132,15 @@ enum End {
 
 /// Runs one life of a room.
 pub(crate) async fn run(core: Arc<Core>, id: RoomId, mut receiver: mpsc::Receiver<RoomCall>) {
+    let Some(first) = door::first(&core, id, &mut receiver).await else {
+        // Only strangers came: nothing was opened. What is coming just now may be worth it.
+        return hand_on(&core, id, receiver, VecDeque::new(), None).await;
+    };
+    let mut unserved = VecDeque::new();
     let ended = match Room::open(Arc::clone(&core), id).await {
         Ok(mut room) => {
             core.metrics.rooms.inc();
-            let end = room.serve(&mut receiver).await;
+            let end = room.serve(first, &mut receiver).await;
             core.metrics.rooms.dec();
             if end == End::Lost {
                 tracing::warn!(room = %id, epoch = room.claim.epoch, "the lease of a room was lost; it stops here");
@@ -148,9 +154,23 @@ pub(crate) async fn run(core: Arc<Core>, id: RoomId, mut receiver: mpsc::Receive
                 End::Idle | End::Lost => None,
             }
         }
-        Err(refusal) => Some(refusal),
+        Err(refusal) => {
+            unserved.push_back(first);
+            Some(refusal)
+        }
     };
-    let mut left = VecDeque::from(dispatch::end_room(&core, id, &mut receiver, ended.is_none()));
+    hand_on(&core, id, receiver, unserved, ended).await;
+}
+
+/// Ends the queue. What is in it is refused with `ended`, or is for the next life.
+async fn hand_on(
+    core: &Arc<Core>,
+    id: RoomId,
+    mut receiver: mpsc::Receiver<RoomCall>,
+    mut left: VecDeque<RoomCall>,
+    ended: Option<Refusal>,
+) {
+    left.extend(dispatch::end_room(core, id, &mut receiver, ended.is_none()));
     loop {
         // Behind what was queued comes who was just putting something in.
         let Some(call) = (match left.pop_front() {
@@ -161,45 +181,11 @@ pub(crate) async fn run(core: Arc<Core>, id: RoomId, mut receiver: mpsc::Receive
         };
         core.metrics.room_queue_depth.dec();
         match &ended {
-            None => dispatch::to_room(&core, id, call).await,
-            Some(refusal) if refusal.reason == Reason::RoomNotFound => after_the_end(&core, id, call).await,
+            None => dispatch::to_room(core, id, call).await,
+            Some(refusal) if refusal.reason == Reason::RoomNotFound => door::after_the_end(core, id, call).await,
             Some(refusal) => call.refuse(refusal.clone()).await,
         }
     }
-}
-
-/// Answers a call to a room that is not live.
-async fn after_the_end(core: &Core, id: RoomId, call: RoomCall) {
-    let not_found = Refusal::new(Reason::RoomNotFound);
-    match call {
-        RoomCall::Join { gateway, id, asker, .. } => {
-            let now_ms = core.clock.now_ms();
-            let guard = join_guard(core);
-            let refusal = match guard.check(asker, now_ms).await {
-                Ok(()) => guard.failed(asker, not_found, now_ms).await,
-                Err(refusal) => refusal,
-            };
-            core.metrics.joined(refusal.reason.label());
-            gateway.refuse(id, &refusal).await;
-        }
-        // It closed while this gateway was away: its members must hear of it. The largest epoch is never behind.
-        RoomCall::Interest { gateway, interested: true } => {
-            let evict = Evict { app_id: 0, room_id: id.0, user_id: 0, epoch: crate::ownership::EPOCH_MAX };
-            gateway.send(Kind::Evict(evict), Class::Control).await;
-        }
-        RoomCall::Leave { gateway, id: Some(call), .. } => gateway.reply(call, reply::Result::Left(Left { room_id: id.0 })).await,
-        RoomCall::Interest { interested: false, .. }
-        | RoomCall::Leave { id: None, .. }
-        | RoomCall::Sync { .. }
-        | RoomCall::Say { .. }
-        | RoomCall::Push { .. }
-        | RoomCall::Order { .. }
-        | RoomCall::Stop => call.refuse(not_found).await,
-    }
-}
-
-fn join_guard(core: &Core) -> JoinGuard<'_> {
-    JoinGuard { state: &core.state, metrics: &core.metrics, failures_per_minute: core.config.room.failed_joins_per_minute }
 }
 
 /// One life of a room.
@@ -297,8 +283,10 @@ impl Room {
         })
     }
 
-    async fn serve(&mut self, receiver: &mut mpsc::Receiver<RoomCall>) -> End {
+    async fn serve(&mut self, first: RoomCall, receiver: &mut mpsc::Receiver<RoomCall>) -> End {
         let mut batch = Vec::with_capacity(BATCH);
+        self.core.metrics.room_queue_depth.dec();
+        self.on_call(first).await;
         loop {
             let now_ms = self.core.clock.now_ms();
             self.watch_idle(now_ms);
@@ -323,7 +311,7 @@ impl Room {
                 self.core.metrics.room_queue_depth.dec();
                 match self.end {
                     None => self.on_call(call).await,
-                    Some(End::Closed) => after_the_end(&self.core, self.record.room, call).await,
+                    Some(End::Closed) => door::after_the_end(&self.core, self.record.room, call).await,
                     Some(End::Idle | End::Lost | End::Stopped) => call.refuse(Refusal::unavailable()).await,
                 }
             }
@@ -385,7 +373,7 @@ impl Room {
 
     async fn join(&mut self, gateway: &Arc<Gateway>, asker: Asker, resume_seq: Option<i64>) -> Result<Joined, Refusal> {
         let now_ms = self.core.clock.now_ms();
-        let guard = join_guard(&self.core);
+        let guard = door::join_guard(&self.core);
         guard.check(asker, now_ms).await?;
         if asker.app != self.record.app {
             return Err(guard.failed(asker, Refusal::new(Reason::RoomNotFound), now_ms).await);
@@ -437,9 +425,7 @@ impl Room {
         self.flush().await;
         let now_ms = self.core.clock.now_ms();
         let read = async {
-            if !self.is_member(asker).await? {
-                return Err(Refusal::because(Reason::RoomNotFound, "join the room first"));
-            }
+            self.check_member(asker).await?;
             Ok(self.core.state.room_log.read(self.record.room, from_seq, RESUME_MESSAGES, now_ms).await?)
         };
         match read.await {
@@ -455,9 +441,7 @@ impl Room {
 
     async fn on_say(&mut self, asker: Asker, content: &str, msg_id: &str) -> Result<(u64, i64), Refusal> {
         let now_ms = self.core.clock.now_ms();
-        if !self.is_member(asker).await? {
-            return Err(Refusal::because(Reason::RoomNotFound, "join the room before you speak in it"));
-        }
+        self.check_member(asker).await?;
         if !self.core.claim_message(asker, msg_id, now_ms).await {
             return Ok((now_ms, 0));
         }
@@ -665,15 +649,12 @@ impl Room {
         }
     }
 
-    async fn is_member(&self, asker: Asker) -> Result<bool, Refusal> {
-        if asker.app != self.record.app {
-            return Ok(false);
+    /// One without a seat here is asked for at the door, as he is where the room sleeps or is not.
+    async fn check_member(&self, asker: Asker) -> Result<(), Refusal> {
+        if asker.app == self.record.app && self.membership.contains(asker.user) {
+            return Ok(());
         }
-        if self.membership.contains(asker.user) {
-            return Ok(true);
-        }
-        let known = self.core.state.members.contains(asker.app, self.record.room, &[asker.user]).await?;
-        Ok(known.first().copied().unwrap_or(false))
+        door::check_member(&self.core, self.record.room, asker).await
     }
 
     /// The last sequence number used.

@@ -141,6 +141,47 @@ async fn only_a_member_speaks_in_a_room_or_reads_its_log() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_guess_hears_the_same_of_every_room_and_wakes_none() {
+    let house = House::start().await;
+    let mut gateway = house.gateway("g1");
+    let asleep = house.open(ANCHOR).await;
+    let awake = house.open(UserId(30_002)).await;
+    gateway.join(awake, BOB).await;
+    let of_another_app = OpenRoom { app: AppId(10_002), ..open_room(ANCHOR) };
+    let Opened::New(other) = house.handle.open_room(of_another_app).await.unwrap() else { panic!("live already") };
+    let closed = house.open(UserId(30_003)).await;
+    house.handle.close_room(closed, UserId(30_003)).await.unwrap();
+    let (epochs, looks) = (house.records.calls("raise_epoch"), house.records.calls("live_room"));
+    let mut heard = Vec::new();
+    for room in [asleep, awake, other.room, closed, RoomId(999)] {
+        let sync = Call::Sync(Sync { room_id: room.0, from_seq: 0, from_id: String::new() });
+        heard.push(gateway.ask(ALICE, chat(room, "anyone?", "m1")).await);
+        heard.push(gateway.ask(ALICE, sync).await);
+    }
+    heard.push(gateway.ask(ALICE, join(RoomId(999), None)).await);
+    assert!(matches!(&heard[0], reply::Result::Refused(Refused { code: 4004, .. })), "{:?}", heard[0]);
+    assert!(heard.iter().all(|answer| *answer == heard[0]), "{heard:?}");
+    assert_eq!(house.metric("router_rooms "), 1.0, "the one that was awake");
+    assert_eq!((house.records.calls("raise_epoch"), house.records.calls("live_room")), (epochs, looks + 1), "the join alone asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn guessing_by_chat_and_sync_is_slowed_down_like_guessing_by_join() {
+    let house = House::start().await;
+    let mut gateway = house.gateway("g1");
+    let room = house.open(ANCHOR).await;
+    gateway.join(room, BOB).await;
+    for guess in 0..10 {
+        let sync = Call::Sync(Sync { room_id: 1_000 + guess, from_seq: 0, from_id: String::new() });
+        assert_eq!(gateway.refusal(ALICE, sync).await, Reason::RoomNotFound);
+        assert_eq!(gateway.refusal(ALICE, chat(room, "anyone?", "")).await, Reason::RoomNotFound);
+    }
+    assert_eq!(gateway.refusal(ALICE, chat(room, "anyone?", "")).await, Reason::RateLimited);
+    assert_eq!(gateway.refusal(ALICE, join(room, None)).await, Reason::RateLimited, "also the right one");
+    assert!(is_accepted(&gateway.chat(room, BOB, "a member guesses nothing").await));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_room_that_is_not_there_is_not_found_and_guessing_is_slowed_down() {
     let house = House::start().await;
     let mut gateway = house.gateway("g1");
