@@ -139,3 +139,27 @@ fn guessing_room_ids_cools_down_and_tells_nothing() {
     assert!(answers[..20].iter().all(|answer| *answer == first), "a closed room and none at all look the same: {answers:?}");
     assert_eq!((answers[20].0, answers[20].2), (Reason::RateLimited.number(), true));
 }
+
+#[test]
+fn chat_and_sync_tell_as_little_about_rooms_as_a_join() {
+    let house = House::with("[gateway.session]\nframes_per_s = 1000\nframes_burst = 1000\n");
+    let (live, closed) = (house.open_room(30_001), house.open_room(30_002));
+    let (status, _) = house.api("POST", &format!("/v1/rooms/{closed}/close"), json!({"anchorId": 30_002}));
+    assert!(status < 300);
+    let mut peer = house.login(20_001);
+    for by_chat in [true, false] {
+        let mut answers = Vec::new();
+        for room in [9_000_000, closed, live] {
+            if by_chat {
+                peer.chat(room, "is anybody in?", "m1");
+            } else {
+                peer.send(Code::Sync, &Body { room_id: Some(room), from_seq: Some(0), ..Body::default() });
+            }
+            let error = peer.expect(Code::Error);
+            answers.push((error.code, error.msg, error.retry_after_ms, error.data));
+        }
+        let call = if by_chat { "BIZ" } else { "SYNC" };
+        assert_eq!(answers[0].0, Reason::RoomNotFound.number(), "{call}: {answers:?}");
+        assert!(answers.iter().all(|answer| *answer == answers[0]), "{call}: absent, closed and live differ: {answers:?}");
+    }
+}
