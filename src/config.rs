@@ -136,10 +136,9 @@ fn put(table: &mut Table, keys: &[String], value: Value) -> Result<()> {
         table.insert(first.clone(), value);
         return Ok(());
     }
-    match table.entry(first.clone()).or_insert_with(|| Value::Table(Table::new())) {
-        Value::Table(inner) => put(inner, rest, value),
-        _ => bail!("`{first}` is a value, not a section"),
-    }
+    let entry = table.entry(first.clone()).or_insert_with(|| Value::Table(Table::new()));
+    let Some(inner) = entry.as_table_mut() else { bail!("`{first}` is a value, not a section") };
+    put(inner, rest, value)
 }
 
 /// Keys whose value is never shown.
@@ -147,10 +146,10 @@ const SECRETS: [&str; 2] = ["api_key", "secret"];
 
 fn mask(table: &mut Table) {
     for (key, value) in table.iter_mut() {
-        match value {
-            Value::Table(inner) => mask(inner),
-            Value::String(text) if SECRETS.contains(&key.as_str()) && !text.is_empty() => "********".clone_into(text),
-            _ => {}
+        if let Some(inner) = value.as_table_mut() {
+            mask(inner);
+        } else if SECRETS.contains(&key.as_str()) && value.as_str().is_some_and(|text| !text.is_empty()) {
+            *value = Value::String("********".to_owned());
         }
     }
 }
