@@ -217,8 +217,8 @@ struct Room {
 enum Out {
     /// To every interested gateway.
     Room { message: Kind, class: Class },
-    /// The answer to one call.
-    Reply { gateway: Arc<Gateway>, id: u64, result: reply::Result, received: Option<Instant> },
+    /// The answer to one message. `claimed`: it was taken by this call, not found taken.
+    Reply { gateway: Arc<Gateway>, id: u64, result: reply::Result, received: Instant, claimed: Option<(Asker, String)> },
 }
 
 impl Room {
@@ -329,22 +329,18 @@ impl Room {
             RoomCall::Join { gateway, id, asker, resume_seq } => self.on_join(gateway, id, asker, resume_seq).await,
             RoomCall::Leave { gateway, id, asker } => self.on_leave(&gateway, id, asker).await,
             RoomCall::Sync { gateway, id, asker, from_seq } => self.on_sync(&gateway, id, asker, from_seq).await,
-            RoomCall::Say { gateway, id, asker, content, msg_id, received } => {
-                let result = match self.on_say(asker, &content, &msg_id).await {
-                    Ok((ts_ms, seq)) => {
-                        self.core.metrics.decided("chat", "accepted");
-                        Ok(reply::Result::Accepted(Accepted { ts: ts_ms.cast_signed(), seq }))
-                    }
-                    Err(refusal) => {
-                        self.core.metrics.decided("chat", refusal.reason.label());
-                        Err(refusal)
-                    }
-                };
-                match result {
-                    Ok(result) => self.out.push(Out::Reply { gateway, id, result, received: Some(received) }),
-                    Err(refusal) => gateway.refuse(id, &refusal).await,
+            RoomCall::Say { gateway, id, asker, content, msg_id, received } => match self.on_say(asker, &content, &msg_id).await {
+                Ok((ts_ms, seq)) => {
+                    self.core.metrics.decided("chat", "accepted");
+                    let result = reply::Result::Accepted(Accepted { ts: ts_ms.cast_signed(), seq: seq.unwrap_or(0) });
+                    let claimed = seq.map(|_| (asker, msg_id));
+                    self.out.push(Out::Reply { gateway, id, result, received, claimed });
                 }
-            }
+                Err(refusal) => {
+                    self.core.metrics.decided("chat", refusal.reason.label());
+                    gateway.refuse(id, &refusal).await;
+                }
+            },
             RoomCall::Push { app, push, answer } => {
                 let pushed = self.on_push(app, push).await;
                 drop(answer.send(pushed));
@@ -439,16 +435,17 @@ impl Room {
         }
     }
 
-    async fn on_say(&mut self, asker: Asker, content: &str, msg_id: &str) -> Result<(u64, i64), Refusal> {
+    /// When it was taken, and its place; none for one that was taken before.
+    async fn on_say(&mut self, asker: Asker, content: &str, msg_id: &str) -> Result<(u64, Option<i64>), Refusal> {
         let now_ms = self.core.clock.now_ms();
         self.check_member(asker).await?;
         if !self.core.claim_message(asker, msg_id, now_ms).await {
-            return Ok((now_ms, 0));
+            return Ok((now_ms, None));
         }
         let ports = self.core.chat_ports();
         let said = chat::say(&ports, &self.record, &self.rules, &mut self.guard, asker, content, now_ms).await;
         match said {
-            Ok(effects) => Ok((now_ms, self.apply(effects, now_ms).await)),
+            Ok(effects) => Ok((now_ms, Some(self.apply(effects, now_ms).await))),
             Err(refusal) => {
                 self.core.release_message(asker, msg_id).await;
                 Err(refusal)
@@ -585,11 +582,9 @@ impl Room {
                         }
                     }
                 }
-                Out::Reply { gateway, id, result, received } => {
+                Out::Reply { gateway, id, result, received, claimed: _ } => {
                     gateway.reply(id, result).await;
-                    if let Some(received) = received {
-                        self.core.metrics.delivered_in(received.elapsed());
-                    }
+                    self.core.metrics.delivered_in(received.elapsed());
                 }
             }
         }
@@ -602,7 +597,13 @@ impl Room {
         for out in std::mem::take(&mut self.out) {
             match out {
                 Out::Room { .. } => {}
-                Out::Reply { gateway, id, .. } => gateway.refuse(id, &Refusal::unavailable()).await,
+                Out::Reply { gateway, id, claimed, .. } => {
+                    // Before the refusal: it may be sent again at once, and must then be said.
+                    if let Some((asker, msg_id)) = claimed {
+                        self.core.release_message(asker, &msg_id).await;
+                    }
+                    gateway.refuse(id, &Refusal::unavailable()).await;
+                }
             }
         }
     }

@@ -1,7 +1,66 @@
 //! Limits reached, stores away, the end of the router.
 
 use super::*;
+use async_trait::async_trait;
 use billfish_link::tcp;
+use billfish_state::{LogEntry, Page, RoomLog, StateError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// A room log that takes its time, or nothing.
+struct TroubledLog {
+    log: Arc<dyn RoomLog>,
+    wait_ms: AtomicU64,
+    refuses: AtomicBool,
+}
+
+impl TroubledLog {
+    fn of(state: &mut State) -> Arc<Self> {
+        let log = Arc::new(Self { log: Arc::clone(&state.room_log), wait_ms: AtomicU64::new(0), refuses: AtomicBool::new(false) });
+        state.room_log = log.clone();
+        log
+    }
+}
+
+#[async_trait]
+impl RoomLog for TroubledLog {
+    async fn append(&self, room: RoomId, entries: &[LogEntry], now_ms: u64) -> Result<(), StateError> {
+        tokio::time::sleep(Duration::from_millis(self.wait_ms.swap(0, Ordering::Relaxed))).await;
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(StateError::Full { what: "test", limit: 0 });
+        }
+        self.log.append(room, entries, now_ms).await
+    }
+
+    async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>, StateError> {
+        self.log.read(room, after_seq, limit, now_ms).await
+    }
+
+    async fn last(&self, room: RoomId, limit: usize, now_ms: u64) -> Result<Vec<LogEntry>, StateError> {
+        self.log.last(room, limit, now_ms).await
+    }
+
+    async fn remove(&self, room: RoomId) -> Result<(), StateError> {
+        self.log.remove(room).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_refused_for_a_lost_lease_is_said_when_it_is_sent_again() {
+    let mut state = State::in_memory();
+    let log = TroubledLog::of(&mut state);
+    let house = House::with(|_| {}, Arc::new(TestRecords::default()), state).await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    log.wait_ms.store(60_000, Ordering::Relaxed);
+    let id = gateway.call(ALICE, chat(room, "once", "m1")).await;
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    let answer = gateway.answer(id).await;
+    assert!(matches!(answer, reply::Result::Refused(Refused { code: 5001, .. })), "{answer:?}");
+    assert!(is_accepted(&gateway.ask(ALICE, chat(room, "once", "m1")).await));
+    assert_eq!(data(&gateway.push().await)["content"], "once");
+    assert_eq!(house.metric("router_dedup_hits_total "), 0.0);
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_stuck_gateway_stalls_no_room() {
