@@ -465,10 +465,14 @@ impl Room {
         if self.end.is_some() || now_ms >= self.claim.until_ms {
             return Err(Refusal::unavailable());
         }
+        let before = push.acknowledged.then(|| self.recent.clone());
         let seq = self.apply(push.clone().into(), now_ms).await;
-        // What must arrive is in the log before anyone hears of it.
-        if push.acknowledged && !self.write_log(now_ms).await {
+        // What must arrive is in the log before anyone hears of it, newcomers among them.
+        if let Some(before) = before
+            && !self.write_log(now_ms).await
+        {
             self.out.clear();
+            self.recent = before;
             return Err(Refusal::unavailable());
         }
         let gateways = self.membership.interested().count() as u64;

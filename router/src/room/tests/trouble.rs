@@ -63,6 +63,30 @@ async fn a_message_refused_for_a_lost_lease_is_said_when_it_is_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_push_that_the_log_did_not_take_is_shown_to_nobody() {
+    let mut state = State::in_memory();
+    let log = TroubledLog::of(&mut state);
+    let house = House::with(|_| {}, Arc::new(TestRecords::default()), state).await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    for index in 0..20 {
+        house.say(room, &index.to_string()).await;
+    }
+    log.refuses.store(true, Ordering::Relaxed);
+    let push = PushRequest { qos: 1, ..room_push(room, "refused") };
+    assert_eq!(reason(house.handle.push(push.clone()).await), Reason::Unavailable);
+    let shown = |joined: &Joined| snapshot(joined).messages.into_iter().filter_map(|message| message.data).collect::<Vec<_>>();
+    let newcomer = gateway.join(room, BOB).await;
+    let expected: Vec<_> = (0..20).map(|index| index.to_string()).collect();
+    assert_eq!(shown(&newcomer), expected);
+    log.refuses.store(false, Ordering::Relaxed);
+    house.handle.push(push).await.unwrap();
+    let newcomer = gateway.join(room, CAROL).await;
+    assert_eq!(shown(&newcomer).last().map(String::as_str), Some("refused"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stuck_gateway_stalls_no_room() {
     let house = House::start().await;
     let room = house.open(ANCHOR).await;
