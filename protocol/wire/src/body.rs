@@ -17,6 +17,7 @@ mod resume;
 mod shape;
 
 pub use resume::Resume;
+pub use shape::check_json;
 
 /// What stands in a frame. Field by field in `docs/protocol.md`.
 #[derive(Clone, PartialEq, Message, Serialize, Deserialize)]
@@ -230,7 +231,7 @@ impl Body {
         let body = match encoding {
             Encoding::Json if bytes.is_empty() => Self::default(),
             Encoding::Json => {
-                shape::check_json(bytes)?;
+                check_json(bytes)?;
                 let text = std::str::from_utf8(bytes).map_err(BodyError::Utf8)?;
                 serde_json::from_str(text).map_err(BodyError::Json)?
             }

@@ -62,6 +62,7 @@ struct Down<'a> {
 /// alone.
 pub(crate) fn parse(data: &str, frame_room: i64) -> Result<Message, Refusal> {
     let malformed = |detail: &str| Refusal::because(Reason::Malformed, detail);
+    billfish_wire::body::check_json(data.as_bytes()).map_err(|error| malformed(&format!("data of a chat message: {error}")))?;
     let up: Up = serde_json::from_str(data).map_err(|_| malformed("data of a chat message is {roomId,content} or {objectId,content}"))?;
     let frame_room = (frame_room != 0).then_some(frame_room);
     let to = match (up.room_id, frame_room, up.object_id) {
@@ -337,6 +338,19 @@ mod tests {
         for content in ["👩‍👩‍👧", "می‌خواهم", "❤️", "<script>alert(1)</script>"] {
             assert_eq!(room_chat(content).as_deref(), Ok(content));
         }
+    }
+
+    #[test]
+    fn data_is_no_deeper_or_wider_than_a_body() {
+        let nested = |depth: usize| format!(r#"{{"roomId":7,"content":"x","more":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1));
+        let wide = |keys: usize| {
+            let more: String = (2..keys).map(|key| format!(r#","k{key}":0"#)).collect();
+            format!(r#"{{"roomId":7,"content":"x"{more}}}"#)
+        };
+        let reason = |data: String| parse(&data, 7).map(|_| ()).map_err(|refusal| refusal.reason);
+        assert_eq!((reason(nested(16)), reason(wide(64))), (Ok(()), Ok(())));
+        assert_eq!(reason(nested(17)), Err(Reason::Malformed));
+        assert_eq!(reason(wide(65)), Err(Reason::Malformed));
     }
 
     #[test]

@@ -10,11 +10,14 @@ use prost::encoding::{WireType, decode_key, decode_varint};
 /// Number of `resume` in body.proto, the only field that is a message.
 const RESUME_TAG: u32 = 16;
 
-/// Bounds depth and keys.
+/// Bounds depth and keys of a JSON object, as of the bodies themselves: for `data`, which is opaque until a service reads it.
 ///
 /// A plain count of the bytes that could matter comes first: it runs at memory speed, and a body with few of them, which is every
 /// body but a hostile one or a snapshot, needs no look at where its strings begin and end.
-pub(super) fn check_json(json: &[u8]) -> Result<(), BodyError> {
+///
+/// # Errors
+/// No object, too deep, or too many keys. What passes may still be no JSON.
+pub fn check_json(json: &[u8]) -> Result<(), BodyError> {
     if json.trim_ascii_start().first() != Some(&b'{') {
         // serde would read an array as the fields in order.
         return Err(BodyError::NotAnObject);
