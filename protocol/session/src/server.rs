@@ -385,11 +385,7 @@ impl ServerSession {
     fn on_live_frame(&mut self, now: Time, config: &ServerConfig, frame: Frame<'_>, out: &mut ServerActions) {
         self.on_life(now, config, out);
         if !self.charge(now, config, frame, out) {
-            self.refused_in_a_row = self.refused_in_a_row.saturating_add(1);
-            if u32::from(self.refused_in_a_row) > config.refused_in_a_row_max {
-                self.close(Reason::RateLimited, out);
-            }
-            return;
+            return self.count_refusal(config, out);
         }
         let Some(code) = Code::from_number(frame.code) else {
             return out.send(Code::Error, Body::refusal(Reason::UnknownCode));
@@ -399,6 +395,9 @@ impl ServerSession {
             self.refused_in_a_row = 0;
         }
         let Ok(body) = Body::decode(frame.encoding, frame.body) else {
+            if code == Code::Ack {
+                return self.refuse_ack(now, config, out);
+            }
             return out.send(Code::Error, Body::refusal(Reason::Malformed));
         };
         match code {
@@ -408,7 +407,7 @@ impl ServerSession {
                 self.close(Reason::LoggedOut, out);
             }
             Code::Heartbeat => out.push(ServerAction::SendHeartbeat { room_id: self.rooms.first() }),
-            Code::Ack => self.on_ack(config, body, out),
+            Code::Ack => self.on_ack(now, config, body, out),
             Code::Biz | Code::Join | Code::Leave | Code::Sync if self.is_foreign(&body) => refuse(Reason::NotYourUser, code, body, out),
             Code::Biz => self.on_biz(config, body, out),
             Code::Join => match room_of(&body) {
@@ -444,9 +443,9 @@ impl ServerSession {
         }
     }
 
-    fn on_ack(&mut self, config: &ServerConfig, body: Body, out: &mut ServerActions) {
+    fn on_ack(&mut self, now: Time, config: &ServerConfig, body: Body, out: &mut ServerActions) {
         let Some(msg_id) = body.msg_id.filter(|msg_id| !msg_id.is_empty()) else {
-            return out.send(Code::Error, Body::refusal(Reason::Malformed));
+            return self.refuse_ack(now, config, out);
         };
         let known = self.rare.as_mut().and_then(|rare| rare.pending.acknowledge(config, &msg_id));
         let (room_id, recorded) = match known {
@@ -456,6 +455,18 @@ impl ServerSession {
             None => (None, msg_id.starts_with('r')),
         };
         out.push(ServerAction::Acked { msg_id, room_id, recorded });
+    }
+
+    /// An ACK that names nothing is answered with an ERROR, so it costs what any other frame does.
+    fn refuse_ack(&mut self, now: Time, config: &ServerConfig, out: &mut ServerActions) {
+        match self.frames.take(now, 1, config.frames_per_s, config.frames_burst) {
+            Ok(()) => out.send(Code::Error, Body::refusal(Reason::Malformed)),
+            Err(wait_ms) => {
+                let retry_after_ms = (wait_ms != u64::MAX).then_some(wire_ms(wait_ms));
+                out.send(Code::Error, Body { retry_after_ms, ..Body::refusal(Reason::RateLimited) });
+                self.count_refusal(config, out);
+            }
+        }
     }
 
     fn on_biz(&mut self, config: &ServerConfig, mut body: Body, out: &mut ServerActions) {
@@ -541,6 +552,13 @@ impl ServerSession {
         if u64::from(self.alive_ms_ago) >= config.heartbeat_gap_ms / 2 {
             self.alive_ms_ago = 0;
             out.push(ServerAction::Alive);
+        }
+    }
+
+    fn count_refusal(&mut self, config: &ServerConfig, out: &mut ServerActions) {
+        self.refused_in_a_row = self.refused_in_a_row.saturating_add(1);
+        if u32::from(self.refused_in_a_row) > config.refused_in_a_row_max {
+            self.close(Reason::RateLimited, out);
         }
     }
 

@@ -160,6 +160,22 @@ fn a_frame_refused_for_its_bytes_does_not_cost_a_frame() {
 }
 
 #[test]
+fn an_ack_that_names_nothing_costs_a_frame_and_too_many_of_them_close() {
+    let mut end = End::live();
+    end.config.refused_in_a_row_max = 3;
+    (end.config.frames_burst, end.config.frames_per_s) = (2, 20);
+    assert_eq!(end.frame(Code::Ack, &Body::default()).shown(), [error(Reason::Malformed)]);
+    let undecodable = Frame { encoding: Encoding::Json, code: Code::Ack.number(), body: b"{" };
+    assert_eq!(end.raw(undecodable).shown(), [error(Reason::Malformed)]);
+    let limited = sent(Code::Error, Body { retry_after_ms: Some(50), ..Body::refusal(Reason::RateLimited) });
+    for _ in 0..3 {
+        assert_eq!(end.frame(Code::Ack, &Body::default()).shown(), std::slice::from_ref(&limited));
+    }
+    assert_eq!(end.ack("1-0"), ["Acked 1-0 None false"], "one that names a message is free");
+    assert_eq!(end.raw(undecodable).shown(), [limited, "Close(RateLimited)".to_owned()]);
+}
+
+#[test]
 fn refusals_in_a_row_close_one_above_the_limit_and_acks_do_not_break_the_row() {
     let mut end = End::live();
     end.config.refused_in_a_row_max = 3;
