@@ -432,6 +432,7 @@ impl ServerSession {
     }
 
     /// The same user again is told yes again: a client that lost the answer may ask. Another user needs another connection.
+    /// The second answer has `heartbeatSecs` alone: `sessionId`, `node` and `serverTime` are not kept, every idle session would pay for them.
     fn on_second_login(&self, config: &ServerConfig, body: &Body, out: &mut ServerActions) {
         let (Some(app_id), Some(user_id), Some(_)) = (body.app_id, body.user_id, &body.token) else {
             return out.send(Code::Error, Body::refusal(Reason::Malformed));
