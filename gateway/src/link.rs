@@ -2,9 +2,10 @@
 //!
 //! - One task per link and, where routers are dialled, one per address. All of them end with the gateway.
 //! - A message is taken from a link only when the one before has reached the shards: a shard that is behind stops the router by credit.
+//! - What was taken from one side and not yet handed to the other belongs to the driver: neither direction's end, nor `stop`, loses it.
 //! - Decides nothing: what a dead link means stands in [`crate::upstream`], what a message means in [`crate::fanout`].
 
-use crate::{fanout::Fanout, upstream::LinkId};
+use crate::{commands::Commands, fanout::Fanout, upstream::LinkId};
 use billfish_link::{
     Link,
     message::envelope::Kind,
@@ -44,26 +45,24 @@ pub(crate) async fn keep_dialled(address: String, identity: Identity, fanout: Ar
 pub(crate) async fn drive(mut link: Link, fanout: &Fanout, stop: &CancellationToken) {
     let (id, filled) = fanout.upstream.link_up(&link.peer);
     info!(router = %link.peer, incarnation = link.incarnation, "link up");
+    let (mut commands, mut outbox) = (fanout.shards.gather(), VecDeque::new());
     let stopped = tokio::select! {
-        () = carry_down(&mut link.receiver, fanout) => false,
-        () = carry_up(id, &filled, &link.sender, fanout) => false,
+        () = carry_down(&mut link.receiver, &mut commands, fanout) => false,
+        () = carry_up(id, &filled, &link.sender, &mut outbox, fanout) => false,
         () = stop.cancelled() => true,
     };
+    finish_giving(&mut commands, fanout, stop).await;
     if stopped {
         // The last endings: the router's lists are right at once, not only when it finds the link gone.
-        let mut outbox = VecDeque::new();
         fanout.upstream.take_outbox(id, &mut outbox);
         let flush = async {
-            while let Some(kind) = outbox.pop_front() {
-                if link.sender.send(kind).await.is_err() {
-                    break;
-                }
-            }
+            send_all(&link.sender, &mut outbox).await;
         };
         if tokio::time::timeout(FLUSH_WAIT, flush).await.is_err() {
             warn!(router = %link.peer, "the router does not take our last words");
         }
     }
+    fanout.upstream.give_back(outbox);
     fanout.upstream.link_down(id);
     let peer = link.peer.clone();
     match link.close().await {
@@ -73,36 +72,45 @@ pub(crate) async fn drive(mut link: Link, fanout: &Fanout, stop: &CancellationTo
     }
 }
 
-/// From the router to the shards, until the link ends. Not cancel-safe: what was taken and not yet handed over is lost with the link,
-/// as is what was under way on it.
-async fn carry_down(receiver: &mut mpsc::Receiver<Kind>, fanout: &Fanout) {
+/// From the router to the shards, until the link ends. Cancel-safe: what was taken and not yet handed over is in `commands`.
+async fn carry_down(receiver: &mut mpsc::Receiver<Kind>, commands: &mut Commands, fanout: &Fanout) {
     let mut kinds = Vec::new();
-    let mut commands = fanout.shards.gather();
     while receiver.recv_many(&mut kinds, BATCH_MAX).await > 0 {
         for kind in kinds.drain(..) {
-            fanout.sort(kind, &mut commands);
+            fanout.sort(kind, commands);
         }
-        fanout.shards.give(&mut commands).await;
+        fanout.shards.give(commands).await;
     }
 }
 
-/// From the outbox to the router, until the link ends or is no longer wanted. Cancelled, it loses only calls and interest, which the table
-/// has, and endings that were on their way.
-async fn carry_up(id: LinkId, filled: &Notify, sender: &mpsc::Sender<Kind>, fanout: &Fanout) {
-    let mut outbox = VecDeque::new();
-    loop {
-        if !fanout.upstream.take_outbox(id, &mut outbox) {
-            return;
-        }
-        while let Some(kind) = outbox.pop_front() {
-            if let Err(unsent) = sender.send(kind).await {
-                outbox.push_front(unsent.0);
-                fanout.upstream.give_back(outbox);
-                return;
-            }
-        }
+/// Hands over what is sorted: its calls count as answered already. At the end of the gateway a shard that is stuck is not waited for.
+async fn finish_giving(commands: &mut Commands, fanout: &Fanout, stop: &CancellationToken) {
+    let patience = async {
+        stop.cancelled().await;
+        tokio::time::sleep(FLUSH_WAIT).await;
+    };
+    tokio::select! {
+        () = fanout.shards.give(commands) => {}
+        () = patience => warn!("a shard does not take its last commands"),
+    }
+}
+
+/// From the outbox to the router, until the link ends or is no longer wanted. Cancel-safe: what was taken and not yet sent is in `outbox`.
+async fn carry_up(id: LinkId, filled: &Notify, sender: &mpsc::Sender<Kind>, outbox: &mut VecDeque<Kind>, fanout: &Fanout) {
+    while fanout.upstream.take_outbox(id, outbox) && send_all(sender, outbox).await {
         filled.notified().await;
     }
+}
+
+/// Sends what is in the outbox; `false`: the link has ended. Cancel-safe: a message leaves the outbox only when the link has a place for it.
+async fn send_all(sender: &mpsc::Sender<Kind>, outbox: &mut VecDeque<Kind>) -> bool {
+    while !outbox.is_empty() {
+        let Ok(place) = sender.reserve().await else { return false };
+        if let Some(kind) = outbox.pop_front() {
+            place.send(kind);
+        }
+    }
+    true
 }
 
 /// Messages sorted before the shards are given theirs: one wake-up for so many.
@@ -113,3 +121,95 @@ const REDIAL_MIN: Duration = Duration::from_millis(100);
 const REDIAL_MAX: Duration = Duration::from_secs(5);
 /// At the end, how long a router may take to accept what is left.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::{carry_down, carry_up, finish_giving};
+    use crate::{
+        commands::Shards,
+        fanout::Fanout,
+        metrics::ControlCounters,
+        shard::{
+            mailbox::{Mailbox, Signal},
+            message::{Origin, ShardCommand},
+        },
+        upstream::Upstream,
+    };
+    use billfish_link::message::{AllPush, Gone, Push, envelope::Kind};
+    use billfish_state::DeviceKind;
+    use std::{collections::VecDeque, sync::Arc};
+    use tokio::sync::{Notify, mpsc};
+    use tokio_util::sync::CancellationToken;
+
+    /// A gateway of one shard, whose mailbox takes one command at a time.
+    fn house() -> (Fanout, Arc<Mailbox<ShardCommand>>) {
+        let counters = Arc::new(ControlCounters::default());
+        let mailbox = Arc::new(Mailbox::new(1, Signal::task(), Signal::task()));
+        let upstream = Arc::new(Upstream::new(Arc::clone(&counters)));
+        let shards = Shards::new(vec![Arc::clone(&mailbox)]);
+        (Fanout { upstream, directory: Arc::default(), shards, counters }, mailbox)
+    }
+
+    fn origin(session: u64) -> Origin {
+        Origin { app_id: 10_001, user_id: 20_001, device: DeviceKind::Other, session }
+    }
+
+    /// Lets a future run until it waits, and drops it there.
+    async fn cut_off(work: impl Future<Output = ()>) {
+        tokio::select! {
+            biased;
+            () = work => panic!("it was to wait"),
+            () = std::future::ready(()) => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_sorted_when_a_link_ends_still_reaches_the_shards() {
+        let (fanout, mailbox) = house();
+        let (sender, mut receiver) = mpsc::channel(8);
+        for app_id in [1, 2] {
+            sender.send(Kind::AllPush(AllPush { app_id, push: Some(Push::default()) })).await.unwrap();
+        }
+        let mut commands = fanout.shards.gather();
+        cut_off(carry_down(&mut receiver, &mut commands, &fanout)).await;
+        let app_of = |command: &ShardCommand| if let ShardCommand::AllPush { app_id, .. } = command { *app_id } else { 0 };
+        let mut taken = Vec::new();
+        mailbox.take_into(&mut taken);
+        assert_eq!(taken.iter().map(app_of).collect::<Vec<_>>(), [1], "the shard was behind");
+        finish_giving(&mut commands, &fanout, &CancellationToken::new()).await;
+        mailbox.take_into(&mut taken);
+        assert_eq!(taken.iter().map(app_of).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stuck_shard_does_not_keep_the_gateway_up() {
+        let (fanout, mailbox) = house();
+        let mut commands = fanout.shards.gather();
+        commands.add(0, ShardCommand::Stop);
+        commands.add(0, ShardCommand::Stop);
+        let stop = CancellationToken::new();
+        stop.cancel();
+        finish_giving(&mut commands, &fanout, &stop).await;
+        assert_eq!(mailbox.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn endings_that_a_dead_link_had_taken_go_over_the_next() {
+        let (fanout, _mailbox) = house();
+        let (first, filled) = fanout.upstream.link_up("r1");
+        for session in 1..=3 {
+            fanout.upstream.gone(0, origin(session), &[7]);
+        }
+        let (sender, _receiver) = mpsc::channel(1);
+        let mut outbox = VecDeque::new();
+        cut_off(carry_up(first, &filled, &sender, &mut outbox, &fanout)).await;
+        // The router was quicker to come back than its old link to end.
+        let (second, _filled): (_, Arc<Notify>) = fanout.upstream.link_up("r1");
+        fanout.upstream.give_back(outbox);
+        assert!(!fanout.upstream.link_down(first));
+        let mut sent = VecDeque::new();
+        assert!(fanout.upstream.take_outbox(second, &mut sent));
+        let session_of = |kind: &Kind| if let Kind::Gone(Gone { origin: Some(origin), .. }) = kind { origin.session } else { 0 };
+        assert_eq!(sent.iter().map(session_of).collect::<Vec<_>>(), [2, 3], "the first was given to the old link");
+    }
+}

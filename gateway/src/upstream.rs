@@ -174,6 +174,7 @@ impl Upstream {
                 table.keep_gone(gone);
             }
         }
+        table.tell_kept();
     }
 
     /// A session is no longer in a room, or never came to be.
@@ -286,6 +287,11 @@ impl Table {
         for id in waiting {
             self.send(id);
         }
+        self.tell_kept();
+    }
+
+    /// Endings that waited; those whose room still has no owner go on waiting.
+    fn tell_kept(&mut self) {
         for gone in std::mem::take(&mut self.gone) {
             self.route_gone(gone);
         }
