@@ -32,6 +32,8 @@ pub(super) struct Draining {
 
 /// Sessions told to go elsewhere in one turn.
 const TOLD_PER_TURN: u32 = 512;
+/// Told to a LOGIN that comes too late: by then a balancer knows. Spread, so that they do not come back together.
+const RETRY_AFTER_MS: std::ops::Range<u64> = 1_000..3_000;
 
 impl Shard {
     /// Takes what is in the mailbox, and carries it out. Room pushes only go to their rooms' queues.
@@ -96,6 +98,15 @@ impl Shard {
             // A second verdict: the session that the first one began is not to be reported as gone.
             return self.desk.counters.stale_commands.add(1);
         }
+        let verdict = match verdict {
+            // Let in now, it would be closed without having been told where to go. Its seat is given up again.
+            Ok(LoginGranted { origin, .. }) if self.draining.is_some() && state.is_some() => {
+                let rooms = SmallVec::new();
+                self.desk.events.push(ShardEvent::Gone { key, origin, rooms, reason: Reason::Drained, logged_out: false });
+                Err(LoginDenied { reason: Reason::Unavailable, retry_after_ms: Some(fastrand::u64(RETRY_AFTER_MS)) })
+            }
+            verdict => verdict,
+        };
         match (key_here.filter(|_| state.is_some()), verdict) {
             (Some(key), Ok(LoginGranted { accepted, origin })) => {
                 let Self { slab, desk, .. } = self;

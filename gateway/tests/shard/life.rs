@@ -122,6 +122,25 @@ fn draining_sends_everyone_elsewhere_and_then_closes_them_at_the_rate() {
     until("every end to be told", || house.seen(|event| matches!(event, ShardEvent::Gone { reason: Reason::Drained, .. })) == 50);
 }
 
+/// Let in, it would be closed without a RECONNECT. The directory has given it a seat, which it has to take back.
+#[test]
+fn a_login_granted_while_draining_is_sent_away_and_its_seat_given_up() {
+    let house = House::new();
+    house.control.withholds_verdicts.store(true, SeqCst);
+    let mut client = house.connect();
+    client.send(Code::Login, &login(10_000));
+    until("the LOGIN to be asked about", || house.control.withheld.lock().unwrap().len() == 1);
+    let (key, user_id, app_id) = house.control.withheld.lock().unwrap()[0];
+    house.tell(ShardCommand::Drain { addresses: Vec::new(), spread: Duration::from_secs(3_600), close_per_s: 1 });
+    house.control.grant(&house.commands, key, user_id, app_id);
+    let refused = client.expect(Code::Error);
+    assert_eq!(refused.code, Reason::Unavailable.number());
+    assert!((1_000..3_000).contains(&refused.retry_after_ms.unwrap()));
+    client.expect_end();
+    let gone = |event: &ShardEvent| matches!(event, ShardEvent::Gone { origin, .. } if origin.user_id == 10_000);
+    until("its end to be told", || house.seen(gone) == 1);
+}
+
 #[test]
 fn stopping_ends_every_session_and_tells_of_each() {
     let house = House::new();
