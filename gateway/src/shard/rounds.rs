@@ -47,8 +47,21 @@ impl Shard {
         if self.all_jobs.len() < ALL_JOBS_MAX {
             self.all_jobs.push_back(AllJob { app_id, push, next_place: 0, end: self.slab.places() });
         } else {
-            self.desk.counters.stale_commands.add(1);
+            // Walking the slab for the books costs what walking it for the push would have begun with, and writes nothing.
+            let copies = self.live_of(app_id);
+            self.desk.counters.copies.add(copies);
+            self.desk.counters.dropped[push.class() as usize][DropReason::RoomQueue as usize].add(copies);
         }
+    }
+
+    fn live_of(&mut self, app_id: i32) -> u64 {
+        let mut live = 0;
+        for place in 0..self.slab.places() {
+            if let Some((_, Tenant::Open(conn))) = self.slab.at_mut(place) {
+                live += u64::from(conn.session.is_live() && conn.session.app_id() == app_id);
+            }
+        }
+        live
     }
 
     /// Writes a push to one session.
@@ -493,6 +506,25 @@ mod tests {
         let dropped: u64 = counters.dropped.iter().flatten().map(|counter| counter.value()).sum();
         assert_eq!(counters.copies.value(), 501);
         assert_eq!(house.delivered() + dropped + house.shard.desk.pending, 501);
+    }
+
+    /// A push to everyone that finds no room is in the books: as many copies as there were to be, all of them dropped.
+    #[test]
+    fn one_push_to_everyone_too_many_is_counted_as_dropped() {
+        let mut house = Stepped::new(ShardConfig::default());
+        let _members: Vec<TcpStream> = (0..3).map(|nth| house.member(10_000 + nth, 1)).collect();
+        for _ in 0..=super::ALL_JOBS_MAX {
+            let push = Arc::new(Push::new(Body { class: Some(1), ..Body::default() }));
+            house.shard.push_to_all(10_001, push);
+        }
+        let counters = Arc::clone(&house.shard.desk.counters);
+        let dropped = counters.dropped[1][crate::shard::counters::DropReason::RoomQueue as usize].value();
+        assert_eq!((counters.copies.value(), dropped, counters.stale_commands.value()), (3, 3, 0));
+        while house.shard.has_rounds() {
+            house.step();
+        }
+        assert_eq!(counters.copies.value(), 3 + 3 * super::ALL_JOBS_MAX as u64);
+        assert_eq!(house.delivered() + dropped + house.shard.desk.pending, counters.copies.value());
     }
 
     /// A busy shard collects for a tick; what was collected goes out in one job.
