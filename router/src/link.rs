@@ -79,6 +79,11 @@ impl Gateway {
         false
     }
 
+    /// Whether it has worked off enough for a burst of goodbyes.
+    pub(crate) fn takes_again(&self) -> bool {
+        !self.is_down() && self.sender.capacity() >= self.sender.max_capacity() / 2
+    }
+
     /// Answers a call.
     pub(crate) async fn reply(&self, id: u64, result: reply::Result) {
         self.send(Kind::Reply(Reply { id, result: Some(result) }), Class::Control).await;

@@ -24,6 +24,8 @@ struct Slot {
     seats: usize,
     /// Since when its link is gone.
     lost_ms: Option<u64>,
+    /// Something that may not be dropped did not reach it: its members have a hole in what they have seen.
+    has_hole: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +93,28 @@ impl Membership {
         self.gateways.iter().filter(|slot| slot.interested && !slot.gateway.is_down()).map(|slot| &slot.gateway)
     }
 
+    /// Something that may not be dropped did not reach a gateway.
+    pub(crate) fn mark_hole(&mut self, gateway: &Arc<Gateway>) {
+        let slot = self.slot(gateway);
+        self.gateways[slot].has_hole = true;
+    }
+
+    /// The sessions behind each hole whose gateway takes messages again: they are to come back and resume. The holes are forgotten.
+    pub(crate) fn take_holes(&mut self) -> Vec<(Arc<Gateway>, Vec<(UserId, DeviceKind, u64)>)> {
+        if !self.gateways.iter().any(|slot| slot.has_hole) {
+            return Vec::new();
+        }
+        let mut holes = Vec::new();
+        for (index, slot) in self.gateways.iter_mut().enumerate().filter(|(_, slot)| slot.has_hole && slot.gateway.takes_again()) {
+            slot.has_hole = false;
+            let seats = self.seats.iter().filter(|(_, seat)| seat.slot == index);
+            let mut sessions: Vec<_> = seats.map(|(&(user, device), seat)| (user, device, seat.session)).collect();
+            sessions.sort();
+            holes.push((Arc::clone(&slot.gateway), sessions));
+        }
+        holes
+    }
+
     /// Nobody is here and nobody listens.
     pub(crate) fn is_idle(&self) -> bool {
         self.seats.is_empty() && self.interested().next().is_none()
@@ -144,7 +168,7 @@ impl Membership {
             }
             return index;
         }
-        let fresh = Slot { gateway: Arc::clone(gateway), interested: false, seats: 0, lost_ms: None };
+        let fresh = Slot { gateway: Arc::clone(gateway), interested: false, seats: 0, lost_ms: None, has_hole: false };
         match self.gateways.iter().position(|slot| slot.seats == 0 && slot.gateway.is_down()) {
             Some(index) => {
                 self.gateways[index] = fresh;

@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     store_errors: Family<StoreLabels, Counter>,
     /// `router_rooms_lost_total`
     pub(crate) rooms_lost: Counter,
+    /// `router_holed_sessions_total`
+    pub(crate) holed_sessions: Counter,
     /// `router_stale_members_total`
     pub(crate) stale_members: Counter,
     /// `router_chat_sampled_total`
@@ -100,6 +102,7 @@ impl Metrics {
             dedup_hits: Counter::default(),
             store_errors: Family::default(),
             rooms_lost: Counter::default(),
+            holed_sessions: Counter::default(),
             stale_members: Counter::default(),
             chat_sampled: Counter::default(),
             delivery: Histogram::new(SECONDS),
@@ -117,6 +120,11 @@ impl Metrics {
         registry.register("router_dedup_hits", "Messages that had been taken before", metrics.dedup_hits.clone());
         registry.register("router_store_errors", "Calls to a store that failed and were lived without", metrics.store_errors.clone());
         registry.register("router_rooms_lost", "Rooms stopped because their lease was lost", metrics.rooms_lost.clone());
+        registry.register(
+            "router_holed_sessions",
+            "Sessions sent away to resume, because their gateway had stalled",
+            metrics.holed_sessions.clone(),
+        );
         registry.register("router_stale_members", "Members taken out because their gateway had died", metrics.stale_members.clone());
         registry.register("router_chat_sampled", "Chat messages sent to a sample of the viewers", metrics.chat_sampled.clone());
         registry.register_with_unit(

@@ -575,13 +575,18 @@ impl Room {
         if self.core.clock.now_ms() >= self.claim.until_ms {
             return self.lose().await;
         }
+        self.heal().await;
         let gateways: Vec<Arc<Gateway>> = self.membership.interested().cloned().collect();
         for out in self.out.drain(..) {
             match out {
                 Out::Room { message, class } => {
                     for gateway in &gateways {
                         let counted = matches!(message, Kind::RoomPush(_));
-                        if gateway.send(message.clone(), class).await && counted {
+                        if !gateway.send(message.clone(), class).await {
+                            if !class.may_drop() {
+                                self.membership.mark_hole(gateway);
+                            }
+                        } else if counted {
                             self.core.metrics.pushed(Audience::Room, class);
                         }
                     }

@@ -2,9 +2,9 @@
 
 use super::{End, Out, Room};
 use crate::{ownership::Renewal, services::room::Notice};
-use billfish_link::message::{Audience, envelope::Kind};
+use billfish_link::message::{Audience, Kick, envelope::Kind};
 use billfish_state::{DeviceKind, Member, UserId};
-use billfish_wire::Class;
+use billfish_wire::{Class, Reason};
 
 /// Members looked at in one step of a sweep.
 const SWEEP_USERS: usize = 500;
@@ -21,6 +21,7 @@ const COUNTER_TOP: u32 = u32::MAX / 2;
 impl Room {
     pub(super) async fn on_tick(&mut self, now_ms: u64) {
         if now_ms >= self.timers.renew_ms {
+            self.heal().await;
             self.renew(now_ms).await;
             let gone = self.membership.on_tick(now_ms, self.core.config.silence_ms());
             self.core.metrics.stale_members.inc_by(gone.len() as u64);
@@ -37,6 +38,28 @@ impl Room {
         let is_idle = self.timers.idle_ms.is_some_and(|due_ms| now_ms >= due_ms);
         if (is_idle || self.counter > COUNTER_TOP) && self.end.is_none() {
             self.end = Some(End::Idle);
+        }
+    }
+
+    /// A gateway that had stalled takes messages again: whoever missed what may not be dropped is sent away with 4012, comes back and
+    /// resumes from the room's log. A hole is never left for the viewer to guess: `seq` is not dense.
+    pub(super) async fn heal(&mut self) {
+        for (gateway, sessions) in self.membership.take_holes() {
+            self.core.metrics.holed_sessions.inc_by(sessions.len() as u64);
+            for (user, device, session) in sessions {
+                let kick = Kick {
+                    app_id: self.record.app.0,
+                    user_id: user.0,
+                    device: device as u32,
+                    code: Reason::TooSlow.number().unwrap_or_default(),
+                    msg: Reason::TooSlow.message().to_owned(),
+                    session,
+                };
+                if !gateway.send(Kind::Kick(kick), Class::Control).await {
+                    self.membership.mark_hole(&gateway);
+                    break;
+                }
+            }
         }
     }
 

@@ -100,6 +100,20 @@ async fn a_stuck_gateway_stalls_no_room() {
     }
     assert!(start.elapsed() < Duration::from_secs(2), "one wait for the whole stall: {:?}", start.elapsed());
     assert!(house.metric(r#"router_link_dropped_total{class="event",reason="link_stalled"} "#) > 0.0);
+
+    // It takes messages again: whoever missed an event is sent back to resume, on that gateway alone.
+    let is_kick = |kind: &Kind| matches!(kind, Kind::Kick(kick) if kick.user_id == ALICE && kick.code == 4012 && kick.session != 0);
+    let mut kicks = 0;
+    for _ in 0..10 {
+        while let Ok(kind) = stuck.link.receiver.try_recv() {
+            kicks += usize::from(is_kick(&kind));
+        }
+        house.say(room, "more").await;
+    }
+    assert_eq!(kicks, 1, "once for one hole");
+    while let Ok(kind) = well.link.receiver.try_recv() {
+        assert!(!matches!(kind, Kind::Kick(_)), "{kind:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
