@@ -35,6 +35,9 @@ pub(crate) struct Directory {
     count: AtomicUsize,
     /// Tokens that are not of our own make, by session: rare, so the seats have no room for them.
     foreign_tokens: Mutex<HashMap<u64, Box<str>, foldhash::fast::RandomState>>,
+    /// Tokens of sessions that lost their seat and have not ended yet: one that logs out voids its token all the same. Each session
+    /// that lost its seat is sent away, so each entry goes within moments.
+    displaced_tokens: Mutex<HashMap<u64, String, foldhash::fast::RandomState>>,
 }
 
 /// App, user and device in 12 bytes: a user id has 53 bits, a device 3.
@@ -75,23 +78,27 @@ impl Directory {
             self.count.fetch_add(1, Relaxed);
             return None;
         };
-        let older = older.seat(origin.device);
-        self.foreign_tokens().remove(&older.session);
-        Some(older)
+        let seat = older.seat(origin.device);
+        let token = self.token(older, seat.session, origin.app_id);
+        self.displaced_tokens().insert(seat.session, token);
+        Some(seat)
     }
 
-    /// Gives a seat back, and its token with it; `None` when another session has it by now.
+    /// A session ends: gives its seat back, unless another session has it by now. The token it came with, for a LOGOUT to make void.
     pub(crate) fn take(&self, origin: Origin) -> Option<String> {
         let tenant = match self.seats.entry(Place::of(origin.app_id, origin.user_id, origin.device)) {
             Entry::Occupied(entry) if entry.get().session == split(origin.session) => entry.remove(),
-            Entry::Occupied(_) | Entry::Vacant(_) => return None,
+            Entry::Occupied(_) | Entry::Vacant(_) => return self.displaced_tokens().remove(&origin.session),
         };
         self.count.fetch_sub(1, Relaxed);
+        Some(self.token(tenant, origin.session, origin.app_id))
+    }
+
+    fn token(&self, tenant: Tenant, session: u64, app_id: i32) -> String {
         if tenant.token == [0; 16] {
-            let token = self.foreign_tokens().remove(&origin.session);
-            return Some(token.map(String::from).unwrap_or_default());
+            return self.foreign_tokens().remove(&session).map(String::from).unwrap_or_default();
         }
-        Some(format!("{:032x}%{}", u128::from_be_bytes(tenant.token), origin.app_id))
+        format!("{:032x}%{app_id}", u128::from_be_bytes(tenant.token))
     }
 
     /// Every seat of a user.
@@ -107,6 +114,10 @@ impl Directory {
     /// Seats taken.
     pub(crate) fn len(&self) -> usize {
         self.count.load(Relaxed)
+    }
+
+    fn displaced_tokens(&self) -> MutexGuard<'_, HashMap<u64, String, foldhash::fast::RandomState>> {
+        self.displaced_tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn foreign_tokens(&self) -> MutexGuard<'_, HashMap<u64, Box<str>, foldhash::fast::RandomState>> {
@@ -176,7 +187,9 @@ mod tests {
         let directory = Directory::default();
         directory.insert(origin(20_001, DeviceKind::Web, 1), key(4), TOKEN);
         directory.insert(origin(20_001, DeviceKind::Web, 2), key(5), TOKEN);
-        assert!(directory.take(origin(20_001, DeviceKind::Web, 1)).is_none());
+        // The one before ends: its token comes back, the seat stays its successor's.
+        assert_eq!(directory.take(origin(20_001, DeviceKind::Web, 1)).as_deref(), Some(TOKEN));
+        assert_eq!(directory.take(origin(20_001, DeviceKind::Web, 1)), None);
         assert_eq!(directory.len(), 1);
         assert!(directory.take(origin(20_001, DeviceKind::Web, 2)).is_some());
         assert_eq!((directory.len(), directory.lookup(10_001, 20_001).len()), (0, 0));
@@ -213,5 +226,7 @@ mod tests {
         directory.insert(origin(20_001, DeviceKind::Web, 2), key(2), "second");
         assert_eq!(directory.foreign_tokens().len(), 1);
         assert_eq!(directory.take(origin(20_001, DeviceKind::Web, 2)).as_deref(), Some("second"));
+        assert_eq!(directory.take(origin(20_001, DeviceKind::Web, 1)).as_deref(), Some("first"));
+        assert!(directory.foreign_tokens().is_empty() && directory.displaced_tokens().is_empty());
     }
 }

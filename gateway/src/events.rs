@@ -75,7 +75,8 @@ impl Desk {
     }
 
     fn vacate(&self, origin: Origin, logged_out: bool) {
-        // A successor's seat is left alone, and so is its token, which may be the same one.
+        // A successor's seat is left alone. The token is void all the same, also when the successor came in with it: a LOGIN that
+        // overtakes the end of the session that logged out is no way to keep its token.
         let token = self.directory.take(origin);
         if let (true, Some(token)) = (logged_out, token) {
             self.revoked().put(token);
