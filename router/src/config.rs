@@ -85,6 +85,11 @@ pub struct ChatConfig {
     /// The window of `user_messages_max`.
     #[serde(with = "humantime_serde")]
     pub user_window: Duration,
+    /// One-to-one messages of one user to receivers who are not connected, within `offline_window`: each stays in an inbox for days.
+    pub offline_messages_max: u32,
+    /// The window of `offline_messages_max`.
+    #[serde(with = "humantime_serde")]
+    pub offline_window: Duration,
     /// Messages per second that every viewer of a room gets; above it each viewer gets a sample of about this rate.
     pub room_messages_per_s: u32,
 }
@@ -142,7 +147,13 @@ impl Default for RoomConfig {
 
 impl Default for ChatConfig {
     fn default() -> Self {
-        Self { user_messages_max: 5, user_window: Duration::from_secs(3), room_messages_per_s: 100 }
+        Self {
+            user_messages_max: 5,
+            user_window: Duration::from_secs(3),
+            offline_messages_max: 60,
+            offline_window: Duration::from_secs(3_600),
+            room_messages_per_s: 100,
+        }
     }
 }
 
@@ -175,6 +186,7 @@ impl RouterConfig {
             ("room.members_max", self.room.members_max),
             ("room.failed_joins_per_minute", self.room.failed_joins_per_minute as usize),
             ("chat.user_messages_max", self.chat.user_messages_max as usize),
+            ("chat.offline_messages_max", self.chat.offline_messages_max as usize),
             ("chat.room_messages_per_s", self.chat.room_messages_per_s as usize),
         ];
         if let Some((key, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
@@ -193,6 +205,7 @@ impl RouterConfig {
             ("room.idle_after", self.room.idle_after, second, hour * 24),
             ("room.lease", self.room.lease, second, hour),
             ("chat.user_window", self.chat.user_window, Duration::from_millis(1), hour),
+            ("chat.offline_window", self.chat.offline_window, second, hour * 24 * 7),
             ("push.everyone_pace", self.push.everyone_pace, Duration::ZERO, second),
         ];
         for (key, value, least, most) in durations {

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 use billfish_link::message::{Accepted, Biz, Gone, Interest, Origin, Synced, Up, envelope::Kind, reply, up::Call};
-use billfish_state::{AppId, DeviceKind, RoomId, UserId};
+use billfish_state::{AppId, DeviceKind, RoomId, UserId, WindowHit, WindowVerdict};
 use billfish_wire::{BizCode, Reason};
 use bytes::Bytes;
 use std::{
@@ -331,6 +331,7 @@ async fn whisper(core: &Core, asker: Asker, receiver: UserId, content: &str, msg
     let house_rules = Rules::of_the_house(core.house_words.load_full());
     let sent = async {
         let push = chat::whisper(&core.chat_ports(), &house_rules, asker, receiver, content, now_ms).await?;
+        may_leave_for_later(core, asker, receiver, now_ms).await?;
         delivery::to_users(core, asker.app, &[receiver], &push, now_ms).await
     };
     match sent.await {
@@ -338,6 +339,33 @@ async fn whisper(core: &Core, asker: Asker, receiver: UserId, content: &str, msg
         Err(refusal) => {
             core.release_message(asker, msg_id).await;
             Err(refusal)
+        }
+    }
+}
+
+/// A message to someone who is not connected stays in an inbox for days, and inboxes together have a bound: one sender may leave so many
+/// in a while, so that nobody fills what everybody needs.
+async fn may_leave_for_later(core: &Core, asker: Asker, receiver: UserId, now_ms: u64) -> Result<(), Refusal> {
+    let routes = core.state.routes.lookup(asker.app, &[receiver], now_ms).await;
+    // Like every guard of chat it fails open: a store that is away tells itself to the append that follows.
+    if routes.map_or(true, |routes| routes.iter().any(|routes| !routes.is_empty())) {
+        return Ok(());
+    }
+    let chat = &core.config.chat;
+    let hit = WindowHit {
+        key: format!("offline:{}:{}", asker.app, asker.user),
+        limit: chat.offline_messages_max,
+        window_ms: crate::clock::millis(chat.offline_window),
+    };
+    match core.state.rate_windows.hit(&[hit], now_ms).await.as_deref() {
+        Ok([WindowVerdict::Refused { retry_after_ms }, ..]) => {
+            let detail = "too many messages to users who are not connected; wait retryAfterMs";
+            Err(Refusal::because(Reason::RateLimited, detail).retry_after(*retry_after_ms))
+        }
+        Ok(_) => Ok(()),
+        Err(error) => {
+            core.metrics.store_failed("offline_rate", error);
+            Ok(())
         }
     }
 }

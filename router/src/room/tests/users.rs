@@ -164,3 +164,24 @@ async fn who_showed_no_life_for_two_gaps_is_offline() {
     let too_many: Vec<UserId> = (0..1_001).map(|user| UserId(20_000 + user)).collect();
     assert_eq!(reason(house.handle.online(APP, &too_many).await), Reason::Malformed);
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_sender_leaves_only_so_much_in_the_inboxes_of_those_who_are_away() {
+    let house = House::start().await;
+    let mut gateway = house.gateway("g1");
+    for receiver in 0..60 {
+        assert!(is_accepted(&gateway.ask(ALICE, whisper(30_000 + receiver, "later", "")).await), "{receiver}");
+    }
+    let reply::Result::Refused(refused) = gateway.ask(ALICE, whisper(40_000, "one more", "m61")).await else { panic!("one too many") };
+    assert!(refused.code == 4007 && refused.retry_after_ms > 0, "{refused:?}");
+    assert!(house.state.inbox.read(APP, UserId(40_000), None, 10, 0).await.unwrap().entries.is_empty());
+    // Whoever is connected is still spoken to, and others have their own allowance.
+    let route = Route { app: APP, user: UserId(BOB), device: WEB, node: "g1".to_owned(), epoch: 1, session: 1 };
+    house.state.routes.bind(&[route], 0, u64::MAX).await.unwrap();
+    assert!(is_accepted(&gateway.ask(ALICE, whisper(BOB, "you are here", "")).await));
+    assert!(is_accepted(&gateway.ask(BOB, whisper(40_000, "later", "")).await));
+    // The refusal gave the message id back: it may be sent when its time has come.
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    assert!(is_accepted(&gateway.ask(ALICE, whisper(40_000, "one more", "m61")).await));
+    assert_eq!(house.state.inbox.read(APP, UserId(40_000), None, 10, 0).await.unwrap().entries.len(), 2);
+}
