@@ -28,6 +28,13 @@ struct Slot {
     has_hole: bool,
 }
 
+/// Sessions that missed what may not be dropped.
+#[derive(Debug)]
+pub(crate) struct Hole {
+    pub(crate) gateway: Arc<Gateway>,
+    pub(crate) sessions: Vec<(UserId, DeviceKind, u64)>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seat {
     slot: usize,
@@ -100,7 +107,7 @@ impl Membership {
     }
 
     /// The sessions behind each hole whose gateway takes messages again: they are to come back and resume. The holes are forgotten.
-    pub(crate) fn take_holes(&mut self) -> Vec<(Arc<Gateway>, Vec<(UserId, DeviceKind, u64)>)> {
+    pub(crate) fn take_holes(&mut self) -> Vec<Hole> {
         if !self.gateways.iter().any(|slot| slot.has_hole) {
             return Vec::new();
         }
@@ -110,7 +117,7 @@ impl Membership {
             let seats = self.seats.iter().filter(|(_, seat)| seat.slot == index);
             let mut sessions: Vec<_> = seats.map(|(&(user, device), seat)| (user, device, seat.session)).collect();
             sessions.sort();
-            holes.push((Arc::clone(&slot.gateway), sessions));
+            holes.push(Hole { gateway: Arc::clone(&slot.gateway), sessions });
         }
         holes
     }

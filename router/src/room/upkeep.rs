@@ -1,7 +1,7 @@
 //! What a room does by its timers: keeps its lease, says its audience, finds members whose gateway has died, goes to sleep.
 
 use super::{End, Out, Room};
-use crate::{ownership::Renewal, services::room::Notice};
+use crate::{membership::Hole, ownership::Renewal, services::room::Notice};
 use billfish_link::message::{Audience, Kick, envelope::Kind};
 use billfish_state::{DeviceKind, Member, UserId};
 use billfish_wire::{Class, Reason};
@@ -44,7 +44,7 @@ impl Room {
     /// A gateway that had stalled takes messages again: whoever missed what may not be dropped is sent away with 4012, comes back and
     /// resumes from the room's log. A hole is never left for the viewer to guess: `seq` is not dense.
     pub(super) async fn heal(&mut self) {
-        for (gateway, sessions) in self.membership.take_holes() {
+        for Hole { gateway, sessions } in self.membership.take_holes() {
             self.core.metrics.holed_sessions.inc_by(sessions.len() as u64);
             for (user, device, session) in sessions {
                 let kick = Kick {
