@@ -77,3 +77,11 @@ fn killed_again_and_again_it_forgets_no_room() {
             .is_some_and(|list| list.len() == rooms.len())
     });
 }
+
+#[test]
+fn the_data_directory_belongs_to_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let house = House::start();
+    let mode = std::fs::metadata(house.data_dir()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
+}
