@@ -41,7 +41,14 @@ impl Fanout {
             Kind::Evict(evict) => self.evict(evict, commands),
             Kind::Audience(audience) => self.audience(audience, commands),
             // The link's own, or only ever sent the other way.
-            Kind::Hello(_) | Kind::Welcome(_) | Kind::Credit(_) | Kind::Ping(_) | Kind::Up(_) | Kind::Interest(_) | Kind::Gone(_) => {
+            Kind::Hello(_)
+            | Kind::Welcome(_)
+            | Kind::Credit(_)
+            | Kind::Ping(_)
+            | Kind::Up(_)
+            | Kind::Interest(_)
+            | Kind::Gone(_)
+            | Kind::Relay(_) => {
                 self.odd();
             }
         }
@@ -51,7 +58,9 @@ impl Fanout {
         let Some(answer) = reply.result else { return self.odd() };
         let said = match &answer {
             Answer::Joined(joined) => Said::Joined { epoch: epoch_of(joined.seq) },
-            Answer::Accepted(_) | Answer::Refused(_) | Answer::Left(_) | Answer::Synced(_) => Said::Other,
+            Answer::Accepted(_) | Answer::Refused(_) | Answer::Left(_) | Answer::Synced(_) | Answer::Moved(_) | Answer::Ordered(_) => {
+                Said::Other
+            }
         };
         let Some(caller) = self.upstream.answered(reply.id, said) else { return };
         let reply = match answer {
@@ -73,6 +82,10 @@ impl Fanout {
                 }
             },
             Answer::Synced(synced) => UpReply::Synced { room_id: synced.room_id, data: synced.data },
+            Answer::Moved(_) | Answer::Ordered(_) => {
+                self.odd();
+                UpReply::Refused { reason: Reason::Unavailable, msg: None, retry_after_ms: None }
+            }
         };
         commands.send(caller.key, ShardCommand::Reply { key: caller.key, request: caller.request, reply });
     }

@@ -50,6 +50,7 @@ impl Registration {
             capacity: u64::from(self.connections_max),
             load: self.metrics.connections(),
             draining: self.health.is_draining(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let now = unix_ms();
         drop(self.store.call(Port::Registry, self.store.state.registry.register(&node, now, now + LEASE_MS)).await);

@@ -299,7 +299,12 @@ impl Parts {
     fn dial(&self, incarnation: u64) {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         for address in &self.config.link.routers {
-            let identity = Identity { node: self.config.node.clone(), incarnation, secret: self.config.link.secret.clone() };
+            let identity = Identity {
+                node: self.config.node.clone(),
+                kind: billfish_link::PeerKind::Gateway,
+                incarnation,
+                secret: self.config.link.secret.clone(),
+            };
             let (address, fanout, stop) = (address.clone(), Arc::clone(&self.fanout), links.stop.clone());
             links.set.spawn(link::keep_dialled(address, identity, fanout, stop));
         }

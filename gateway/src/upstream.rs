@@ -278,7 +278,7 @@ impl Table {
             }
         }
         for (link, room_id, interested, members) in told {
-            self.post(link, Kind::Interest(Interest { room_id, interested, members }));
+            self.post(link, Kind::Interest(Interest { room_id, interested, members, last_seq: 0 }));
         }
         if self.links.is_empty() {
             return;
@@ -302,7 +302,7 @@ impl Table {
             UpCall::Biz { room_id, biz_code, data, msg_id } => UpKind::Biz(Biz { room_id, biz_code, data, msg_id }),
             UpCall::Join { room_id, resume_seq } => UpKind::Join(Join { room_id, resume_seq }),
             UpCall::Leave { room_id } => UpKind::Leave(Leave { room_id }),
-            UpCall::Sync { room_id, from_seq, from_id } => UpKind::Sync(Sync { room_id, from_seq, from_id }),
+            UpCall::Sync { room_id, from_seq, from_id } => UpKind::Sync(Sync { room_id, from_seq, from_id, resume: false }),
         };
         // A LEAVE is let in when nothing else is: refused, it would leave a member behind that is none.
         let leave = matches!(kind, UpKind::Leave(_));
@@ -377,7 +377,9 @@ impl Table {
         };
         let room_id = match &call.up.call {
             Some(UpKind::Join(join)) => join.room_id,
-            Some(UpKind::Biz(_) | UpKind::Leave(_) | UpKind::Sync(_)) | None => return call.caller,
+            Some(UpKind::Biz(_) | UpKind::Leave(_) | UpKind::Sync(_) | UpKind::Redeliver(_) | UpKind::Order(_)) | None => {
+                return call.caller;
+            }
         };
         let room = self.room(room_id);
         room.joins = room.joins.saturating_sub(1);
@@ -443,7 +445,7 @@ impl Table {
                     self.route_gone(Gone { origin: Some(*origin), room_ids: vec![*room_id] });
                 }
                 UpKind::Leave(_) => {}
-                UpKind::Biz(_) | UpKind::Sync(_) => {}
+                UpKind::Biz(_) | UpKind::Sync(_) | UpKind::Redeliver(_) | UpKind::Order(_) => {}
             }
         }
         self.counters.upstream_given_up.add(refused.len() as u64);
@@ -508,7 +510,7 @@ impl Table {
         if let (None, Some(link)) = (room.owner, owner) {
             room.owner = owner;
             let members = room.members();
-            self.post(link, Kind::Interest(Interest { room_id, interested: true, members }));
+            self.post(link, Kind::Interest(Interest { room_id, interested: true, members, last_seq: 0 }));
         }
     }
 
@@ -521,7 +523,7 @@ impl Table {
         let owner = room.owner;
         self.rooms.remove(&room_id);
         if let Some(link) = owner {
-            self.post(link, Kind::Interest(Interest { room_id, interested: false, members: 0 }));
+            self.post(link, Kind::Interest(Interest { room_id, interested: false, members: 0, last_seq: 0 }));
         }
     }
 
@@ -553,6 +555,8 @@ impl Table {
             UpKind::Join(join) => join.room_id,
             UpKind::Leave(leave) => leave.room_id,
             UpKind::Sync(sync) => sync.room_id,
+            UpKind::Redeliver(_) => 0,
+            UpKind::Order(order) => order.room_id,
         };
         owner(&self.links, &self.ring, if room_id == 0 { user_id } else { room_id })
     }
@@ -611,7 +615,7 @@ fn membership_of(up: &Up) -> Option<(u64, i64)> {
     let room_id = match up.call.as_ref()? {
         UpKind::Join(join) => join.room_id,
         UpKind::Leave(leave) => leave.room_id,
-        UpKind::Biz(_) | UpKind::Sync(_) => return None,
+        UpKind::Biz(_) | UpKind::Sync(_) | UpKind::Redeliver(_) | UpKind::Order(_) => return None,
     };
     up.origin.as_ref().map(|origin| (origin.session, room_id))
 }
@@ -619,7 +623,8 @@ fn membership_of(up: &Up) -> Option<(u64, i64)> {
 fn bytes_of(kind: &UpKind) -> usize {
     match kind {
         UpKind::Biz(biz) => biz.data.len(),
-        UpKind::Join(_) | UpKind::Leave(_) | UpKind::Sync(_) => 0,
+        UpKind::Join(_) | UpKind::Leave(_) | UpKind::Sync(_) | UpKind::Redeliver(_) => 0,
+        UpKind::Order(order) => order.text.len(),
     }
 }
 

@@ -46,6 +46,7 @@ pub(crate) async fn to_users(core: &Core, app: AppId, users: &[UserId], push: &O
             app_id: app.0,
             user_ids: users.into_iter().map(|user| user.0).collect(),
             push: Some(message(push, msg_id, now_ms)),
+            session: 0,
         });
         if gateway.send(message, push.class).await {
             core.metrics.pushed(Audience::Users, push.class);

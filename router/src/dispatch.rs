@@ -48,7 +48,7 @@ const INBOX_PAGE: usize = 100;
 pub(crate) async fn on_message(core: &Arc<Core>, gateway: &Arc<Gateway>, kind: Kind) {
     match kind {
         Kind::Up(up) => on_up(core, gateway, up).await,
-        Kind::Interest(Interest { room_id, interested, members: _ }) => {
+        Kind::Interest(Interest { room_id, interested, members: _, last_seq: _ }) => {
             let room = RoomId(room_id);
             gateway.set_wanted(room, interested);
             to_room(core, room, RoomCall::Interest { gateway: Arc::clone(gateway), interested }).await;
@@ -60,7 +60,7 @@ pub(crate) async fn on_message(core: &Arc<Core>, gateway: &Arc<Gateway>, kind: K
             }
         }
         // The link's own business, or what only routers send.
-        Kind::Hello(_) | Kind::Welcome(_) | Kind::Credit(_) | Kind::Ping(_) => {}
+        Kind::Hello(_) | Kind::Welcome(_) | Kind::Credit(_) | Kind::Ping(_) | Kind::Relay(_) => {}
         Kind::Reply(_) | Kind::RoomPush(_) | Kind::UserPush(_) | Kind::AllPush(_) | Kind::Kick(_) | Kind::Evict(_) | Kind::Audience(_) => {
             tracing::debug!(gateway = %gateway.node, "a gateway sent what only routers send");
         }
@@ -86,7 +86,7 @@ async fn on_up(core: &Arc<Core>, gateway: &Arc<Gateway>, up: Up) {
             to_room(core, RoomId(sync.room_id), RoomCall::Sync { gateway, id, asker, from_seq: sync.from_seq }).await;
         }
         Some(Call::Sync(sync)) => to_lane(core, asker.user, LaneCall::SyncInbox { gateway, id, asker, from_id: sync.from_id }).await,
-        None => gateway.refuse(id, &Refusal::new(Reason::UnknownCode)).await,
+        Some(Call::Redeliver(_) | Call::Order(_)) | None => gateway.refuse(id, &Refusal::new(Reason::UnknownCode)).await,
     }
 }
 

@@ -75,6 +75,7 @@ impl Core {
             capacity: self.config.room.rooms_max as u64,
             load: self.metrics.rooms.get().unsigned_abs(),
             draining: self.is_draining(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 }

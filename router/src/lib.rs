@@ -153,7 +153,12 @@ impl Running {
 
 /// Takes in links until the router stops.
 async fn accept(core: Arc<Core>, listener: TcpListener) {
-    let identity = Identity { node: core.config.node.clone(), incarnation: core.incarnation, secret: core.config.link.secret.clone() };
+    let identity = Identity {
+        node: core.config.node.clone(),
+        kind: billfish_link::PeerKind::Router,
+        incarnation: core.incarnation,
+        secret: core.config.link.secret.clone(),
+    };
     let mut acceptor = Acceptor::new(listener, identity, Timing::default());
     loop {
         // Cancel-safe: `Acceptor::accept` keeps hellos under way.

@@ -231,6 +231,7 @@ mod tests {
             capacity: 1,
             load: 0,
             draining,
+            version: String::new(),
         };
         ownership.set_routers(&[node("r1", false), node("r2", false)]);
         let mine = (1..1_000).filter(|&room| ownership.is_mine(RoomId(room))).count();

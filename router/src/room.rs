@@ -31,7 +31,7 @@ use crate::{
     timers::RoomTimers,
 };
 use billfish_link::message::{Accepted, Evict, Joined, Left, Push, RoomPush, Synced, envelope::Kind, reply};
-use billfish_state::{AppId, DeviceKind, LogEntry, Member, RoomId};
+use billfish_state::{AppId, DeviceKind, LogAppend, LogEntry, Member, RoomId};
 use billfish_wire::{Body, Class, Encoding, Reason};
 use bytes::Bytes;
 use snapshot::States;
@@ -208,7 +208,7 @@ struct Room {
     log_begins_here: bool,
     sweep_cursor: u64,
     timers: RoomTimers,
-    log_batch: Vec<LogEntry>,
+    log_batch: Vec<LogAppend>,
     out: Vec<Out>,
     end: Option<End>,
 }
@@ -534,7 +534,7 @@ impl Room {
             }
             None => {
                 let json = Bytes::from(json);
-                self.log_batch.push(LogEntry { seq, body: json.clone() });
+                self.log_batch.push(LogEntry { seq, body: json.clone(), except: push.except }.into());
                 if self.recent.len() == NEWCOMER_MESSAGES {
                     self.recent.pop_front();
                 }
@@ -625,7 +625,7 @@ impl Room {
         let written = self.core.state.room_log.append(self.record.room, &self.log_batch, now_ms).await;
         self.log_batch.clear();
         match written {
-            Ok(()) => true,
+            Ok(_) => true,
             Err(error) => {
                 self.core.metrics.store_failed("room_log", &error);
                 false

@@ -368,7 +368,7 @@ impl House {
 }
 
 fn line(kind: Kind) -> String {
-    if let Kind::Interest(Interest { room_id, interested, members }) = kind {
+    if let Kind::Interest(Interest { room_id, interested, members, .. }) = kind {
         return format!("interest {room_id} {interested} {members}");
     }
     if let Kind::Gone(Gone { origin, room_ids }) = kind {
@@ -381,6 +381,8 @@ fn line(kind: Kind) -> String {
         UpKind::Join(join) => format!("join {} of {session}", join.room_id),
         UpKind::Leave(leave) => format!("leave {} of {session}", leave.room_id),
         UpKind::Sync(sync) => format!("sync {} of {session}", sync.room_id),
+        UpKind::Redeliver(_) => format!("redeliver to {session}"),
+        UpKind::Order(order) => format!("order for {}", order.room_id),
     }
 }
 

@@ -207,7 +207,7 @@ impl Router {
     }
 
     pub(crate) fn push_users(&self, user_ids: &[i64], push: Push) {
-        self.tell(Kind::UserPush(UserPush { app_id: APP, user_ids: user_ids.to_vec(), push: Some(push) }));
+        self.tell(Kind::UserPush(UserPush { app_id: APP, user_ids: user_ids.to_vec(), push: Some(push), session: 0 }));
     }
 
     /// Every call so far.
@@ -246,7 +246,8 @@ impl Router {
 /// The friendliest answer to a call.
 pub(crate) fn yes(up: &Up, seq: i64) -> Kind {
     let result = match up.call.as_ref().unwrap() {
-        Call::Biz(_) => reply::Result::Accepted(Accepted { ts: 1_700_000_000_000, seq }),
+        Call::Biz(_) | Call::Redeliver(_) => reply::Result::Accepted(Accepted { ts: 1_700_000_000_000, seq }),
+        Call::Order(_) => panic!("a gateway orders nothing"),
         Call::Join(join) => reply::Result::Joined(Joined { room_id: join.room_id, seq, data: "{}".to_owned(), audience: 5 }),
         Call::Leave(leave) => reply::Result::Left(Left { room_id: leave.room_id }),
         Call::Sync(sync) => reply::Result::Synced(Synced { room_id: sync.room_id, data: r#"{"messages":[]}"#.to_owned() }),

@@ -29,6 +29,29 @@ pub const VERSION: u32 = 1;
 /// Envelopes in flight on one link and direction, before the sender waits: at 300 bytes each about 5 MB.
 pub const CREDIT_ENVELOPES: usize = 16 * 1024;
 
+/// What a node at the end of a link is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PeerKind {
+    /// Holds connections of clients.
+    #[default]
+    Gateway,
+    /// Owns rooms.
+    Router,
+}
+
+impl PeerKind {
+    const fn number(self) -> u32 {
+        match self {
+            Self::Gateway => 0,
+            Self::Router => 1,
+        }
+    }
+
+    const fn of(number: u32) -> Self {
+        if number == 1 { Self::Router } else { Self::Gateway }
+    }
+}
+
 /// One end of a link that is up.
 ///
 /// Dropping it closes the link: what it has been given to send is still written out, within bounds, then the peer's receiver ends.
@@ -38,6 +61,8 @@ pub const CREDIT_ENVELOPES: usize = 16 * 1024;
 pub struct Link {
     /// Name of the node at the other end.
     pub peer: String,
+    /// What it is.
+    pub kind: PeerKind,
     /// The peer's incarnation: rises with every start of that node.
     pub incarnation: u64,
     /// To the peer. Waits when the credit is used up.

@@ -11,7 +11,7 @@ mod codec;
 mod hello;
 mod pump;
 
-use crate::{CREDIT_ENVELOPES, Link, LinkError, Pump};
+use crate::{CREDIT_ENVELOPES, Link, LinkError, PeerKind, Pump};
 use bytes::BytesMut;
 use hello::Agreed;
 use std::fmt;
@@ -38,6 +38,8 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 pub struct Identity {
     /// Its name, at most [`NODE_BYTES_MAX`].
     pub node: String,
+    /// What it is, as it says when it dials. Who accepts is a router.
+    pub kind: PeerKind,
     /// Rises with every start.
     pub incarnation: u64,
     /// What both ends must know. An empty one lets nobody in.
@@ -154,5 +156,5 @@ fn join(stream: TcpStream, input: BytesMut, address: String, agreed: Agreed, tim
     let (inbound, receiver) = mpsc::channel(timing.places());
     let (reader, writer) = stream.into_split();
     let task = tokio::spawn(pump::run(reader, writer, input, address, inbound, outbound, agreed.credit, timing));
-    Link { peer: agreed.node, incarnation: agreed.incarnation, sender, receiver, pump: Pump(Some(task)) }
+    Link { peer: agreed.node, kind: agreed.kind, incarnation: agreed.incarnation, sender, receiver, pump: Pump(Some(task)) }
 }

@@ -24,7 +24,12 @@ async fn over_a_pipe() -> Made {
 }
 
 async fn over_tcp() -> Made {
-    let identity = |node: &str| Identity { node: node.to_owned(), incarnation: 7, secret: "s3cret".to_owned() };
+    let identity = |node: &str| Identity {
+        node: node.to_owned(),
+        kind: billfish_link::PeerKind::Gateway,
+        incarnation: 7,
+        secret: "s3cret".to_owned(),
+    };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let mut acceptor = Acceptor::new(listener, identity("router-1"), Timing::default());

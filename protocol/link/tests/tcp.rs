@@ -257,11 +257,11 @@ async fn a_link_that_is_being_closed_without_credit_gives_up_in_the_end() {
 // Helpers.
 
 fn identity(node: &str, secret: &str) -> Identity {
-    Identity { node: node.to_owned(), incarnation: 3, secret: secret.to_owned() }
+    Identity { node: node.to_owned(), kind: billfish_link::PeerKind::Gateway, incarnation: 3, secret: secret.to_owned() }
 }
 
 fn hello() -> Hello {
-    Hello { version: VERSION, secret: "s3cret".to_owned(), node: "gateway-1".to_owned(), incarnation: 3, credit: 0 }
+    Hello { version: VERSION, secret: "s3cret".to_owned(), node: "gateway-1".to_owned(), incarnation: 3, credit: 0, kind: 0 }
 }
 
 trait LengthPrefixed {

@@ -57,7 +57,7 @@ async fn main() {
     }
     report("ack");
     for number in 0..ENTRIES {
-        let entry = LogEntry { seq: number, body: body.clone() };
+        let entry = LogEntry { seq: number, body: body.clone(), except: None }.into();
         state.room_log.append(RoomId(number % 200), &[entry], NOW).await.unwrap();
     }
     report("log entry");

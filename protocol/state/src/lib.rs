@@ -6,9 +6,13 @@
 //! - Nothing that was paid for depends on anything here: see `docs/adr/`.
 #![forbid(unsafe_code)]
 
+mod clock;
 pub mod memory;
 pub mod port;
 pub mod types;
+mod watch;
 
+pub use clock::Clock;
 pub use port::{Acks, Cache, Dedup, Inbox, Leases, Members, Presence, RateWindows, Registry, RoomLog, Routes, State, Tokens};
 pub use types::*;
+pub use watch::Watch;

@@ -23,8 +23,10 @@ mod room_log;
 mod routes;
 mod tokens;
 
+use crate::clock::Clock;
 use crate::port::State;
 use crate::types::{AppId, UserId};
+use crate::watch::Watch;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 impl State {
@@ -32,6 +34,8 @@ impl State {
     #[must_use]
     pub fn in_memory() -> Self {
         Self {
+            clock: Clock::start(),
+            watch: Watch::default(),
             tokens: Arc::new(tokens::TokenTable::new()),
             presence: Arc::new(presence::PresenceTable::new()),
             routes: Arc::new(routes::RouteTable::new()),

@@ -1,9 +1,11 @@
 //! The ports. Each is one need of the data path; together they are [`State`].
 
+use crate::clock::Clock;
 use crate::types::{
-    AppId, InboxEntry, Lease, LogEntry, Member, MemberPage, NodeInfo, NodeKind, Page, PendingAck, RoomId, Route, StateError, TokenOwner,
-    UserId, WindowHit, WindowVerdict,
+    AppId, Appended, AppendedOnce, InboxEntry, Lease, LogAppend, LogEntry, Member, MemberPage, MessageClaim, NodeInfo, NodeKind, Page,
+    PendingAck, RoomId, Route, StateError, TokenOwner, UserId, WindowHit, WindowVerdict,
 };
+use crate::watch::Watch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -100,6 +102,11 @@ pub trait Inbox: Send + Sync {
     /// An inbox keeps the newest entries, up to [`INBOX_ENTRIES_MAX`], [`INBOX_BYTES_MAX`] and [`INBOX_AGE_MAX_MS`]. It is forgotten
     /// [`INBOX_KEPT_MS`] after its last message, or [`INBOX_EMPTY_KEPT_MS`] once all is acknowledged.
     async fn append(&self, app: AppId, users: &[UserId], id: &str, body: Bytes, now_ms: u64) -> Result<Vec<String>>;
+    /// Appends one message to one inbox and claims the sender's message id, in one atomic step: either both are done or neither, so
+    /// that whoever sends it again, to whichever router, learns what became of it. While the claim stands, the answer is that of the
+    /// first call and nothing is added.
+    async fn append_once(&self, app: AppId, user: UserId, id: &str, body: Bytes, claim: &MessageClaim, now_ms: u64)
+    -> Result<AppendedOnce>;
     /// At most `limit` entries after `after` (`None`: from the oldest, and then there is no gap). `gap` when something after it was
     /// trimmed; what was acknowledged is no gap.
     async fn read(&self, app: AppId, user: UserId, after: Option<&str>, limit: usize, now_ms: u64) -> Result<Page<InboxEntry>>;
@@ -110,11 +117,14 @@ pub trait Inbox: Send + Sync {
 /// The last messages of a room: `room:{roomId}:log`.
 #[async_trait]
 pub trait RoomLog: Send + Sync {
-    /// Appends the entries, in the order given, whose `seq` is above every one appended before; passes over the others.
+    /// Appends the entries, in the order given, and says what became of each. One whose claim stands is passed over as `Repeated`; one
+    /// whose `seq` is not above every one appended before is passed over as `Stale`: a later owner has written, and whoever hears
+    /// this is none any more. Claims are made with the entries, in one atomic step: the log has an entry if and only if its claim stands
+    /// (for as long as a claim stands).
     ///
     /// A log keeps the newest entries, up to [`ROOM_LOG_ENTRIES_MAX`], [`ROOM_LOG_BYTES_MAX`] and [`ROOM_LOG_AGE_MAX_MS`]. It is
     /// forgotten [`ROOM_LOG_KEPT_MS`] after the last append.
-    async fn append(&self, room: RoomId, entries: &[LogEntry], now_ms: u64) -> Result<()>;
+    async fn append(&self, room: RoomId, entries: &[LogAppend], now_ms: u64) -> Result<Vec<Appended>>;
     /// At most `limit` entries after `after_seq`, oldest first; `gap` when something after it was trimmed.
     async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>>;
     /// The newest `limit` entries, oldest first.
@@ -159,6 +169,9 @@ pub trait Registry: Send + Sync {
 pub trait Leases: Send + Sync {
     /// Takes the lease if it is free or expired, renews it if `holder` has it, and gives what stands then. The epoch rises whenever
     /// the lease is taken anew, also by the same holder after it ran out.
+    ///
+    /// A lease that would stand more than ten times as long from now as is asked for here was taken by a clock that has been set back
+    /// since: it counts as run out.
     async fn acquire(&self, name: &str, holder: &str, now_ms: u64, until_ms: u64) -> Result<Lease>;
     /// Gives it up, if it is still this holder's with this epoch. The epoch is remembered.
     async fn release(&self, name: &str, holder: &str, epoch: u64) -> Result<()>;
@@ -198,6 +211,10 @@ pub trait Cache: Send + Sync {
 #[derive(Clone)]
 #[expect(missing_docs, reason = "each is named for its port")]
 pub struct State {
+    /// The time that all nodes on this store agree on: the one to pass as `now_ms`.
+    pub clock: Clock,
+    /// How the store is.
+    pub watch: Watch,
     pub tokens: Arc<dyn Tokens>,
     pub presence: Arc<dyn Presence>,
     pub routes: Arc<dyn Routes>,

@@ -188,6 +188,59 @@ pub struct LogEntry {
     pub seq: i64,
     /// The push's body as JSON text.
     pub body: Bytes,
+    /// The user it was not pushed to: the one who said it.
+    pub except: Option<UserId>,
+}
+
+/// A message on its way into a room's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogAppend {
+    /// What is to be kept.
+    pub entry: LogEntry,
+    /// The sender's id of it, where it has one.
+    pub claim: Option<MessageClaim>,
+}
+
+impl From<LogEntry> for LogAppend {
+    fn from(entry: LogEntry) -> Self {
+        Self { entry, claim: None }
+    }
+}
+
+/// A message that must be taken once: `(sender, msgId)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MessageClaim {
+    /// Business line of the sender.
+    pub app: AppId,
+    /// Who sent it.
+    pub user: UserId,
+    /// The sender's own id of it.
+    pub msg_id: String,
+    /// How long a repeat is recognised, Unix ms.
+    pub until_ms: u64,
+}
+
+/// What became of a [`LogAppend`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Appended {
+    /// It is in the log.
+    Stored,
+    /// It was taken before, with this `seq`.
+    Repeated {
+        /// Of the first.
+        seq: i64,
+    },
+    /// A `seq` as large or larger is there already: the caller is a former owner.
+    Stale,
+}
+
+/// What became of a message to one user that must be taken once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendedOnce {
+    /// Its id in the inbox: the one given the first time.
+    pub id: String,
+    /// It was taken by this call, not by an earlier one.
+    pub is_first: bool,
 }
 
 /// What a log or an inbox gave.
@@ -243,6 +296,8 @@ pub struct NodeInfo {
     pub load: u64,
     /// Takes nothing new.
     pub draining: bool,
+    /// Version of the program.
+    pub version: String,
 }
 
 /// What a node is.

@@ -403,6 +403,7 @@ async fn behind(directory: &TempDir) -> (HttpParts, Running) {
         capacity: 1_000,
         load: 0,
         draining: false,
+        version: String::new(),
     };
     state.registry.register(&gateway, 0, u64::MAX).await.unwrap();
     let parts = RouterParts {

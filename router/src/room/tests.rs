@@ -130,7 +130,7 @@ impl Gateway {
     }
 
     async fn interest(&self, room: RoomId, interested: bool) {
-        self.send(Kind::Interest(Interest { room_id: room.0, interested, members: u32::from(interested) })).await;
+        self.send(Kind::Interest(Interest { room_id: room.0, interested, members: u32::from(interested), last_seq: 0 })).await;
     }
 
     async fn call(&mut self, user: i64, call: Call) -> u64 {

@@ -4,7 +4,7 @@
 
 use super::{Identity, NODE_BYTES_MAX, codec};
 use crate::message::{Hello, Welcome, envelope::Kind};
-use crate::{CREDIT_ENVELOPES, LinkError, VERSION};
+use crate::{CREDIT_ENVELOPES, LinkError, PeerKind, VERSION};
 use bytes::BytesMut;
 use std::io;
 use subtle::ConstantTimeEq;
@@ -20,6 +20,8 @@ const REFUSED_NODE: &str = "bad node name";
 /// What came of a hello.
 #[derive(Debug)]
 pub(super) struct Agreed {
+    /// What the peer is.
+    pub(super) kind: PeerKind,
     pub(super) node: String,
     pub(super) incarnation: u64,
     /// Envelopes that may be sent before the peer returns credit.
@@ -42,6 +44,7 @@ where
         node: identity.node.clone(),
         incarnation: identity.incarnation,
         credit: credit_number(credit),
+        kind: identity.kind.number(),
     };
     write(stream, Kind::Hello(hello), address).await?;
     let Kind::Welcome(welcome) = read(stream, input, address).await? else {
@@ -52,7 +55,9 @@ where
         return Err(LinkError::VersionMismatch { peer, theirs: welcome.version, ours: VERSION });
     }
     match welcome.refused.as_str() {
-        "" => Ok(Agreed { node: welcome.node, incarnation: welcome.incarnation, credit: credit_of(welcome.credit) }),
+        "" => {
+            Ok(Agreed { node: welcome.node, kind: PeerKind::Router, incarnation: welcome.incarnation, credit: credit_of(welcome.credit) })
+        }
         REFUSED_SECRET => Err(LinkError::BadSecret { peer }),
         _ => Err(LinkError::Refused { peer, reason: welcome.refused.chars().take(NODE_BYTES_MAX).collect() }),
     }
@@ -96,7 +101,9 @@ where
     write(stream, Kind::Welcome(welcome), address).await?;
     match refusal {
         Some((_, error)) => Err(error),
-        None => Ok(Agreed { node: hello.node, incarnation: hello.incarnation, credit: credit_of(hello.credit) }),
+        None => {
+            Ok(Agreed { node: hello.node, kind: PeerKind::of(hello.kind), incarnation: hello.incarnation, credit: credit_of(hello.credit) })
+        }
     }
 }
 

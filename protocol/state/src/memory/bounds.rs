@@ -83,7 +83,7 @@ async fn a_full_inbox_store_refuses_by_count_and_by_bytes() {
 
 #[tokio::test]
 async fn beyond_its_bounds_the_quietest_room_log_gives_way_and_its_readers_are_told() {
-    let entry = |seq, bytes: usize| LogEntry { seq, body: Bytes::from(vec![b'x'; bytes]) };
+    let entry = |seq, bytes: usize| LogAppend::from(LogEntry { seq, body: Bytes::from(vec![b'x'; bytes]), except: None });
     for (table, bytes) in [(room_log::RoomLogTable::with_max(2, 1000), 10), (room_log::RoomLogTable::with_max(9, 1000), 400)] {
         for room in 1..=3i64 {
             let at = NOW + 2000 * room.unsigned_abs();
@@ -126,6 +126,7 @@ async fn a_full_registry_refuses_new_nodes_only() {
         capacity: 1,
         load: 0,
         draining: false,
+        version: String::new(),
     };
     for number in 0..1024 {
         table.register(&node(number), NOW, LATER).await.unwrap();

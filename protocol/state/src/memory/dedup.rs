@@ -5,7 +5,7 @@
 use super::expiring::Expiring;
 use super::lock;
 use crate::port::{Dedup, Result};
-use crate::types::{AppId, UserId};
+use crate::types::{AppId, MessageClaim, UserId};
 use async_trait::async_trait;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Mutex;
@@ -15,11 +15,46 @@ const CLAIMS_MAX: usize = 2_000_000;
 
 type Fingerprint = (u64, u64);
 
+/// Claims, each with what its first call was answered.
+#[derive(Debug)]
+pub(super) struct Claims<V> {
+    keys: [RandomState; 2],
+    claims: Expiring<Fingerprint, V>,
+    max: usize,
+}
+
+impl<V: Copy> Claims<V> {
+    pub(super) fn new() -> Self {
+        Self::with_max(CLAIMS_MAX)
+    }
+
+    fn with_max(max: usize) -> Self {
+        Self { keys: [RandomState::new(), RandomState::new()], claims: Expiring::new(), max }
+    }
+
+    /// The answer to the first call, while its claim stands.
+    pub(super) fn standing(&self, place: i64, app: AppId, user: UserId, msg_id: &str, now_ms: u64) -> Option<V> {
+        self.claims.live(&self.fingerprint(place, app, user, msg_id), now_ms).copied()
+    }
+
+    /// Makes a claim. `place`: the room or user that it is for.
+    pub(super) fn make(&mut self, place: i64, claim: &MessageClaim, answer: V, now_ms: u64) {
+        self.claims.sweep_for(now_ms, 1);
+        self.claims.insert(self.fingerprint(place, claim.app, claim.user, &claim.msg_id), answer, claim.until_ms);
+        if self.claims.len() > self.max {
+            self.claims.evict_soonest();
+        }
+    }
+
+    fn fingerprint(&self, place: i64, app: AppId, user: UserId, msg_id: &str) -> Fingerprint {
+        let [first, second] = self.keys.each_ref().map(|key| key.hash_one((place, app, user, msg_id)));
+        (first, second)
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct DedupTable {
-    keys: [RandomState; 2],
-    claims: Mutex<Expiring<Fingerprint, ()>>,
-    max: usize,
+    claims: Mutex<Claims<()>>,
 }
 
 impl DedupTable {
@@ -28,29 +63,22 @@ impl DedupTable {
     }
 
     pub(super) fn with_max(max: usize) -> Self {
-        Self { keys: [RandomState::new(), RandomState::new()], claims: Mutex::new(Expiring::new()), max }
-    }
-
-    fn fingerprint(&self, app: AppId, user: UserId, msg_id: &str) -> Fingerprint {
-        let [first, second] = self.keys.each_ref().map(|key| key.hash_one((app, user, msg_id)));
-        (first, second)
+        Self { claims: Mutex::new(Claims::with_max(max)) }
     }
 }
+
+/// Claims of no room and no receiver.
+const NOWHERE: i64 = 0;
 
 #[async_trait]
 impl Dedup for DedupTable {
     async fn claim(&self, app: AppId, user: UserId, msg_ids: &[String], now_ms: u64, until_ms: u64) -> Result<Vec<bool>> {
         let mut claims = lock(&self.claims);
-        claims.sweep_for(now_ms, msg_ids.len());
         let claim = |msg_id: &String| {
-            let fingerprint = self.fingerprint(app, user, msg_id);
-            if claims.live(&fingerprint, now_ms).is_some() {
+            if claims.standing(NOWHERE, app, user, msg_id, now_ms).is_some() {
                 return false;
             }
-            claims.insert(fingerprint, (), until_ms);
-            if claims.len() > self.max {
-                claims.evict_soonest();
-            }
+            claims.make(NOWHERE, &MessageClaim { app, user, msg_id: msg_id.clone(), until_ms }, (), now_ms);
             true
         };
         Ok(msg_ids.iter().map(claim).collect())
@@ -59,7 +87,8 @@ impl Dedup for DedupTable {
     async fn release(&self, app: AppId, user: UserId, msg_ids: &[String]) -> Result<()> {
         let mut claims = lock(&self.claims);
         for msg_id in msg_ids {
-            claims.remove(&self.fingerprint(app, user, msg_id));
+            let fingerprint = claims.fingerprint(NOWHERE, app, user, msg_id);
+            claims.claims.remove(&fingerprint);
         }
         Ok(())
     }

@@ -1,10 +1,11 @@
 //! QoS-1 messages to users. An inbox keeps its newest entries; a full process refuses, so that nobody is told of a message
 //! that was not kept.
 
+use super::dedup::Claims;
 use super::expiring::Expiring;
 use super::lock;
 use crate::port::{INBOX_AGE_MAX_MS, INBOX_BYTES_MAX, INBOX_EMPTY_KEPT_MS, INBOX_ENTRIES_MAX, INBOX_KEPT_MS, Inbox, Result};
-use crate::types::{AppId, InboxEntry, InboxId, Page, StateError, UserId};
+use crate::types::{AppId, AppendedOnce, InboxEntry, InboxId, MessageClaim, Page, StateError, UserId};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -58,6 +59,7 @@ impl UserInbox {
 #[derive(Debug)]
 struct Table {
     inboxes: Expiring<(AppId, UserId), UserInbox>,
+    claims: Claims<InboxId>,
     bytes: usize,
 }
 
@@ -115,7 +117,7 @@ impl InboxTable {
     }
 
     pub(super) fn with_max(inboxes_max: usize, bytes_max: usize) -> Self {
-        Self { table: Mutex::new(Table { inboxes: Expiring::new(), bytes: 0 }), inboxes_max, bytes_max }
+        Self { table: Mutex::new(Table { inboxes: Expiring::new(), claims: Claims::new(), bytes: 0 }), inboxes_max, bytes_max }
     }
 }
 
@@ -137,6 +139,33 @@ impl Inbox for InboxTable {
             return Err(StateError::Full { what: "inbox bytes", limit: self.bytes_max });
         }
         users.iter().map(|user| Ok(table.append((app, *user), asked, &body, now_ms)?.to_string())).collect()
+    }
+
+    async fn append_once(
+        &self,
+        app: AppId,
+        user: UserId,
+        id: &str,
+        body: Bytes,
+        claim: &MessageClaim,
+        now_ms: u64,
+    ) -> Result<AppendedOnce> {
+        let asked = InboxId::parse(id).ok_or(StateError::Malformed { what: "inbox id" })?;
+        let body = Bytes::copy_from_slice(&body);
+        let mut table = lock(&self.table);
+        if let Some(first) = table.claims.standing(user.0, claim.app, claim.user, &claim.msg_id, now_ms) {
+            return Ok(AppendedOnce { id: first.to_string(), is_first: false });
+        }
+        table.sweep(now_ms, 1);
+        if table.inboxes.len() >= self.inboxes_max && table.inboxes.stored(&(app, user)).is_none() {
+            return Err(StateError::Full { what: "inboxes", limit: self.inboxes_max });
+        }
+        if table.bytes + body.len() > self.bytes_max {
+            return Err(StateError::Full { what: "inbox bytes", limit: self.bytes_max });
+        }
+        let id = table.append((app, user), asked, &body, now_ms)?;
+        table.claims.make(user.0, claim, id, now_ms);
+        Ok(AppendedOnce { id: id.to_string(), is_first: true })
     }
 
     async fn read(&self, app: AppId, user: UserId, after: Option<&str>, limit: usize, now_ms: u64) -> Result<Page<InboxEntry>> {

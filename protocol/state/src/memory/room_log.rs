@@ -1,9 +1,10 @@
 //! The last messages of each room, for those who come back after a short break.
 
+use super::dedup::Claims;
 use super::expiring::Expiring;
 use super::lock;
 use crate::port::{ROOM_LOG_AGE_MAX_MS, ROOM_LOG_BYTES_MAX, ROOM_LOG_ENTRIES_MAX, ROOM_LOG_KEPT_MS, Result, RoomLog};
-use crate::types::{LogEntry, Page, RoomId};
+use crate::types::{Appended, LogAppend, LogEntry, Page, RoomId};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -39,6 +40,7 @@ impl Log {
 #[derive(Debug)]
 struct Table {
     logs: Expiring<RoomId, Log>,
+    claims: Claims<i64>,
     bytes: usize,
     /// The largest seq in any log that had to give way: below it, a log that is not there may have been one of them.
     evicted_to: Option<i64>,
@@ -78,18 +80,18 @@ impl RoomLogTable {
     }
 
     pub(super) fn with_max(logs_max: usize, bytes_max: usize) -> Self {
-        Self { table: Mutex::new(Table { logs: Expiring::new(), bytes: 0, evicted_to: None }), logs_max, bytes_max }
+        Self { table: Mutex::new(Table { logs: Expiring::new(), claims: Claims::new(), bytes: 0, evicted_to: None }), logs_max, bytes_max }
     }
 }
 
 #[async_trait]
 impl RoomLog for RoomLogTable {
-    async fn append(&self, room: RoomId, entries: &[LogEntry], now_ms: u64) -> Result<()> {
+    async fn append(&self, room: RoomId, entries: &[LogAppend], now_ms: u64) -> Result<Vec<Appended>> {
         let mut table = lock(&self.table);
-        let Table { logs, bytes, .. } = &mut *table;
+        let Table { logs, bytes, claims, .. } = &mut *table;
         logs.sweep(now_ms, 1, |_, log| *bytes -= log.bytes);
         if entries.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let until_ms = now_ms.saturating_add(ROOM_LOG_KEPT_MS);
         if logs.live(&room, now_ms).is_none() {
@@ -98,20 +100,29 @@ impl RoomLog for RoomLogTable {
         }
         let log = logs.stored_mut(&room).expect("put in a line ago");
         let before = log.bytes;
-        for entry in entries {
+        let mut append = |LogAppend { entry, claim }: &LogAppend| {
+            let standing = claim.as_ref().and_then(|claim| claims.standing(room.0, claim.app, claim.user, &claim.msg_id, now_ms));
+            if let Some(seq) = standing {
+                return Appended::Repeated { seq };
+            }
             if entry.seq <= log.last_seq {
-                continue;
+                return Appended::Stale;
             }
             log.last_seq = entry.seq;
             log.bytes += entry.body.len();
             let body = Bytes::copy_from_slice(&entry.body);
-            log.entries.push_back((now_ms, LogEntry { seq: entry.seq, body }));
-        }
+            log.entries.push_back((now_ms, LogEntry { body, ..entry.clone() }));
+            if let Some(claim) = claim {
+                claims.make(room.0, claim, entry.seq, now_ms);
+            }
+            Appended::Stored
+        };
+        let appended = entries.iter().map(&mut append).collect();
         log.trim(now_ms);
         *bytes = *bytes - before + log.bytes;
         logs.set_until(room, until_ms);
         table.make_room(self.logs_max, self.bytes_max);
-        Ok(())
+        Ok(appended)
     }
 
     async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>> {

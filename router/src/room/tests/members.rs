@@ -131,7 +131,7 @@ async fn only_a_member_speaks_in_a_room_or_reads_its_log() {
     let mut gateway = house.gateway("g1");
     gateway.join(room, BOB).await;
     assert_eq!(gateway.refusal(ALICE, chat(room, "from outside", "m1")).await, Reason::RoomNotFound);
-    let sync = Call::Sync(Sync { room_id: room.0, from_seq: 0, from_id: String::new() });
+    let sync = Call::Sync(Sync { room_id: room.0, from_seq: 0, from_id: String::new(), resume: false });
     assert_eq!(gateway.refusal(ALICE, sync.clone()).await, Reason::RoomNotFound);
     gateway.join(room, ALICE).await;
     assert!(is_accepted(&gateway.ask(ALICE, chat(room, "from inside", "m1")).await), "a refused msgId may be used again");
@@ -154,7 +154,7 @@ async fn a_guess_hears_the_same_of_every_room_and_wakes_none() {
     let (epochs, looks) = (house.records.calls("raise_epoch"), house.records.calls("live_room"));
     let mut heard = Vec::new();
     for room in [asleep, awake, other.room, closed, RoomId(999)] {
-        let sync = Call::Sync(Sync { room_id: room.0, from_seq: 0, from_id: String::new() });
+        let sync = Call::Sync(Sync { room_id: room.0, from_seq: 0, from_id: String::new(), resume: false });
         heard.push(gateway.ask(ALICE, chat(room, "anyone?", "m1")).await);
         heard.push(gateway.ask(ALICE, sync).await);
     }
@@ -172,7 +172,7 @@ async fn guessing_by_chat_and_sync_is_slowed_down_like_guessing_by_join() {
     let room = house.open(ANCHOR).await;
     gateway.join(room, BOB).await;
     for guess in 0..10 {
-        let sync = Call::Sync(Sync { room_id: 1_000 + guess, from_seq: 0, from_id: String::new() });
+        let sync = Call::Sync(Sync { room_id: 1_000 + guess, from_seq: 0, from_id: String::new(), resume: false });
         assert_eq!(gateway.refusal(ALICE, sync).await, Reason::RoomNotFound);
         assert_eq!(gateway.refusal(ALICE, chat(room, "anyone?", "")).await, Reason::RoomNotFound);
     }

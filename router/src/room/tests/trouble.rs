@@ -3,7 +3,7 @@
 use super::*;
 use async_trait::async_trait;
 use billfish_link::tcp;
-use billfish_state::{LogEntry, Page, RoomLog, StateError};
+use billfish_state::{Appended, LogAppend, LogEntry, Page, RoomLog, StateError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A room log that takes its time, or nothing.
@@ -23,7 +23,7 @@ impl TroubledLog {
 
 #[async_trait]
 impl RoomLog for TroubledLog {
-    async fn append(&self, room: RoomId, entries: &[LogEntry], now_ms: u64) -> Result<(), StateError> {
+    async fn append(&self, room: RoomId, entries: &[LogAppend], now_ms: u64) -> Result<Vec<Appended>, StateError> {
         tokio::time::sleep(Duration::from_millis(self.wait_ms.swap(0, Ordering::Relaxed))).await;
         if self.refuses.load(Ordering::Relaxed) {
             return Err(StateError::Full { what: "test", limit: 0 });
@@ -196,7 +196,12 @@ async fn a_gateway_of_another_process_dials_in_with_the_secret() {
     };
     let house = House::with(listening, Arc::new(TestRecords::default()), State::in_memory()).await;
     let address = house.running.link_address().unwrap();
-    let identity = |secret: &str| tcp::Identity { node: "g1".to_owned(), incarnation: 1, secret: secret.to_owned() };
+    let identity = |secret: &str| tcp::Identity {
+        node: "g1".to_owned(),
+        kind: billfish_link::PeerKind::Gateway,
+        incarnation: 1,
+        secret: secret.to_owned(),
+    };
     tcp::dial(&address.to_string(), &identity("a guess"), tcp::Timing::default()).await.unwrap_err();
     let link = tcp::dial(&address.to_string(), &identity(secret), tcp::Timing::default()).await.unwrap();
     assert_eq!(link.peer, "router-1");

@@ -97,6 +97,7 @@ async fn a_token_is_128_random_bits_with_the_app_and_good_for_five_minutes() {
             capacity: 100,
             load: 0,
             draining: index == 0,
+            version: String::new(),
         };
         house.state.registry.register(&node, now_ms, now_ms + 3_600_000).await.unwrap();
     }

@@ -13,6 +13,7 @@ fn node(kind: NodeKind, id: &str, incarnation: u64) -> NodeInfo {
         capacity: 20_000,
         load: incarnation,
         draining: incarnation.is_multiple_of(2),
+        version: String::new(),
     }
 }
 

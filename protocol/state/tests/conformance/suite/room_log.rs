@@ -8,19 +8,23 @@ use std::collections::BTreeMap;
 const ROOM: RoomId = RoomId(1);
 
 fn entry(seq: i64) -> LogEntry {
-    LogEntry { seq, body: body(&format!("message {seq}")) }
+    LogEntry { seq, body: body(&format!("message {seq}")), except: None }
 }
 
 fn log(seqs: impl IntoIterator<Item = i64>) -> Vec<LogEntry> {
     seqs.into_iter().map(entry).collect()
 }
 
+fn appends(entries: impl IntoIterator<Item = LogEntry>) -> Vec<LogAppend> {
+    entries.into_iter().map(LogAppend::from).collect()
+}
+
 pub(crate) async fn entries_come_back_in_order_and_in_pages<S: Store>() {
     let room_log = S::fresh().await.room_log;
     // As an owner counts: the epoch above, so the numbers are large and jump.
     let seqs = [1, 2, 5, 1 << 32, (1 << 32) + 1, (1 << 52) + 9];
-    room_log.append(ROOM, &log(seqs[..3].iter().copied()), at(0)).await.unwrap();
-    room_log.append(ROOM, &log(seqs[3..].iter().copied()), at(1)).await.unwrap();
+    room_log.append(ROOM, &appends(log(seqs[..3].iter().copied())), at(0)).await.unwrap();
+    room_log.append(ROOM, &appends(log(seqs[3..].iter().copied())), at(1)).await.unwrap();
     let page = room_log.read(ROOM, 2, 2, at(1)).await.unwrap();
     assert_eq!(page, Page { entries: log([5, 1 << 32]), more: true, gap: false });
     let page = room_log.read(ROOM, 1 << 32, 2, at(1)).await.unwrap();
@@ -34,19 +38,19 @@ pub(crate) async fn entries_come_back_in_order_and_in_pages<S: Store>() {
 
 pub(crate) async fn a_seq_not_above_all_before_is_passed_over<S: Store>() {
     let room_log = S::fresh().await.room_log;
-    room_log.append(ROOM, &log([5, 9]), at(0)).await.unwrap();
-    room_log.append(ROOM, &log([5, 9]), at(0)).await.expect("a repeat is no error");
-    let other = LogEntry { seq: 9, body: body("another") };
-    room_log.append(ROOM, &[other, entry(7), entry(12), entry(11), entry(13)], at(0)).await.unwrap();
+    room_log.append(ROOM, &appends(log([5, 9])), at(0)).await.unwrap();
+    room_log.append(ROOM, &appends(log([5, 9])), at(0)).await.expect("a repeat is no error");
+    let other = LogEntry { seq: 9, body: body("another"), except: None };
+    room_log.append(ROOM, &appends([other, entry(7), entry(12), entry(11), entry(13)]), at(0)).await.unwrap();
     assert_eq!(room_log.last(ROOM, 99, at(0)).await.unwrap(), log([5, 9, 12, 13]));
 }
 
 pub(crate) async fn the_newest_entries_are_kept_and_a_gap_is_told<S: Store>() {
     let room_log = S::fresh().await.room_log;
     let count = i64::try_from(ROOM_LOG_ENTRIES_MAX).unwrap();
-    room_log.append(ROOM, &log(1..=count), at(0)).await.unwrap();
+    room_log.append(ROOM, &appends(log(1..=count)), at(0)).await.unwrap();
     assert!(!room_log.read(ROOM, 0, 1, at(0)).await.unwrap().gap, "exactly full");
-    room_log.append(ROOM, &log([count + 1]), at(0)).await.unwrap();
+    room_log.append(ROOM, &appends(log([count + 1])), at(0)).await.unwrap();
     let page = room_log.read(ROOM, 0, usize::MAX, at(0)).await.unwrap();
     assert_eq!(page, Page { entries: log(2..=count + 1), more: false, gap: true });
     assert!(!room_log.read(ROOM, 1, 1, at(0)).await.unwrap().gap, "this reader has seen what was trimmed");
@@ -54,18 +58,18 @@ pub(crate) async fn the_newest_entries_are_kept_and_a_gap_is_told<S: Store>() {
 
 pub(crate) async fn a_log_is_bounded_in_bytes<S: Store>() {
     let room_log = S::fresh().await.room_log;
-    let half = |seq| LogEntry { seq, body: body(&"x".repeat(ROOM_LOG_BYTES_MAX / 2)) };
-    room_log.append(ROOM, &[half(1), half(2)], at(0)).await.unwrap();
+    let half = |seq| LogEntry { seq, body: body(&"x".repeat(ROOM_LOG_BYTES_MAX / 2)), except: None };
+    room_log.append(ROOM, &appends([half(1), half(2)]), at(0)).await.unwrap();
     assert_eq!(room_log.last(ROOM, 9, at(0)).await.unwrap().len(), 2, "exactly full");
-    room_log.append(ROOM, &[entry(3)], at(0)).await.unwrap();
+    room_log.append(ROOM, &appends([entry(3)]), at(0)).await.unwrap();
     let page = room_log.read(ROOM, 0, 9, at(0)).await.unwrap();
     assert_eq!((page.entries, page.gap), (vec![half(2), entry(3)], true));
 }
 
 pub(crate) async fn entries_age_and_the_last_seq_is_remembered<S: Store>() {
     let room_log = S::fresh().await.room_log;
-    room_log.append(ROOM, &log([5]), at(0)).await.unwrap();
-    room_log.append(ROOM, &log([6]), at(MINUTE)).await.unwrap();
+    room_log.append(ROOM, &appends(log([5])), at(0)).await.unwrap();
+    room_log.append(ROOM, &appends(log([6])), at(MINUTE)).await.unwrap();
     assert_eq!(room_log.last(ROOM, 9, at(ROOM_LOG_AGE_MAX_MS - 1)).await.unwrap(), log([5, 6]));
     let page = room_log.read(ROOM, 0, 9, at(ROOM_LOG_AGE_MAX_MS)).await.unwrap();
     assert_eq!(page, Page { entries: log([6]), more: false, gap: true });
@@ -73,23 +77,23 @@ pub(crate) async fn entries_age_and_the_last_seq_is_remembered<S: Store>() {
     assert_eq!(room_log.last(ROOM, 9, later).await.unwrap(), []);
     assert!(room_log.read(ROOM, 5, 9, later).await.unwrap().gap);
     assert!(!room_log.read(ROOM, 6, 9, later).await.unwrap().gap);
-    room_log.append(ROOM, &log([6, 7]), later).await.unwrap();
+    room_log.append(ROOM, &appends(log([6, 7])), later).await.unwrap();
     assert_eq!(room_log.last(ROOM, 9, later).await.unwrap(), log([7]));
 }
 
 pub(crate) async fn a_log_is_forgotten_in_the_end<S: Store>() {
     let room_log = S::fresh().await.room_log;
-    room_log.append(ROOM, &log([5]), at(0)).await.unwrap();
+    room_log.append(ROOM, &appends(log([5])), at(0)).await.unwrap();
     assert!(room_log.read(ROOM, 0, 9, at(ROOM_LOG_KEPT_MS - 1)).await.unwrap().gap);
     assert_eq!(room_log.read(ROOM, 0, 9, at(ROOM_LOG_KEPT_MS)).await.unwrap(), Page::default());
-    room_log.append(ROOM, &log([3]), at(ROOM_LOG_KEPT_MS)).await.unwrap();
+    room_log.append(ROOM, &appends(log([3])), at(ROOM_LOG_KEPT_MS)).await.unwrap();
     assert_eq!(room_log.last(ROOM, 9, at(ROOM_LOG_KEPT_MS)).await.unwrap(), log([3]));
 }
 
 pub(crate) async fn a_removed_log_is_forgotten<S: Store>() {
     let room_log = S::fresh().await.room_log;
-    room_log.append(ROOM, &log([5]), at(0)).await.unwrap();
-    room_log.append(RoomId(2), &log([5]), at(0)).await.unwrap();
+    room_log.append(ROOM, &appends(log([5])), at(0)).await.unwrap();
+    room_log.append(RoomId(2), &appends(log([5])), at(0)).await.unwrap();
     room_log.remove(ROOM).await.unwrap();
     room_log.remove(ROOM).await.expect("again is no error");
     assert_eq!(room_log.read(ROOM, 0, 9, at(0)).await.unwrap(), Page::default());
@@ -134,7 +138,7 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
             }
             match step {
                 Step::Append(room, seqs) => {
-                    state.room_log.append(RoomId(room), &log(seqs.iter().copied()), now).await.unwrap();
+                    state.room_log.append(RoomId(room), &appends(log(seqs.iter().copied())), now).await.unwrap();
                     let model = models.entry(room).or_default();
                     model.until = now + ROOM_LOG_KEPT_MS;
                     for seq in seqs {

@@ -1,0 +1,41 @@
+//! How a store is: whether it answers, and whether it may have forgotten.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+/// Read by nodes, written by the adapter; clones are one watch. The in-process store is always there and forgets nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Watch(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    generation: AtomicU64,
+    away: Mutex<Option<String>>,
+}
+
+impl Watch {
+    /// Rises whenever the store may have lost what it had acknowledged: a restart, a new primary, a connection that broke. What a node
+    /// keeps there (routes, its registration) it then checks again.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.0.generation.load(Relaxed)
+    }
+
+    /// Why the store cannot be used now, for a person; `None` while it can.
+    #[must_use]
+    pub fn away(&self) -> Option<String> {
+        self.0.away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The store may have forgotten something.
+    pub fn may_have_forgotten(&self) {
+        self.0.generation.fetch_add(1, Relaxed);
+    }
+
+    /// Says why the store cannot be used, or that it can.
+    pub fn set_away(&self, why: Option<String>) {
+        *self.0.away.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+}

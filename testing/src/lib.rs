@@ -1,0 +1,2 @@
+//! Private servers and processes for tests and fault runs.
+#![forbid(unsafe_code)]
