@@ -2,7 +2,7 @@
 
 use super::*;
 use billfish_state::port::{ROOM_LOG_AGE_MAX_MS, ROOM_LOG_BYTES_MAX, ROOM_LOG_ENTRIES_MAX, ROOM_LOG_KEPT_MS};
-use billfish_state::{LogEntry, Page, RoomId};
+use billfish_state::{LogAppend, LogEntry, Page, RoomId};
 use std::collections::BTreeMap;
 
 const ROOM: RoomId = RoomId(1);
