@@ -94,7 +94,7 @@ async fn beyond_its_bounds_the_quietest_room_log_gives_way_and_its_readers_are_t
         assert!(table.read(RoomId(1), 100, 9, now).await.unwrap().gap);
         assert!(!table.read(RoomId(1), 101, 9, now).await.unwrap().gap, "nothing after 101 was in any log that gave way");
         for room in 2..=3 {
-            assert_eq!(table.last(RoomId(room), 9, now).await.unwrap(), [entry(100 + room, bytes)]);
+            assert_eq!(table.last(RoomId(room), 9, now).await.unwrap(), [entry(100 + room, bytes).entry]);
         }
     }
 }
