@@ -4,7 +4,6 @@
 //! - A call about a room that changes something runs on the room's queue; one that only reads goes to the stores.
 
 use crate::{
-    clock::Clock,
     config::RouterConfig,
     delivery::{self, Delivered},
     dispatch::{self, LaneCall, Lanes, Rooms},
@@ -44,7 +43,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(crate) struct Core {
     me: Weak<Self>,
     pub(crate) config: RouterConfig,
-    pub(crate) clock: Clock,
     pub(crate) incarnation: u64,
     pub(crate) state: State,
     pub(crate) records: Arc<dyn RoomRecords>,
@@ -94,14 +92,12 @@ impl Core {
         lanes: Lanes,
         me: Weak<Self>,
     ) -> Self {
-        let clock = Clock::start();
-        let incarnation = clock.now_ms();
+        let incarnation = state.clock.now_ms();
         let ownership = Ownership::new(&config.node, incarnation, Arc::clone(&state.leases), Arc::clone(&records), config.room.lease);
         Self {
             me,
-            clock,
             incarnation,
-            links: Links::new(config.link.stall_wait, clock, metrics.clone()),
+            links: Links::new(config.link.stall_wait, state.clock.clone(), metrics.clone()),
             rooms: Rooms::default(),
             lanes,
             ownership,
@@ -127,7 +123,7 @@ impl Core {
     pub(crate) async fn issue_token(&self, app: AppId, user: UserId, device: Option<DeviceKind>) -> Result<IssuedToken> {
         check_app(app)?;
         check_user(user)?;
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.state.clock.now_ms();
         let gateways = self.gateways_for(user, now_ms).await?;
         let mut random = [0; TOKEN_BYTES];
         if let Err(error) = getrandom::fill(&mut random) {
@@ -164,7 +160,7 @@ impl Core {
 
     pub(crate) async fn online(&self, app: AppId, users: &[UserId]) -> Result<Vec<bool>> {
         check_count(users.len())?;
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.state.clock.now_ms();
         Ok(self.state.presence.online(app, users, now_ms.saturating_sub(self.config.silence_ms())).await?)
     }
 
@@ -175,7 +171,7 @@ impl Core {
         }
         let reason = Reason::Banned;
         let message = if message.is_empty() { "logged out by the operator" } else { message };
-        let routes = self.state.routes.lookup(request.app, &[request.user], self.clock.now_ms()).await?;
+        let routes = self.state.routes.lookup(request.app, &[request.user], self.state.clock.now_ms()).await?;
         let mut told = 0;
         for route in routes.into_iter().flatten().filter(|route| request.device.is_none_or(|device| device == route.device)) {
             let Some(gateway) = self.links.get(&route.node) else {
@@ -223,7 +219,7 @@ impl Core {
                 let _turn = self.everyone.try_lock().map_err(|_| {
                     Refusal::because(Reason::RateLimited, "another push to everyone is under way").retry_after(EVERYONE_RETRY_MS)
                 })?;
-                let accepted = delivery::to_everyone(self, request.app, &push, self.clock.now_ms()).await;
+                let accepted = delivery::to_everyone(self, request.app, &push, self.state.clock.now_ms()).await;
                 Ok(Pushed { msg_id: None, seq: None, accepted })
             }
         }
@@ -278,7 +274,7 @@ impl Core {
         let OpenRoom { app, anchor, kind, name, cover } = request;
         let room = NewRoom { app, anchor, kind, name: name.trim().to_owned(), cover };
         check_new(&room)?;
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.state.clock.now_ms();
         match self.records.open_room(&room, now_ms).await? {
             OpenOutcome::Opened(record) => {
                 self.catalog.opened(&record, now_ms).await;
@@ -375,7 +371,7 @@ impl Core {
     }
 
     async fn live(&self, room: RoomId) -> Result<RoomRecord> {
-        let found = if is_room(room) { self.catalog.room(room, self.clock.now_ms()).await? } else { None };
+        let found = if is_room(room) { self.catalog.room(room, self.state.clock.now_ms()).await? } else { None };
         found.ok_or_else(|| Refusal::new(Reason::RoomNotFound))
     }
 

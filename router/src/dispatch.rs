@@ -317,14 +317,14 @@ async fn on_lane_call(core: &Core, call: LaneCall) {
             Err(refusal) => gateway.refuse(id, &refusal).await,
         },
         LaneCall::Push { app, users, push, answer } => {
-            let delivered = delivery::to_users(core, app, &users, &push, core.clock.now_ms()).await;
+            let delivered = delivery::to_users(core, app, &users, &push, core.state.clock.now_ms()).await;
             drop(answer.send(delivered));
         }
     }
 }
 
 async fn whisper(core: &Core, asker: Asker, receiver: UserId, content: &str, msg_id: &str) -> Result<u64, Refusal> {
-    let now_ms = core.clock.now_ms();
+    let now_ms = core.state.clock.now_ms();
     if !core.claim_message(asker, msg_id, now_ms).await {
         return Ok(now_ms);
     }
@@ -375,7 +375,7 @@ async fn inbox_page(core: &Core, asker: Asker, from_id: &str) -> Result<String, 
     if after.is_some_and(|after| billfish_state::InboxId::parse(after).is_none()) {
         return Err(Refusal::because(Reason::Malformed, "fromId is the msgId of a message to you"));
     }
-    let page = core.state.inbox.read(asker.app, asker.user, after, INBOX_PAGE, core.clock.now_ms()).await?;
+    let page = core.state.inbox.read(asker.app, asker.user, after, INBOX_PAGE, core.state.clock.now_ms()).await?;
     let messages: Vec<Bytes> = page.entries.iter().map(|entry| snapshot::with_msg_id(&entry.body, &entry.id)).collect();
     Ok(snapshot::page(&messages, page.more, page.gap))
 }

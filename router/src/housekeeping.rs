@@ -29,7 +29,7 @@ pub(crate) async fn keep_lists(core: Arc<Core>) {
     let mut ticks = every(Duration::from_millis(REFRESH_MS));
     while tick(&core, &mut ticks).await {
         let start = Instant::now();
-        core.lists.refresh(&*core.records, &core.state, &core.metrics, &holder, core.clock.now_ms()).await;
+        core.lists.refresh(&*core.records, &core.state, &core.metrics, &holder, core.state.clock.now_ms()).await;
         core.metrics.list_refreshed_in(start.elapsed());
     }
 }
@@ -48,7 +48,7 @@ pub(crate) async fn keep_words(core: Arc<Core>) {
 impl Core {
     /// Registers this router, and takes the ring from the registry.
     pub(crate) async fn register(&self) {
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.state.clock.now_ms();
         let registered = async {
             self.state.registry.register(&self.node_info(), now_ms, now_ms + millis(REGISTERED)).await?;
             self.state.registry.nodes(NodeKind::Router, now_ms).await

@@ -8,12 +8,12 @@
 //!
 //! No rule of a service here, and no text of a body is looked at.
 
-use crate::{clock::Clock, core::Core, dispatch, metrics::Metrics};
+use crate::{core::Core, dispatch, metrics::Metrics};
 use billfish_link::{
     Link,
     message::{Refused, Reply, envelope::Kind, reply},
 };
-use billfish_state::RoomId;
+use billfish_state::{Clock, RoomId};
 use billfish_wire::Class;
 use std::{
     collections::{HashMap, HashSet},
@@ -248,8 +248,9 @@ pub(crate) async fn serve(core: Arc<Core>, link: Link) {
 #[cfg(test)]
 mod tests {
     use super::Links;
-    use crate::{clock::Clock, metrics::Metrics};
+    use crate::metrics::Metrics;
     use billfish_link::message::{Audience, envelope::Kind};
+    use billfish_state::Clock;
     use billfish_wire::Class;
     use prometheus_client::registry::Registry;
     use std::time::Duration;

@@ -193,11 +193,10 @@ impl Membership {
 mod tests {
     use super::Membership;
     use crate::{
-        clock::Clock,
         link::{Gateway, Links},
         metrics::Metrics,
     };
-    use billfish_state::{DeviceKind, Member, UserId};
+    use billfish_state::{Clock, DeviceKind, Member, UserId};
     use prometheus_client::registry::Registry;
     use proptest::prelude::*;
     use std::{

@@ -223,7 +223,7 @@ enum Out {
 
 impl Room {
     async fn open(core: Arc<Core>, id: RoomId) -> Result<Self, Refusal> {
-        let now_ms = core.clock.now_ms();
+        let now_ms = core.state.clock.now_ms();
         let record = core.catalog.room(id, now_ms).await?.ok_or_else(|| Refusal::new(Reason::RoomNotFound))?;
         let claim = match core.ownership.claim(id, now_ms).await {
             Ok(claim) => claim,
@@ -288,7 +288,7 @@ impl Room {
         self.core.metrics.room_queue_depth.dec();
         self.on_call(first).await;
         loop {
-            let now_ms = self.core.clock.now_ms();
+            let now_ms = self.core.state.clock.now_ms();
             self.watch_idle(now_ms);
             if now_ms >= self.timers.next_ms() {
                 self.on_tick(now_ms).await;
@@ -297,7 +297,7 @@ impl Room {
             if let Some(end) = self.end {
                 return end;
             }
-            let wake = self.core.clock.instant(self.timers.next_ms());
+            let wake = self.core.state.clock.instant(self.timers.next_ms());
             // Cancel-safe: `recv_many` takes nothing unless it returns.
             tokio::select! {
                 received = receiver.recv_many(&mut batch, BATCH) => {
@@ -368,7 +368,7 @@ impl Room {
     }
 
     async fn join(&mut self, gateway: &Arc<Gateway>, asker: Asker, resume_seq: Option<i64>) -> Result<Joined, Refusal> {
-        let now_ms = self.core.clock.now_ms();
+        let now_ms = self.core.state.clock.now_ms();
         let guard = door::join_guard(&self.core);
         guard.check(asker, now_ms).await?;
         if asker.app != self.record.app {
@@ -419,7 +419,7 @@ impl Room {
 
     async fn on_sync(&mut self, gateway: &Gateway, id: u64, asker: Asker, from_seq: i64) {
         self.flush().await;
-        let now_ms = self.core.clock.now_ms();
+        let now_ms = self.core.state.clock.now_ms();
         let read = async {
             self.check_member(asker).await?;
             Ok(self.core.state.room_log.read(self.record.room, from_seq, RESUME_MESSAGES, now_ms).await?)
@@ -437,7 +437,7 @@ impl Room {
 
     /// When it was taken, and its place; none for one that was taken before.
     async fn on_say(&mut self, asker: Asker, content: &str, msg_id: &str) -> Result<(u64, Option<i64>), Refusal> {
-        let now_ms = self.core.clock.now_ms();
+        let now_ms = self.core.state.clock.now_ms();
         self.check_member(asker).await?;
         if !self.core.claim_message(asker, msg_id, now_ms).await {
             return Ok((now_ms, None));
@@ -461,7 +461,7 @@ impl Room {
             self.check_state(key, &push)?;
         }
         self.flush().await;
-        let now_ms = self.core.clock.now_ms();
+        let now_ms = self.core.state.clock.now_ms();
         if self.end.is_some() || now_ms >= self.claim.until_ms {
             return Err(Refusal::unavailable());
         }
@@ -565,14 +565,14 @@ impl Room {
         if self.out.is_empty() && self.log_batch.is_empty() {
             return;
         }
-        let now_ms = self.core.clock.now_ms();
+        let now_ms = self.core.state.clock.now_ms();
         if now_ms >= self.claim.until_ms {
             return self.lose().await;
         }
         self.write_log(now_ms).await;
         self.write_states(now_ms).await;
         // The stores may have taken their time.
-        if self.core.clock.now_ms() >= self.claim.until_ms {
+        if self.core.state.clock.now_ms() >= self.claim.until_ms {
             return self.lose().await;
         }
         self.heal().await;
@@ -651,7 +651,7 @@ impl Room {
         if members.is_empty() {
             return;
         }
-        let now_ms = self.core.clock.now_ms();
+        let now_ms = self.core.state.clock.now_ms();
         match self.core.state.members.leave(self.record.app, self.record.room, members, now_ms).await {
             Ok(audience) => self.audience = audience,
             // The sweep finds them.

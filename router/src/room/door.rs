@@ -45,7 +45,7 @@ pub(super) async fn check_member(core: &Core, room: RoomId, asker: Asker) -> Res
 
 /// What one hears who has guessed, or whose room has closed.
 async fn stranger(core: &Core, asker: Asker) -> Refusal {
-    let now_ms = core.clock.now_ms();
+    let now_ms = core.state.clock.now_ms();
     let guard = join_guard(core);
     match guard.check(asker, now_ms).await {
         Ok(()) => guard.failed(asker, Refusal::new(Reason::RoomNotFound), now_ms).await,

@@ -27,7 +27,7 @@ pub(crate) enum Order {
 
 impl Room {
     pub(super) async fn on_order(&mut self, order: Order) -> Result<(), Refusal> {
-        let now_ms = self.core.clock.now_ms();
+        let now_ms = self.core.state.clock.now_ms();
         if now_ms >= self.claim.until_ms {
             return Err(Refusal::unavailable());
         }

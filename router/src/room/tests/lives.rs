@@ -94,7 +94,7 @@ async fn members_that_nobody_vouches_for_are_found_by_their_silence() {
     gateway.join(room, CAROL).await;
     assert_eq!(house.audience(room).await, 3);
     for _ in 0..8 {
-        let elapsed = house.running.core.clock.now_ms();
+        let elapsed = house.running.core.state.clock.now_ms();
         state.presence.touch(&[(APP, UserId(BOB))], elapsed).await.unwrap();
         tokio::time::sleep(Duration::from_secs(15)).await;
     }

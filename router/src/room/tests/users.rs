@@ -87,7 +87,7 @@ async fn a_kick_goes_to_the_sessions_of_that_device() {
 async fn a_token_is_128_random_bits_with_the_app_and_good_for_five_minutes() {
     let house = House::start().await;
     assert_eq!(reason(house.handle.issue_token(APP, UserId(ALICE), None).await), Reason::Unavailable, "no gateway is up");
-    let now_ms = house.running.core.clock.now_ms();
+    let now_ms = house.running.core.state.clock.now_ms();
     for index in 0..5 {
         let node = billfish_state::NodeInfo {
             kind: billfish_state::NodeKind::Gateway,
@@ -156,7 +156,7 @@ async fn members_are_read_by_pages_and_rooms_are_listed_with_their_audience() {
 #[tokio::test(start_paused = true)]
 async fn who_showed_no_life_for_two_gaps_is_offline() {
     let house = House::start().await;
-    house.state.presence.touch(&[(APP, UserId(ALICE))], house.running.core.clock.now_ms()).await.unwrap();
+    house.state.presence.touch(&[(APP, UserId(ALICE))], house.running.core.state.clock.now_ms()).await.unwrap();
     let online = || house.handle.online(APP, &[UserId(BOB), UserId(ALICE)]);
     tokio::time::sleep(Duration::from_secs(59)).await;
     assert_eq!(online().await.unwrap(), [false, true]);
