@@ -3,6 +3,7 @@
 use crate::services::ports::RecordError;
 use billfish_state::StateError;
 use billfish_wire::Reason;
+use std::sync::Arc;
 
 /// A refusal, told to whoever asked. Nothing internal stands in it: causes go to the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,19 +15,21 @@ pub struct Refusal {
     pub detail: String,
     /// When it is worth trying again.
     pub retry_after_ms: Option<u64>,
+    /// Nothing was done, for it is another router's to do.
+    moved: Option<Arc<str>>,
 }
 
 impl Refusal {
     /// A refusal with the reason's own sentence.
     #[must_use]
     pub fn new(reason: Reason) -> Self {
-        Self { reason, detail: reason.message().to_owned(), retry_after_ms: None }
+        Self::because(reason, reason.message())
     }
 
     /// A refusal with a sentence of its own.
     #[must_use]
     pub fn because(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), retry_after_ms: None }
+        Self { reason, detail: detail.into(), retry_after_ms: None, moved: None }
     }
 
     /// The same, with the time to wait.
@@ -40,6 +43,19 @@ impl Refusal {
     #[must_use]
     pub fn unavailable() -> Self {
         Self::new(Reason::Unavailable).retry_after(UNAVAILABLE_RETRY_MS)
+    }
+
+    /// Nothing was done: it is for `owner` to do, or, where that is empty, for a router that is not known yet. Over a link it is told as
+    /// `Moved`; whoever cannot be told that hears 5001.
+    #[must_use]
+    pub(crate) fn moved(owner: &str) -> Self {
+        Self { moved: Some(Arc::from(owner)), ..Self::unavailable() }
+    }
+
+    /// Whose it is to do, if nothing was done for that reason; empty where nobody knows.
+    #[must_use]
+    pub(crate) fn moved_to(&self) -> Option<&str> {
+        self.moved.as_deref()
     }
 }
 

@@ -11,7 +11,7 @@
 use crate::{core::Core, dispatch, metrics::Metrics};
 use billfish_link::{
     Link,
-    message::{Refused, Reply, envelope::Kind, reply},
+    message::{Moved, Refused, Reply, envelope::Kind, reply},
 };
 use billfish_state::{Clock, RoomId};
 use billfish_wire::Class;
@@ -89,8 +89,12 @@ impl Gateway {
         self.send(Kind::Reply(Reply { id, result: Some(result) }), Class::Control).await;
     }
 
-    /// Answers a call with a refusal.
+    /// Answers a call with a refusal, or, where it is another router's to do, with that.
     pub(crate) async fn refuse(&self, id: u64, refusal: &crate::Refusal) {
+        if let Some(owner) = refusal.moved_to() {
+            self.metrics.moved.inc();
+            return self.reply(id, reply::Result::Moved(Moved { owner: owner.to_owned() })).await;
+        }
         self.metrics.refused(refusal.reason);
         let refused = Refused {
             code: refusal.reason.number().unwrap_or(INTERNAL),

@@ -38,6 +38,8 @@ pub(crate) struct Metrics {
     pub(crate) stale_members: Counter,
     /// `router_chat_sampled_total`
     pub(crate) chat_sampled: Counter,
+    /// `router_moved_total`
+    pub(crate) moved: Counter,
     delivery: Histogram,
     list_refresh: Histogram,
 }
@@ -105,6 +107,7 @@ impl Metrics {
             holed_sessions: Counter::default(),
             stale_members: Counter::default(),
             chat_sampled: Counter::default(),
+            moved: Counter::default(),
             delivery: Histogram::new(SECONDS),
             list_refresh: Histogram::new(SECONDS),
         };
@@ -127,6 +130,7 @@ impl Metrics {
         );
         registry.register("router_stale_members", "Members taken out because their gateway had died", metrics.stale_members.clone());
         registry.register("router_chat_sampled", "Chat messages sent to a sample of the viewers", metrics.chat_sampled.clone());
+        registry.register("router_moved", "Calls of gateways about rooms that are another router's", metrics.moved.clone());
         registry.register_with_unit(
             "router_delivery",
             "From a message's arrival on a link to its pushes being on theirs",

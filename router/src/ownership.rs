@@ -75,6 +75,11 @@ impl Ownership {
         self.ring.load().owner(room.0.cast_unsigned()).is_none_or(|owner| owner == self.node)
     }
 
+    /// Whose a room is by the ring; `None` where the ring is empty.
+    pub(crate) fn owner(&self, room: RoomId) -> Option<String> {
+        self.ring.load().owner(room.0.cast_unsigned()).map(str::to_owned)
+    }
+
     /// Claims a live room.
     ///
     /// # Errors
