@@ -9,6 +9,7 @@
 mod clock;
 pub mod memory;
 pub mod port;
+pub mod redis;
 pub mod types;
 mod watch;
 

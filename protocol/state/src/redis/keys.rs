@@ -1,0 +1,133 @@
+//! Every key in Redis, in one place.
+//!
+//! - All begin with the configured prefix.
+//! - What one script touches shares a hash tag, so that it lies on one server of a cluster.
+//! - Names come from our own code or are ids; where a part is text from outside (a token, a message id), it stands last.
+
+use crate::types::{AppId, NodeKind, RoomId, UserId};
+use std::sync::Arc;
+
+/// Hash maps of pending ACKs in each app: as many as spread over a cluster, as few as one node visits in a round of clearing up.
+pub(super) const ACK_SHARDS: u64 = 100;
+
+/// Makes keys.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: Arc<str>,
+    presence_buckets: u16,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str, presence_buckets: u16) -> Self {
+        Self { prefix: Arc::from(prefix), presence_buckets }
+    }
+
+    pub(super) fn token(&self, token: &str) -> String {
+        format!("{}imLoginToken:{token}", self.prefix)
+    }
+
+    /// The bucket of a user's signs of life.
+    pub(super) fn presence_bucket(&self, user: UserId) -> u16 {
+        u16::try_from(user.0.rem_euclid(i64::from(self.presence_buckets))).expect("less than the number of buckets")
+    }
+
+    pub(super) fn presence_buckets(&self) -> u16 {
+        self.presence_buckets
+    }
+
+    pub(super) fn presence(&self, app: AppId, bucket: u16) -> String {
+        format!("{}imOnlineZset:{app}:{bucket}", self.prefix)
+    }
+
+    /// The apps that have signs of life.
+    pub(super) fn presence_apps(&self) -> String {
+        format!("{}imOnlineApps", self.prefix)
+    }
+
+    pub(super) fn route(&self, app: AppId, user: UserId) -> String {
+        format!("{}bindIp:{app}:{user}", self.prefix)
+    }
+
+    /// The shard of a user's pending ACKs.
+    pub(super) fn ack_shard(user: UserId) -> u64 {
+        user.0.rem_euclid(ACK_SHARDS.cast_signed()).cast_unsigned()
+    }
+
+    pub(super) fn acks(&self, app: AppId, shard: u64) -> String {
+        format!("{}imAckMap:{{{app}:{shard}}}", self.prefix)
+    }
+
+    /// The same ACKs by the time they are due.
+    pub(super) fn acks_due(&self, app: AppId, shard: u64) -> String {
+        format!("{}imAckDue:{{{app}:{shard}}}", self.prefix)
+    }
+
+    /// One user's ACKs, by the time they are due.
+    pub(super) fn acks_of(&self, app: AppId, user: UserId) -> String {
+        format!("{}imAckUser:{{{app}:{}}}:{user}", self.prefix, Self::ack_shard(user))
+    }
+
+    /// The apps that have pending ACKs.
+    pub(super) fn ack_apps(&self) -> String {
+        format!("{}imAckApps", self.prefix)
+    }
+
+    pub(super) fn inbox(&self, app: AppId, user: UserId) -> String {
+        format!("{}inbox:{{{app}:{user}}}", self.prefix)
+    }
+
+    /// What is known of an inbox beside its entries.
+    pub(super) fn inbox_notes(&self, app: AppId, user: UserId) -> String {
+        format!("{}inbox:{{{app}:{user}}}:notes", self.prefix)
+    }
+
+    /// A message that was taken for an inbox.
+    pub(super) fn inbox_claim(&self, app: AppId, user: UserId, sender_app: AppId, sender: UserId, msg_id: &str) -> String {
+        format!("{}inbox:{{{app}:{user}}}:taken:{sender_app}:{sender}:{msg_id}", self.prefix)
+    }
+
+    pub(super) fn room_log(&self, room: RoomId) -> String {
+        format!("{}room:{{{room}}}:log", self.prefix)
+    }
+
+    /// What is known of a log beside its entries.
+    pub(super) fn room_log_notes(&self, room: RoomId) -> String {
+        format!("{}room:{{{room}}}:notes", self.prefix)
+    }
+
+    /// A message that was taken for a log.
+    pub(super) fn room_log_claim(&self, room: RoomId, sender_app: AppId, sender: UserId, msg_id: &str) -> String {
+        format!("{}room:{{{room}}}:taken:{sender_app}:{sender}:{msg_id}", self.prefix)
+    }
+
+    pub(super) fn members(&self, app: AppId, room: RoomId) -> String {
+        format!("{}living_room_user_set:{{{app}:{room}}}", self.prefix)
+    }
+
+    /// One hash holds all nodes of a kind: they are few, and always read together.
+    pub(super) fn nodes(&self, kind: NodeKind) -> String {
+        let kind = match kind {
+            NodeKind::Gateway => "gateway",
+            NodeKind::Router => "router",
+        };
+        format!("{}node:{kind}", self.prefix)
+    }
+
+    /// `name` is chosen by our own code, as `room:1:owner`.
+    pub(super) fn lease(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    pub(super) fn rate_window(&self, key: &str) -> String {
+        format!("{}limit:{key}", self.prefix)
+    }
+
+    pub(super) fn dedup(&self, app: AppId, user: UserId, msg_id: &str) -> String {
+        format!("{}dedup:{app}:{user}:{msg_id}", self.prefix)
+    }
+
+    /// `key` is chosen by our own code, as `living_room_obj:1`.
+    pub(super) fn cache(&self, key: &str) -> String {
+        format!("{}{key}", self.prefix)
+    }
+}
