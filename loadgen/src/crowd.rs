@@ -5,6 +5,7 @@
 //! - Nothing here sleeps past a tick of the heartbeat wheel, so orders and deadlines are seen in time.
 
 pub(crate) mod client;
+pub(crate) mod herd;
 pub(crate) mod room;
 
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
 use anyhow::{Context, Result};
 use billfish_wire::{Body, Code, Encoding, Reassembler, frame, limits::BODY_BYTES_MAX};
 use client::{Cause, Client, Stage};
+use herd::Herd;
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use room::Room;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -59,6 +61,8 @@ pub(crate) struct Crowd<'a> {
     wheel_tick: u64,
     /// Load messages sent by the pacer.
     paced: u64,
+    /// Where clients come back.
+    herd: Option<Herd>,
     /// First copies that should arrive in rooms, once the parent has said so.
     accepted_copies: u64,
 }
@@ -99,6 +103,8 @@ pub(crate) struct Stats {
     pub(crate) settled: usize,
     /// Settled since the event loop last looked: each gives back its place in the login window.
     pub(crate) newly_settled: usize,
+    /// Settled again after they had been cut.
+    pub(crate) newly_back: Vec<usize>,
     failures: BTreeMap<Cause, u64>,
     lost: BTreeMap<Cause, u64>,
     refused: BTreeMap<Cause, u64>,
@@ -170,9 +176,11 @@ impl Shared<'_> {
 impl<'a> Crowd<'a> {
     /// A crowd of one client per token, none of them connected.
     pub(crate) fn new(plan: &'a Plan, tokens: Vec<Box<str>>) -> Result<Self> {
-        let connections = tokens.into_iter().map(|token| Connection { client: Client::new(token), ..Connection::default() }).collect();
         let now_ns = clock::now_ns();
+        let herd = plan.return_spread.map(|spread| Herd::new(tokens.len(), nanoseconds(spread)));
+        let connections = tokens.into_iter().map(|token| Connection { client: Client::new(token), ..Connection::default() }).collect();
         Ok(Self {
+            herd,
             poll: Poll::new().context("no epoll")?,
             events: Events::with_capacity(EVENTS_MAX),
             connections,
@@ -221,6 +229,12 @@ impl<'a> Crowd<'a> {
             self.begin(self.next_client, if self.shared.plan.connect_rate > 0.0 { due_ns } else { now_ns });
             self.next_client += 1;
         }
+        self.time_out_logins(now_ns);
+        self.turn()?;
+        Ok(self.next_client == self.connections.len() && self.in_window == 0)
+    }
+
+    fn time_out_logins(&mut self, now_ns: u64) {
         let timeout_ns = nanoseconds(self.shared.plan.login_timeout);
         while let Some(&index) = self.on_the_way.front() {
             let client = &self.connections[index].client;
@@ -232,8 +246,16 @@ impl<'a> Crowd<'a> {
             }
             self.on_the_way.pop_front();
         }
-        self.turn()?;
-        Ok(self.next_client == self.connections.len() && self.in_window == 0)
+    }
+
+    /// Those who are out and whose wait is over begin again.
+    fn let_return(&mut self) {
+        let now_ns = self.shared.now_ns;
+        for _ in 0..BEGIN_PER_TURN {
+            let Some(index) = self.herd.as_mut().and_then(|herd| herd.next_due(now_ns)) else { break };
+            self.begin(index, now_ns);
+        }
+        self.time_out_logins(now_ns);
     }
 
     /// When the next client should connect; `None` when none is left or the window is full. Without a rate that is now.
@@ -258,7 +280,11 @@ impl<'a> Crowd<'a> {
         self.in_window += 1;
         self.on_the_way.push_back(index);
         let plan = self.shared.plan;
-        let gateway = plan.gateways[(plan.first + index) % plan.gateways.len()];
+        let client = plan.first + index;
+        let gateway = match &self.herd {
+            Some(herd) => plan.gateways[herd.gateway_of(index, client, plan.gateways.len())],
+            None => plan.gateways[client % plan.gateways.len()],
+        };
         let opened = connect(gateway, source_of(plan, index, gateway)).and_then(|mut stream| {
             self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
             Ok(stream)
@@ -310,6 +336,9 @@ impl<'a> Crowd<'a> {
     pub(crate) fn turn(&mut self) -> Result<()> {
         self.shared.now_ns = clock::now_ns();
         self.turn_wheel();
+        if self.shared.is_active && self.herd.is_some() {
+            self.let_return();
+        }
         let wait = self.pace();
         match self.poll.poll(&mut self.events, Some(wait)) {
             Ok(()) => {}
@@ -360,6 +389,9 @@ impl<'a> Crowd<'a> {
     /// Sends the load that is due and says how long to wait for events at most.
     fn pace(&mut self) -> Duration {
         let tick = Duration::from_nanos(TICK_NS);
+        if self.herd.as_ref().is_some_and(Herd::is_anyone_out) {
+            return Duration::from_millis(1);
+        }
         if !self.shared.is_active {
             return if self.next_connect_due_ns().is_some() { Duration::from_millis(1) } else { tick };
         }
@@ -441,6 +473,11 @@ impl<'a> Crowd<'a> {
             self.shared.now_ns = clock::now_ns();
             let outcome = feed(connection, index, &self.read_buffer[..read], &mut self.shared);
             self.in_window -= mem::take(&mut self.shared.stats.newly_settled);
+            for back in mem::take(&mut self.shared.stats.newly_back) {
+                if let Some(herd) = &mut self.herd {
+                    herd.on_back(back, self.shared.now_ns);
+                }
+            }
             self.flush(index);
             if let Err(cause) = outcome {
                 return self.fail(index, cause);
@@ -482,18 +519,32 @@ impl<'a> Crowd<'a> {
     fn fail(&mut self, index: usize, cause: Cause) {
         let connection = &mut self.connections[index];
         let stats = &mut self.shared.stats;
-        match connection.client.stage {
-            Stage::Closed => return,
-            Stage::Settled => *stats.lost.entry(cause).or_default() += 1,
-            Stage::Waiting | Stage::Connecting | Stage::LoggingIn | Stage::Joining => *stats.failures.entry(cause).or_default() += 1,
+        let returning = self.herd.as_mut().filter(|_| self.shared.is_active);
+        let comes_back = returning.is_some();
+        match (connection.client.stage, returning) {
+            (Stage::Closed, _) => return,
+            (Stage::Settled, Some(herd)) => herd.on_cut(index, clock::now_ns()),
+            (Stage::Waiting | Stage::Connecting | Stage::LoggingIn | Stage::Joining, Some(herd)) => {
+                herd.on_failed(index, cause, clock::now_ns());
+            }
+            (Stage::Settled, None) => *stats.lost.entry(cause).or_default() += 1,
+            (Stage::Waiting | Stage::Connecting | Stage::LoggingIn | Stage::Joining, None) => {
+                *stats.failures.entry(cause).or_default() += 1
+            }
         }
         if connection.client.stage.is_on_the_way() {
             self.in_window -= 1;
         }
         if connection.client.stage == Stage::Settled {
             stats.settled -= 1;
+            if comes_back {
+                connection.client.forget_beat(&mut self.shared);
+                if let Some(room) = self.shared.room_of(index) {
+                    self.shared.rooms[room].members -= 1;
+                }
+            }
         }
-        connection.client.stage = Stage::Closed;
+        connection.client.stage = if comes_back { Stage::Waiting } else { Stage::Closed };
         connection.client.forget_open(&mut self.shared);
         // Closing the descriptor takes it out of epoll as well.
         connection.stream = None;
@@ -540,6 +591,7 @@ impl<'a> Crowd<'a> {
             beat_latency: stats.beat_latency,
             messages: self.shared.rooms.iter_mut().map(|room| mem::take(&mut room.messages)).collect(),
             last_copy_ns: stats.last_copy_ns,
+            herd: self.herd.as_mut().map(|herd| mem::take(&mut herd.tally)),
             frame_bytes: self.shared.rooms.iter().map(|room| room.frame_bytes).max().unwrap_or(0).max(stats.frame_bytes),
         }
     }

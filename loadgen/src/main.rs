@@ -13,6 +13,7 @@ mod latency;
 mod options;
 mod probe;
 mod proc;
+mod redis;
 mod report;
 mod scenario;
 mod tally;
@@ -49,6 +50,7 @@ fn run(scenario: Scenario) -> Result<bool> {
         Scenario::Storm(options) => scenario::storm::run(&options),
         Scenario::Echo(options) => scenario::echo::run(&options),
         Scenario::Unicast(options) => scenario::unicast::run(&options),
+        Scenario::ReconnectHerd(options) => scenario::reconnect_herd::run(&options),
         Scenario::Limit(options) => scenario::limit::run(&options),
         Scenario::Worker => worker::serve().map(|()| true),
         Scenario::LimitDrain { sender, sockets } => probe::drain(sender, sockets).map(|()| true),

@@ -25,6 +25,8 @@ Examples, with `cargo run --release` running in another terminal:
       closed loop with 32 messages in flight, next to the bare send loop
   loadgen storm --connections 18000 --server-pid $(pgrep -x billfish) --json
       connect and login as fast as the gateway takes them
+  loadgen reconnect-herd --connections 18000 --gateway 127.0.0.1:8085 --gateway 127.0.0.1:8185 --gateway 127.0.0.1:8285 --kill PID
+      the first gateway dies, everyone comes back on the others
   loadgen echo --connections 1000 --rate 10000
       heartbeats there and back
   loadgen limit --connections 9000
@@ -43,6 +45,8 @@ pub(crate) enum Scenario {
     Echo(Echo),
     /// One-to-one chat between neighbours: gateway, router, gateway.
     Unicast(Unicast),
+    /// A gateway dies with everyone on it, and they come back on the others.
+    ReconnectHerd(ReconnectHerd),
     /// The bare send loop of this machine: joined frames to N sockets, no server.
     Limit(LimitOptions),
     /// A worker of another loadgen.
@@ -91,6 +95,9 @@ pub(crate) struct Common {
     /// Server process to read CPU time and memory of; may be repeated.
     #[arg(long, value_name = "PID")]
     pub(crate) server_pid: Vec<u32>,
+    /// Redis node whose commands are counted, by INFO commandstats; may be repeated.
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) redis: Vec<SocketAddr>,
     /// Chooses the users' ids. [default: the clock]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
@@ -202,6 +209,25 @@ pub(crate) struct Unicast {
     /// Characters of each message.
     #[arg(long, alias = "size", value_name = "CHARS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=500))]
     pub(crate) payload: u32,
+}
+
+/// `reconnect-herd`
+#[derive(Debug, Args)]
+pub(crate) struct ReconnectHerd {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Rooms to spread the clients over; 0: nobody joins.
+    #[arg(long, value_name = "N", default_value_t = 18)]
+    pub(crate) rooms: usize,
+    /// Process of the first gateway, killed once everyone is in. Without it, kill it by hand.
+    #[arg(long, value_name = "PID")]
+    pub(crate) kill: Option<u32>,
+    /// Each client waits up to this before its first return, drawn at random.
+    #[arg(long, value_name = "S", default_value_t = 20.0)]
+    pub(crate) spread: f64,
+    /// How long to watch after that.
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    pub(crate) seconds: u32,
 }
 
 /// `limit`

@@ -4,7 +4,7 @@
 //! - A field that was not measured is `null` and never 0.
 //! - The verdict is a list of sentences; an empty one is exit code 0.
 
-use crate::{latency::Latencies, probe::Limit};
+use crate::{crowd::herd::HerdTally, latency::Latencies, probe::Limit, redis::RedisLoad};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -82,6 +82,43 @@ pub(crate) struct Detail {
     /// The bare send loop in the same run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<Limit>,
+    /// Those who were cut and came back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) herd: Option<HerdReport>,
+    /// What Redis had to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) redis: Option<RedisLoad>,
+}
+
+/// A herd that came back, or not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct HerdReport {
+    /// Connections cut.
+    pub(crate) cut: u64,
+    /// Cut once more after they had come back: a second wave.
+    pub(crate) cut_again: u64,
+    /// In again.
+    pub(crate) returned: u64,
+    /// Tries that failed, by cause.
+    pub(crate) retries: BTreeMap<String, u64>,
+    /// From a client's cut to its being in again.
+    pub(crate) back_ms: Option<Spread>,
+    /// From the first cut to the last return.
+    pub(crate) all_back_s: Option<f64>,
+}
+
+impl HerdReport {
+    /// The figures of a tally.
+    pub(crate) fn of(tally: &HerdTally) -> Self {
+        Self {
+            cut: tally.cut,
+            cut_again: tally.cut_again,
+            returned: tally.returned,
+            retries: tally.retries.clone(),
+            back_ms: Spread::of(&tally.back),
+            all_back_s: ratio(number(tally.last_back_ns.saturating_sub(tally.first_cut_ns)), 1e9).filter(|_| tally.returned > 0),
+        }
+    }
 }
 
 /// Three percentiles.
@@ -131,6 +168,10 @@ impl Report {
         check(self.detail.strays, "frames reached someone they were not for");
         check(self.detail.lost.values().sum(), "connections were lost");
         check(self.detail.unsent, "messages were due and the server did not accept them in time");
+        if let Some(herd) = &self.detail.herd {
+            check(herd.cut.saturating_sub(herd.returned), "clients did not come back");
+            check(herd.cut_again, "clients were cut a second time");
+        }
         if !self.detail.at_least_once {
             check(self.duplicates, "copies came twice");
         }
@@ -141,6 +182,11 @@ impl Report {
 /// A ratio for a report: three decimals, `None` when the divisor is zero.
 pub(crate) fn ratio(value: f64, by: f64) -> Option<f64> {
     (by > 0.0).then(|| (value / by * 1_000.0).round() / 1_000.0)
+}
+
+/// The same with four decimals, for budgets of hundredths.
+pub(crate) fn ratio4(value: f64, by: f64) -> Option<f64> {
+    (by > 0.0).then(|| (value / by * 10_000.0).round() / 10_000.0)
 }
 
 /// A count as a number to divide.
@@ -191,6 +237,22 @@ impl Display for Report {
         for (name, causes) in [("login failed", &detail.login_failures), ("lost", &detail.lost), ("refused", &detail.refused)] {
             for (cause, count) in causes {
                 writeln!(to, "  {name:<17}{count}: {cause}")?;
+            }
+        }
+        if let Some(herd) = &detail.herd {
+            writeln!(to, "  herd             {} cut, {} back, {} cut again", herd.cut, herd.returned, herd.cut_again)?;
+            if let (Some(Spread { p50, p99, max }), Some(all)) = (herd.back_ms, herd.all_back_s) {
+                writeln!(to, "  back             p50 {p50:.0} ms, p99 {p99:.0} ms, max {max:.0} ms; all within {all:.1} s")?;
+            }
+            for (cause, count) in &herd.retries {
+                writeln!(to, "  tried again      {count}: {cause}")?;
+            }
+        }
+        if let Some(redis) = &detail.redis {
+            write!(to, "  redis            {} commands, {} in the busiest second", redis.commands, redis.peak_per_s)?;
+            match redis.per_delivery {
+                Some(each) => writeln!(to, ", {each:.4} per copy or heartbeat")?,
+                None => writeln!(to)?,
             }
         }
         if let Some(limit) = &detail.limit {

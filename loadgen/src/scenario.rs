@@ -7,6 +7,7 @@
 pub(crate) mod echo;
 pub(crate) mod hold;
 pub(crate) mod limit;
+pub(crate) mod reconnect_herd;
 pub(crate) mod room_burst;
 pub(crate) mod storm;
 pub(crate) mod unicast;
@@ -17,7 +18,8 @@ use crate::{
     latency::Latencies,
     options::Common,
     proc::{self, Usage},
-    report::{Detail, Report, Spread, Tail, number, ratio},
+    redis::{self, RedisLoad},
+    report::{Detail, HerdReport, Report, Spread, Tail, number, ratio, ratio4},
     tally::Balance,
     worker::{Activity, News, Order, Plan, Settled, Worker, WorkerReport},
 };
@@ -158,6 +160,8 @@ pub(crate) struct Script {
     pub(crate) rooms: usize,
     pub(crate) activity: Activity,
     pub(crate) at_least_once: bool,
+    /// See [`Plan::return_spread`].
+    pub(crate) return_spread: Option<Duration>,
 }
 
 /// Runs one scenario: `load` is what happens between the last join and the drain.
@@ -186,8 +190,9 @@ fn conduct_in(
     api: &Api,
     load: impl FnOnce(&mut Crew, &Api) -> Result<Load>,
 ) -> Result<Report> {
-    let mut crew = Crew::assemble(common, &plans(common, server, seed, rooms, script.activity)?)?;
+    let mut crew = Crew::assemble(common, &plans(common, server, seed, rooms, script.activity, script.return_spread)?)?;
     crew.wait_prepared()?;
+    let redis = if common.redis.is_empty() { None } else { Some(redis::Watch::start(common.redis.clone())?) };
     let before = Usage::of(&common.server_pid)?;
     let connect_began = Instant::now();
     let settled = crew.connect(Duration::from_secs(u64::from(common.connect_max)) + LOGIN_TIMEOUT + REPORT_MAX)?;
@@ -197,11 +202,13 @@ fn conduct_in(
 
     let drops_before = server.dropped()?;
     let load_from = Usage::of(&common.server_pid)?;
+    let commands_from = redis.as_ref().map(|_| redis::commands(&common.redis)).transpose()?;
     crew.begin();
     let load = load(&mut crew, api)?;
     let held = Usage::of(&common.server_pid)?;
     let seen = crew.finish(&load.accepted)?;
     let after = Usage::of(&common.server_pid)?;
+    let commands = commands_from.map(|from| Ok::<_, anyhow::Error>(redis::commands(&common.redis)?.saturating_sub(from))).transpose()?;
     let mut dropped = server.dropped()?;
     for (class, count) in drops_before {
         if let Some(now) = dropped.get_mut(&class) {
@@ -262,6 +269,12 @@ fn conduct_in(
             strays: seen.totals.strays,
             at_least_once: script.at_least_once,
             limit: None,
+            herd: seen.herd.as_ref().map(HerdReport::of),
+            redis: commands.zip(redis.as_ref()).map(|(commands, watch)| RedisLoad {
+                commands,
+                peak_per_s: watch.peak_per_s(),
+                per_delivery: ratio4(number(commands), number(received)),
+            }),
         },
     })
 }
@@ -278,7 +291,14 @@ fn last_members(messages: &[Vec<crate::tally::MessageTally>], members: &[u32]) -
 }
 
 /// Splits the crowd over as many workers as were asked for, or as the open-files limit needs.
-fn plans(common: &Common, server: &Server, seed: u64, rooms: &[i64], activity: Activity) -> Result<Vec<Plan>> {
+fn plans(
+    common: &Common,
+    server: &Server,
+    seed: u64,
+    rooms: &[i64],
+    activity: Activity,
+    return_spread: Option<Duration>,
+) -> Result<Vec<Plan>> {
     let per_process = usize::try_from(proc::raise_open_files().saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX).max(1);
     let needed = common.connections.div_ceil(per_process);
     let workers = common.processes.map_or(needed, usize::from).min(common.connections);
@@ -308,6 +328,7 @@ fn plans(common: &Common, server: &Server, seed: u64, rooms: &[i64], activity: A
             connect_rate: common.connect_rate * share,
             login_timeout: LOGIN_TIMEOUT,
             connect_max: Duration::from_secs(u64::from(common.connect_max)),
+            return_spread,
             activity: match activity {
                 Activity::Listen => Activity::Listen,
                 Activity::Echo { per_s } => Activity::Echo { per_s: per_s * share },

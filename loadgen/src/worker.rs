@@ -10,7 +10,7 @@
 
 use crate::{
     accounts, clock,
-    crowd::Crowd,
+    crowd::{Crowd, herd::HerdTally},
     http::Api,
     latency::Latencies,
     tally::{MessageTally, Totals},
@@ -67,6 +67,8 @@ pub(crate) struct Plan {
     pub(crate) login_timeout: Duration,
     /// The whole crowd must be in by then.
     pub(crate) connect_max: Duration,
+    /// Clients that are cut come back, spread over this; `None`: they are lost.
+    pub(crate) return_spread: Option<Duration>,
     /// What the clients do once they are in.
     pub(crate) activity: Activity,
 }
@@ -162,6 +164,8 @@ pub(crate) struct WorkerReport {
     pub(crate) last_copy_ns: u64,
     /// Bytes of one load frame.
     pub(crate) frame_bytes: usize,
+    /// Those who came back.
+    pub(crate) herd: Option<HerdTally>,
 }
 
 impl WorkerReport {
@@ -186,6 +190,9 @@ impl WorkerReport {
         }
         self.last_copy_ns = self.last_copy_ns.max(other.last_copy_ns);
         self.frame_bytes = self.frame_bytes.max(other.frame_bytes);
+        if let Some(herd) = other.herd {
+            self.herd.get_or_insert_default().merge(herd);
+        }
     }
 }
 

@@ -69,7 +69,8 @@ impl Client {
         let body = Body {
             app_id: Some(shared.plan.app_id),
             user_id: Some(shared.user_id(index)),
-            token: self.token.take().map(String::from),
+            // Who comes back needs it again.
+            token: if shared.plan.return_spread.is_some() { self.token.clone() } else { self.token.take() }.map(String::from),
             platform: Some("loadgen".to_owned()),
             ..Body::default()
         };
@@ -111,7 +112,9 @@ impl Client {
         if body.data.as_deref() != Some("true") {
             return Err("login answered without data true".to_owned());
         }
-        shared.stats.login.record(self.begun_ns, shared.now_ns);
+        if !shared.is_active {
+            shared.stats.login.record(self.begun_ns, shared.now_ns);
+        }
         if let Some(seconds) = body.heartbeat_secs.and_then(|seconds| u64::try_from(seconds).ok()).filter(|&seconds| seconds > 0) {
             shared.heartbeat_gap_ns = shared.heartbeat_gap_ns.min(seconds * 1_000_000_000);
         }
@@ -143,6 +146,9 @@ impl Client {
         self.stage = Stage::Settled;
         shared.stats.settled += 1;
         shared.stats.newly_settled += 1;
+        if shared.is_active {
+            shared.stats.newly_back.push(index);
+        }
         if let Some(room) = shared.room_of(index) {
             shared.rooms[room].members += 1;
         }
@@ -293,6 +299,13 @@ impl Client {
         self.sent += 1;
         shared.stats.sent += 1;
         shared.stats.open += 1;
+    }
+
+    /// A heartbeat that was open when the connection was cut on purpose was never due an echo.
+    pub(crate) fn forget_beat(&mut self, shared: &mut Shared<'_>) {
+        if self.keepalive_open {
+            shared.stats.beats_sent -= 1;
+        }
     }
 
     /// What was open when the connection ended will not be answered.

@@ -6,7 +6,7 @@ use billfish_wire::{Body, Code, Encoding, Reassembler, frame, limits::BODY_BYTES
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
@@ -100,6 +100,26 @@ fn a_paced_echo_sends_what_is_due() {
 }
 
 #[test]
+fn a_herd_that_is_cut_comes_back_on_the_other_gateway() {
+    let (mortal, streams) = Gateway::clean(0).serve_mortal();
+    let other = Gateway::clean(0).serve();
+    let plan = Plan { gateways: vec![mortal, other], return_spread: Some(Duration::from_millis(20)), ..plan(mortal, 6, Activity::Listen) };
+    let mut crowd = Crowd::new(&plan, tokens(6)).expect("epoll");
+    connect(&mut crowd);
+    crowd.begin_activity();
+    for stream in streams.lock().expect("no test holds it and panics").drain(..) {
+        stream.shutdown(std::net::Shutdown::Both).expect("it is open");
+    }
+    turn_until(&mut crowd, |crowd| crowd.herd.as_ref().is_some_and(|herd| herd.tally.returned == 6));
+    assert_eq!((crowd.settled_now(), crowd.shared.rooms[0].members), (6, 6));
+    crowd.end_activity(&[0]);
+    let report = crowd.report();
+    let herd = report.herd.clone().expect("it was a herd");
+    assert_eq!((herd.cut, herd.returned, herd.cut_again, herd.back.count()), (6, 6, 0, 6));
+    assert!(report.lost.is_empty() && report.sent == report.beats_echoed, "{report:?}");
+}
+
+#[test]
 fn the_state_of_a_client_stays_small() {
     // The promise is a few hundred bytes per client; the kernel's socket is ten times that.
     assert!(size_of::<super::Connection>() <= 160, "{} bytes", size_of::<super::Connection>());
@@ -148,6 +168,7 @@ fn tokens(count: usize) -> Vec<Box<str>> {
 
 fn plan(gateway: SocketAddr, clients: usize, activity: Activity) -> Plan {
     Plan {
+        return_spread: None,
         gateways: vec![gateway],
         http: String::new(),
         api_key: String::new(),
@@ -186,6 +207,22 @@ impl Gateway {
 
     fn serve(self) -> SocketAddr {
         self.serve_counting().0
+    }
+
+    /// A gateway whose connections can be taken from it.
+    fn serve_mortal(self) -> (SocketAddr, Arc<Mutex<Vec<TcpStream>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let streams = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&streams);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                kept.lock().expect("no test holds it and panics").push(stream.try_clone().expect("few descriptors"));
+                let gateway = self.clone();
+                thread::spawn(move || gateway.talk(stream, &std::sync::atomic::AtomicUsize::new(0)));
+            }
+        });
+        (address, streams)
     }
 
     /// Listens until the test process ends; the counter is of ACKs.

@@ -36,7 +36,13 @@ const LIMIT_SECONDS: f64 = 3.0;
 
 /// Runs it.
 pub(crate) fn run(options: &RoomBurst) -> Result<bool> {
-    let script = Script { name: "room-burst", rooms: options.rooms as usize, activity: Activity::Listen, at_least_once: options.qos == 1 };
+    let script = Script {
+        name: "room-burst",
+        rooms: options.rooms as usize,
+        activity: Activity::Listen,
+        at_least_once: options.qos == 1,
+        return_spread: None,
+    };
     let mut report = conduct(&options.common, &script, |crew, api| Burst::begin(options, crew, api)?.run(crew))?;
     if options.limit {
         let joined = options.outstanding.unwrap_or(1) as usize;

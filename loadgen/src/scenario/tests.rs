@@ -12,7 +12,7 @@ use clap::Parser;
 fn the_crowd_is_split_without_gap_or_overlap_and_neighbours_stay_together() {
     let common = common(&["--connections", "1001", "--processes", "4"]);
     let server = Server::of(&common).expect("a key was given");
-    let plans = plans(&common, &server, 3, &[1, 2], Activity::Chat { per_s: 1_001.0, text_chars: 10 }).expect("few files are needed");
+    let plans = plans(&common, &server, 3, &[1, 2], Activity::Chat { per_s: 1_001.0, text_chars: 10 }, None).expect("few files are needed");
     assert_eq!(plans.len(), 4);
     let mut next = 0;
     for plan in &plans {
@@ -29,7 +29,7 @@ fn the_crowd_is_split_without_gap_or_overlap_and_neighbours_stay_together() {
 fn more_connections_than_the_processes_may_open_files_is_wrong_use() {
     let common = common(&["--connections", "100000000", "--processes", "2"]);
     let server = Server::of(&common).expect("a key was given");
-    let error = plans(&common, &server, 3, &[], Activity::Listen).expect_err("two processes cannot");
+    let error = plans(&common, &server, 3, &[], Activity::Listen, None).expect_err("two processes cannot");
     assert!(error.is::<WrongUse>(), "{error}");
     assert!(error.to_string().contains("processes"), "{error}");
 }
