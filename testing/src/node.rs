@@ -1,0 +1,253 @@
+//! One `billfish gateway` or `billfish router`.
+
+use crate::{
+    patience::{PATIENCE, eventually_within},
+    process::{Process, tail},
+};
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+    time::Duration,
+};
+use tempfile::TempDir;
+
+/// A page of the admin port is there at once or not at all; a stopped node must not hold up who looks.
+const ADMIN_WAIT: Duration = Duration::from_secs(2);
+
+/// Which of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeKind {
+    /// Clients connect here.
+    Gateway,
+    /// Rooms and the HTTP API.
+    Router,
+}
+
+impl NodeKind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Router => "router",
+        }
+    }
+}
+
+/// One node, running or not.
+#[derive(Debug)]
+pub struct Node {
+    kind: NodeKind,
+    name: String,
+    binary: PathBuf,
+    directory: TempDir,
+    environment: Vec<(String, String)>,
+    ports: BTreeMap<String, SocketAddr>,
+    process: Option<Process>,
+    is_under_fake_time: bool,
+}
+
+impl Node {
+    /// A node that is not started yet. `config` is its TOML file with its ports; `environment` wins over it.
+    pub(crate) fn new(
+        kind: NodeKind,
+        name: &str,
+        binary: &Path,
+        config: &str,
+        environment: &[(String, String)],
+        fake_time: Option<&Path>,
+    ) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        fs::write(directory.path().join("billfish.toml"), config).expect("a temporary file");
+        let mut environment = environment.to_vec();
+        if let Some(library) = fake_time {
+            let clock = directory.path().join("clock");
+            fs::write(&clock, "+0").expect("a temporary file");
+            let put = [
+                ("LD_PRELOAD", library.display().to_string()),
+                ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
+                // The file is read again at every look at the clock, so that a jump is one.
+                ("FAKETIME_NO_CACHE", "1".to_owned()),
+                ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+            ];
+            environment.extend(put.map(|(name, value)| (name.to_owned(), value)));
+        }
+        Self {
+            kind,
+            name: name.to_owned(),
+            binary: binary.to_owned(),
+            directory,
+            environment,
+            ports: BTreeMap::new(),
+            process: None,
+            is_under_fake_time: fake_time.is_some(),
+        }
+    }
+
+    /// Starts it and reads its ports; `Err` with its log when it ends or does not come up.
+    ///
+    /// # Errors
+    /// The end of the node's log.
+    pub fn try_start(&mut self) -> Result<(), String> {
+        assert!(self.process.is_none(), "{} still runs", self.name);
+        let path = |name: &str| self.directory.path().join(name);
+        let ports_file = path("ports.json");
+        fs::remove_file(&ports_file).ok();
+        let arguments: Vec<OsString> = vec![
+            self.kind.word().into(),
+            "--config".into(),
+            path("billfish.toml").into(),
+            "--ports-file".into(),
+            ports_file.clone().into(),
+        ];
+        let mut process =
+            Process::start(&self.binary, &arguments, &self.environment, &self.log_path()).map_err(|error| error.to_string())?;
+        let mut ports = None;
+        let came = eventually_within(PATIENCE, || {
+            ports = fs::read_to_string(&ports_file).ok().and_then(|text| serde_json::from_str::<BTreeMap<String, SocketAddr>>(&text).ok());
+            ports.is_some() || process.ended().is_some()
+        });
+        match ports {
+            Some(ports) if came => {
+                self.ports = ports;
+                self.process = Some(process);
+                Ok(())
+            }
+            _ => Err(format!("{} does not start\n{}", self.name, self.log())),
+        }
+    }
+
+    /// Starts it again on the same ports and files.
+    pub fn start_again(&mut self) {
+        if let Err(problem) = self.try_start() {
+            panic!("{problem}");
+        }
+    }
+
+    /// Its name in the registry.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Which kind it is.
+    pub fn kind(&self) -> NodeKind {
+        self.kind
+    }
+
+    /// One of its ports: `tcp` and `admin` of a gateway, `link`, `http` and `admin` of a router. Known since its first start.
+    pub fn address(&self, port: &str) -> SocketAddr {
+        *self.ports.get(port).unwrap_or_else(|| panic!("{} has no port `{port}`", self.name))
+    }
+
+    /// It was started and has not been killed since.
+    pub fn is_running(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// It has been started and is gone by itself.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.process.as_mut().and_then(Process::ended)
+    }
+
+    /// Its process id while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Process::pid)
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Asks it to stop.
+    pub fn terminate(&self) {
+        self.running().terminate();
+    }
+
+    /// Waits until it has stopped by itself; `None` when it does not in time, and it goes on then.
+    pub fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let status = self.process.as_mut().expect("it runs").wait(patience);
+        if status.is_some() {
+            self.process = None;
+        }
+        status
+    }
+
+    /// Halts it: its sockets stay open and nobody answers.
+    pub fn stop(&self) {
+        self.running().stop();
+    }
+
+    /// Lets it go on.
+    pub fn cont(&self) {
+        self.running().cont();
+    }
+
+    fn running(&self) -> &Process {
+        self.process.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name))
+    }
+
+    /// Moves its wall clock this far from the true time, at once. Only where the cluster was started with `fake_time`.
+    pub fn set_clock(&self, seconds: i64) {
+        assert!(self.is_under_fake_time, "{} was not started under fake time", self.name);
+        let path = self.directory.path().join("clock");
+        let half = self.directory.path().join("clock.half");
+        // By rename: a node must never read half an offset.
+        fs::write(&half, format!("{seconds:+}")).expect("a temporary file");
+        fs::rename(half, path).expect("a temporary file");
+    }
+
+    /// `/readyz` says 200.
+    pub fn ready(&self) -> bool {
+        self.admin("/readyz").is_some_and(|(status, _)| status == 200)
+    }
+
+    /// A page of the admin port; `None` when it does not answer.
+    pub fn admin(&self, path: &str) -> Option<(u16, String)> {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(ADMIN_WAIT)).build().into();
+        let address = self.ports.get("admin")?;
+        let mut response = agent.get(format!("http://{address}{path}")).call().ok()?;
+        Some((response.status().as_u16(), response.body_mut().read_to_string().ok()?))
+    }
+
+    /// The value of a metric, all its series together; `labels` narrows them. `None` when the node does not answer.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
+        let (_, text) = self.admin("/metrics")?;
+        let values = text
+            .lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name) && labels.iter().all(|label| line.contains(label)))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        Some(values.sum())
+    }
+
+    /// A page of the admin port as JSON.
+    pub fn admin_json(&self, path: &str) -> Option<Value> {
+        serde_json::from_str(&self.admin(path)?.1).ok()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    /// The end of its log, over all its lives.
+    pub fn log(&self) -> String {
+        tail(&self.log_path())
+    }
+
+    /// Copies the whole log to a file, for a failed run.
+    pub fn keep_log(&self, to: &Path) {
+        fs::copy(self.log_path(), to).ok();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.process = None;
+        if std::thread::panicking() {
+            eprintln!("--- log of {} ---\n{}", self.name, self.log());
+        }
+    }
+}

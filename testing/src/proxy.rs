@@ -1,0 +1,281 @@
+//! A TCP proxy that does to a link what networks do: delay, cut in pieces, fall silent, reset.
+//!
+//! - Two threads a connection, a bounded number of connections; bytes are held one read at a time, so a slow side slows the other.
+//! - [`Chaos::BlackHole`] is a half-open link: nothing is taken, nothing is passed on, and no FIN is either. Connections that come meanwhile
+//!   are finished by the kernel and never served, as with a host that has vanished behind a router. It heals when another mode is set.
+
+use socket2::SockRef;
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+/// A test needs few; more mean a loop that reconnects.
+const CONNECTIONS_MAX: usize = 512;
+/// How soon a pump sees that the mode has changed.
+const LOOK: Duration = Duration::from_millis(20);
+const READ_BYTES: usize = 16 * 1024;
+
+/// What happens to bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chaos {
+    /// Passed on at once.
+    Forward,
+    /// Passed on this much later, each read by itself.
+    Delay(Duration),
+    /// Passed on in pieces of so many bytes.
+    Split(usize),
+    /// Neither taken nor passed on, and the ends hear nothing of each other's end.
+    BlackHole,
+    /// Connections are reset, old and new.
+    Reset,
+}
+
+/// One listening address in front of one upstream.
+#[derive(Debug)]
+pub struct ChaosProxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    upstream: SocketAddr,
+    chaos: Mutex<Chaos>,
+    connections: AtomicUsize,
+    over: AtomicBool,
+}
+
+impl ChaosProxy {
+    /// Starts one on a free port; the upstream need not be there yet.
+    pub fn start(upstream: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("it was bound");
+        listener.set_nonblocking(true).expect("a socket option");
+        let shared = Arc::new(Shared {
+            upstream,
+            chaos: Mutex::new(Chaos::Forward),
+            connections: AtomicUsize::new(0),
+            over: AtomicBool::new(false),
+        });
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || accept(&listener, &accepting));
+        Self { address, shared }
+    }
+
+    /// Where to connect instead of the upstream.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on, for all connections.
+    pub fn set(&self, chaos: Chaos) {
+        *self.shared.chaos.lock().unwrap_or_else(PoisonError::into_inner) = chaos;
+    }
+
+    /// Connections that pass through now.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for ChaosProxy {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn chaos(&self) -> Chaos {
+        if self.over.load(Ordering::Relaxed) {
+            return Chaos::Reset;
+        }
+        *self.chaos.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    while !shared.over.load(Ordering::Relaxed) {
+        if shared.chaos() == Chaos::BlackHole {
+            thread::sleep(LOOK);
+            continue;
+        }
+        match listener.accept() {
+            Ok((client, _)) => serve(client, shared),
+            Err(_) => thread::sleep(LOOK),
+        }
+    }
+}
+
+fn serve(client: TcpStream, shared: &Arc<Shared>) {
+    let is_refused = shared.chaos() == Chaos::Reset || shared.connections.load(Ordering::Relaxed) >= CONNECTIONS_MAX;
+    let upstream = if is_refused { None } else { TcpStream::connect_timeout(&shared.upstream, Duration::from_secs(1)).ok() };
+    let Some(upstream) = upstream else { return reset(&client) };
+    let prepare = |stream: &TcpStream| -> io::Result<TcpStream> {
+        stream.set_nonblocking(false)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(LOOK))?;
+        stream.set_write_timeout(Some(LOOK))?;
+        stream.try_clone()
+    };
+    let (Ok(client_end), Ok(upstream_end)) = (prepare(&client), prepare(&upstream)) else { return reset(&client) };
+    shared.connections.fetch_add(1, Ordering::Relaxed);
+    let (down, up) = (Arc::clone(shared), Arc::clone(shared));
+    let downstream = thread::spawn(move || pump(&upstream_end, &client_end, &down));
+    thread::spawn(move || {
+        pump(&client, &upstream, &up);
+        // A pump that panicked has ended too.
+        downstream.join().ok();
+        up.connections.fetch_sub(1, Ordering::Relaxed);
+    });
+}
+
+/// Carries one direction until its end.
+fn pump(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared) {
+    let mut buffer = [0; READ_BYTES];
+    loop {
+        match shared.chaos() {
+            Chaos::Reset => break,
+            Chaos::BlackHole => {
+                thread::sleep(LOOK);
+                continue;
+            }
+            Chaos::Forward | Chaos::Delay(_) | Chaos::Split(_) => {}
+        }
+        let taken = match from.read(&mut buffer) {
+            Ok(0) => {
+                // While it is black, an end is heard as little as anything else.
+                wait_out_black_hole(shared);
+                to.shutdown(Shutdown::Write).ok();
+                return;
+            }
+            Ok(count) => count,
+            Err(error) if is_only_late(&error) => continue,
+            Err(_) => break,
+        };
+        let bytes = buffer.get(..taken).unwrap_or_default();
+        wait_out_black_hole(shared);
+        let outcome = match shared.chaos() {
+            Chaos::Delay(delay) => {
+                thread::sleep(delay);
+                pass(&mut to, bytes, shared)
+            }
+            Chaos::Split(size) => bytes.chunks(size.max(1)).try_for_each(|piece| pass(&mut to, piece, shared)),
+            Chaos::Forward | Chaos::BlackHole | Chaos::Reset => pass(&mut to, bytes, shared),
+        };
+        if outcome.is_err() {
+            break;
+        }
+    }
+    reset(from);
+    reset(to);
+}
+
+fn pass(to: &mut &TcpStream, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
+    while !bytes.is_empty() {
+        wait_out_black_hole(shared);
+        if shared.chaos() == Chaos::Reset {
+            return Err(ErrorKind::ConnectionReset.into());
+        }
+        match to.write(bytes) {
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(error) if is_only_late(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn wait_out_black_hole(shared: &Shared) {
+    while shared.chaos() == Chaos::BlackHole {
+        thread::sleep(LOOK);
+    }
+}
+
+fn is_only_late(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+}
+
+/// Ends a connection by RST: what is under way is lost, as when a host dies.
+fn reset(stream: &TcpStream) {
+    // It may be gone already.
+    SockRef::from(stream).set_linger(Some(Duration::ZERO)).ok();
+    stream.shutdown(Shutdown::Both).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Chaos, ChaosProxy};
+    use crate::patience::eventually;
+    use std::{
+        io::{ErrorKind, Read, Write},
+        net::{TcpListener, TcpStream},
+        thread,
+        time::Duration,
+    };
+
+    /// An upstream that says everything back.
+    fn echo() -> std::net::SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut stream).ok());
+            }
+        });
+        address
+    }
+
+    fn said(stream: &mut TcpStream, text: &[u8]) -> Vec<u8> {
+        stream.write_all(text).unwrap();
+        let mut heard = vec![0; text.len()];
+        stream.read_exact(&mut heard).unwrap();
+        heard
+    }
+
+    #[test]
+    fn bytes_pass_whole_whatever_is_done_to_them() {
+        let proxy = ChaosProxy::start(echo());
+        let mut stream = TcpStream::connect(proxy.address()).unwrap();
+        for chaos in [Chaos::Forward, Chaos::Delay(Duration::from_millis(5)), Chaos::Split(3)] {
+            proxy.set(chaos);
+            assert_eq!(said(&mut stream, b"twelve bytes"), b"twelve bytes", "{chaos:?}");
+        }
+    }
+
+    #[test]
+    fn a_black_hole_says_nothing_not_even_that_it_ended_and_heals() {
+        let proxy = ChaosProxy::start(echo());
+        let mut stream = TcpStream::connect(proxy.address()).unwrap();
+        assert_eq!(said(&mut stream, b"before"), b"before");
+        proxy.set(Chaos::BlackHole);
+        stream.write_all(b"during").unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        let error = stream.read(&mut [0; 16]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        proxy.set(Chaos::Forward);
+        stream.set_read_timeout(None).unwrap();
+        let mut heard = [0; 6];
+        stream.read_exact(&mut heard).unwrap();
+        assert_eq!(&heard, b"during");
+    }
+
+    #[test]
+    fn a_reset_ends_what_is_there_and_what_comes() {
+        let proxy = ChaosProxy::start(echo());
+        let mut stream = TcpStream::connect(proxy.address()).unwrap();
+        assert_eq!(said(&mut stream, b"before"), b"before");
+        proxy.set(Chaos::Reset);
+        assert!(matches!(stream.read(&mut [0; 16]), Ok(0) | Err(_)));
+        eventually("it is gone", || proxy.connections() == 0);
+        let mut late = TcpStream::connect(proxy.address()).unwrap();
+        assert!(matches!(late.read(&mut [0; 16]), Ok(0) | Err(_)));
+    }
+}
