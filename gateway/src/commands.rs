@@ -27,6 +27,12 @@ impl Commands {
             commands.push(command);
         }
     }
+
+    /// What was gathered, for whoever is the shards: shard by shard, in order.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn into_parts(self) -> Vec<(u16, ShardCommand)> {
+        (0..).zip(self.by_shard).flat_map(|(shard, commands)| commands.into_iter().map(move |command| (shard, command))).collect()
+    }
 }
 
 /// The mailboxes of all shards.

@@ -26,6 +26,8 @@ mod presence;
 mod registry;
 mod running;
 pub mod shard;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 mod store;
 mod transport;
 mod upstream;
