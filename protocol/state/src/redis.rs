@@ -1,22 +1,171 @@
 //! The Redis adapter: a single server, or a Redis Cluster.
+//!
+//! - Against the same suite as the in-process adapter, which is its model. What ends is judged by the times that callers pass in: the end
+//!   stands in the value, and Redis' own expiry only collects what nobody will ask for again.
+//! - Every port speaks through one [`Connection`]: time-outs, breaker, bounds, retries and clusters are its matter alone.
+//! - What must be one step is one Lua script on keys of one slot.
+//! - Redis may forget, even what it has acknowledged: [`Watch`] tells when it may have.
+//!
+//! The user that Redis is told needs: `+@read +@write +@scripting +ping +time +select +cluster|slots +asking` on the keys of the prefix.
 
 mod acks;
+mod breaker;
+mod cache;
 mod command;
+mod config;
 mod connection;
+mod dedup;
+mod dial;
 mod inbox;
+mod keeper;
 mod keys;
+mod leases;
 mod members;
+mod metrics;
+mod presence;
+mod rate_windows;
+mod registry;
 mod room_log;
+mod routes;
+mod server;
 mod slots;
+mod tokens;
+mod trouble;
 
-use acks::RedisAcks;
-use connection::Connection;
-use inbox::RedisInbox;
-use members::RedisMembers;
-use room_log::RedisRoomLog;
+pub use config::{ConfigError, RedisConfig};
 
-/// A shared store in Redis.
-#[derive(Debug)]
+use crate::clock::Clock;
+use crate::port::State;
+use crate::watch::Watch;
+use breaker::BreakerLimits;
+use config::Address;
+use connection::{Connection, Limits};
+use dial::Dialer;
+use keeper::Keeper;
+use keys::Keys;
+use metrics::Metrics;
+use prometheus_client::registry::Registry;
+use server::Change;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// A shared store in Redis. Dropped, it ends at once; see [`Self::stop`].
 pub struct Redis {
+    state: State,
     connection: Connection,
+    keeper: JoinSet<()>,
 }
+
+/// Why the adapter cannot be used as configured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The certificates that servers are to be checked against.
+    #[error("cannot use the certificates in {path}")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl Redis {
+    /// Starts the adapter. Waits for Redis as long as one connection may take, so that the clock is right from the beginning; if it
+    /// does not answer, starts all the same and goes on trying. [`Watch::away`] says what is amiss.
+    ///
+    /// # Errors
+    ///
+    /// A setting that cannot be used.
+    pub async fn start(config: RedisConfig, registry: &mut Registry) -> Result<Self, StartError> {
+        config.validate()?;
+        let addresses: Vec<_> = config.nodes.iter().filter_map(|node| Address::parse(node)).collect();
+        let watch = Watch::default();
+        watch.set_away(Some("Redis has not answered yet".to_owned()));
+        let told = watch.clone();
+        let connection = Connection::new(
+            Keys::new(&config.prefix, config.presence_buckets),
+            Metrics::register(registry),
+            Limits {
+                command_timeout: config.command_timeout,
+                in_flight_max: config.in_flight_max,
+                breaker: BreakerLimits {
+                    failures: config.breaker_failures,
+                    open_min: config.breaker_open_min,
+                    open_max: config.breaker_open_max,
+                },
+            },
+            Dialer::new(&config)?,
+            move |change| {
+                if change == Change::Again {
+                    told.may_have_forgotten();
+                }
+            },
+        );
+        let clock = Clock::start();
+        let is_ready = watch::Sender::new(false);
+        let mut ready = is_ready.subscribe();
+        let seeds = if config.cluster { addresses.clone() } else { Vec::new() };
+        if !config.cluster {
+            connection.use_one(&addresses[0]);
+        }
+        let mut keeper = JoinSet::new();
+        keeper.spawn(Keeper { connection: connection.clone(), seeds, clock: clock.clone(), watch: watch.clone(), is_ready }.run());
+        let state = State {
+            clock,
+            tokens: Arc::new(tokens::RedisTokens::new(connection.clone())),
+            presence: Arc::new(presence::RedisPresence::new(connection.clone(), watch.clone())),
+            routes: Arc::new(routes::RedisRoutes::new(connection.clone())),
+            acks: Arc::new(acks::RedisAcks::new(connection.clone())),
+            inbox: Arc::new(inbox::RedisInbox::new(connection.clone())),
+            room_log: Arc::new(room_log::RedisRoomLog::new(connection.clone())),
+            members: Arc::new(members::RedisMembers::new(connection.clone())),
+            registry: Arc::new(registry::RedisRegistry::new(connection.clone())),
+            leases: Arc::new(leases::RedisLeases::new(connection.clone())),
+            rate_windows: Arc::new(rate_windows::RedisRateWindows::new(connection.clone())),
+            dedup: Arc::new(dedup::RedisDedup::new(connection.clone())),
+            cache: Arc::new(cache::RedisCache::new(connection.clone())),
+            watch,
+        };
+        // Whether it is ready by then is told by the watch.
+        drop(timeout(config.connect_timeout, ready.wait_for(|is_ready| *is_ready)).await);
+        Ok(Self { state, connection, keeper })
+    }
+
+    /// The ports. They fail once the adapter has stopped.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state.clone()
+    }
+
+    /// Ends all tasks and connections.
+    pub async fn stop(mut self) {
+        self.keeper.shutdown().await;
+        self.connection.stop().await;
+        self.state.watch.set_away(Some("stopped".to_owned()));
+    }
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Redis")
+    }
+}
+
+/// How long Redis keeps what ends at `until_ms`, in ms. Later than the end, for the clocks of nodes differ a little, and never so long
+/// that Redis would not take it.
+fn life(now_ms: u64, until_ms: u64) -> u64 {
+    until_ms.saturating_sub(now_ms).min(LIFE_MAX_MS) + LIFE_MARGIN_MS
+}
+
+/// For clocks that differ, and times that were taken a while ago.
+const LIFE_MARGIN_MS: u64 = 60_000;
+/// "For ever" is ten years.
+const LIFE_MAX_MS: u64 = 10 * 365 * 24 * 3600 * 1000;

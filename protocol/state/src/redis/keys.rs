@@ -104,13 +104,17 @@ impl Keys {
         format!("{}living_room_user_set:{{{app}:{room}}}", self.prefix)
     }
 
-    /// One hash holds all nodes of a kind: they are few, and always read together.
+    /// The ids of the nodes of a kind.
     pub(super) fn nodes(&self, kind: NodeKind) -> String {
         let kind = match kind {
             NodeKind::Gateway => "gateway",
             NodeKind::Router => "router",
         };
-        format!("{}node:{kind}", self.prefix)
+        format!("{}node:{{{kind}}}", self.prefix)
+    }
+
+    pub(super) fn node(&self, kind: NodeKind, id: &str) -> String {
+        format!("{}:{id}", self.nodes(kind))
     }
 
     /// `name` is chosen by our own code, as `room:1:owner`.

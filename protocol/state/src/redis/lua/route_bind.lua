@@ -1,0 +1,19 @@
+-- Binds a device. KEYS: the user's routes. ARGV: device, `node%session%epoch%`, now, until, life in ms.
+-- The value that was bound before, or nil. What has run out goes, so that the hash holds no more than a user's devices.
+local bound = redis.call('HGETALL', KEYS[1])
+local before = false
+for i = 1, #bound, 2 do
+  if bound[i] == ARGV[1] then
+    before = bound[i + 1]
+  else
+    local ends = tonumber(string.match(bound[i + 1], '%%(%d+)$'))
+    if not ends or ends <= tonumber(ARGV[3]) then
+      redis.call('HDEL', KEYS[1], bound[i])
+    end
+  end
+end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ARGV[4])
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then
+  redis.call('PEXPIRE', KEYS[1], ARGV[5])
+end
+return before

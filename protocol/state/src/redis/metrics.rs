@@ -1,0 +1,69 @@
+//! Every metric of the Redis adapter. Their list for operators is `docs/metrics.md`.
+
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// The metrics; clones share them. Everything is counted once for each batch.
+#[derive(Clone, Debug)]
+pub(super) struct Metrics {
+    /// `state_redis_commands_total`
+    pub(super) commands: Counter,
+    failures: Family<KindLabels, Counter>,
+    /// `state_redis_in_flight`
+    pub(super) in_flight: Gauge,
+    /// `state_redis_breaker_open`
+    pub(super) breaker_open: Gauge,
+    /// `state_redis_reconnects_total`
+    pub(super) reconnects: Counter,
+    /// `state_redis_clock_steps_total`
+    pub(super) clock_steps: Counter,
+    /// `state_redis_batch_seconds`
+    pub(super) batch: Histogram,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
+}
+
+/// From a fifth of a millisecond, which is a server on this machine, to the time-out.
+const BATCH_SECONDS: [f64; 10] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.3];
+
+impl Metrics {
+    /// Registers every metric under its public name. prometheus-client appends `_total` to counters by itself.
+    pub(super) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            commands: Counter::default(),
+            failures: Family::default(),
+            in_flight: Gauge::default(),
+            breaker_open: Gauge::default(),
+            reconnects: Counter::default(),
+            clock_steps: Counter::default(),
+            batch: Histogram::new(BATCH_SECONDS),
+        };
+        registry.register("state_redis_commands", "Commands sent to Redis", metrics.commands.clone());
+        registry.register("state_redis_failures", "Batches that Redis did not carry out, by kind", metrics.failures.clone());
+        registry.register("state_redis_in_flight", "Commands sent and not answered", metrics.in_flight.clone());
+        registry.register("state_redis_breaker_open", "Servers that are left alone after failures", metrics.breaker_open.clone());
+        registry.register("state_redis_reconnects", "Connections made anew", metrics.reconnects.clone());
+        registry.register("state_redis_clock_steps", "Times the clock was set by that of Redis", metrics.clock_steps.clone());
+        registry.register_with_unit(
+            "state_redis_batch",
+            "From sending a batch to one server to its last answer",
+            Unit::Seconds,
+            metrics.batch.clone(),
+        );
+        for kind in super::trouble::Trouble::KINDS {
+            drop(metrics.failures.get_or_create(&KindLabels { kind }));
+        }
+        metrics
+    }
+
+    /// A batch was not carried out.
+    pub(super) fn on_failure(&self, kind: &'static str) {
+        self.failures.get_or_create(&KindLabels { kind }).inc();
+    }
+}

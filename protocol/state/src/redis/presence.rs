@@ -1,0 +1,171 @@
+//! [`Presence`]: a sorted set for each app and bucket of users, user → last sign of life.
+//!
+//! - A batch is one command for each bucket it touches. The life of a bucket is renewed at most once a minute by each process, for that
+//!   would be a second command each time; it outlives the last sign by [`PRESENCE_KEPT_MS`] all the same.
+//! - A sweep looks at a few buckets a call and goes round.
+
+use super::command::{Command, Script};
+use super::connection::Connection;
+use crate::port::{PRESENCE_KEPT_MS, Presence, Result};
+use crate::types::{AppId, UserId};
+use crate::watch::Watch;
+use async_trait::async_trait;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+static SWEEP: Script = Script::new(include_str!("lua/presence_sweep.lua"));
+
+/// How often a process renews the life of a bucket.
+const RENEW_EVERY: Duration = Duration::from_secs(60);
+/// The life it gets: so long that one written right before the next renewal would be due is kept.
+const BUCKET_LIFE_MS: u64 = PRESENCE_KEPT_MS + 2 * 60_000;
+/// Buckets that a process remembers having renewed: those of 128 apps. Beyond it forgets, and renews more often.
+const RENEWED_MAX: usize = 4096;
+/// Buckets that one call of a sweep looks at.
+const SWEPT_AT_ONCE: usize = 8;
+/// Users in one command: beyond, it would keep others waiting.
+const USERS_PER_COMMAND: usize = 1000;
+
+type Bucket = (AppId, u16);
+
+pub(super) struct RedisPresence {
+    connection: Connection,
+    watch: Watch,
+    renewed: Mutex<Renewed>,
+    /// Where the sweep goes on.
+    swept: Mutex<Option<Bucket>>,
+}
+
+/// When this process renewed which bucket.
+#[derive(Debug, Default)]
+struct Renewed {
+    at: BTreeMap<Bucket, Instant>,
+    /// A store that may have forgotten is told everything again.
+    generation: u64,
+}
+
+impl RedisPresence {
+    pub(super) fn new(connection: Connection, watch: Watch) -> Self {
+        Self { connection, watch, renewed: Mutex::default(), swept: Mutex::default() }
+    }
+
+    fn renewed(&self) -> MutexGuard<'_, Renewed> {
+        self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn buckets(&self, users: &[(AppId, UserId)]) -> BTreeMap<Bucket, Vec<UserId>> {
+        let mut buckets: BTreeMap<Bucket, Vec<UserId>> = BTreeMap::new();
+        for (app, user) in users {
+            buckets.entry((*app, self.connection.keys().presence_bucket(*user))).or_default().push(*user);
+        }
+        buckets
+    }
+
+    /// Which of the buckets are to be renewed now.
+    fn due<'a>(&self, buckets: impl Iterator<Item = &'a Bucket>) -> Vec<Bucket> {
+        let generation = self.watch.generation();
+        let now = Instant::now();
+        let mut renewed = self.renewed();
+        if renewed.generation != generation {
+            *renewed = Renewed { at: BTreeMap::new(), generation };
+        }
+        let is_due = |bucket: &&Bucket| renewed.at.get(*bucket).is_none_or(|at| now.duration_since(*at) >= RENEW_EVERY);
+        buckets.filter(is_due).copied().collect()
+    }
+
+    fn note(&self, renewed_now: &[Bucket]) {
+        let now = Instant::now();
+        let mut renewed = self.renewed();
+        if renewed.at.len() + renewed_now.len() > RENEWED_MAX {
+            renewed.at.clear();
+        }
+        renewed.at.extend(renewed_now.iter().map(|bucket| (*bucket, now)));
+    }
+}
+
+#[async_trait]
+impl Presence for RedisPresence {
+    async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()> {
+        let keys = self.connection.keys();
+        let buckets = self.buckets(users);
+        let due = self.due(buckets.keys());
+        let mut commands = Vec::with_capacity(buckets.len() + 2 * due.len());
+        for ((app, bucket), users) in &buckets {
+            for users in users.chunks(USERS_PER_COMMAND) {
+                let signs: Vec<_> = users.iter().map(|user| (now_ms, user.0)).collect();
+                commands.push(Command::new("ZADD", &keys.presence(*app, *bucket)).arg("GT").arg(signs));
+            }
+        }
+        for (app, bucket) in &due {
+            commands.push(Command::new("PEXPIRE", &keys.presence(*app, *bucket)).arg(BUCKET_LIFE_MS));
+        }
+        let apps: BTreeSet<_> = due.iter().map(|(app, _)| app.0).collect();
+        if !apps.is_empty() {
+            commands.push(Command::new("SADD", &keys.presence_apps()).arg(apps.into_iter().collect::<Vec<_>>()));
+        }
+        self.connection.run_many::<i64>("noting signs of life", commands).await?;
+        self.note(&due);
+        Ok(())
+    }
+
+    async fn remove(&self, users: &[(AppId, UserId)]) -> Result<()> {
+        let keys = self.connection.keys();
+        let mut commands = Vec::new();
+        for ((app, bucket), users) in self.buckets(users) {
+            for users in users.chunks(USERS_PER_COMMAND) {
+                let ids: Vec<_> = users.iter().map(|user| user.0).collect();
+                commands.push(Command::new("ZREM", &keys.presence(app, bucket)).arg(ids));
+            }
+        }
+        self.connection.run_many::<i64>("removing signs of life", commands).await.map(drop)
+    }
+
+    async fn online(&self, app: AppId, users: &[UserId], since_ms: u64) -> Result<Vec<bool>> {
+        let keys = self.connection.keys();
+        let mut buckets: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+        for (index, user) in users.iter().enumerate() {
+            buckets.entry(keys.presence_bucket(*user)).or_default().push(index);
+        }
+        let chunks: Vec<(u16, &[usize])> =
+            buckets.iter().flat_map(|(bucket, indices)| indices.chunks(USERS_PER_COMMAND).map(|indices| (*bucket, indices))).collect();
+        let command = |(bucket, indices): &(u16, &[usize])| {
+            let ids: Vec<_> = indices.iter().map(|index| users[*index].0).collect();
+            Command::new("ZMSCORE", &keys.presence(app, *bucket)).arg(ids)
+        };
+        let signs: Vec<Vec<Option<f64>>> = self.connection.run_many("asking who is online", chunks.iter().map(command).collect()).await?;
+        let mut online = vec![false; users.len()];
+        for ((_, indices), signs) in chunks.iter().zip(signs) {
+            for (index, sign) in indices.iter().zip(signs) {
+                // A double is exact up to 2^53 ms.
+                online[*index] = sign.is_some_and(|sign| sign >= since_ms as f64);
+            }
+        }
+        Ok(online)
+    }
+
+    async fn sweep(&self, before_ms: u64, limit: usize) -> Result<Vec<(AppId, UserId)>> {
+        let keys = self.connection.keys();
+        let mut apps: Vec<i32> = self.connection.run("listing apps", Command::new("SMEMBERS", &keys.presence_apps())).await?;
+        apps.sort_unstable();
+        let mut all = apps.iter().flat_map(|app| (0..keys.presence_buckets()).map(|bucket| (AppId(*app), bucket))).collect::<Vec<_>>();
+        let last = *self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = last.map_or(0, |last| all.partition_point(|bucket| *bucket <= last));
+        all.rotate_left(done);
+        let mut swept = Vec::new();
+        for (app, bucket) in all.into_iter().take(SWEPT_AT_ONCE) {
+            let left = limit - swept.len();
+            if left == 0 {
+                break;
+            }
+            let command = Command::script(&SWEEP, &[&keys.presence(app, bucket)]).arg(before_ms).arg(left.min(USERS_PER_COMMAND)).once();
+            let users: Vec<i64> = self.connection.run("sweeping signs of life", command).await?;
+            if users.len() < left.min(USERS_PER_COMMAND) {
+                *self.swept.lock().unwrap_or_else(PoisonError::into_inner) = Some((app, bucket));
+            }
+            swept.extend(users.into_iter().map(|user| (app, UserId(user))));
+        }
+        Ok(swept)
+    }
+}

@@ -1,0 +1,90 @@
+//! [`Registry`]: a hash for each node, and beside it, for each kind, a sorted set of their ids by the end of their leases.
+
+use super::command::{Command, Script};
+use super::connection::Connection;
+use super::life;
+use crate::port::{Registry, Result};
+use crate::types::{NodeInfo, NodeKind, StateError};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+
+static REGISTER: Script = Script::new(include_str!("lua/node_register.lua"));
+static DEREGISTER: Script = Script::new(include_str!("lua/node_deregister.lua"));
+static LIST: Script = Script::new(include_str!("lua/node_list.lua"));
+
+/// Nodes of a kind; all are read at once.
+const NODES_MAX: usize = 1024;
+/// What the script says when there are that many already.
+const FULL: i64 = -1;
+/// Between the transports of an address list; `=` stands between a transport and its address.
+const BETWEEN: char = ' ';
+
+pub(super) struct RedisRegistry(Connection);
+
+impl RedisRegistry {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self(connection)
+    }
+}
+
+#[async_trait]
+impl Registry for RedisRegistry {
+    async fn register(&self, node: &NodeInfo, now_ms: u64, until_ms: u64) -> Result<()> {
+        let keys = self.0.keys();
+        let addresses: Vec<_> = node.addresses.iter().map(|(transport, address)| format!("{transport}={address}")).collect();
+        let command = Command::script(&REGISTER, &[&keys.nodes(node.kind), &keys.node(node.kind, &node.id)])
+            .arg(&node.id)
+            .arg(now_ms)
+            .arg(until_ms)
+            .arg(life(now_ms, until_ms))
+            .arg(NODES_MAX)
+            .arg(node.incarnation)
+            .arg(&["addresses", addresses.join(&BETWEEN.to_string()).as_str()])
+            .arg("capacity")
+            .arg(node.capacity)
+            .arg("load")
+            .arg(node.load)
+            .arg("draining")
+            .arg(u8::from(node.draining))
+            .arg("version")
+            .arg(&node.version);
+        match self.0.run("registering a node", command).await? {
+            FULL => Err(StateError::Full { what: "nodes", limit: NODES_MAX }),
+            _ => Ok(()),
+        }
+    }
+
+    async fn deregister(&self, kind: NodeKind, id: &str, incarnation: u64) -> Result<()> {
+        let keys = self.0.keys();
+        let command = Command::script(&DEREGISTER, &[&keys.nodes(kind), &keys.node(kind, id)]).arg(id).arg(incarnation);
+        self.0.run("deregistering a node", command).await
+    }
+
+    async fn nodes(&self, kind: NodeKind, now_ms: u64) -> Result<Vec<NodeInfo>> {
+        let nodes = self.0.keys().nodes(kind);
+        let command = Command::script(&LIST, &[&nodes]).arg(now_ms).arg(self.0.keys().node(kind, "")).arg(NODES_MAX);
+        let listed: Vec<(String, BTreeMap<String, String>)> = self.0.run("listing nodes", command).await?;
+        let mut nodes: Vec<_> = listed.into_iter().filter_map(|(id, fields)| read(kind, id, &fields)).collect();
+        nodes.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(nodes)
+    }
+}
+
+/// A node that says odd things of itself is none.
+fn read(kind: NodeKind, id: String, fields: &BTreeMap<String, String>) -> Option<NodeInfo> {
+    let number = |name: &str| fields.get(name)?.parse::<u64>().ok();
+    let addresses = fields.get("addresses")?.split(BETWEEN).filter_map(|address| {
+        let (transport, address) = address.split_once('=')?;
+        Some((transport.to_owned(), address.to_owned()))
+    });
+    Some(NodeInfo {
+        kind,
+        id,
+        incarnation: number("incarnation")?,
+        addresses: addresses.collect(),
+        capacity: number("capacity")?,
+        load: number("load")?,
+        draining: number("draining")? != 0,
+        version: fields.get("version")?.clone(),
+    })
+}

@@ -1,0 +1,56 @@
+//! [`Tokens`]: a string `until%app%user%device` for each.
+
+use super::command::Command;
+use super::connection::Connection;
+use super::life;
+use crate::port::{Result, Tokens};
+use crate::types::{AppId, DeviceKind, TokenOwner, UserId};
+use async_trait::async_trait;
+
+pub(super) struct RedisTokens(Connection);
+
+impl RedisTokens {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self(connection)
+    }
+}
+
+#[async_trait]
+impl Tokens for RedisTokens {
+    async fn issue(&self, token: &str, owner: TokenOwner, now_ms: u64, until_ms: u64) -> Result<()> {
+        let device = owner.device.map_or(ANY_DEVICE, |device| device as u32);
+        let value = format!("{until_ms}%{}%{}%{device}", owner.app, owner.user);
+        let command = Command::new("SET", &self.0.keys().token(token)).arg(value).arg("PX").arg(life(now_ms, until_ms));
+        self.0.run("issuing a token", command).await
+    }
+
+    async fn resolve(&self, tokens: &[String], now_ms: u64) -> Result<Vec<Option<TokenOwner>>> {
+        let commands = tokens.iter().map(|token| Command::new("GET", &self.0.keys().token(token))).collect();
+        let values: Vec<Option<String>> = self.0.run_many("looking tokens up", commands).await?;
+        Ok(values.into_iter().map(|value| value.as_deref().and_then(read).filter(|(_, until_ms)| now_ms < *until_ms)).map(first).collect())
+    }
+
+    async fn revoke(&self, tokens: &[String]) -> Result<()> {
+        let commands = tokens.iter().map(|token| Command::new("DEL", &self.0.keys().token(token))).collect();
+        self.0.run_many::<()>("revoking tokens", commands).await.map(drop)
+    }
+}
+
+const ANY_DEVICE: u32 = 0;
+
+fn first(found: Option<(TokenOwner, u64)>) -> Option<TokenOwner> {
+    found.map(|(owner, _)| owner)
+}
+
+/// A value that is none of ours lets nobody in.
+fn read(value: &str) -> Option<(TokenOwner, u64)> {
+    let mut parts = value.split('%');
+    let until_ms = parts.next()?.parse().ok()?;
+    let app = AppId(parts.next()?.parse().ok()?);
+    let user = UserId(parts.next()?.parse().ok()?);
+    let device = match parts.next()?.parse().ok()? {
+        ANY_DEVICE => None,
+        number => Some(DeviceKind::from_number(number)?),
+    };
+    Some((TokenOwner { app, user, device }, until_ms))
+}

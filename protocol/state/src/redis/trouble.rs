@@ -1,0 +1,52 @@
+//! Why a batch was not carried out: what stands in [`StateError::Away`] as its cause.
+
+use super::config::Address;
+use crate::types::StateError;
+use redis::{ParsingError, RedisError, ServerError};
+use std::sync::Arc;
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum Trouble {
+    /// Nothing was sent.
+    #[error("{0}")]
+    Down(Arc<str>),
+    /// Nothing was sent.
+    #[error("{0} commands are in flight already")]
+    Full(usize),
+    /// It may have been carried out.
+    #[error("{0} did not answer in time")]
+    TimedOut(Address),
+    /// It may have been carried out.
+    #[error("the connection to {0} broke")]
+    Broken(Address, #[source] RedisError),
+    #[error("{0} refused: {1}")]
+    Refused(Address, ServerError),
+    /// The cluster moves about faster than it can be followed.
+    #[error("sent from server to server: {0}")]
+    Astray(ServerError),
+    #[error("an answer of another kind than expected")]
+    Answer(#[source] ParsingError),
+}
+
+impl Trouble {
+    /// Every [`Self::kind`].
+    pub(super) const KINDS: [&'static str; 7] = ["down", "full", "timed_out", "broken", "refused", "astray", "answer"];
+
+    /// Its metric label.
+    pub(super) fn kind(&self) -> &'static str {
+        let [down, full, timed_out, broken, refused, astray, answer] = Self::KINDS;
+        match self {
+            Self::Down(_) => down,
+            Self::Full(_) => full,
+            Self::TimedOut(_) => timed_out,
+            Self::Broken(..) => broken,
+            Self::Refused(..) => refused,
+            Self::Astray(_) => astray,
+            Self::Answer(_) => answer,
+        }
+    }
+
+    pub(super) fn away(self, what: &'static str) -> StateError {
+        StateError::Away { what, cause: Box::new(self) }
+    }
+}
