@@ -7,11 +7,15 @@
 //!
 //! No rule of a service here, but those that need a transaction: one live room per anchor, a sanction only for a live room.
 
+mod config;
 mod rooms;
 mod sqlite;
 mod streams;
 
+pub use config::{LedgerConfig, LedgerConfigError};
 pub use streams::StreamRecord;
+
+use config::Place;
 
 use crate::services::ports::{RecordError, Result};
 use sqlx::SqlitePool;
@@ -31,10 +35,22 @@ pub struct Ledger {
     _lock: Arc<File>,
 }
 
+/// Who else may have the records open at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nobody: this process keeps its live state in its own memory, so nobody else could own a room.
+    Exclusive,
+    /// Others that open them as shared too.
+    Shared,
+}
+
 /// Why the ledger could not be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LedgerError {
+    /// A value of the configuration cannot work.
+    #[error("configuration key `ledger.{}`: {}", .0.key, .0.problem)]
+    Config(LedgerConfigError),
     /// The data directory, or a file in it, cannot be made or written.
     #[error("cannot write {}; is the disk read-only, or does the path belong to someone else?", path.display())]
     NotWritable {
@@ -61,13 +77,23 @@ pub enum LedgerError {
     },
 }
 
+impl From<LedgerConfigError> for LedgerError {
+    fn from(error: LedgerConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
 impl Ledger {
-    /// Opens the records of a data directory, which is made if it is not there, and brings their tables up to date.
+    /// Opens the records and brings their tables up to date. The directory of a file is made if it is not there.
     ///
     /// # Errors
-    /// Each names the path.
-    pub async fn open(data_dir: &Path) -> std::result::Result<Self, LedgerError> {
-        sqlite::open(data_dir).await
+    /// Each names the key, the path or the server.
+    pub async fn open(config: &LedgerConfig, data_dir: &Path, sharing: Sharing) -> std::result::Result<Self, LedgerError> {
+        config.validate()?;
+        match config.place(data_dir)? {
+            Place::File(path) => sqlite::open(&path, sharing).await,
+            Place::Server(_) => Err(LedgerError::Config(LedgerConfigError { key: "url", problem: "not yet".to_owned() })),
+        }
     }
 
     /// Closes the file when every call under way has ended. Calls after it fail.

@@ -1,7 +1,10 @@
 //! The API as a caller sees it: real layers, real router behind them.
 
 use super::{HttpConfig, HttpParts, service};
-use crate::{RouterConfig, RouterParts, Running, ledger::Ledger};
+use crate::{
+    RouterConfig, RouterParts, Running,
+    ledger::{Ledger, LedgerConfig, Sharing},
+};
 use axum::{
     Router,
     body::{Body, Bytes, to_bytes},
@@ -393,7 +396,7 @@ fn authorized(method: &str, path: &str, body: Body) -> Request<Body> {
 
 /// A router with one gateway registered and none linked.
 async fn behind(directory: &TempDir) -> (HttpParts, Running) {
-    let ledger = Ledger::open(directory.path()).await.unwrap();
+    let ledger = Ledger::open(&LedgerConfig::default(), directory.path(), Sharing::Exclusive).await.unwrap();
     let state = State::in_memory();
     let gateway = NodeInfo {
         kind: NodeKind::Gateway,

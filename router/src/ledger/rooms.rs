@@ -273,6 +273,7 @@ const fn kind_of(sanction: Sanction) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{LedgerConfig, Sharing};
     use super::{Ledger, NewRoom, OpenOutcome, Profile, RoomKind, RoomRecord, RoomRecords, Sanction};
     use billfish_state::{AppId, RoomId, UserId};
     use sqlx::Executor;
@@ -290,7 +291,7 @@ mod tests {
         ledger.close().await;
         drop(ledger);
 
-        let ledger = Ledger::open(directory.path()).await.unwrap();
+        let ledger = Ledger::open(&LedgerConfig::default(), directory.path(), Sharing::Exclusive).await.unwrap();
         assert_eq!(ledger.live_room(first.room).await.unwrap(), Some(first));
         assert_eq!(ledger.live_room(second.room).await.unwrap(), None);
         assert!(open(&ledger, 30_003, NOW).await.room > second.room);
@@ -404,7 +405,7 @@ mod tests {
         assert_eq!(epochs, (1..=20).collect::<Vec<u64>>());
         ledger.close().await;
         drop(ledger);
-        let ledger = Ledger::open(directory.path()).await.unwrap();
+        let ledger = Ledger::open(&LedgerConfig::default(), directory.path(), Sharing::Exclusive).await.unwrap();
         assert_eq!(ledger.raise_epoch(room).await.unwrap(), Some(21));
         ledger.close_room(room, NOW).await.unwrap();
         assert_eq!(ledger.raise_epoch(room).await.unwrap(), None);
@@ -473,7 +474,7 @@ mod tests {
 
     async fn fresh() -> (TempDir, Ledger) {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(directory.path()).await.unwrap();
+        let ledger = Ledger::open(&LedgerConfig::default(), directory.path(), Sharing::Exclusive).await.unwrap();
         (directory, ledger)
     }
 

@@ -1,6 +1,6 @@
 //! Opening the SQLite file: the lock, the pragmas, the pools, the migrations.
 
-use super::{Ledger, LedgerError};
+use super::{Ledger, LedgerError, Sharing};
 use sqlx::{
     ConnectOptions, SqlitePool,
     migrate::Migrator,
@@ -14,10 +14,8 @@ use std::{
     time::Duration,
 };
 
-/// The records, in the data directory.
-const FILE: &str = "billfish.db";
-/// Locked by the process that has the directory. Not the records themselves: SQLite has locks of its own on those.
-const LOCK_FILE: &str = "billfish.lock";
+/// Ending of the file that is locked by those who have the records open. Not the records themselves: SQLite has locks of its own on those.
+const LOCK_ENDING: &str = "lock";
 /// Connections that read. A read is tens of microseconds; more would only queue for the same two cores.
 const READERS: u32 = 4;
 /// How long a statement waits for another program that holds the file (a backup, a person with `sqlite3`). Reliability asks for an answer in 2 s.
@@ -27,15 +25,16 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
-pub(super) async fn open(data_dir: &Path) -> Result<Ledger, LedgerError> {
+pub(super) async fn open(path: &Path, sharing: Sharing) -> Result<Ledger, LedgerError> {
+    let path = path.to_owned();
+    let data_dir = path.parent().unwrap_or(Path::new(""));
     // Stream keys stand in the records: a directory of ours is its owner's alone. One that was there keeps the rights it was given.
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(data_dir)
         .map_err(|cause| LedgerError::NotWritable { path: data_dir.to_owned(), cause })?;
-    let lock = lock(data_dir)?;
-    let path = data_dir.join(FILE);
+    let lock = lock(&path, sharing)?;
     // SQLite opens a file that it may not write for reading, without a word. Better told now than by the first room.
     drop(writable(&path)?);
     let unusable = |cause: Box<dyn std::error::Error + Send + Sync>| LedgerError::Unusable { path: path.clone(), cause };
@@ -52,12 +51,16 @@ pub(super) async fn open(data_dir: &Path) -> Result<Ledger, LedgerError> {
     Ok(Ledger { writer, readers, _lock: Arc::new(lock) })
 }
 
-fn lock(data_dir: &Path) -> Result<File, LedgerError> {
-    let path = data_dir.join(LOCK_FILE);
+fn lock(records: &Path, sharing: Sharing) -> Result<File, LedgerError> {
+    let path = records.with_extension(LOCK_ENDING);
     let file = writable(&path)?;
-    match file.try_lock() {
+    let locked = match sharing {
+        Sharing::Exclusive => file.try_lock(),
+        Sharing::Shared => file.try_lock_shared(),
+    };
+    match locked {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(LedgerError::InUse { path: data_dir.to_owned() }),
+        Err(TryLockError::WouldBlock) => Err(LedgerError::InUse { path: records.parent().unwrap_or(records).to_owned() }),
         Err(TryLockError::Error(cause)) => Err(LedgerError::NotWritable { path, cause }),
     }
 }
@@ -87,42 +90,49 @@ async fn pool(connections: u32, options: &SqliteConnectOptions) -> Result<Sqlite
 
 #[cfg(test)]
 mod tests {
-    use super::{FILE, Ledger, LedgerError};
+    use super::super::{Ledger, LedgerConfig, LedgerError, Sharing};
     use sqlx::{ConnectOptions, Connection, Executor, Row, sqlite::SqliteConnectOptions};
     use std::error::Error;
+    use std::path::Path;
+
+    const FILE: &str = "billfish.db";
+
+    async fn open(data_dir: impl AsRef<Path>) -> Result<Ledger, LedgerError> {
+        Ledger::open(&LedgerConfig::default(), data_dir.as_ref(), Sharing::Exclusive).await
+    }
 
     #[tokio::test]
     async fn the_data_directory_is_made() {
         let directory = tempfile::tempdir().unwrap();
         let deep = directory.path().join("a/b/data");
-        Ledger::open(&deep).await.unwrap().close().await;
+        open(&deep).await.unwrap().close().await;
         assert!(deep.join(FILE).is_file());
-        Ledger::open(&deep).await.unwrap();
+        open(&deep).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_second_process_is_refused_and_told_where() {
         let directory = tempfile::tempdir().unwrap();
-        let first = Ledger::open(directory.path()).await.unwrap();
-        let refused = Ledger::open(directory.path()).await.unwrap_err();
+        let first = open(directory.path()).await.unwrap();
+        let refused = open(directory.path()).await.unwrap_err();
         assert!(matches!(refused, LedgerError::InUse { .. }));
         assert!(refused.to_string().contains(directory.path().to_str().unwrap()), "{refused}");
         drop(first);
-        Ledger::open(directory.path()).await.unwrap();
+        open(directory.path()).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_file_held_by_another_program_is_named() {
         let directory = tempfile::tempdir().unwrap();
-        Ledger::open(directory.path()).await.unwrap().close().await;
+        open(directory.path()).await.unwrap().close().await;
         let path = directory.path().join(FILE);
         let mut other = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
         other.execute("PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; DELETE FROM t_user; COMMIT;").await.unwrap();
-        let refused = Ledger::open(directory.path()).await.unwrap_err();
+        let refused = open(directory.path()).await.unwrap_err();
         assert!(refused.to_string().contains(path.to_str().unwrap()), "{refused}");
         assert!(refused.source().unwrap().to_string().contains("locked"), "{refused:?}");
         other.close().await.unwrap();
-        Ledger::open(directory.path()).await.unwrap();
+        open(directory.path()).await.unwrap();
     }
 
     #[tokio::test]
@@ -131,7 +141,7 @@ mod tests {
         let path = directory.path().join(FILE);
         std::fs::write(&path, "these are a person's own notes, in a file of the wrong name. ".repeat(20)).unwrap();
         let before = std::fs::read(&path).unwrap();
-        let refused = Ledger::open(directory.path()).await.unwrap_err();
+        let refused = open(directory.path()).await.unwrap_err();
         assert!(matches!(refused, LedgerError::Unusable { .. }) && refused.to_string().contains(path.to_str().unwrap()), "{refused}");
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
@@ -141,7 +151,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let in_the_way = directory.path().join("data");
         std::fs::write(&in_the_way, "a file where the directory should be").unwrap();
-        let refused = Ledger::open(&in_the_way).await.unwrap_err();
+        let refused = open(&in_the_way).await.unwrap_err();
         assert!(
             matches!(refused, LedgerError::NotWritable { .. }) && refused.to_string().contains(in_the_way.to_str().unwrap()),
             "{refused}"
@@ -149,14 +159,14 @@ mod tests {
 
         let other = directory.path().join("other");
         std::fs::create_dir_all(other.join(FILE)).unwrap();
-        let refused = Ledger::open(&other).await.unwrap_err();
+        let refused = open(&other).await.unwrap_err();
         assert!(matches!(refused, LedgerError::NotWritable { .. }) && refused.to_string().contains(FILE), "{refused}");
     }
 
     #[tokio::test]
     async fn writes_are_synced_in_full_and_logged_ahead() {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(directory.path()).await.unwrap();
+        let ledger = open(directory.path()).await.unwrap();
         for (pragma, value) in [("PRAGMA synchronous", "2"), ("PRAGMA busy_timeout", "1500")] {
             let row = ledger.writer.fetch_one(pragma).await.unwrap();
             assert_eq!(row.get::<i64, _>(0).to_string(), value, "{pragma}");
@@ -168,7 +178,7 @@ mod tests {
     #[tokio::test]
     async fn migrations_run_once_and_a_later_version_is_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(directory.path()).await.unwrap();
+        let ledger = open(directory.path()).await.unwrap();
         ledger
             .writer
             .execute(
@@ -178,7 +188,7 @@ mod tests {
             .unwrap();
         ledger.close().await;
         drop(ledger);
-        let refused = Ledger::open(directory.path()).await.unwrap_err();
+        let refused = open(directory.path()).await.unwrap_err();
         assert!(refused.source().unwrap().to_string().contains("9999"), "{refused:?}");
     }
 }

@@ -121,6 +121,7 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{LedgerConfig, Sharing};
     use super::{Ledger, StreamRecord};
     use crate::services::ports::RoomKind;
     use billfish_state::{AppId, UserId};
@@ -140,7 +141,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_key_is_replaced_and_never_printed() {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(directory.path()).await.unwrap();
+        let ledger = Ledger::open(&LedgerConfig::default(), directory.path(), Sharing::Exclusive).await.unwrap();
         let (app, anchor) = (AppId(10_001), UserId(30_001));
         assert_eq!(ledger.stream(app, anchor).await.unwrap(), None);
         ledger.put_stream(&stream("first-key")).await.unwrap();
@@ -154,7 +155,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_connection_that_publishes_can_end_it() {
         let directory = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(directory.path()).await.unwrap();
+        let ledger = Ledger::open(&LedgerConfig::default(), directory.path(), Sharing::Exclusive).await.unwrap();
         let (app, anchor) = (AppId(10_001), UserId(30_001));
         ledger.put_stream(&stream("key")).await.unwrap();
         ledger.set_publisher(app, anchor, "10.0.0.1 1").await.unwrap();
