@@ -139,7 +139,7 @@ impl Default for RoomConfig {
             rooms_max: 100_000,
             members_max: 500_000,
             idle_after: Duration::from_secs(5 * 60),
-            lease: Duration::from_secs(10),
+            lease: Duration::from_secs(6),
             failed_joins_per_minute: 20,
         }
     }

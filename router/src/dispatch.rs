@@ -48,10 +48,11 @@ const INBOX_PAGE: usize = 100;
 pub(crate) async fn on_message(core: &Arc<Core>, gateway: &Arc<Gateway>, kind: Kind) {
     match kind {
         Kind::Up(up) => on_up(core, gateway, up).await,
-        Kind::Interest(Interest { room_id, interested, members: _, last_seq: _ }) => {
+        Kind::Interest(Interest { room_id, interested, members: _, last_seq }) => {
             let room = RoomId(room_id);
-            gateway.set_wanted(room, interested);
-            to_room(core, room, RoomCall::Interest { gateway: Arc::clone(gateway), interested }).await;
+            let after_seq = interested.then_some(last_seq.max(0));
+            gateway.set_wanted(room, after_seq);
+            to_room(core, room, RoomCall::Interest { gateway: Arc::clone(gateway), after_seq }).await;
         }
         Kind::Gone(Gone { origin, room_ids }) => {
             let Some(asker) = origin.and_then(asker) else { return };

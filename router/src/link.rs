@@ -16,7 +16,7 @@ use billfish_link::{
 use billfish_state::{Clock, RoomId};
 use billfish_wire::Class;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -39,8 +39,8 @@ pub(crate) struct Gateway {
     link: u64,
     sender: mpsc::Sender<Kind>,
     stalled: AtomicBool,
-    /// Rooms whose pushes it wants: a new life of a room asks here.
-    wanted: Mutex<HashSet<RoomId>>,
+    /// Rooms whose pushes it wants, each with the largest `seq` it has been sent or has said it knows: a new life of a room asks here.
+    wanted: Mutex<HashMap<RoomId, i64>>,
     down: CancellationToken,
     /// When the link ended, Unix ms; 0 while it has not.
     down_ms: AtomicU64,
@@ -119,19 +119,26 @@ impl Gateway {
         self.down.cancel();
     }
 
-    /// It wants the pushes of a room, or no longer.
-    pub(crate) fn set_wanted(&self, room: RoomId, wanted: bool) {
+    /// It wants the pushes of a room from after this `seq` on (0: from now on), or no longer.
+    pub(crate) fn set_wanted(&self, room: RoomId, after_seq: Option<i64>) {
         let mut rooms = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        if !wanted {
-            rooms.remove(&room);
-        } else if rooms.len() < WANTED_MAX {
-            rooms.insert(room);
+        match after_seq {
+            None => drop(rooms.remove(&room)),
+            Some(after_seq) if rooms.len() < WANTED_MAX || rooms.contains_key(&room) => drop(rooms.insert(room, after_seq)),
+            Some(_) => {}
         }
     }
 
-    /// Whether it wants the pushes of a room.
-    pub(crate) fn wants(&self, room: RoomId) -> bool {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).contains(&room)
+    /// A life of a room has ended, and has sent it everything up to here.
+    pub(crate) fn was_sent(&self, room: RoomId, seq: i64) {
+        if let Some(after_seq) = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&room) {
+            *after_seq = seq.max(*after_seq);
+        }
+    }
+
+    /// After which `seq` it wants the pushes of a room, if it does.
+    pub(crate) fn wants(&self, room: RoomId) -> Option<i64> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).get(&room).copied()
     }
 
     /// The link is gone, or another has taken its place.
@@ -179,7 +186,7 @@ impl Links {
             link: self.next_link.fetch_add(1, Ordering::Relaxed),
             sender,
             stalled: AtomicBool::new(false),
-            wanted: Mutex::new(HashSet::new()),
+            wanted: Mutex::new(HashMap::new()),
             down: CancellationToken::new(),
             down_ms: AtomicU64::new(0),
             metrics: self.metrics.clone(),

@@ -55,6 +55,19 @@ impl Membership {
         self.vacate(&dead)
     }
 
+    /// Whether everything that was sent since its interest is on this link of the gateway.
+    pub(crate) fn is_interested(&self, gateway: &Arc<Gateway>) -> bool {
+        self.gateways.iter().any(|slot| slot.interested && Arc::ptr_eq(&slot.gateway, gateway))
+    }
+
+    /// Whether a session of a gateway has a seat.
+    pub(crate) fn is_seated(&self, gateway: &Gateway, user: UserId, device: DeviceKind) -> bool {
+        self.seats.get(&(user, device)).is_some_and(|seat| {
+            let holder = &self.gateways[seat.slot].gateway;
+            holder.node == gateway.node && holder.incarnation == gateway.incarnation
+        })
+    }
+
     /// Seats a session; one of the same user and device before it loses its seat.
     pub(crate) fn take_seat(&mut self, gateway: &Arc<Gateway>, user: UserId, device: DeviceKind, session: u64) {
         let slot = self.slot(gateway);

@@ -2,7 +2,20 @@
 //!
 //! - The ring of live routers says whose a room is; the lease in the state store makes it so; the epoch tells owners apart for ever.
 //! - A lease belongs to one life of one room here: what an earlier life left behind has to run out before a new one begins.
-//! - Once a lease may have ended, nothing more is sent for its room. The holder judges by its own clock, before each batch.
+//! - Once a lease may have ended, nothing more is sent for its room before the store was asked. The holder judges by the clock of the
+//!   store, before each batch: a process that was stopped finds out before it speaks.
+//!
+//! ```text
+//!            in time, or asked anew and      the end has passed, and
+//!            nobody had it in between        the store does not answer
+//!          ┌─────────── Owned ──────────────────────► Degraded ───┐
+//!          │              ▲  └── another had it, or ──┐   │  ▲    │ asked again
+//!          └──────────────┘      the ring moved it    ▼   │  └────┘ every 0.5 s
+//!                         └───────────────────────── Lost ◄┘
+//! ```
+//!
+//! Degraded, chat goes on: it may be lost, and a gateway that has heard a later owner refuses it. Nothing that must arrive is taken,
+//! for another router may be reaching the store that this one does not.
 
 use crate::{
     Refusal,
@@ -14,6 +27,7 @@ use billfish_ring::Ring;
 use billfish_state::{Leases, NodeInfo, RoomId, StateError};
 use billfish_wire::Reason;
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -31,8 +45,22 @@ pub(crate) struct Ownership {
     leases: Arc<dyn Leases>,
     records: Arc<dyn RoomRecords>,
     lease_ms: u64,
-    ring: ArcSwap<Ring>,
+    routers: ArcSwap<Routers>,
     next_life: AtomicU64,
+}
+
+/// The routers that take rooms.
+#[derive(Debug)]
+struct Routers {
+    ring: Ring,
+    names: BTreeSet<String>,
+}
+
+impl Routers {
+    fn new(names: BTreeSet<String>) -> Self {
+        let weights: Vec<(&str, u32)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+        Self { ring: Ring::new(&weights), names }
+    }
 }
 
 /// A room that is this router's until then.
@@ -43,98 +71,168 @@ pub(crate) struct Claim {
     lease_epoch: u64,
     /// The upper half of the room's sequence numbers.
     pub(crate) epoch: u64,
-    /// From this moment on nothing may be sent, unless it was renewed.
-    pub(crate) until_ms: u64,
+    /// From this moment on nothing may be sent before the store was asked.
+    until_ms: u64,
+    /// When the store was last asked in vain after that.
+    unanswered_ms: Option<u64>,
+}
+
+/// A room was not claimed.
+#[derive(Debug)]
+pub(crate) struct NotClaimed {
+    /// What to tell whoever wanted something of it.
+    pub(crate) refusal: Refusal,
+    /// The ring gives it to this router and another lease stands: when it is worth trying again, Unix ms.
+    pub(crate) again_ms: Option<u64>,
+}
+
+impl From<Refusal> for NotClaimed {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, again_ms: None }
+    }
 }
 
 /// What became of a renewal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Renewal {
     Kept,
-    /// The store did not answer; the claim stands until its time.
+    /// The store did not answer.
     Unknown,
     Lost,
 }
 
+/// What the holder of a claim may do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// Everything.
+    Owned,
+    /// Only what may be lost: the lease has run out, and the store does not answer.
+    Degraded,
+    /// Nothing.
+    Lost,
+}
+
+/// Between two questions to a store that does not answer, once the lease has run out. Not before each batch: a store that hangs would
+/// cost every batch of chat its time-out.
+const ASK_AGAIN_MS: u64 = 500;
+/// Least time between two attempts to claim a room that another has.
+const CLAIM_AGAIN_MS: u64 = 100;
+
 impl Ownership {
     pub(crate) fn new(node: &str, incarnation: u64, leases: Arc<dyn Leases>, records: Arc<dyn RoomRecords>, lease: Duration) -> Self {
-        let ring = ArcSwap::from_pointee(Ring::new(&[(node, 1)]));
-        Self { node: node.to_owned(), incarnation, leases, records, lease_ms: millis(lease), ring, next_life: AtomicU64::new(0) }
+        let routers = ArcSwap::from_pointee(Routers::new(BTreeSet::from([node.to_owned()])));
+        Self { node: node.to_owned(), incarnation, leases, records, lease_ms: millis(lease), routers, next_life: AtomicU64::new(0) }
     }
 
     /// The routers that are up have changed. Rooms that have moved are given up by their actors at the next renewal.
     pub(crate) fn set_routers(&self, routers: &[NodeInfo]) {
-        let weights: Vec<(&str, u32)> =
-            routers.iter().map(|router| (router.id.as_str(), u32::from(!router.draining))).filter(|(_, weight)| *weight > 0).collect();
-        self.ring.store(Arc::new(Ring::new(&weights)));
+        let names = routers.iter().filter(|router| !router.draining).map(|router| router.id.clone()).collect();
+        self.routers.store(Arc::new(Routers::new(names)));
     }
 
     /// Whether the ring gives the room to this router. An empty ring (the registry is away since the start) gives it everything: the
     /// lease decides.
     pub(crate) fn is_mine(&self, room: RoomId) -> bool {
-        self.ring.load().owner(room.0.cast_unsigned()).is_none_or(|owner| owner == self.node)
+        self.routers.load().ring.owner(room.0.cast_unsigned()).is_none_or(|owner| owner == self.node)
     }
 
     /// Whose a room is by the ring; `None` where the ring is empty.
     pub(crate) fn owner(&self, room: RoomId) -> Option<String> {
-        self.ring.load().owner(room.0.cast_unsigned()).map(str::to_owned)
+        self.routers.load().ring.owner(room.0.cast_unsigned()).map(str::to_owned)
+    }
+
+    /// What to tell a caller about a room that is not this router's, or not yet.
+    pub(crate) fn elsewhere(&self, room: RoomId) -> Refusal {
+        let owner = self.owner(room).filter(|owner| *owner != self.node);
+        Refusal::moved(&owner.unwrap_or_default())
     }
 
     /// Claims a live room.
     ///
     /// # Errors
-    /// 5001 when another router has it, 4004 when it is no longer live.
-    pub(crate) async fn claim(&self, room: RoomId, now_ms: u64) -> Result<Claim, Refusal> {
+    /// Moved when another router has it, 4004 when it is no longer live, 5001 when a store does not answer.
+    pub(crate) async fn claim(&self, room: RoomId, now_ms: u64) -> Result<Claim, NotClaimed> {
         if !self.is_mine(room) {
-            return Err(Refusal::unavailable());
+            return Err(self.elsewhere(room).into());
         }
         let name = format!("room:{room}:owner");
         let life = self.next_life.fetch_add(1, Ordering::Relaxed);
         let holder = format!("{}%{}%{life}", self.node, self.incarnation);
         let until_ms = now_ms + self.lease_ms;
-        let lease = self.leases.acquire(&name, &holder, now_ms, until_ms).await?;
+        let lease = self.leases.acquire(&name, &holder, now_ms, until_ms).await.map_err(Refusal::from)?;
         if lease.holder != holder {
             tracing::debug!(%room, holder = lease.holder, "the room has another owner");
-            return Err(Refusal::unavailable());
+            // Where the holder is dead, nobody can do it before the lease has run out. Where it lives it will give the room up at its
+            // next renewal.
+            let other = lease.holder.split('%').next().filter(|other| *other != self.node && self.routers.load().names.contains(*other));
+            let again_ms = lease.until_ms.clamp(now_ms + CLAIM_AGAIN_MS, now_ms + CLAIM_AGAIN_MS.max(self.renew_every_ms()));
+            return Err(NotClaimed { refusal: Refusal::moved(other.unwrap_or_default()), again_ms: Some(again_ms) });
         }
-        let mut claim = Claim { name, holder, lease_epoch: lease.epoch, epoch: 0, until_ms: lease.until_ms.min(until_ms) };
+        let until_ms = lease.until_ms.min(until_ms);
+        let mut claim = Claim { name, holder, lease_epoch: lease.epoch, epoch: 0, until_ms, unanswered_ms: None };
         let epoch: Result<Option<u64>, RecordError> = self.records.raise_epoch(room).await;
-        match epoch {
+        let refusal = match epoch {
             Ok(Some(epoch)) if epoch <= EPOCH_MAX => {
                 claim.epoch = epoch;
-                Ok(claim)
+                return Ok(claim);
             }
             Ok(Some(epoch)) => {
                 tracing::error!(%room, epoch, "the room has had more owners than its sequence numbers can tell apart");
-                self.release(&claim).await;
-                Err(Refusal::new(Reason::Internal))
+                Refusal::new(Reason::Internal)
             }
-            Ok(None) => {
-                self.release(&claim).await;
-                Err(Refusal::new(Reason::RoomNotFound))
-            }
-            Err(error) => {
-                self.release(&claim).await;
-                Err(error.into())
-            }
+            Ok(None) => Refusal::new(Reason::RoomNotFound),
+            Err(error) => error.into(),
+        };
+        self.release(&claim).await;
+        Err(refusal.into())
+    }
+
+    /// What may be done under a claim now. Asks the store where its time has passed.
+    pub(crate) async fn hold(&self, claim: &mut Claim, room: RoomId, now_ms: u64) -> Hold {
+        if now_ms < claim.until_ms {
+            return Hold::Owned;
+        }
+        // The clock may have been set back since.
+        if claim.unanswered_ms.is_some_and(|asked_ms| (asked_ms..asked_ms + ASK_AGAIN_MS).contains(&now_ms)) {
+            return Hold::Degraded;
+        }
+        match self.renew(claim, room, now_ms).await {
+            Renewal::Kept => Hold::Owned,
+            Renewal::Unknown => Hold::Degraded,
+            Renewal::Lost => Hold::Lost,
         }
     }
 
-    /// Renews a claim, unless the room has moved.
+    /// Renews a claim, unless the room has moved. One whose time has passed is taken again if nobody had it in between: whenever a lease
+    /// changes hands its epoch rises by one, and so it does when its last holder takes it anew.
     pub(crate) async fn renew(&self, claim: &mut Claim, room: RoomId, now_ms: u64) -> Renewal {
-        if now_ms >= claim.until_ms || !self.is_mine(room) {
+        if !self.is_mine(room) {
             return Renewal::Lost;
         }
         let until_ms = now_ms + self.lease_ms;
         let answer: Result<_, StateError> = self.leases.acquire(&claim.name, &claim.holder, now_ms, until_ms).await;
         match answer {
-            Ok(lease) if lease.holder == claim.holder && lease.epoch == claim.lease_epoch => {
+            Ok(lease) if lease.holder == claim.holder && (claim.lease_epoch..=claim.lease_epoch + 1).contains(&lease.epoch) => {
+                claim.lease_epoch = lease.epoch;
                 claim.until_ms = lease.until_ms.min(until_ms);
+                if claim.unanswered_ms.take().is_some() {
+                    tracing::info!(%room, "the lease of a room is proven again");
+                }
                 Renewal::Kept
             }
-            Ok(_) => Renewal::Lost,
+            Ok(lease) => {
+                tracing::debug!(%room, holder = lease.holder, epoch = lease.epoch, "the lease of a room was another's");
+                // It may just have become ours, and is of no use: this life is over.
+                claim.lease_epoch = lease.epoch;
+                Renewal::Lost
+            }
             Err(error) => {
-                tracing::warn!(%room, error = &error as &dyn std::error::Error, "the lease of a room could not be renewed");
+                let error = &error as &dyn std::error::Error;
+                if now_ms < claim.until_ms {
+                    tracing::debug!(%room, error, "the lease of a room could not be renewed");
+                } else if claim.unanswered_ms.replace(now_ms).is_none() {
+                    tracing::warn!(%room, error, "the lease of a room has run out and the store does not answer: only chat goes on");
+                }
                 Renewal::Unknown
             }
         }
@@ -181,7 +279,7 @@ mod tests {
         let first = Ownership::new("r1", 1, state.leases.clone(), records.clone(), LEASE);
         let second = Ownership::new("r2", 1, state.leases.clone(), records.clone(), LEASE);
         let mut claim = first.claim(ROOM, 0).await.unwrap();
-        assert_eq!(second.claim(ROOM, 1).await.unwrap_err().reason, Reason::Unavailable);
+        assert_eq!(second.claim(ROOM, 1).await.unwrap_err().refusal.moved_to(), Some(""), "r1 is in no ring");
         assert_eq!(first.renew(&mut claim, ROOM, 9_000).await, Renewal::Kept);
         assert_eq!(claim.until_ms, 19_000);
         // It runs out; the other takes over; the first finds out by its clock and by the store.
@@ -218,7 +316,7 @@ mod tests {
         let ownership = Ownership::new("r1", 1, state.leases.clone(), records.clone(), LEASE);
         records.close_room(ROOM, 0).await.unwrap();
         for _ in 0..2 {
-            assert_eq!(ownership.claim(ROOM, 0).await.unwrap_err().reason, Reason::RoomNotFound);
+            assert_eq!(ownership.claim(ROOM, 0).await.unwrap_err().refusal.reason, Reason::RoomNotFound);
         }
     }
 

@@ -1,18 +1,22 @@
 //! One active room: a task with a bounded queue that does everything about the room in order.
 //!
-//! - What it decides is queued as *out*, and leaves at the end of a batch of calls: first into the room log, then onto the links. A
-//!   JOIN is decided with nothing queued, so its answer stands before every push that follows it.
-//! - Nothing leaves once the lease may have ended: pushes are forgotten, callers are refused.
+//! - What it decides is queued, and leaves at the end of a batch of calls by the `outbox`: first into the room log, then onto the links.
+//!   A JOIN is decided with nothing queued, so its answer stands before every push that follows it.
+//! - Nothing leaves once the lease is lost: pushes are forgotten, callers are told that the room has moved.
 //! - Its memory is a cache: members, log, states and moderation stand in the stores, and the next life of the room begins from there.
 //!
 //! Rules are the services'; here is only order.
 
 mod door;
 mod orders;
+mod outbox;
+mod replay;
 pub(crate) mod snapshot;
+mod taken;
 mod upkeep;
 
 pub(crate) use orders::Order;
+pub(crate) use outbox::RoomPushed;
 
 use crate::{
     Refusal,
@@ -20,8 +24,7 @@ use crate::{
     dispatch,
     link::Gateway,
     membership::Membership,
-    metrics::Audience,
-    ownership::Claim,
+    ownership::{Claim, Hold, NotClaimed},
     services::{
         Asker, Effects, Outgoing,
         chat::{self, Guard},
@@ -30,12 +33,14 @@ use crate::{
     },
     timers::RoomTimers,
 };
-use billfish_link::message::{Accepted, Evict, Joined, Left, Push, RoomPush, Synced, envelope::Kind, reply};
-use billfish_state::{AppId, DeviceKind, LogAppend, LogEntry, Member, RoomId};
-use billfish_wire::{Body, Class, Encoding, Reason};
+use billfish_link::message::{Evict, Joined, Left, Synced, envelope::Kind, reply};
+use billfish_state::{AppId, DeviceKind, Member, MessageClaim, RoomId};
+use billfish_wire::{Class, Reason};
 use bytes::Bytes;
+use outbox::{Out, Outbox, Waiting};
 use snapshot::States;
 use std::{collections::VecDeque, sync::Arc, time::Instant};
+use taken::Taken;
 use tokio::sync::{mpsc, oneshot};
 
 /// Calls worked off before their outcome is sent: joins the room log's writes of a busy room, and adds less than a millisecond.
@@ -44,15 +49,13 @@ const BATCH: usize = 64;
 const NEWCOMER_MESSAGES: usize = 20;
 /// Messages in the snapshot of one who resumes, and in a SYNC page.
 const RESUME_MESSAGES: usize = 200;
-/// How long states are kept for the next life of the room.
-const STATES_KEPT_MS: u64 = 12 * 3_600 * 1_000;
 
 /// What a room can be asked.
 pub(crate) enum RoomCall {
-    /// A gateway wants its pushes, or no longer.
+    /// A gateway wants its pushes from after this `seq` on (0: from now on), or no longer.
     Interest {
         gateway: Arc<Gateway>,
-        interested: bool,
+        after_seq: Option<i64>,
     },
     Join {
         gateway: Arc<Gateway>,
@@ -94,13 +97,6 @@ pub(crate) enum RoomCall {
     Stop,
 }
 
-/// What became of a push to the room.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RoomPushed {
-    pub(crate) seq: i64,
-    pub(crate) gateways: u64,
-}
-
 impl RoomCall {
     /// Tells whoever waits that it will not be done.
     pub(crate) async fn refuse(self, refusal: Refusal) {
@@ -130,36 +126,60 @@ enum End {
     Stopped,
 }
 
-/// Runs one life of a room.
+/// Runs one life of a room, or several where it was lost and nobody else has it.
 pub(crate) async fn run(core: Arc<Core>, id: RoomId, mut receiver: mpsc::Receiver<RoomCall>) {
     let Some(first) = door::first(&core, id, &mut receiver).await else {
         // Only strangers came: nothing was opened. What is coming just now may be worth it.
         return hand_on(&core, id, receiver, VecDeque::new(), None).await;
     };
-    let mut unserved = VecDeque::new();
-    let ended = match Room::open(Arc::clone(&core), id).await {
-        Ok(mut room) => {
-            core.metrics.rooms.inc();
-            let end = room.serve(first, &mut receiver).await;
-            core.metrics.rooms.dec();
-            if end == End::Lost {
-                tracing::warn!(room = %id, epoch = room.claim.epoch, "the lease of a room was lost; it stops here");
-                core.metrics.rooms_lost.inc();
-            }
-            core.ownership.release(&room.claim).await;
-            match end {
-                End::Closed => Some(Refusal::new(Reason::RoomNotFound)),
-                End::Stopped => Some(Refusal::unavailable()),
+    let (mut first, mut unserved) = (Some(first), VecDeque::new());
+    let ended = loop {
+        match Room::open(Arc::clone(&core), id).await {
+            Ok(room) => match live(&core, room, first.take(), &mut receiver).await {
+                End::Closed => break Some(Refusal::new(Reason::RoomNotFound)),
+                End::Stopped => break Some(core.ownership.elsewhere(id)),
+                End::Lost if !core.ownership.is_mine(id) => break Some(core.ownership.elsewhere(id)),
+                // Somebody listens, who will not say so again.
+                End::Lost if door::is_wanted(&core, id) => {}
                 // What came meanwhile is for the next life.
-                End::Idle | End::Lost => None,
+                End::Idle | End::Lost => break None,
+            },
+            // The ring has given the room to this router, and the one before it may have died with it: whoever listens on is to hear of
+            // what it leaves behind, also when nobody says anything.
+            Err(NotClaimed { refusal, again_ms: Some(again_ms) }) => {
+                if let Some(first) = first.take() {
+                    core.metrics.room_queue_depth.dec();
+                    first.refuse(refusal.clone()).await;
+                }
+                match door::turn_away(&core, id, &mut receiver, &refusal, again_ms).await {
+                    door::After::Again => {}
+                    door::After::Nobody => break None,
+                    door::After::Stopped => break Some(refusal),
+                }
             }
-        }
-        Err(refusal) => {
-            unserved.push_back(first);
-            Some(refusal)
+            Err(NotClaimed { refusal, again_ms: None }) => {
+                unserved.extend(first.take());
+                break Some(refusal);
+            }
         }
     };
     hand_on(&core, id, receiver, unserved, ended).await;
+}
+
+async fn live(core: &Core, mut room: Room, first: Option<RoomCall>, receiver: &mut mpsc::Receiver<RoomCall>) -> End {
+    core.metrics.rooms.inc();
+    let end = room.serve(first, receiver).await;
+    core.metrics.rooms.dec();
+    if end == End::Lost {
+        tracing::warn!(room = %room.record.room, epoch = room.claim.epoch, "the lease of a room was lost; it stops here");
+        core.metrics.rooms_lost.inc();
+    }
+    // What is in the log beyond this is pushed by the next life.
+    for gateway in room.membership.interested() {
+        gateway.was_sent(room.record.room, room.outbox.sent_seq());
+    }
+    core.ownership.release(&room.claim).await;
+    end
 }
 
 /// Ends the queue. What is in it is refused with `ended`, or is for the next life.
@@ -208,30 +228,30 @@ struct Room {
     log_begins_here: bool,
     sweep_cursor: u64,
     timers: RoomTimers,
-    log_batch: Vec<LogAppend>,
-    out: Vec<Out>,
+    outbox: Outbox,
+    /// What was said here, by its sender's id.
+    taken: Taken,
+    /// The newest entry of the log when this life began.
+    log_seen_seq: i64,
+    /// As far as is known the log has never had an entry.
+    log_is_empty: bool,
+    /// Gateways that could not be told what they missed.
+    unreplayed: Vec<Arc<Gateway>>,
+    opened_ms: u64,
     end: Option<End>,
 }
 
-/// Decided, and not yet on a link.
-enum Out {
-    /// To every interested gateway.
-    Room { message: Kind, class: Class },
-    /// The answer to one message. `claimed`: it was taken by this call, not found taken.
-    Reply { gateway: Arc<Gateway>, id: u64, result: reply::Result, received: Instant, claimed: Option<(Asker, String)> },
-}
-
 impl Room {
-    async fn open(core: Arc<Core>, id: RoomId) -> Result<Self, Refusal> {
+    async fn open(core: Arc<Core>, id: RoomId) -> Result<Self, NotClaimed> {
         let now_ms = core.state.clock.now_ms();
         let record = core.catalog.room(id, now_ms).await?.ok_or_else(|| Refusal::new(Reason::RoomNotFound))?;
         let claim = match core.ownership.claim(id, now_ms).await {
             Ok(claim) => claim,
-            Err(refusal) => {
-                if refusal.reason == Reason::RoomNotFound {
+            Err(not_claimed) => {
+                if not_claimed.refusal.reason == Reason::RoomNotFound {
                     core.catalog.closed(id, now_ms).await;
                 }
-                return Err(refusal);
+                return Err(not_claimed);
             }
         };
         let read = async {
@@ -245,14 +265,9 @@ impl Room {
             Ok(read) => read,
             Err(refusal) => {
                 core.ownership.release(&claim).await;
-                return Err(refusal);
+                return Err(refusal.into());
             }
         };
-        let mut membership = Membership::default();
-        // An earlier life here knew them; they will not say it again.
-        for gateway in core.links.all().iter().filter(|gateway| gateway.wants(id)) {
-            membership.interest(gateway, true);
-        }
         let timers = RoomTimers {
             renew_ms: now_ms + core.ownership.renew_every_ms(),
             sweep_ms: now_ms + core.config.silence_ms(),
@@ -260,10 +275,11 @@ impl Room {
             idle_ms: None,
         };
         let rules = Rules::new(moderation, core.house_words.load_full());
+        let epoch = claim.epoch;
         Ok(Self {
             claim,
             counter: 0,
-            membership,
+            membership: Membership::default(),
             audience,
             announced: None,
             announced_ms: 0,
@@ -272,21 +288,33 @@ impl Room {
             rules,
             guard: Guard::default(),
             log_begins_here: recent.is_empty(),
+            log_is_empty: recent.is_empty(),
+            log_seen_seq: recent.last().map_or(0, |newest| newest.seq),
             recent: recent.into_iter().map(|entry| entry.body).collect(),
             sweep_cursor: 0,
             timers,
-            log_batch: Vec::new(),
-            out: Vec::new(),
+            outbox: Outbox::new((epoch << 32).cast_signed()),
+            taken: Taken::new(crate::clock::millis(core.config.dedup_life)),
+            unreplayed: Vec::new(),
+            opened_ms: now_ms,
             end: None,
             record,
             core,
         })
     }
 
-    async fn serve(&mut self, first: RoomCall, receiver: &mut mpsc::Receiver<RoomCall>) -> End {
+    async fn serve(&mut self, first: Option<RoomCall>, receiver: &mut mpsc::Receiver<RoomCall>) -> End {
         let mut batch = Vec::with_capacity(BATCH);
-        self.core.metrics.room_queue_depth.dec();
-        self.on_call(first).await;
+        // An earlier life here knew them; they will not say it again.
+        for gateway in self.core.links.all() {
+            if let Some(after_seq) = gateway.wants(self.record.room) {
+                self.on_interest(&gateway, after_seq).await;
+            }
+        }
+        if let Some(first) = first {
+            self.core.metrics.room_queue_depth.dec();
+            self.on_call(first).await;
+        }
         loop {
             let now_ms = self.core.state.clock.now_ms();
             self.watch_idle(now_ms);
@@ -312,7 +340,7 @@ impl Room {
                 match self.end {
                     None => self.on_call(call).await,
                     Some(End::Closed) => door::after_the_end(&self.core, self.record.room, call).await,
-                    Some(End::Idle | End::Lost | End::Stopped) => call.refuse(Refusal::unavailable()).await,
+                    Some(End::Idle | End::Lost | End::Stopped) => call.refuse(self.core.ownership.elsewhere(self.record.room)).await,
                 }
             }
         }
@@ -320,31 +348,22 @@ impl Room {
 
     async fn on_call(&mut self, call: RoomCall) {
         match call {
-            RoomCall::Interest { gateway, interested } => {
+            RoomCall::Interest { gateway, after_seq: Some(after_seq) } => self.on_interest(&gateway, after_seq).await,
+            RoomCall::Interest { gateway, after_seq: None } => {
                 // What was decided before goes to those who were interested before.
                 self.flush().await;
-                let gone = self.membership.interest(&gateway, interested);
+                let gone = self.membership.interest(&gateway, false);
                 self.take_out(&gone).await;
             }
             RoomCall::Join { gateway, id, asker, resume_seq } => self.on_join(gateway, id, asker, resume_seq).await,
             RoomCall::Leave { gateway, id, asker } => self.on_leave(&gateway, id, asker).await,
             RoomCall::Sync { gateway, id, asker, from_seq } => self.on_sync(&gateway, id, asker, from_seq).await,
-            RoomCall::Say { gateway, id, asker, content, msg_id, received } => match self.on_say(asker, &content, &msg_id).await {
-                Ok((ts_ms, seq)) => {
-                    self.core.metrics.decided("chat", "accepted");
-                    let result = reply::Result::Accepted(Accepted { ts: ts_ms.cast_signed(), seq: seq.unwrap_or(0) });
-                    let claimed = seq.map(|_| (asker, msg_id));
-                    self.out.push(Out::Reply { gateway, id, result, received, claimed });
-                }
-                Err(refusal) => {
-                    self.core.metrics.decided("chat", refusal.reason.label());
-                    gateway.refuse(id, &refusal).await;
-                }
-            },
-            RoomCall::Push { app, push, answer } => {
-                let pushed = self.on_push(app, push).await;
-                drop(answer.send(pushed));
+            RoomCall::Say { gateway, id, asker, content, msg_id, received } => {
+                let ts_ms = self.core.state.clock.now_ms();
+                let waiting = Waiting::Sayer { gateway, id, received, ts_ms };
+                self.on_say(asker, &content, msg_id, waiting, ts_ms).await;
             }
+            RoomCall::Push { app, push, answer } => self.on_push(app, push, answer).await,
             RoomCall::Order { order, answer } => {
                 let done = self.on_order(order).await;
                 self.flush().await;
@@ -380,9 +399,13 @@ impl Room {
         if self.membership.seats() >= self.core.config.room.members_max && !self.membership.contains(asker.user) {
             return Err(Refusal::because(Reason::RateLimited, "the room is full; wait retryAfterMs").retry_after(FULL_RETRY_MS));
         }
-        if now_ms >= self.claim.until_ms {
-            self.end = Some(End::Lost);
-            return Err(Refusal::unavailable());
+        match self.hold().await {
+            Hold::Owned => {}
+            Hold::Degraded => return Err(Refusal::unavailable()),
+            Hold::Lost => {
+                self.lose().await;
+                return Err(self.core.ownership.elsewhere(self.record.room));
+            }
         }
         let messages = self.missed(resume_seq, now_ms).await?;
         let member = Member { user: asker.user, device: asker.device };
@@ -435,49 +458,69 @@ impl Room {
         }
     }
 
-    /// When it was taken, and its place; none for one that was taken before.
-    async fn on_say(&mut self, asker: Asker, content: &str, msg_id: &str) -> Result<(u64, Option<i64>), Refusal> {
-        let now_ms = self.core.state.clock.now_ms();
-        self.check_member(asker).await?;
-        if !self.core.claim_message(asker, msg_id, now_ms).await {
-            return Ok((now_ms, None));
+    async fn on_say(&mut self, asker: Asker, content: &str, msg_id: String, waiting: Waiting, now_ms: u64) {
+        if let Err(refusal) = self.check_member(asker).await {
+            return waiting.refuse(&self.core, refusal).await;
+        }
+        let until_ms = now_ms + crate::clock::millis(self.core.config.dedup_life);
+        let claim = (!msg_id.is_empty()).then(|| MessageClaim { app: asker.app, user: asker.user, msg_id, until_ms });
+        if let Some(claim) = &claim {
+            let key = self.taken.key(claim.user, &claim.msg_id);
+            if self.taken.seq(key, now_ms).is_some() {
+                self.core.metrics.dedup_hits.inc();
+                return self.outbox.push(Out::Again { key, waiting });
+            }
         }
         let ports = self.core.chat_ports();
         let said = chat::say(&ports, &self.record, &self.rules, &mut self.guard, asker, content, now_ms).await;
-        match said {
-            Ok(effects) => Ok((now_ms, Some(self.apply(effects, now_ms).await))),
-            Err(refusal) => {
-                self.core.release_message(asker, msg_id).await;
-                Err(refusal)
-            }
+        match (said, claim) {
+            (Ok(push), claim) => self.put(push, claim, Some(waiting), now_ms),
+            (Err(refusal), Some(claim)) => match self.taken_before(&claim, now_ms).await {
+                Some(seq) => {
+                    self.core.metrics.dedup_hits.inc();
+                    let key = self.taken.key(claim.user, &claim.msg_id);
+                    self.taken.put(key, seq, now_ms);
+                    self.outbox.push(Out::Again { key, waiting });
+                }
+                None => waiting.refuse(&self.core, refusal).await,
+            },
+            (Err(refusal), None) => waiting.refuse(&self.core, refusal).await,
         }
     }
 
-    async fn on_push(&mut self, app: AppId, push: Outgoing) -> Result<RoomPushed, Refusal> {
+    async fn on_push(&mut self, app: AppId, push: Outgoing, answer: oneshot::Sender<Result<RoomPushed, Refusal>>) {
+        let waiting = Waiting::Backend { answer };
+        if let Err(refusal) = self.may_push(app, &push).await {
+            return waiting.refuse(&self.core, refusal).await;
+        }
+        let now_ms = self.core.state.clock.now_ms();
+        self.put(push, None, Some(waiting), now_ms);
+    }
+
+    async fn may_push(&mut self, app: AppId, push: &Outgoing) -> Result<(), Refusal> {
         if app != self.record.app {
             return Err(Refusal::new(Reason::RoomNotFound));
         }
         if let Some(key) = &push.key {
-            self.check_state(key, &push)?;
+            self.check_state(key, push)?;
         }
-        self.flush().await;
+        match self.hold().await {
+            Hold::Degraded if push.acknowledged => Err(Refusal::unavailable()),
+            Hold::Owned | Hold::Degraded => Ok(()),
+            Hold::Lost => {
+                self.lose().await;
+                Err(self.core.ownership.elsewhere(self.record.room))
+            }
+        }
+    }
+
+    /// What may be done now.
+    async fn hold(&mut self) -> Hold {
+        if self.end == Some(End::Lost) {
+            return Hold::Lost;
+        }
         let now_ms = self.core.state.clock.now_ms();
-        if self.end.is_some() || now_ms >= self.claim.until_ms {
-            return Err(Refusal::unavailable());
-        }
-        let before = push.acknowledged.then(|| self.recent.clone());
-        let seq = self.apply(push.clone().into(), now_ms).await;
-        // What must arrive is in the log before anyone hears of it, newcomers among them.
-        if let Some(before) = before
-            && !self.write_log(now_ms).await
-        {
-            self.out.clear();
-            self.recent = before;
-            return Err(Refusal::unavailable());
-        }
-        let gateways = self.membership.interested().count() as u64;
-        self.flush().await;
-        if self.end == Some(End::Lost) { Err(Refusal::unavailable()) } else { Ok(RoomPushed { seq, gateways }) }
+        self.core.ownership.hold(&mut self.claim, self.record.room, now_ms).await
     }
 
     fn check_state(&self, key: &str, push: &Outgoing) -> Result<(), Refusal> {
@@ -494,155 +537,17 @@ impl Room {
         Ok(())
     }
 
-    /// Puts effects into the room's order. Gives the last sequence number used.
-    async fn apply(&mut self, effects: Effects, now_ms: u64) -> i64 {
+    /// Puts effects into the room's order.
+    async fn apply(&mut self, effects: Effects, now_ms: u64) {
         for push in effects.pushes {
-            self.put(push, now_ms);
+            self.put(push, None, None, now_ms);
         }
         if let Some(user) = effects.evict {
             self.membership.remove_user(user);
             let evict = Evict { app_id: self.record.app.0, room_id: self.record.room.0, user_id: user.0, epoch: self.claim.epoch };
-            self.out.push(Out::Room { message: Kind::Evict(evict), class: Class::Control });
+            self.outbox.push(Out::Tell { message: Kind::Evict(evict), class: Class::Control });
             let devices = DeviceKind::ALL.map(|device| Member { user, device });
             self.take_out(&devices).await;
-        }
-        self.seq()
-    }
-
-    /// Gives a push its place, remembers it for those who come later, and queues it.
-    fn put(&mut self, push: Outgoing, now_ms: u64) {
-        self.counter = self.counter.checked_add(1).expect("the room begins a new epoch at half of this");
-        let (room, seq) = (self.record.room.0, self.seq());
-        let msg_id = if push.acknowledged { format!("r{room}-{seq}") } else { String::new() };
-        let body = Body {
-            biz_code: Some(push.biz_code.0),
-            data: Some(push.data),
-            msg_id: push.acknowledged.then(|| msg_id.clone()),
-            room_id: Some(room),
-            seq: Some(seq),
-            ts: Some(now_ms.cast_signed()),
-            qos: push.acknowledged.then_some(1),
-            class: Some(push.class.number()),
-            key: push.key,
-            ..Body::default()
-        };
-        let json = body.to_vec(Encoding::Json);
-        match &body.key {
-            Some(key) => {
-                self.states_changed |= key != AUDIENCE_KEY;
-                self.states.insert(key.clone(), String::from_utf8(json).expect("JSON is UTF-8"));
-            }
-            None => {
-                let json = Bytes::from(json);
-                self.log_batch.push(LogEntry { seq, body: json.clone(), except: push.except }.into());
-                if self.recent.len() == NEWCOMER_MESSAGES {
-                    self.recent.pop_front();
-                }
-                self.recent.push_back(json);
-            }
-        }
-        let message = RoomPush {
-            push: Some(Push {
-                biz_code: push.biz_code.0,
-                data: body.data.unwrap_or_default(),
-                msg_id,
-                room_id: room,
-                seq,
-                ts: now_ms.cast_signed(),
-                qos: i32::from(push.acknowledged),
-                class: push.class.number(),
-                key: body.key.unwrap_or_default(),
-            }),
-            epoch: self.claim.epoch,
-            except_user_id: push.except.map_or(0, |user| user.0),
-            keep_permille: push.keep_permille,
-        };
-        self.out.push(Out::Room { message: Kind::RoomPush(message), class: push.class });
-    }
-
-    /// Sends what was decided: log first, then links, in order.
-    async fn flush(&mut self) {
-        if self.out.is_empty() && self.log_batch.is_empty() {
-            return;
-        }
-        let now_ms = self.core.state.clock.now_ms();
-        if now_ms >= self.claim.until_ms {
-            return self.lose().await;
-        }
-        self.write_log(now_ms).await;
-        self.write_states(now_ms).await;
-        // The stores may have taken their time.
-        if self.core.state.clock.now_ms() >= self.claim.until_ms {
-            return self.lose().await;
-        }
-        self.heal().await;
-        let gateways: Vec<Arc<Gateway>> = self.membership.interested().cloned().collect();
-        for out in self.out.drain(..) {
-            match out {
-                Out::Room { message, class } => {
-                    for gateway in &gateways {
-                        let counted = matches!(message, Kind::RoomPush(_));
-                        if !gateway.send(message.clone(), class).await {
-                            if !class.may_drop() {
-                                self.membership.mark_hole(gateway);
-                            }
-                        } else if counted {
-                            self.core.metrics.pushed(Audience::Room, class);
-                        }
-                    }
-                }
-                Out::Reply { gateway, id, result, received, claimed: _ } => {
-                    gateway.reply(id, result).await;
-                    self.core.metrics.delivered_in(received.elapsed());
-                }
-            }
-        }
-    }
-
-    /// The lease may have ended: what was decided never was.
-    async fn lose(&mut self) {
-        self.end = Some(End::Lost);
-        self.log_batch.clear();
-        for out in std::mem::take(&mut self.out) {
-            match out {
-                Out::Room { .. } => {}
-                Out::Reply { gateway, id, claimed, .. } => {
-                    // Before the refusal: it may be sent again at once, and must then be said.
-                    if let Some((asker, msg_id)) = claimed {
-                        self.core.release_message(asker, &msg_id).await;
-                    }
-                    gateway.refuse(id, &Refusal::unavailable()).await;
-                }
-            }
-        }
-    }
-
-    /// `false` when the log did not take it. Pushes of QoS 0 are sent all the same.
-    async fn write_log(&mut self, now_ms: u64) -> bool {
-        if self.log_batch.is_empty() {
-            return true;
-        }
-        let written = self.core.state.room_log.append(self.record.room, &self.log_batch, now_ms).await;
-        self.log_batch.clear();
-        match written {
-            Ok(_) => true,
-            Err(error) => {
-                self.core.metrics.store_failed("room_log", &error);
-                false
-            }
-        }
-    }
-
-    async fn write_states(&mut self, now_ms: u64) {
-        if !std::mem::take(&mut self.states_changed) {
-            return;
-        }
-        let kept: States =
-            self.states.iter().filter(|(key, _)| *key != AUDIENCE_KEY).map(|(key, body)| (key.clone(), body.clone())).collect();
-        let value = serde_json::to_vec(&kept).expect("a map of texts is JSON").into();
-        let key = states_key(self.record.room);
-        if let Err(error) = self.core.state.cache.put(&key, value, now_ms, now_ms + STATES_KEPT_MS).await {
-            self.core.metrics.store_failed("room_states", &error);
         }
     }
 

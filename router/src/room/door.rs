@@ -15,6 +15,42 @@ use billfish_state::RoomId;
 use billfish_wire::{Class, Reason};
 use tokio::sync::mpsc;
 
+/// What is to be done with a room once the wait is over.
+pub(super) enum After {
+    Again,
+    /// Nobody asked, and nobody listens.
+    Nobody,
+    /// The router goes.
+    Stopped,
+}
+
+/// Whether a linked gateway listens to the room.
+pub(super) fn is_wanted(core: &Core, room: RoomId) -> bool {
+    core.links.all().iter().any(|gateway| gateway.wants(room).is_some())
+}
+
+/// Refuses who comes until the room may be claimed again. Without this every call that is repeated would ask the store.
+pub(super) async fn turn_away(
+    core: &Core,
+    room: RoomId,
+    receiver: &mut mpsc::Receiver<RoomCall>,
+    refusal: &Refusal,
+    again_ms: u64,
+) -> After {
+    let (until, mut came) = (core.state.clock.instant(again_ms), false);
+    // Cancel-safe: `recv` takes nothing unless it returns.
+    while let Ok(call) = tokio::time::timeout_at(until, receiver.recv()).await {
+        let Some(call) = call else { return After::Stopped };
+        core.metrics.room_queue_depth.dec();
+        if matches!(call, RoomCall::Stop) {
+            return After::Stopped;
+        }
+        came |= !matches!(call, RoomCall::Interest { .. } | RoomCall::Leave { .. });
+        call.refuse(refusal.clone()).await;
+    }
+    if came || is_wanted(core, room) { After::Again } else { After::Nobody }
+}
+
 /// The first call that a room must be open for; the calls before it are answered. `None` when no call is left.
 pub(super) async fn first(core: &Core, room: RoomId, receiver: &mut mpsc::Receiver<RoomCall>) -> Option<RoomCall> {
     // Whoever began the queue may not have put his call in yet.
@@ -66,12 +102,12 @@ pub(super) async fn after_the_end(core: &Core, id: RoomId, call: RoomCall) {
             refuse_counted(core, call, refusal).await;
         }
         // It closed while this gateway was away: its members must hear of it. The largest epoch is never behind.
-        RoomCall::Interest { gateway, interested: true } => {
+        RoomCall::Interest { gateway, after_seq: Some(_) } => {
             let evict = Evict { app_id: 0, room_id: id.0, user_id: 0, epoch: crate::ownership::EPOCH_MAX };
             gateway.send(Kind::Evict(evict), Class::Control).await;
         }
         RoomCall::Leave { gateway, id: Some(call), .. } => gateway.reply(call, reply::Result::Left(Left { room_id: id.0 })).await,
-        RoomCall::Interest { interested: false, .. }
+        RoomCall::Interest { after_seq: None, .. }
         | RoomCall::Leave { id: None, .. }
         | RoomCall::Push { .. }
         | RoomCall::Order { .. }

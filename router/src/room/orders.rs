@@ -6,6 +6,7 @@ use super::{End, Out, Room};
 use crate::{
     Refusal,
     handle::Operator,
+    ownership::Hold,
     services::{
         ports::Sanction,
         room::{FOREVER_MS, Notice, SLOW_MODE_MS_MAX, check_block_words},
@@ -28,8 +29,13 @@ pub(crate) enum Order {
 impl Room {
     pub(super) async fn on_order(&mut self, order: Order) -> Result<(), Refusal> {
         let now_ms = self.core.state.clock.now_ms();
-        if now_ms >= self.claim.until_ms {
-            return Err(Refusal::unavailable());
+        match self.hold().await {
+            Hold::Owned => {}
+            Hold::Degraded => return Err(Refusal::unavailable()),
+            Hold::Lost => {
+                self.lose().await;
+                return Err(self.core.ownership.elsewhere(self.record.room));
+            }
         }
         match order {
             Order::Close { anchor } => self.close(anchor, now_ms).await,
@@ -101,7 +107,7 @@ impl Room {
         self.core.catalog.closed(room, now_ms).await;
         self.apply(Notice::Closed.effects(), now_ms).await;
         let evict = Evict { app_id: app.0, room_id: room.0, user_id: 0, epoch: self.claim.epoch };
-        self.out.push(Out::Room { message: Kind::Evict(evict), class: Class::Control });
+        self.outbox.push(Out::Tell { message: Kind::Evict(evict), class: Class::Control });
         self.flush().await;
         let removed = async {
             self.core.state.members.remove(app, room).await?;

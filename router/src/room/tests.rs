@@ -17,12 +17,12 @@ use crate::{
 use billfish_link::{
     Link,
     message::{
-        Biz, Gone, Interest, Join, Joined, Leave, Origin, Push, Refused, Reply, RoomPush, Sync, Up, UserPush, envelope::Kind, reply,
+        Biz, Gone, Interest, Join, Joined, Leave, Moved, Origin, Push, Refused, Reply, RoomPush, Sync, Up, UserPush, envelope::Kind, reply,
         up::Call,
     },
     pipe,
 };
-use billfish_state::{AppId, DeviceKind, RoomId, Route, State, UserId};
+use billfish_state::{AppId, DeviceKind, Lease, RoomId, Route, State, UserId};
 use billfish_wire::{
     Class, Reason,
     snapshot::{RoomSnapshot, SyncPage},
@@ -171,6 +171,13 @@ impl Gateway {
         Reason::from_number(code).unwrap()
     }
 
+    /// Whom a call is to be sent to instead.
+    async fn moved(&mut self, user: i64, call: Call) -> String {
+        let answer = self.ask(user, call).await;
+        let reply::Result::Moved(Moved { owner }) = answer else { panic!("not moved: {answer:?}") };
+        owner
+    }
+
     async fn join(&mut self, room: RoomId, user: i64) -> Joined {
         self.interest(room, true).await;
         joined(self.ask(user, join(room, None)).await)
@@ -251,12 +258,44 @@ fn data(push: &RoomPush) -> Value {
     serde_json::from_str(&body(push).data).unwrap()
 }
 
+/// The number a message got.
+fn accepted(result: reply::Result) -> i64 {
+    let reply::Result::Accepted(accepted) = result else { panic!("not accepted: {result:?}") };
+    accepted.seq
+}
+
+/// Number and text of every chat message heard.
+fn pushes(heard: &[Kind]) -> Vec<(i64, String)> {
+    let said = |kind: &Kind| match kind {
+        Kind::RoomPush(push) if body(push).key.is_empty() => {
+            Some((body(push).seq, data(push)["content"].as_str().unwrap_or_default().to_owned()))
+        }
+        _ => None,
+    };
+    heard.iter().filter_map(said).collect()
+}
+
 fn is_accepted(result: &reply::Result) -> bool {
     matches!(result, reply::Result::Accepted(_))
 }
 
 fn reason<T: std::fmt::Debug>(result: Result<T, Refusal>) -> Reason {
     result.unwrap_err().reason
+}
+
+/// The name of a room's lease.
+fn owner_of(room: RoomId) -> String {
+    format!("room:{room}:owner")
+}
+
+/// Gives a room's lease to somebody else for half a minute, whoever has it.
+async fn steal_lease(state: &State, room: RoomId) -> Lease {
+    let (name, now_ms) = (owner_of(room), state.clock.now_ms());
+    let lease = state.leases.acquire(&name, "thief%1%0", now_ms, now_ms + 30_000).await.unwrap();
+    state.leases.release(&name, &lease.holder, lease.epoch).await.unwrap();
+    let stolen = state.leases.acquire(&name, "thief%1%0", now_ms, now_ms + 30_000).await.unwrap();
+    assert_eq!(stolen.holder, "thief%1%0");
+    stolen
 }
 
 /// Lets the router's tasks run until they wait.

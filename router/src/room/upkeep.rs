@@ -65,8 +65,11 @@ impl Room {
 
     async fn renew(&mut self, now_ms: u64) {
         match self.core.ownership.renew(&mut self.claim, self.record.room, now_ms).await {
-            Renewal::Kept => self.timers.renew_ms = now_ms + self.core.ownership.renew_every_ms(),
-            Renewal::Unknown => self.timers.renew_ms = (now_ms + RENEW_AGAIN_MS).min(self.claim.until_ms),
+            Renewal::Kept => {
+                self.timers.renew_ms = now_ms + self.core.ownership.renew_every_ms();
+                self.replay_late().await;
+            }
+            Renewal::Unknown => self.timers.renew_ms = now_ms + RENEW_AGAIN_MS,
             Renewal::Lost => {
                 self.timers.renew_ms = u64::MAX;
                 self.lose().await;
@@ -112,10 +115,10 @@ impl Room {
         self.timers.audience_ms = None;
         self.announced = Some(self.audience);
         self.announced_ms = now_ms;
-        self.put(Notice::Audience { members: self.audience }.push(), now_ms);
+        self.put(Notice::Audience { members: self.audience }.push(), None, None, now_ms);
         let members = self.audience.cast_signed();
         let message = Kind::Audience(Audience { room_id: self.record.room.0, members });
-        self.out.push(Out::Room { message, class: Class::Ambient });
+        self.outbox.push(Out::Tell { message, class: Class::Ambient });
     }
 
     /// Sets the deadlines that follow from who is here.

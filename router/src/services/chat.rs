@@ -10,7 +10,7 @@
 use crate::{
     Refusal,
     metrics::Metrics,
-    services::{Asker, Effects, KEEP_ALL, Outgoing, is_room, is_user, ports::RoomRecord, profile::Profiles, room::Rules},
+    services::{Asker, KEEP_ALL, Outgoing, is_room, is_user, ports::RoomRecord, profile::Profiles, room::Rules},
 };
 use billfish_state::{RateWindows, RoomId, UserId, WindowHit, WindowVerdict};
 use billfish_wire::{BizCode, Class, Reason};
@@ -130,7 +130,7 @@ pub(crate) async fn say(
     sender: Asker,
     content: &str,
     now_ms: u64,
-) -> Result<Effects, Refusal> {
+) -> Result<Outgoing, Refusal> {
     rules.may_enter(sender.user, now_ms)?;
     rules.may_speak(sender.user, now_ms)?;
     rules.may_be_said(content)?;
@@ -143,7 +143,7 @@ pub(crate) async fn say(
         ports.metrics.chat_sampled.inc();
     }
     let data = down(ports, sender, Some(room.room), None, content, now_ms).await;
-    Ok(Outgoing { except: Some(sender.user), keep_permille, ..Outgoing::new(BizCode::ROOM_CHAT, Class::Chat, data) }.into())
+    Ok(Outgoing { except: Some(sender.user), keep_permille, ..Outgoing::new(BizCode::ROOM_CHAT, Class::Chat, data) })
 }
 
 /// A message to one user. The block-list of the house holds here too.
@@ -257,7 +257,7 @@ mod tests {
         Refusal,
         metrics::Metrics,
         services::{
-            Asker, Effects,
+            Asker, Outgoing,
             ports::{Moderation, Profile, RoomKind, RoomRecord},
             profile::Profiles,
             room::Rules,
@@ -292,7 +292,7 @@ mod tests {
             Self { state: State::in_memory(), profiles, metrics, rules, guard: Guard::default() }
         }
 
-        async fn say(&mut self, user: i64, content: &str, now_ms: u64) -> Result<Effects, Refusal> {
+        async fn say(&mut self, user: i64, content: &str, now_ms: u64) -> Result<Outgoing, Refusal> {
             let ports = Ports { rate_windows: &*self.state.rate_windows, profiles: &self.profiles, metrics: &self.metrics, limits: LIMITS };
             let room = RoomRecord {
                 room: ROOM,
@@ -306,7 +306,7 @@ mod tests {
             say(&ports, &room, &self.rules, &mut self.guard, asker(user), content, now_ms).await
         }
 
-        async fn whisper(&self, user: i64, to: i64, content: &str) -> Result<super::Outgoing, Refusal> {
+        async fn whisper(&self, user: i64, to: i64, content: &str) -> Result<Outgoing, Refusal> {
             let ports = Ports { rate_windows: &*self.state.rate_windows, profiles: &self.profiles, metrics: &self.metrics, limits: LIMITS };
             whisper(&ports, &self.rules, asker(user), UserId(to), content, 0).await
         }
@@ -378,7 +378,7 @@ mod tests {
         let mut house = House::new();
         let profile = Profile { user: UserId(20_001), name: "Alice \"A\"".to_owned(), avatar: "a.png".to_owned() };
         house.profiles.put(APP, &[profile]).await.unwrap();
-        let push = house.say(20_001, "hello", 0).await.unwrap().pushes.remove(0);
+        let push = house.say(20_001, "hello", 0).await.unwrap();
         let data: serde_json::Value = serde_json::from_str(&push.data).unwrap();
         let expected = json!({"roomId": 7, "content": "hello", "senderId": 20_001, "senderName": "Alice \"A\"", "senderAvatar": "a.png"});
         assert_eq!(data, expected);
@@ -487,7 +487,7 @@ mod tests {
         let mut house = House::new();
         let mut shares = Vec::new();
         for user in 20_001..20_401 {
-            shares.push(house.say(user, "x", 0).await.unwrap().pushes[0].keep_permille);
+            shares.push(house.say(user, "x", 0).await.unwrap().keep_permille);
         }
         assert!(shares[..100].iter().all(|&share| share == KEEP_ALL));
         assert!(shares[100..].iter().all(|&share| share < KEEP_ALL));

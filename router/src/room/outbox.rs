@@ -1,0 +1,477 @@
+//! What a room has decided, on its way out: first into the room's log, then onto the links, in one order.
+//!
+//! The log decides what was said. An entry is written together with its sender's claim, in one step, so:
+//!
+//! | answer for an entry | what becomes of it |
+//! |---|---|
+//! | `Stored` | pushed, and the caller hears its `seq` |
+//! | `Repeated` | not pushed; the caller hears the `seq` of the first |
+//! | `Stale` | another owner has written: this life is over, nothing of the batch is pushed, callers hear that it moved |
+//! | none | see below |
+//!
+//! A log that does not answer may have written, now or when it wakes. What was pushed must then count as said, and what was not pushed
+//! must not come up later as if it had been:
+//! - QoS 0 is pushed all the same: it may be lost, never held up. Its entries stay *behind* and are written, with the numbers they have,
+//!   before anything newer, as soon as the log answers; so the claims stand for the next owner too. Whether an earlier try had worked
+//!   makes no difference: claimed, it is `Repeated` with its own `seq`; unclaimed, it is `Stale` while the newest entry is ours.
+//! - QoS 1 is tried for about a second with nothing newer on its way. Then the caller is refused, and it is never pushed by this life:
+//!   viewers show rising numbers only, so it could not be pushed behind what is newer. Where the log had it after all, those see it who
+//!   resume; whoever was refused and asks again sends another message.
+//! - An entry that is in the log and was not pushed, because the process died or the lease was lost in between, is pushed by the next
+//!   life: gateways say the last `seq` they have seen (see `replay`).
+//! - One that was written for a former owner only *after* this life had looked at the log is nobody's: neither pushed nor to be replayed.
+//!   The repeat of its sender finds it, and is said under a number of its own.
+
+use super::{End, NEWCOMER_MESSAGES, Room, snapshot::States, states_key, taken::Key};
+use crate::{
+    Refusal,
+    core::Core,
+    link::Gateway,
+    metrics::Audience,
+    ownership::Hold,
+    services::{Outgoing, room::AUDIENCE_KEY},
+};
+use billfish_link::message::{Accepted, Push, RoomPush, envelope::Kind, reply};
+use billfish_state::{Appended, LogAppend, LogEntry, MessageClaim, StateError, UserId};
+use billfish_wire::{BizCode, Body, Class, Encoding};
+use bytes::Bytes;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::oneshot;
+
+/// How long states are kept for the next life of the room.
+const STATES_KEPT_MS: u64 = 12 * 3_600 * 1_000;
+/// Entries that wait for a log that is away: as many as a log keeps. Beyond it the oldest is given up, and its claim with it.
+const BEHIND_MAX: usize = billfish_state::port::ROOM_LOG_ENTRIES_MAX;
+/// Tries to write what must arrive. Each ends with the store's time-out of 0.3 s at the latest: a second in all, which is also how long
+/// nothing newer of the room is sent.
+const TRIES: u32 = 3;
+/// Between two of them.
+const TRY_AGAIN: Duration = Duration::from_millis(50);
+/// Between two tries to write what may be lost: a store that hangs costs the chat of a room one time-out in so long.
+const LOG_AGAIN_MS: u64 = 500;
+
+/// What became of a push to the room.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RoomPushed {
+    pub(crate) seq: i64,
+    pub(crate) gateways: u64,
+}
+
+/// Decided, and not yet on a link.
+pub(super) enum Out {
+    /// A push with its number.
+    Said(Said),
+    /// To every interested gateway.
+    Tell { message: Kind, class: Class },
+    /// A message that was taken before has come again.
+    Again { key: Key, waiting: Waiting },
+}
+
+pub(super) struct Said {
+    push: RoomPush,
+    class: Class,
+    /// Where it stands in the batch for the log; none: a state, which no log keeps.
+    logged: Option<usize>,
+    key: Option<Key>,
+    waiting: Option<Waiting>,
+}
+
+impl Said {
+    fn must_arrive(&self) -> bool {
+        self.logged.is_some() && self.push.push.as_ref().is_some_and(|push| push.qos > 0)
+    }
+
+    fn seq(&self) -> i64 {
+        self.push.push.as_ref().map_or(0, |push| push.seq)
+    }
+
+    /// As it was before it had a number.
+    fn outgoing(&self) -> Outgoing {
+        let push = self.push.push.clone().unwrap_or_default();
+        Outgoing {
+            biz_code: BizCode(push.biz_code),
+            data: push.data,
+            acknowledged: push.qos > 0,
+            class: self.class,
+            key: None,
+            except: (self.push.except_user_id != 0).then_some(UserId(self.push.except_user_id)),
+            keep_permille: self.push.keep_permille,
+        }
+    }
+}
+
+/// What a round leaves behind it.
+#[derive(Default)]
+struct Left {
+    /// Numbers that the log is not to be asked for again.
+    refused: Vec<i64>,
+    /// To be said under other numbers.
+    anew: Vec<(Said, Option<Waiting>)>,
+}
+
+/// Who is told what became of a message.
+pub(super) enum Waiting {
+    /// A session, by its gateway.
+    Sayer { gateway: Arc<Gateway>, id: u64, received: Instant, ts_ms: u64 },
+    /// The business backend.
+    Backend { answer: oneshot::Sender<Result<RoomPushed, Refusal>> },
+}
+
+impl Waiting {
+    pub(super) async fn refuse(self, core: &Core, refusal: Refusal) {
+        match self {
+            Self::Sayer { gateway, id, .. } => {
+                // One that is another router's to decide is counted there.
+                if refusal.moved_to().is_none() {
+                    core.metrics.decided("chat", refusal.reason.label());
+                }
+                gateway.refuse(id, &refusal).await;
+            }
+            // Where the receiver is gone the caller has given up.
+            Self::Backend { answer } => drop(answer.send(Err(refusal))),
+        }
+    }
+}
+
+/// The way to the log.
+#[derive(Default)]
+pub(super) struct Outbox {
+    out: Vec<Out>,
+    batch: Vec<LogAppend>,
+    /// The first so many of the batch have been tried, and pushed.
+    behind: usize,
+    /// Not before, unless something must arrive.
+    again_ms: u64,
+    /// The largest number on a link.
+    sent_seq: i64,
+}
+
+impl Outbox {
+    pub(super) fn new(sent_seq: i64) -> Self {
+        Self { sent_seq, ..Self::default() }
+    }
+
+    pub(super) fn push(&mut self, out: Out) {
+        self.out.push(out);
+    }
+
+    pub(super) fn sent_seq(&self) -> i64 {
+        self.sent_seq
+    }
+}
+
+/// What the log said.
+enum Written {
+    Yes(Vec<Appended>),
+    No,
+    /// Another owner has written.
+    Stale,
+}
+
+impl Room {
+    /// Gives a push its number and queues it.
+    pub(super) fn put(&mut self, push: Outgoing, claim: Option<MessageClaim>, waiting: Option<Waiting>, now_ms: u64) {
+        self.counter = self.counter.checked_add(1).expect("the room begins a new epoch at half of this");
+        let (room, seq) = (self.record.room.0, self.seq());
+        let msg_id = if push.acknowledged { format!("r{room}-{seq}") } else { String::new() };
+        let body = Body {
+            biz_code: Some(push.biz_code.0),
+            data: Some(push.data),
+            msg_id: push.acknowledged.then(|| msg_id.clone()),
+            room_id: Some(room),
+            seq: Some(seq),
+            ts: Some(now_ms.cast_signed()),
+            qos: push.acknowledged.then_some(1),
+            class: Some(push.class.number()),
+            key: push.key,
+            ..Body::default()
+        };
+        let json = body.to_vec(Encoding::Json);
+        let (mut logged, mut taken) = (None, None);
+        match &body.key {
+            Some(key) => {
+                self.states_changed |= key != AUDIENCE_KEY;
+                self.states.insert(key.clone(), String::from_utf8(json).expect("JSON is UTF-8"));
+            }
+            None => {
+                logged = Some(self.outbox.batch.len());
+                if let Some(claim) = &claim {
+                    let key = self.taken.key(claim.user, &claim.msg_id);
+                    self.taken.put(key, seq, now_ms);
+                    taken = Some(key);
+                }
+                self.outbox.batch.push(LogAppend { entry: LogEntry { seq, body: json.into(), except: push.except }, claim });
+            }
+        }
+        let message = RoomPush {
+            push: Some(Push {
+                biz_code: push.biz_code.0,
+                data: body.data.unwrap_or_default(),
+                msg_id,
+                room_id: room,
+                seq,
+                ts: now_ms.cast_signed(),
+                qos: i32::from(push.acknowledged),
+                class: push.class.number(),
+                key: body.key.unwrap_or_default(),
+            }),
+            epoch: self.claim.epoch,
+            except_user_id: push.except.map_or(0, |user| user.0),
+            keep_permille: push.keep_permille,
+        };
+        self.outbox.push(Out::Said(Said { push: message, class: push.class, logged, key: taken, waiting }));
+    }
+
+    /// Sends what was decided: log first, then links, in order.
+    pub(super) async fn flush(&mut self) {
+        // Once more where a message had to take another number.
+        while self.round().await {}
+    }
+
+    async fn round(&mut self) -> bool {
+        let now_ms = self.core.state.clock.now_ms();
+        let is_due = self.outbox.behind > 0 && now_ms >= self.outbox.again_ms;
+        if self.outbox.out.is_empty() && !is_due {
+            return false;
+        }
+        if self.hold().await == Hold::Lost {
+            self.lose().await;
+            return false;
+        }
+        let written = self.write_log().await;
+        self.write_states().await;
+        // The stores may have taken their time, or this process may have been stopped.
+        if matches!(written, Written::Stale) || self.hold().await == Hold::Lost {
+            self.lose().await;
+            return false;
+        }
+        self.heal().await;
+        let left = self.send(&written).await;
+        self.settle(&written, left);
+        !self.outbox.out.is_empty()
+    }
+
+    async fn send(&mut self, written: &Written) -> Left {
+        let mut left = Left::default();
+        let gateways: Vec<Arc<Gateway>> = self.membership.interested().cloned().collect();
+        for out in std::mem::take(&mut self.outbox.out) {
+            match out {
+                Out::Tell { message, class } => self.to_gateways(&gateways, &message, class).await,
+                Out::Again { key, waiting } => {
+                    let now_ms = self.core.state.clock.now_ms();
+                    // Not there: what it repeats stood in this batch, and was refused.
+                    match self.taken.seq(key, now_ms) {
+                        Some(seq) => self.answer(waiting, seq, 0).await,
+                        None => waiting.refuse(&self.core, Refusal::unavailable()).await,
+                    }
+                }
+                Out::Said(said) => self.say(said, written, &gateways, &mut left).await,
+            }
+        }
+        left
+    }
+
+    async fn say(&mut self, mut said: Said, written: &Written, gateways: &[Arc<Gateway>], left: &mut Left) {
+        let waiting = said.waiting.take();
+        let appended = match (said.logged, written) {
+            (Some(index), Written::Yes(appended)) => appended.get(index).copied(),
+            (Some(_), Written::No | Written::Stale) => None,
+            (None, _) => Some(Appended::Stored),
+        };
+        match appended {
+            Some(Appended::Repeated { seq }) if seq != said.seq() => {
+                if self.landed_late(seq) {
+                    return left.anew.push((said, waiting));
+                }
+                self.core.metrics.dedup_hits.inc();
+                if let Some(key) = said.key {
+                    let now_ms = self.core.state.clock.now_ms();
+                    self.taken.put(key, seq, now_ms);
+                }
+                if let Some(waiting) = waiting {
+                    self.answer(waiting, seq, 0).await;
+                }
+                return;
+            }
+            None if said.must_arrive() => {
+                if let Some(key) = said.key {
+                    self.taken.remove(key);
+                }
+                left.refused.push(said.seq());
+                if let Some(waiting) = waiting {
+                    waiting.refuse(&self.core, Refusal::unavailable()).await;
+                }
+                return;
+            }
+            // Repeated under its own number, or behind itself: an earlier try had worked.
+            Some(Appended::Stored | Appended::Repeated { .. } | Appended::Stale) | None => {}
+        }
+        let seq = said.seq();
+        if let Some(index) = said.logged {
+            if self.recent.len() == NEWCOMER_MESSAGES {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(self.outbox.batch[index].entry.body.clone());
+        }
+        self.to_gateways(gateways, &Kind::RoomPush(said.push), said.class).await;
+        self.outbox.sent_seq = seq;
+        if let Some(waiting) = waiting {
+            self.answer(waiting, seq, gateways.len() as u64).await;
+        }
+    }
+
+    /// In the log since this life has looked at it, and said by a former owner: nobody has pushed it.
+    fn landed_late(&self, seq: i64) -> bool {
+        seq > self.log_seen_seq && seq.cast_unsigned() >> 32 < self.claim.epoch
+    }
+
+    async fn to_gateways(&mut self, gateways: &[Arc<Gateway>], message: &Kind, class: Class) {
+        for gateway in gateways {
+            if !gateway.send(message.clone(), class).await {
+                if !class.may_drop() {
+                    self.membership.mark_hole(gateway);
+                }
+            } else if matches!(message, Kind::RoomPush(_)) {
+                self.core.metrics.pushed(Audience::Room, class);
+            }
+        }
+    }
+
+    async fn answer(&self, waiting: Waiting, seq: i64, gateways: u64) {
+        match waiting {
+            Waiting::Sayer { gateway, id, received, ts_ms } => {
+                self.core.metrics.decided("chat", "accepted");
+                gateway.reply(id, reply::Result::Accepted(Accepted { ts: ts_ms.cast_signed(), seq })).await;
+                self.core.metrics.delivered_in(received.elapsed());
+            }
+            Waiting::Backend { answer } => drop(answer.send(Ok(RoomPushed { seq, gateways }))),
+        }
+    }
+
+    /// Keeps of the batch what the log is still to hear of, and queues what is to be said under another number.
+    fn settle(&mut self, written: &Written, left: Left) {
+        let outbox = &mut self.outbox;
+        match written {
+            Written::Yes(_) | Written::Stale => {
+                outbox.batch.clear();
+                outbox.again_ms = 0;
+            }
+            Written::No => {
+                outbox.batch.retain(|append| !left.refused.contains(&append.entry.seq));
+                let over = outbox.batch.len().saturating_sub(BEHIND_MAX);
+                outbox.batch.drain(..over);
+            }
+        }
+        outbox.behind = outbox.batch.len();
+        for (said, waiting) in left.anew {
+            let now_ms = self.core.state.clock.now_ms();
+            // Its claim stands already.
+            self.put(said.outgoing(), None, waiting, now_ms);
+            if let Some(key) = said.key {
+                let seq = self.seq();
+                self.taken.put(key, seq, now_ms);
+            }
+        }
+    }
+
+    /// The lease is lost: what was decided here is not said by this life.
+    pub(super) async fn lose(&mut self) {
+        self.end = Some(End::Lost);
+        self.outbox.batch.clear();
+        let moved = self.core.ownership.elsewhere(self.record.room);
+        for out in std::mem::take(&mut self.outbox.out) {
+            match out {
+                Out::Tell { .. } | Out::Said(Said { waiting: None, .. }) => {}
+                Out::Said(Said { waiting: Some(waiting), .. }) | Out::Again { waiting, .. } => {
+                    waiting.refuse(&self.core, moved.clone()).await
+                }
+            }
+        }
+    }
+
+    async fn write_log(&mut self) -> Written {
+        if self.outbox.batch.is_empty() {
+            return Written::Yes(Vec::new());
+        }
+        let must_arrive = self.outbox.out.iter().any(|out| matches!(out, Out::Said(said) if said.must_arrive()));
+        if !must_arrive && self.core.state.clock.now_ms() < self.outbox.again_ms {
+            return Written::No;
+        }
+        let room = self.record.room;
+        let mut tried = self.outbox.behind;
+        for attempt in 0..if must_arrive { TRIES } else { 1 } {
+            if attempt > 0 {
+                tokio::time::sleep(TRY_AGAIN).await;
+            }
+            let now_ms = self.core.state.clock.now_ms();
+            match self.core.state.room_log.append(room, &self.outbox.batch, now_ms).await {
+                Ok(appended) => match self.is_stale(&appended, tried).await {
+                    Ok(true) => return Written::Stale,
+                    Ok(false) => {
+                        self.log_is_empty = false;
+                        return Written::Yes(appended);
+                    }
+                    Err(error) => self.core.metrics.store_failed("room_log", &error),
+                },
+                Err(error) => {
+                    self.core.metrics.store_failed("room_log", &error);
+                    if !matches!(error, StateError::Away { .. }) {
+                        break;
+                    }
+                }
+            }
+            tried = self.outbox.batch.len();
+        }
+        self.outbox.again_ms = self.core.state.clock.now_ms() + LOG_AGAIN_MS;
+        Written::No
+    }
+
+    /// Whether another owner has written. The first `tried` entries may stand in the way of themselves.
+    async fn is_stale(&self, appended: &[Appended], tried: usize) -> Result<bool, StateError> {
+        let is_stale = |appended: &Appended| matches!(appended, Appended::Stale);
+        if appended.iter().skip(tried).any(is_stale) {
+            return Ok(true);
+        }
+        if !appended.iter().any(is_stale) {
+            return Ok(false);
+        }
+        let newest = self.core.state.room_log.last(self.record.room, 1, self.core.state.clock.now_ms()).await?;
+        Ok(newest.last().is_some_and(|newest| newest.seq.cast_unsigned() >> 32 > self.claim.epoch))
+    }
+
+    async fn write_states(&mut self) {
+        if !std::mem::take(&mut self.states_changed) {
+            return;
+        }
+        let now_ms = self.core.state.clock.now_ms();
+        let kept: States =
+            self.states.iter().filter(|(key, _)| *key != AUDIENCE_KEY).map(|(key, body)| (key.clone(), body.clone())).collect();
+        let value: Bytes = serde_json::to_vec(&kept).expect("a map of texts is JSON").into();
+        let key = states_key(self.record.room);
+        if let Err(error) = self.core.state.cache.put(&key, value, now_ms, now_ms + STATES_KEPT_MS).await {
+            self.core.metrics.store_failed("room_states", &error);
+        }
+    }
+
+    /// What became of a message that is refused by a rule now: it may have been taken before, in another life of the room, and whoever
+    /// only asks again must not be told otherwise. The log is asked by an entry that cannot be written: claims come first, and this
+    /// `seq` is below every other.
+    pub(super) async fn taken_before(&mut self, claim: &MessageClaim, now_ms: u64) -> Option<i64> {
+        if self.log_is_empty || now_ms >= self.opened_ms.saturating_add(crate::clock::millis(self.core.config.dedup_life)) {
+            return None;
+        }
+        let entry = LogEntry { seq: 0, body: Bytes::new(), except: None };
+        let append = LogAppend { entry, claim: Some(claim.clone()) };
+        match self.core.state.room_log.append(self.record.room, &[append], now_ms).await.as_deref() {
+            Ok([Appended::Repeated { seq }]) => Some(*seq),
+            Ok(_) => None,
+            Err(error) => {
+                self.core.metrics.store_failed("room_log", error);
+                None
+            }
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Gateways that begin to listen: what they missed of the room's log comes first, then they hear what is said.
+//!
+//! - A gateway says the largest `seq` it has seen. What the log has after it was decided, and perhaps pushed by nobody: its owner died, or
+//!   lost the room, or the link broke. It is pushed with its own numbers under this owner's epoch, and the states that are newer too.
+//! - A gateway that listens on this link already has missed nothing: all that was said since stands on the link, though what it has said it
+//!   has seen may be older.
+//! - Where something between has been trimmed away, or the log is away, the gateway's sessions are sent to resume (4012): they are told
+//!   what is lost, a viewer who only listens would never know.
+
+use super::Room;
+use crate::{link::Gateway, metrics::Audience};
+use billfish_link::message::{Kick, Push, RoomPush, envelope::Kind};
+use billfish_state::{LogEntry, StateError, UserId};
+use billfish_wire::{Body, Class, Reason};
+use std::sync::Arc;
+
+/// Members looked at in one step, for sessions that are to resume.
+const RESUME_USERS: usize = 500;
+/// Steps of one search: a room of 20,000 that another router owned when they joined. Who is beyond finds the gap at his next resume.
+const RESUME_STEPS: usize = 40;
+
+impl Room {
+    /// A gateway wants the room's pushes from after this `seq` on; 0: from now on.
+    pub(super) async fn on_interest(&mut self, gateway: &Arc<Gateway>, after_seq: i64) {
+        // What was decided before goes to those who were interested before.
+        self.flush().await;
+        if after_seq > 0 && !self.membership.is_interested(gateway) {
+            match self.replay(gateway, after_seq).await {
+                Ok(false) => {}
+                Ok(true) => self.send_to_resume(gateway).await,
+                Err(error) => {
+                    self.core.metrics.store_failed("replay", &error);
+                    self.unreplayed.push(Arc::clone(gateway));
+                }
+            }
+        }
+        let gone = self.membership.interest(gateway, true);
+        self.take_out(&gone).await;
+    }
+
+    /// The store answers again: whoever could not be told what he missed is sent to ask for it.
+    pub(super) async fn replay_late(&mut self) {
+        for gateway in std::mem::take(&mut self.unreplayed) {
+            if !gateway.is_down() {
+                self.send_to_resume(&gateway).await;
+            }
+        }
+    }
+
+    /// `true`: something is missing.
+    async fn replay(&mut self, gateway: &Arc<Gateway>, after_seq: i64) -> Result<bool, StateError> {
+        let now_ms = self.core.state.clock.now_ms();
+        let page = self.core.state.room_log.read(self.record.room, after_seq, billfish_state::port::ROOM_LOG_ENTRIES_MAX, now_ms).await?;
+        let mut pushes: Vec<RoomPush> = page.entries.iter().filter_map(|entry| self.as_push(entry)).collect();
+        let states = self.states.values().filter_map(|body| {
+            let entry = LogEntry { seq: 0, body: body.clone().into_bytes().into(), except: None };
+            self.as_push(&entry).filter(|push| push.push.as_ref().is_some_and(|push| push.seq > after_seq))
+        });
+        pushes.extend(states);
+        // In one order: viewers show rising numbers only.
+        pushes.sort_by_key(|push| push.push.as_ref().map(|push| push.seq));
+        let mut is_whole = !page.gap && !page.more;
+        for push in pushes {
+            let class = Class::from_number(push.push.as_ref().map_or(0, |push| push.class));
+            if gateway.send(Kind::RoomPush(push), class).await {
+                self.core.metrics.pushed(Audience::Room, class);
+            } else {
+                is_whole &= class.may_drop();
+            }
+        }
+        Ok(!is_whole)
+    }
+
+    /// An entry of the log as it is pushed. Bodies are written by this process or a sister of it: what is none is left out.
+    fn as_push(&self, entry: &LogEntry) -> Option<RoomPush> {
+        let body: Body = serde_json::from_slice(&entry.body).ok()?;
+        let push = Push {
+            biz_code: body.biz_code?,
+            data: body.data.unwrap_or_default(),
+            msg_id: body.msg_id.unwrap_or_default(),
+            room_id: self.record.room.0,
+            seq: body.seq?,
+            ts: body.ts.unwrap_or_default(),
+            qos: body.qos.unwrap_or_default(),
+            class: body.class.unwrap_or(Class::Chat.number()),
+            key: body.key.unwrap_or_default(),
+        };
+        let except_user_id = entry.except.map_or(0, |user| user.0);
+        Some(RoomPush { push: Some(push), epoch: self.claim.epoch, except_user_id, keep_permille: crate::services::KEEP_ALL })
+    }
+
+    /// The members behind a gateway have a hole in what they saw. Those who joined here are known; those who joined an earlier owner are
+    /// looked up.
+    async fn send_to_resume(&mut self, gateway: &Arc<Gateway>) {
+        self.membership.mark_hole(gateway);
+        self.heal().await;
+        if let Err(error) = self.send_strangers_to_resume(gateway).await {
+            self.core.metrics.store_failed("replay", &error);
+        }
+    }
+
+    async fn send_strangers_to_resume(&self, gateway: &Arc<Gateway>) -> Result<(), StateError> {
+        let (app, state) = (self.record.app, &self.core.state);
+        let mut cursor = 0;
+        for _ in 0..RESUME_STEPS {
+            let page = state.members.page(app, self.record.room, cursor, RESUME_USERS).await?;
+            let users: Vec<UserId> = page.users.into_iter().collect();
+            let routes = state.routes.lookup(app, &users, state.clock.now_ms()).await?;
+            let is_behind = |node: &str, epoch| *gateway.node == *node && gateway.incarnation == epoch;
+            for route in routes.into_iter().flatten().filter(|route| is_behind(&route.node, route.epoch)) {
+                if self.membership.is_seated(gateway, route.user, route.device) {
+                    continue;
+                }
+                let kick = Kick {
+                    app_id: app.0,
+                    user_id: route.user.0,
+                    device: route.device as u32,
+                    code: Reason::TooSlow.number().unwrap_or_default(),
+                    msg: Reason::TooSlow.message().to_owned(),
+                    session: route.session,
+                };
+                self.core.metrics.holed_sessions.inc();
+                gateway.send(Kind::Kick(kick), Class::Control).await;
+            }
+            cursor = page.cursor;
+            if cursor == 0 {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
