@@ -1,0 +1,539 @@
+//! All nodes, the network between them, and the loop that moves time.
+//!
+//! - Time moves in steps of some milliseconds; within a step everybody acts once, routers in an order that is drawn.
+//! - What one node says to another takes at least a step.
+
+use crate::{
+    bug::Bug,
+    chaos::Plan,
+    client::{Client, Conn, comes_back_at_once},
+    gateway::{Gateway, Want},
+    journal::Journal,
+    records::Database,
+    router::{Router, Shared, UNIX_MS},
+    store::{Late, Stragglers},
+    trace::{Trace, note},
+    wire::Wire,
+};
+use billfish_gateway::simulation::LinkNumber;
+use billfish_link::message::envelope::Kind;
+use billfish_session::{
+    Time,
+    client::{ClientAction, ClientEvent, Message},
+};
+use billfish_state::{AppId, State};
+use billfish_wire::{BizCode, Code, Encoding, Reason, frame};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+pub(crate) const APP: i32 = 10_001;
+/// Trouble, then calm, then probes.
+pub(crate) const TROUBLE_MS: u64 = 40_000;
+/// Long enough for every lease, registration, silence and patience to run out once.
+pub(crate) const CALM_MS: u64 = 35_000;
+pub(crate) const PROBE_MS: u64 = 12_000;
+/// Shortest and longest step.
+const STEP_MS: (u64, u64) = (2, 16);
+
+/// A place for a router: it has one life after the other.
+pub(crate) struct RouterPlace {
+    pub(crate) router: Option<Router>,
+    pub(crate) lives: u64,
+    pub(crate) start_at: Option<u64>,
+    /// How far its clock is ahead.
+    pub(crate) skew_ms: u64,
+}
+
+/// A place for a gateway.
+pub(crate) struct GatewayPlace {
+    pub(crate) gateway: Option<Gateway>,
+    pub(crate) lives: u64,
+    pub(crate) start_at: Option<u64>,
+}
+
+pub(crate) struct World {
+    pub(crate) seed: u64,
+    pub(crate) rng: fastrand::Rng,
+    pub(crate) now: u64,
+    pub(crate) plan: Plan,
+    pub(crate) shared: Shared,
+    pub(crate) trace: Trace,
+    pub(crate) journal: Journal,
+    pub(crate) routers: Vec<RouterPlace>,
+    pub(crate) gateways: Vec<GatewayPlace>,
+    pub(crate) wires: Vec<Wire<LinkNumber>>,
+    /// When a gateway dials a router next, by both.
+    dial_at: BTreeMap<(usize, usize), u64>,
+    /// Gateway and router do not reach each other until then.
+    pub(crate) parted_until: BTreeMap<(usize, usize), u64>,
+    pub(crate) conns: Vec<Conn>,
+    open: BTreeSet<usize>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) rooms: Vec<i64>,
+    lates: Vec<(u64, Late)>,
+    /// Who spoke in each room since the probes began.
+    pub(crate) probe_speakers: BTreeMap<i64, BTreeSet<(String, u64)>>,
+    pub(crate) probes: Vec<String>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, bug: Option<Bug>) -> Self {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let plan = Plan::draw(&mut rng);
+        let trace = Trace::default();
+        let database = Arc::new(Database::default());
+        let rooms: Vec<i64> = (0..plan.rooms).map(|room| 7 + 31 * room).collect();
+        for room in &rooms {
+            database.open(*room, AppId(APP), UNIX_MS);
+        }
+        let shared = Shared {
+            truth: State::in_memory(),
+            database,
+            stragglers: Stragglers::default(),
+            trace: trace.clone(),
+            bug,
+            room_lease: Duration::from_millis(plan.room_lease_ms),
+        };
+        let routers = (0..plan.routers)
+            .map(|index| {
+                // One of them may come later.
+                let start_at = if index > 0 && rng.u8(0..4) == 0 { rng.u64(0..TROUBLE_MS) } else { 0 };
+                RouterPlace { router: None, lives: 0, start_at: Some(start_at), skew_ms: rng.u64(0..=plan.skew_ms) }
+            })
+            .collect();
+        let gateways = (0..plan.gateways).map(|_| GatewayPlace { gateway: None, lives: 0, start_at: Some(0) }).collect();
+        let mut journal = Journal::default();
+        let mut clients = Vec::new();
+        for index in 0..plan.clients {
+            // The first two are two devices of one user.
+            let user = 20_001 + index.max(1);
+            let encoding = if rng.bool() { Encoding::Json } else { Encoding::Protobuf };
+            let platform = if index == 0 { "web" } else { "ios" };
+            let mut client = Client::new(APP, user, platform, encoding);
+            client.connect_at = Some(rng.u64(200..3_000));
+            for room in &rooms {
+                if rng.u8(0..3) > 0 {
+                    client.ever_wanted.insert(*room);
+                    drop(client.machine.join(*room));
+                }
+            }
+            journal.add_client(user);
+            clients.push(client);
+        }
+        Self {
+            seed,
+            rng,
+            now: 0,
+            plan,
+            shared,
+            trace,
+            journal,
+            routers,
+            gateways,
+            wires: Vec::new(),
+            dial_at: BTreeMap::new(),
+            parted_until: BTreeMap::new(),
+            conns: Vec::new(),
+            open: BTreeSet::new(),
+            clients,
+            rooms,
+            lates: Vec::new(),
+            probe_speakers: BTreeMap::new(),
+            probes: Vec::new(),
+        }
+    }
+
+    pub(crate) fn run(&mut self) {
+        note!(self.trace, "seed {}: {:?}", self.seed, self.plan);
+        let mut is_calm = false;
+        let mut is_probed = false;
+        while self.now < TROUBLE_MS + CALM_MS + PROBE_MS {
+            self.trace.set_now(self.now);
+            if self.now < TROUBLE_MS {
+                self.stir();
+            } else if !is_calm {
+                is_calm = true;
+                self.heal();
+            } else if self.now >= TROUBLE_MS + CALM_MS && !is_probed {
+                is_probed = true;
+                self.probe();
+            }
+            self.step();
+            self.now = self.next();
+        }
+        self.check();
+    }
+
+    pub(crate) fn report(self) -> crate::Report {
+        crate::Report {
+            seed: self.seed,
+            violations: self.journal.violations,
+            fingerprint: self.trace.fingerprint(),
+            trace: self.trace.take(),
+            counts: self.journal.counts,
+        }
+    }
+
+    pub(crate) fn is_probing(&self) -> bool {
+        self.now >= TROUBLE_MS + CALM_MS
+    }
+
+    /// The next moment at which something happens, as far as that can be seen from outside the routers.
+    fn next(&self) -> u64 {
+        let conns = self.open.iter().map(|conn| self.conns[*conn].next_at()).min().unwrap_or(u64::MAX);
+        let clients = self.clients.iter().map(Client::next_at).min().unwrap_or(u64::MAX);
+        let gateways = self.gateways.iter().filter_map(|place| place.gateway.as_ref()).map(Gateway::next_at).min().unwrap_or(u64::MAX);
+        let at = if self.wires.iter().any(Wire::is_busy) { 0 } else { conns.min(clients).min(gateways) };
+        at.clamp(self.now + STEP_MS.0, self.now + STEP_MS.1)
+    }
+
+    fn step(&mut self) {
+        self.carry_out_late();
+        self.begin_lives();
+        self.dial();
+        self.serve_connections();
+        self.serve_gateways();
+        self.run_routers();
+        self.serve_clients();
+        self.wires.retain(|wire| !wire.is_over());
+    }
+
+    fn carry_out_late(&mut self) {
+        for late in self.shared.stragglers.take() {
+            self.lates.push((self.now + late.0, late));
+        }
+        let (due, waiting) = std::mem::take(&mut self.lates).into_iter().partition(|(at, _)| *at <= self.now);
+        self.lates = waiting;
+        for (_, (_, work)) in due {
+            work(&self.shared.truth);
+        }
+    }
+
+    fn begin_lives(&mut self) {
+        for index in 0..self.gateways.len() {
+            if self.gateways[index].start_at.is_some_and(|at| at <= self.now) {
+                let seed = self.rng.u64(..);
+                let place = &mut self.gateways[index];
+                place.start_at = None;
+                place.lives += 1;
+                let name = format!("g{index}");
+                let (truth, trace) = (self.shared.truth.clone(), self.trace.clone());
+                let mut gateway = Gateway::start(&name, truth, seed, self.now, self.shared.bug, trace);
+                gateway.weather = self.plan.weather;
+                place.gateway = Some(gateway);
+                note!(self.trace, "{name} is up, life {}", place.lives);
+            }
+        }
+        for index in 0..self.routers.len() {
+            if self.routers[index].start_at.is_some_and(|at| at <= self.now) {
+                let seed = self.rng.u64(..);
+                let weather = self.plan.weather;
+                let place = &mut self.routers[index];
+                place.start_at = None;
+                place.lives += 1;
+                let router = Router::start(&format!("r{index}"), &self.shared, seed, place.skew_ms, self.now);
+                router.set_weather(weather, weather);
+                place.router = Some(router);
+                note!(self.trace, "r{index} starts, life {}", place.lives);
+            }
+        }
+    }
+
+    /// Every gateway to every router that takes links.
+    fn dial(&mut self) {
+        for gateway in 0..self.gateways.len() {
+            for router in 0..self.routers.len() {
+                let pair = (gateway, router);
+                let is_linked = self.wires.iter().any(|wire| wire.gateway == gateway && wire.router == router && wire.id.is_some());
+                let due = self.dial_at.get(&pair).copied().unwrap_or(0);
+                if is_linked || due > self.now {
+                    continue;
+                }
+                self.dial_at.insert(pair, self.now + self.rng.u64(50..1_000));
+                let (Some(lower), Some(upper)) = (&self.gateways[gateway].gateway, &self.routers[router].router) else { continue };
+                if !upper.is_up() || upper.is_paused(self.now) || self.parted_until.get(&pair).is_some_and(|until| *until > self.now) {
+                    continue;
+                }
+                let life = self.routers[router].lives;
+                let (mut wire, link) = Wire::new(gateway, (router, life), &lower.name, lower.incarnation);
+                upper.attach(link);
+                wire.id = Some(lower.link_up(&upper.name));
+                note!(self.trace, "g{gateway} is linked to r{router}");
+                self.wires.push(wire);
+            }
+        }
+    }
+
+    /// Frames of clients reach their gateways.
+    fn serve_connections(&mut self) {
+        let mut over = Vec::new();
+        for &index in &self.open {
+            let conn = &mut self.conns[index];
+            let place = &mut self.gateways[conn.gateway];
+            let life = place.lives;
+            let Some(gateway) = place.gateway.as_mut().filter(|_| life == conn.life) else {
+                conn.gateway_knows = true;
+                if conn.client_knows {
+                    over.push(index);
+                }
+                continue;
+            };
+            while !conn.gateway_knows && gateway.takes_frames(index) {
+                let Some(bytes) = conn.next_up(self.now) else { break };
+                gateway.frame(index, &bytes, self.now);
+            }
+            if conn.gateway_hears_end(self.now) {
+                conn.gateway_knows = true;
+                gateway.lost(index, self.now);
+            }
+            if conn.gateway_knows && conn.client_knows {
+                over.push(index);
+            }
+        }
+        for index in over {
+            self.open.remove(&index);
+        }
+    }
+
+    fn serve_gateways(&mut self) {
+        let now = self.now;
+        for wire in &mut self.wires {
+            let Some(gateway) = self.gateways[wire.gateway].gateway.as_mut() else { continue };
+            let Some(id) = wire.id else { continue };
+            while let Some(kind) = wire.next_down(now) {
+                if let Kind::RoomPush(push) = &kind
+                    && let Some(body) = &push.push
+                {
+                    let router = format!("r{} life {}", wire.router, wire.life);
+                    self.journal.spoke(body.room_id, push.epoch, &router);
+                    if now >= TROUBLE_MS + CALM_MS {
+                        self.probe_speakers.entry(body.room_id).or_default().insert((router, push.epoch));
+                    }
+                }
+                note_kind(&self.trace, "down", wire.gateway, wire.router, &kind);
+                gateway.hear(id, kind, now);
+            }
+            if wire.gateway_hears(now) {
+                note!(self.trace, "g{} hears of the end of its link to r{}", wire.gateway, wire.router);
+                gateway.link_down(id);
+                wire.close_lower(now);
+            }
+        }
+        for place in &mut self.gateways {
+            if let Some(gateway) = &mut place.gateway {
+                gateway.run(now);
+            }
+        }
+        self.carry_out_wants();
+        for wire in &mut self.wires {
+            let Some(gateway) = self.gateways[wire.gateway].gateway.as_mut() else { continue };
+            let Some(id) = wire.id else { continue };
+            match gateway.take_outbox(id) {
+                Some(outbox) => {
+                    for kind in outbox {
+                        note_kind(&self.trace, "up", wire.gateway, wire.router, &kind);
+                        wire.send_up(now + self.rng.u64(1..=self.plan.wire_delay_ms), kind);
+                    }
+                }
+                None => wire.close_lower(now + 1),
+            }
+        }
+    }
+
+    fn carry_out_wants(&mut self) {
+        for index in 0..self.gateways.len() {
+            let wants = self.gateways[index].gateway.as_mut().map(|gateway| std::mem::take(&mut gateway.wants)).unwrap_or_default();
+            for want in wants {
+                match want {
+                    Want::Write { conn, bytes } => {
+                        let at = self.now + self.rng.u64(1..=self.plan.client_delay_ms);
+                        self.conns[conn].send_down(at, bytes);
+                    }
+                    Want::Hangup { conn } => self.conns[conn].gateway_closes(self.now),
+                    Want::Relay(relay) => {
+                        let at = self.now + self.rng.u64(1..=self.plan.wire_delay_ms);
+                        let wire = self.wires.iter_mut().find(|wire| wire.gateway == index && wire.is_whole());
+                        note!(self.trace, "g{index} asks to relay a kick to {}", relay.node);
+                        if let Some(wire) = wire {
+                            wire.send_up(at, Kind::Relay(relay));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn run_routers(&mut self) {
+        let now = self.now;
+        for wire in &mut self.wires {
+            wire.arrive_up(now);
+        }
+        let mut order: Vec<usize> = (0..self.routers.len()).collect();
+        self.rng.shuffle(&mut order);
+        for index in order {
+            let Some(router) = &mut self.routers[index].router else { continue };
+            router.run_to(now, &self.trace);
+            if !router.is_alive() {
+                // It has drained, or could not start.
+                self.routers[index].router = None;
+                let at = now + self.rng.u64(200..5_000);
+                self.routers[index].start_at.get_or_insert(at);
+            }
+        }
+        for wire in &mut self.wires {
+            let rng = &mut self.rng;
+            wire.collect_down(now, || rng.u64(1..=self.plan.wire_delay_ms));
+        }
+    }
+
+    // ---- clients ----
+
+    fn serve_clients(&mut self) {
+        for index in 0..self.clients.len() {
+            while let Some(conn) = self.clients[index].conn {
+                let Some(bytes) = self.conns[conn].next_down(self.now) else { break };
+                self.check_frame(index, &bytes);
+                self.clients[index].frame(&bytes, self.now);
+                self.carry_out(index);
+            }
+            if let Some(conn) = self.clients[index].conn
+                && self.conns[conn].client_hears_end(self.now)
+            {
+                self.conns[conn].client_knows = true;
+                self.clients[index].conn = None;
+                self.clients[index].lost();
+                self.carry_out(index);
+            }
+            if self.clients[index].machine.next_deadline().0 <= self.now {
+                self.clients[index].machine.on_tick(Time(self.now));
+                self.carry_out(index);
+            }
+            if self.clients[index].connect_at.is_some_and(|at| at <= self.now) {
+                self.connect(index);
+            }
+            self.say_again(index);
+        }
+    }
+
+    fn connect(&mut self, client: usize) {
+        let gateway = self.rng.usize(0..self.gateways.len());
+        let place = &mut self.gateways[gateway];
+        let Some(node) = &mut place.gateway else {
+            self.clients[client].connect_at = Some(self.now + self.rng.u64(100..1_000));
+            return;
+        };
+        let conn = self.conns.len();
+        self.conns.push(Conn::new(client, gateway, place.lives));
+        self.open.insert(conn);
+        node.accept(conn, self.now);
+        let app = &mut self.clients[client];
+        app.connect_at = None;
+        app.conn = Some(conn);
+        note!(self.trace, "{}/{client} connects to g{gateway}", app.user);
+        app.machine.on_connected(Time(self.now), "token");
+        self.carry_out(client);
+    }
+
+    pub(crate) fn carry_out(&mut self, client: usize) {
+        while let Some(action) = self.clients[client].next_action() {
+            match action {
+                ClientAction::Send { code, body } => {
+                    let app = &self.clients[client];
+                    let Some(conn) = app.conn else { continue };
+                    if code == Code::Ack && self.now < app.deaf_until {
+                        continue;
+                    }
+                    let bytes = frame::encode(app.machine.encoding(), code, &body);
+                    let at = self.now + self.rng.u64(1..=self.plan.client_delay_ms);
+                    self.conns[conn].send_up(at, bytes);
+                }
+                ClientAction::Tell(event) => self.hear(client, event),
+                ClientAction::Close => self.hang_up(client),
+            }
+        }
+    }
+
+    pub(crate) fn hang_up(&mut self, client: usize) {
+        if let Some(conn) = self.clients[client].conn.take() {
+            self.conns[conn].client_closes(self.now);
+        }
+    }
+
+    fn hear(&mut self, client: usize, event: ClientEvent) {
+        let user = self.clients[client].user;
+        match &event {
+            ClientEvent::Push(body) => {
+                let data = body.data.as_deref().unwrap_or_default();
+                note!(self.trace, "{user}/{client} shows {:?} {:x} {data:.60}", body.room_id, body.seq.unwrap_or(0));
+            }
+            ClientEvent::Joined { room_id, seq, gap, .. } => {
+                note!(self.trace, "{user}/{client} is in {room_id} at {seq:x}, gap {gap}");
+            }
+            ClientEvent::HeartbeatEcho { .. } => {}
+            other => note!(self.trace, "{user}/{client} hears {other:?}"),
+        }
+        self.journal.hears(client, &event);
+        match event {
+            ClientEvent::Refused { msg_id: Some(text), reason: Reason::Unavailable | Reason::RateLimited, retry_after_ms, .. } => {
+                let at = self.now + retry_after_ms.unwrap_or(500) + self.rng.u64(1..500);
+                self.clients[client].again.insert(text, at);
+            }
+            ClientEvent::Closed { retry_after_ms, .. } => {
+                // One who was sent away comes back when the user touches the screen.
+                let back_off = if comes_back_at_once(&event) { self.rng.u64(50..2_000) } else { self.rng.u64(1_000..4_000) };
+                self.hang_up(client);
+                self.clients[client].connect_at = Some(self.now + retry_after_ms.unwrap_or(0) + back_off);
+            }
+            _ => {}
+        }
+    }
+
+    /// What was refused for a while, or is repeated on purpose, is sent once more with the same id.
+    fn say_again(&mut self, client: usize) {
+        let due: Vec<String> = self.clients[client].again.iter().filter(|(_, at)| **at <= self.now).map(|(text, _)| text.clone()).collect();
+        for text in due {
+            self.clients[client].again.remove(&text);
+            self.send(client, &text);
+        }
+    }
+
+    /// Gives a text that the journal knows to the client machine.
+    pub(crate) fn send(&mut self, client: usize, text: &str) {
+        let Some((_, to)) = self.journal.said_by(text) else { return };
+        let message = message(to, text);
+        if self.clients[client].machine.biz(message).is_err() {
+            // Too much is under way, or this is: once more, later.
+            let at = self.now + self.rng.u64(500..2_000);
+            self.clients[client].again.insert(text.to_owned(), at);
+        }
+        self.carry_out(client);
+    }
+}
+
+fn message(to: crate::journal::To, text: &str) -> Message {
+    use crate::journal::To;
+    let (room_id, data) = match to {
+        To::Room(room) => (Some(room), format!(r#"{{"roomId":{room},"content":"{text}"}}"#)),
+        To::User(user) => (None, format!(r#"{{"objectId":{user},"content":"{text}"}}"#)),
+    };
+    Message { room_id, biz_code: BizCode::ROOM_CHAT.0, data, msg_id: Some(text.to_owned()) }
+}
+
+/// One line for what passes between gateway and router.
+fn note_kind(trace: &Trace, way: &str, gateway: usize, router: usize, kind: &Kind) {
+    match kind {
+        Kind::RoomPush(push) => {
+            let body = push.push.clone().unwrap_or_default();
+            note!(trace, "{way} g{gateway} r{router} push {} {:x} epoch {} {:.70}", body.room_id, body.seq, push.epoch, body.data);
+        }
+        Kind::Audience(_) => {}
+        other => {
+            let mut line = format!("{other:?}");
+            line.truncate(line.char_indices().nth(300).map_or(line.len(), |(at, _)| at));
+            note!(trace, "{way} g{gateway} r{router} {line}");
+        }
+    }
+}
