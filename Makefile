@@ -1,5 +1,5 @@
 # What a newcomer types. Every target installs what it needs, and says so.
-.PHONY: help run test bench lint fuzz soak clean
+.PHONY: help run cluster test bench lint fuzz soak faults clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -8,8 +8,12 @@ help: ## this list
 run: ## the whole system in one process, state in ./data
 	cargo run --release
 
+cluster: ## two routers, three gateways and a Redis on this machine, until Ctrl-C
+	scripts/need cc python3 redis-server
+	scripts/cluster
+
 test: ## every test: unit, property, end to end with real processes
-	scripts/need cc python3 chromium
+	scripts/need cc python3 chromium redis-server mariadbd faketime
 	cargo build --workspace --bins
 	scripts/test
 
@@ -18,6 +22,7 @@ lint: ## formatting, clippy, spelling, the arrows between crates and the licence
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	scripts/with-tools typos
+	cargo fetch --locked
 	scripts/with-tools cargo deny --workspace --offline check bans licenses sources
 
 bench: ## criterion benches, then the load scenarios of docs/benchmarks.md
@@ -30,6 +35,11 @@ fuzz: ## every fuzz target for FUZZ_RUNS runs (default 1,000,000)
 
 soak: ## 5 minutes at 10,000 connections and 50,000 deliveries a second
 	scripts/soak
+
+faults: ## every fault of docs/faults.md, FAULT_REPEATS times each (default 20): some hours
+	scripts/need cc redis-server mariadbd faketime nft ip
+	cargo build --release --bin billfish
+	cargo run --release -p billfish-faults -- run all --repeats $${FAULT_REPEATS:-20}
 
 clean: ## build output and the development data
 	cargo clean
