@@ -174,7 +174,7 @@ impl Core {
         let routes = self.state.routes.lookup(request.app, &[request.user], self.state.clock.now_ms()).await?;
         let mut told = 0;
         for route in routes.into_iter().flatten().filter(|route| request.device.is_none_or(|device| device == route.device)) {
-            let Some(gateway) = self.links.get(&route.node) else {
+            let Some(gateway) = self.links.of(&route) else {
                 self.metrics.link_dropped(Class::Control, "no_link");
                 continue;
             };

@@ -4,11 +4,25 @@
 //! - Pushes to one user run in his lane, so the ids of his inbox and the order on his links agree.
 //! - Everyone: one message per gateway, one gateway after another.
 
-use crate::{Refusal, core::Core, metrics::Audience, route, services::Outgoing};
+use crate::{
+    Refusal,
+    core::Core,
+    dispatch::INBOX_PAGE,
+    link::Gateway,
+    metrics::Audience,
+    route,
+    services::{Asker, Outgoing},
+};
 use billfish_link::message::{AllPush, Push, UserPush, envelope::Kind};
-use billfish_state::{AppId, UserId};
-use billfish_wire::{Body, Encoding};
+use billfish_state::{AppId, AppendedOnce, InboxId, MessageClaim, PendingAck, UserId, port::INBOX_ENTRIES_MAX};
+use billfish_wire::{Body, Class, Encoding};
 use bytes::Bytes;
+use std::{collections::HashMap, sync::Arc};
+
+/// When an ACK is late: gateways send a push again after as long.
+const ACK_WAIT_MS: u64 = 4_000;
+/// Pages of an inbox that are sent again: all that it can hold.
+const AGAIN_PAGES: usize = INBOX_ENTRIES_MAX.div_ceil(INBOX_PAGE);
 
 /// What became of a push to users.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,33 +40,132 @@ pub(crate) async fn to_users(core: &Core, app: AppId, users: &[UserId], push: &O
         let body = Bytes::from(body(push, now_ms).to_vec(Encoding::Json));
         msg_ids = core.state.inbox.append(app, users, &core.next_inbox_id(now_ms), body, now_ms).await?;
     }
+    let online = send(core, app, users, &message(push, String::new(), now_ms), &msg_ids, now_ms).await?;
+    let reached = if push.acknowledged { users.len() } else { online };
+    Ok(Delivered { msg_id: msg_ids.into_iter().next(), users: reached as u64 })
+}
+
+/// Pushes a message to one user unless its sender has sent it before. What is sent again is pushed again, as it was the first time and
+/// under the id that it got then, until it is acknowledged: the one who took it may have died before he pushed it.
+pub(crate) async fn to_user_once(
+    core: &Core,
+    app: AppId,
+    user: UserId,
+    push: &Outgoing,
+    claim: &MessageClaim,
+    now_ms: u64,
+) -> Result<(), Refusal> {
+    let inbox = &core.state.inbox;
+    let text = Bytes::from(body(push, now_ms).to_vec(Encoding::Json));
+    let AppendedOnce { id, is_first } = inbox.append_once(app, user, &core.next_inbox_id(now_ms), text, claim, now_ms).await?;
+    let mut push = message(push, String::new(), now_ms);
+    if !is_first {
+        let page = inbox.read(app, user, before(&id).as_deref(), 1, now_ms).await?;
+        match page.entries.first().filter(|entry| entry.id == id).and_then(|entry| stored_push(&entry.body)) {
+            Some(first) => push = first,
+            None => return Ok(()),
+        }
+    }
+    send(core, app, &[user], &push, &[id], now_ms).await.map(drop)
+}
+
+/// The largest id before this one; none before the first of all.
+fn before(id: &str) -> Option<String> {
+    let id = InboxId::parse(id)?;
+    let before = match id {
+        InboxId { ms: 0, n: 0 } => return None,
+        InboxId { ms, n: 0 } => InboxId { ms: ms - 1, n: u64::MAX },
+        InboxId { ms, n } => InboxId { ms, n: n - 1 },
+    };
+    Some(before.to_string())
+}
+
+/// Puts a push to users on the links of their gateways. Gives how many of them have one.
+async fn send(core: &Core, app: AppId, users: &[UserId], push: &Push, msg_ids: &[String], now_ms: u64) -> Result<usize, Refusal> {
+    let (class, is_kept) = (Class::from_number(push.class), !msg_ids.is_empty());
     let routes = match core.state.routes.lookup(app, users, now_ms).await {
         Ok(routes) => routes,
         // It is in the inbox: the client finds it there.
-        Err(error) if push.acknowledged => {
+        Err(error) if is_kept => {
             core.metrics.store_failed("routes", &error);
             Vec::new()
         }
         Err(error) => return Err(error.into()),
     };
-    let online = routes.iter().filter(|routes| !routes.is_empty()).count();
-    let reached = if push.acknowledged { users.len() } else { online };
-    for ((node, msg_id), users) in route::by_gateway(routes, &msg_ids) {
-        let Some(gateway) = core.links.get(&node) else {
-            core.metrics.link_dropped(push.class, "no_link");
-            continue;
-        };
-        let message = Kind::UserPush(UserPush {
-            app_id: app.0,
-            user_ids: users.into_iter().map(|user| user.0).collect(),
-            push: Some(message(push, msg_id, now_ms)),
-            session: 0,
-        });
-        if gateway.send(message, push.class).await {
-            core.metrics.pushed(Audience::Users, push.class);
+    let gateways = core.links.all();
+    let linked: HashMap<(&str, u64), &Arc<Gateway>> =
+        gateways.iter().map(|gateway| ((&*gateway.node, gateway.incarnation), gateway)).collect();
+    let divided = route::by_gateway(routes, msg_ids, |route| linked.contains_key(&(route.node.as_str(), route.epoch)));
+    for _ in 0..divided.unlinked {
+        core.metrics.link_dropped(class, "no_link");
+    }
+    let awaited = divided.reached.iter().filter_map(|&index| Some((*users.get(index)?, msg_ids.get(index)?.clone())));
+    await_acks(core, app, awaited, now_ms).await;
+    for ((node, msg_id), users) in divided.groups {
+        let Some(gateway) = gateways.iter().find(|gateway| *gateway.node == *node) else { continue };
+        let push = if msg_id.is_empty() { push.clone() } else { Push { msg_id, ..push.clone() } };
+        let user_ids = users.into_iter().map(|user| user.0).collect();
+        if gateway.send(Kind::UserPush(UserPush { app_id: app.0, user_ids, push: Some(push), session: 0 }), class).await {
+            core.metrics.pushed(Audience::Users, class);
         }
     }
-    Ok(Delivered { msg_id: msg_ids.into_iter().next(), users: reached as u64 })
+    Ok(divided.reached.len())
+}
+
+/// Records deliveries before they are made: the gateway takes a record out once the ACK has come, and must find it there.
+async fn await_acks(core: &Core, app: AppId, awaited: impl Iterator<Item = (UserId, String)>, now_ms: u64) {
+    let pending: Vec<PendingAck> =
+        awaited.map(|(user, msg_id)| PendingAck { app, user, msg_id, room: None, times_sent: 1, due_ms: now_ms + ACK_WAIT_MS }).collect();
+    if pending.is_empty() {
+        return;
+    }
+    if let Err(error) = core.state.acks.record(&pending).await {
+        // The message is in the inbox, which is what counts.
+        core.metrics.store_failed("acks", &error);
+    }
+}
+
+/// Sends a session what its user has not acknowledged, oldest first: a LOGIN that says nothing of what it knows gets it all.
+pub(crate) async fn again(core: &Core, gateway: &Gateway, asker: Asker) -> Result<(), Refusal> {
+    let mut after: Option<String> = None;
+    for _ in 0..AGAIN_PAGES {
+        let now_ms = core.state.clock.now_ms();
+        let page = core.state.inbox.read(asker.app, asker.user, after.as_deref(), INBOX_PAGE, now_ms).await?;
+        let awaited = page.entries.iter().map(|entry| (asker.user, entry.id.clone()));
+        await_acks(core, asker.app, awaited, now_ms).await;
+        for entry in &page.entries {
+            let Some(push) = stored_push(&entry.body) else { continue };
+            let class = Class::from_number(push.class);
+            let push = Some(Push { msg_id: entry.id.clone(), ..push });
+            let message = UserPush { app_id: asker.app.0, user_ids: vec![asker.user.0], push, session: asker.session };
+            if !gateway.send(Kind::UserPush(message), class).await {
+                // The rest would only overtake it. It stays in the inbox.
+                return Err(Refusal::unavailable());
+            }
+            core.metrics.pushed(Audience::Users, class);
+        }
+        after = page.entries.last().map(|entry| entry.id.clone());
+        if !page.more || after.is_none() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// A body that was stored, as it is pushed. Bodies are written by this process or a sister of it: what is none is no push.
+pub(crate) fn stored_push(body: &[u8]) -> Option<Push> {
+    let body: Body = serde_json::from_slice(body).ok()?;
+    Some(Push {
+        biz_code: body.biz_code?,
+        data: body.data.unwrap_or_default(),
+        msg_id: body.msg_id.unwrap_or_default(),
+        room_id: body.room_id.unwrap_or_default(),
+        seq: body.seq.unwrap_or_default(),
+        ts: body.ts.unwrap_or_default(),
+        qos: body.qos.unwrap_or_default(),
+        class: body.class.unwrap_or(Class::Chat.number()),
+        key: body.key.unwrap_or_default(),
+    })
 }
 
 /// Pushes to everyone who is connected. Gives the number of gateways that took it.

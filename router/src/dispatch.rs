@@ -21,7 +21,7 @@ use crate::{
     },
 };
 use billfish_link::message::{Accepted, Biz, Gone, Interest, Origin, Synced, Up, envelope::Kind, reply, up::Call};
-use billfish_state::{AppId, DeviceKind, RoomId, UserId, WindowHit, WindowVerdict};
+use billfish_state::{AppId, DeviceKind, MessageClaim, RoomId, UserId, WindowHit, WindowVerdict};
 use billfish_wire::{BizCode, Reason};
 use bytes::Bytes;
 use std::{
@@ -42,7 +42,7 @@ const SPARE_PLACES: usize = 1_024;
 /// Told to who finds a queue full: it is empty again in a few milliseconds, unless something is badly wrong.
 const BUSY_RETRY_MS: u64 = 200;
 /// Messages in one page of an inbox.
-const INBOX_PAGE: usize = 100;
+pub(crate) const INBOX_PAGE: usize = 100;
 
 /// One message of a link.
 pub(crate) async fn on_message(core: &Arc<Core>, gateway: &Arc<Gateway>, kind: Kind) {
@@ -86,8 +86,11 @@ async fn on_up(core: &Arc<Core>, gateway: &Arc<Gateway>, up: Up) {
         Some(Call::Sync(sync)) if sync.room_id != 0 => {
             to_room(core, RoomId(sync.room_id), RoomCall::Sync { gateway, id, asker, from_seq: sync.from_seq }).await;
         }
-        Some(Call::Sync(sync)) => to_lane(core, asker.user, LaneCall::SyncInbox { gateway, id, asker, from_id: sync.from_id }).await,
-        Some(Call::Redeliver(_) | Call::Order(_)) | None => gateway.refuse(id, &Refusal::new(Reason::UnknownCode)).await,
+        Some(Call::Sync(sync)) => {
+            to_lane(core, asker.user, LaneCall::SyncInbox { gateway, id, asker, from_id: sync.from_id, resume: sync.resume }).await;
+        }
+        Some(Call::Redeliver(_)) => to_lane(core, asker.user, LaneCall::Redeliver { gateway, id, asker }).await,
+        Some(Call::Order(_)) | None => gateway.refuse(id, &Refusal::new(Reason::UnknownCode)).await,
     }
 }
 
@@ -234,6 +237,14 @@ pub(crate) enum LaneCall {
         id: u64,
         asker: Asker,
         from_id: String,
+        /// From one who has just come back.
+        resume: bool,
+    },
+    /// To one who has just come, and did not say what he knows.
+    Redeliver {
+        gateway: Arc<Gateway>,
+        id: u64,
+        asker: Asker,
     },
     /// From the business backend; all users are of this lane.
     Push {
@@ -274,7 +285,9 @@ pub(crate) async fn to_lane(core: &Core, user: UserId, call: LaneCall) {
         core.metrics.lane_queue_depth.dec();
         let refusal = if matches!(unsent, mpsc::error::TrySendError::Full(_)) { busy() } else { Refusal::unavailable() };
         match unsent.into_inner() {
-            LaneCall::Whisper { gateway, id, .. } | LaneCall::SyncInbox { gateway, id, .. } => gateway.refuse(id, &refusal).await,
+            LaneCall::Whisper { gateway, id, .. } | LaneCall::SyncInbox { gateway, id, .. } | LaneCall::Redeliver { gateway, id, .. } => {
+                gateway.refuse(id, &refusal).await;
+            }
             LaneCall::Push { answer, .. } => drop(answer.send(Err(refusal))),
         }
     }
@@ -313,8 +326,15 @@ async fn on_lane_call(core: &Core, call: LaneCall) {
                 }
             }
         }
-        LaneCall::SyncInbox { gateway, id, asker, from_id } => match inbox_page(core, asker, &from_id).await {
+        LaneCall::SyncInbox { gateway, id, asker, from_id, resume } => match inbox_page(core, asker, &from_id, resume).await {
             Ok(data) => gateway.reply(id, reply::Result::Synced(Synced { room_id: 0, data })).await,
+            Err(refusal) => gateway.refuse(id, &refusal).await,
+        },
+        LaneCall::Redeliver { gateway, id, asker } => match delivery::again(core, &gateway, asker).await {
+            Ok(()) => {
+                let ts = core.state.clock.now_ms().cast_signed();
+                gateway.reply(id, reply::Result::Accepted(Accepted { ts, seq: 0 })).await;
+            }
             Err(refusal) => gateway.refuse(id, &refusal).await,
         },
         LaneCall::Push { app, users, push, answer } => {
@@ -324,21 +344,32 @@ async fn on_lane_call(core: &Core, call: LaneCall) {
     }
 }
 
+/// Whoever sends a message again, because its answer was lost with a link or a router, hears what the first time decided: the guards
+/// charge it once, and the inbox takes it once, in one step with the claim on it.
 async fn whisper(core: &Core, asker: Asker, receiver: UserId, content: &str, msg_id: &str) -> Result<u64, Refusal> {
     let now_ms = core.state.clock.now_ms();
-    if !core.claim_message(asker, msg_id, now_ms).await {
-        return Ok(now_ms);
-    }
+    // An id is good for one receiver: else a message that was charged once would be free for everyone else.
+    let guarded = if msg_id.is_empty() { String::new() } else { format!("{receiver}:{msg_id}") };
+    let is_first = core.claim_message(asker, &guarded, now_ms).await;
     let house_rules = Rules::of_the_house(core.house_words.load_full());
     let sent = async {
-        let push = chat::whisper(&core.chat_ports(), &house_rules, asker, receiver, content, now_ms).await?;
-        may_leave_for_later(core, asker, receiver, now_ms).await?;
-        delivery::to_users(core, asker.app, &[receiver], &push, now_ms).await
+        let push = chat::whisper(&core.chat_ports(), &house_rules, asker, receiver, content, is_first, now_ms).await?;
+        if is_first {
+            may_leave_for_later(core, asker, receiver, now_ms).await?;
+        }
+        if msg_id.is_empty() {
+            return delivery::to_users(core, asker.app, &[receiver], &push, now_ms).await.map(drop);
+        }
+        let until_ms = now_ms + crate::clock::millis(core.config.dedup_life);
+        let claim = MessageClaim { app: asker.app, user: asker.user, msg_id: msg_id.to_owned(), until_ms };
+        delivery::to_user_once(core, asker.app, receiver, &push, &claim, now_ms).await
     };
     match sent.await {
-        Ok(_) => Ok(now_ms),
+        Ok(()) => Ok(now_ms),
         Err(refusal) => {
-            core.release_message(asker, msg_id).await;
+            if is_first {
+                core.release_message(asker, &guarded).await;
+            }
             Err(refusal)
         }
     }
@@ -349,7 +380,7 @@ async fn whisper(core: &Core, asker: Asker, receiver: UserId, content: &str, msg
 async fn may_leave_for_later(core: &Core, asker: Asker, receiver: UserId, now_ms: u64) -> Result<(), Refusal> {
     let routes = core.state.routes.lookup(asker.app, &[receiver], now_ms).await;
     // Like every guard of chat it fails open: a store that is away tells itself to the append that follows.
-    if routes.map_or(true, |routes| routes.iter().any(|routes| !routes.is_empty())) {
+    if routes.map_or(true, |routes| routes.iter().flatten().any(|route| core.links.of(route).is_some())) {
         return Ok(());
     }
     let chat = &core.config.chat;
@@ -371,12 +402,18 @@ async fn may_leave_for_later(core: &Core, asker: Asker, receiver: UserId, now_ms
     }
 }
 
-async fn inbox_page(core: &Core, asker: Asker, from_id: &str) -> Result<String, Refusal> {
-    let after = (!from_id.is_empty()).then_some(from_id);
-    if after.is_some_and(|after| billfish_state::InboxId::parse(after).is_none()) {
+/// One who resumes gets everything he has not acknowledged, also what is before the last he knows: two routers write into an inbox, and
+/// ids of different clocks may come in another order than the messages.
+async fn inbox_page(core: &Core, asker: Asker, from_id: &str, resume: bool) -> Result<String, Refusal> {
+    let from = (!from_id.is_empty()).then_some(from_id);
+    if from.is_some_and(|from| billfish_state::InboxId::parse(from).is_none()) {
         return Err(Refusal::because(Reason::Malformed, "fromId is the msgId of a message to you"));
     }
-    let page = core.state.inbox.read(asker.app, asker.user, after, INBOX_PAGE, core.state.clock.now_ms()).await?;
+    let (inbox, now_ms) = (&core.state.inbox, core.state.clock.now_ms());
+    let mut page = inbox.read(asker.app, asker.user, from.filter(|_| !resume), INBOX_PAGE, now_ms).await?;
+    if resume && from.is_some() {
+        page.gap = inbox.read(asker.app, asker.user, from, 1, now_ms).await?.gap;
+    }
     let messages: Vec<Bytes> = page.entries.iter().map(|entry| snapshot::with_msg_id(&entry.body, &entry.id)).collect();
     Ok(snapshot::page(&messages, page.more, page.gap))
 }

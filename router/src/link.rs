@@ -13,7 +13,7 @@ use billfish_link::{
     Link,
     message::{Moved, Refused, Reply, envelope::Kind, reply},
 };
-use billfish_state::{Clock, RoomId};
+use billfish_state::{Clock, RoomId, Route};
 use billfish_wire::Class;
 use std::{
     collections::HashMap,
@@ -212,6 +212,11 @@ impl Links {
     /// The gateway of a name, if it is linked.
     pub(crate) fn get(&self, node: &str) -> Option<Arc<Gateway>> {
         self.lock().get(node).cloned()
+    }
+
+    /// The gateway where a route leads, if it is linked and in that life: a session of an earlier life is gone.
+    pub(crate) fn of(&self, route: &Route) -> Option<Arc<Gateway>> {
+        self.get(&route.node).filter(|gateway| gateway.incarnation == route.epoch)
     }
 
     /// All of them, by name.

@@ -1,23 +1,37 @@
 //! From users to gateways: which link messages a push to users becomes.
 //!
-//! One message for each gateway and `msgId`, with the users of that gateway in it: never one per device.
+//! - One message for each gateway and `msgId`, with the users of that gateway in it: never one per device.
+//! - A route counts only where its gateway is linked, in the life that wrote it: routes outlive gateways by hours.
 
 use billfish_state::{Route, UserId};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Users of a push by gateway and `msgId` (empty for QoS 0). Ordered, so that the same routes give the same messages.
-pub(crate) type Grouped = BTreeMap<(String, String), BTreeSet<UserId>>;
+/// A push to users, divided.
+#[derive(Debug, Default)]
+pub(crate) struct Divided {
+    /// Users by gateway and `msgId` (empty for QoS 0). Ordered, so that the same routes give the same messages.
+    pub(crate) groups: BTreeMap<(String, String), BTreeSet<UserId>>,
+    /// Users with a route that counts, by their place in the question.
+    pub(crate) reached: BTreeSet<usize>,
+    /// Routes that do not count.
+    pub(crate) unlinked: usize,
+}
 
 /// Groups the routes of users; `msg_ids` has one for each user, or none at all.
-pub(crate) fn by_gateway(routes: Vec<Vec<Route>>, msg_ids: &[String]) -> Grouped {
-    let mut grouped = Grouped::new();
+pub(crate) fn by_gateway(routes: Vec<Vec<Route>>, msg_ids: &[String], is_linked: impl Fn(&Route) -> bool) -> Divided {
+    let mut divided = Divided::default();
     for (index, routes) in routes.into_iter().enumerate() {
         let msg_id = msg_ids.get(index);
         for route in routes {
-            grouped.entry((route.node, msg_id.cloned().unwrap_or_default())).or_default().insert(route.user);
+            if !is_linked(&route) {
+                divided.unlinked += 1;
+                continue;
+            }
+            divided.reached.insert(index);
+            divided.groups.entry((route.node, msg_id.cloned().unwrap_or_default())).or_default().insert(route.user);
         }
     }
-    grouped
+    divided
 }
 
 #[cfg(test)]
@@ -33,14 +47,23 @@ mod tests {
     fn a_user_with_two_devices_on_a_gateway_stands_there_once() {
         let (web, ios) = (DeviceKind::Web, DeviceKind::Ios);
         let routes = vec![vec![route(1, web, "a"), route(1, ios, "a"), route(1, ios, "b")], vec![], vec![route(3, web, "a")]];
-        let grouped: Vec<_> = by_gateway(routes, &[]).into_iter().map(|((node, _), users)| (node, users.len())).collect();
+        let divided = by_gateway(routes, &[], |_| true);
+        let grouped: Vec<_> = divided.groups.into_iter().map(|((node, _), users)| (node, users.len())).collect();
         assert_eq!(grouped, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
+        assert_eq!((divided.reached.into_iter().collect::<Vec<_>>(), divided.unlinked), (vec![0, 2], 0));
     }
 
     #[test]
     fn users_whose_inbox_gave_another_id_get_a_message_of_their_own() {
         let routes = vec![vec![route(1, DeviceKind::Web, "a")], vec![route(2, DeviceKind::Web, "a")]];
-        let grouped = by_gateway(routes, &["5-0".to_owned(), "5-1".to_owned()]);
-        assert_eq!(grouped.len(), 2);
+        let divided = by_gateway(routes, &["5-0".to_owned(), "5-1".to_owned()], |_| true);
+        assert_eq!(divided.groups.len(), 2);
+    }
+
+    #[test]
+    fn a_route_to_another_life_of_a_gateway_reaches_nobody() {
+        let routes = vec![vec![route(1, DeviceKind::Web, "a"), route(1, DeviceKind::Ios, "b")], vec![route(2, DeviceKind::Web, "b")]];
+        let divided = by_gateway(routes, &[], |route| route.node == "a");
+        assert_eq!((divided.groups.len(), divided.reached.len(), divided.unlinked), (1, 1, 2));
     }
 }

@@ -8,10 +8,10 @@
 //!   what is lost, a viewer who only listens would never know.
 
 use super::Room;
-use crate::{link::Gateway, metrics::Audience};
-use billfish_link::message::{Kick, Push, RoomPush, envelope::Kind};
+use crate::{delivery::stored_push, link::Gateway, metrics::Audience};
+use billfish_link::message::{Kick, RoomPush, envelope::Kind};
 use billfish_state::{LogEntry, StateError, UserId};
-use billfish_wire::{Body, Class, Reason};
+use billfish_wire::{Class, Reason};
 use std::sync::Arc;
 
 /// Members looked at in one step, for sessions that are to resume.
@@ -71,20 +71,9 @@ impl Room {
         Ok(!is_whole)
     }
 
-    /// An entry of the log as it is pushed. Bodies are written by this process or a sister of it: what is none is left out.
+    /// An entry of the log as it is pushed.
     fn as_push(&self, entry: &LogEntry) -> Option<RoomPush> {
-        let body: Body = serde_json::from_slice(&entry.body).ok()?;
-        let push = Push {
-            biz_code: body.biz_code?,
-            data: body.data.unwrap_or_default(),
-            msg_id: body.msg_id.unwrap_or_default(),
-            room_id: self.record.room.0,
-            seq: body.seq?,
-            ts: body.ts.unwrap_or_default(),
-            qos: body.qos.unwrap_or_default(),
-            class: body.class.unwrap_or(Class::Chat.number()),
-            key: body.key.unwrap_or_default(),
-        };
+        let push = stored_push(&entry.body)?;
         let except_user_id = entry.except.map_or(0, |user| user.0);
         Some(RoomPush { push: Some(push), epoch: self.claim.epoch, except_user_id, keep_permille: crate::services::KEEP_ALL })
     }

@@ -146,20 +146,23 @@ pub(crate) async fn say(
     Ok(Outgoing { except: Some(sender.user), keep_permille, ..Outgoing::new(BizCode::ROOM_CHAT, Class::Chat, data) })
 }
 
-/// A message to one user. The block-list of the house holds here too.
+/// A message to one user. The block-list of the house holds here too. One that `is_first` is charged.
 pub(crate) async fn whisper(
     ports: &Ports<'_>,
     house_rules: &Rules,
     sender: Asker,
     receiver: UserId,
     content: &str,
+    is_first: bool,
     now_ms: u64,
 ) -> Result<Outgoing, Refusal> {
     if receiver == sender.user {
         return Err(Refusal::because(Reason::Malformed, "objectId is the sender"));
     }
     house_rules.may_be_said(content)?;
-    within_rate(ports, sender, now_ms).await?;
+    if is_first {
+        within_rate(ports, sender, now_ms).await?;
+    }
     let data = down(ports, sender, None, Some(receiver), content, now_ms).await;
     Ok(Outgoing { acknowledged: true, ..Outgoing::new(BizCode::ROOM_CHAT, Class::Event, data) })
 }
@@ -308,7 +311,7 @@ mod tests {
 
         async fn whisper(&self, user: i64, to: i64, content: &str) -> Result<Outgoing, Refusal> {
             let ports = Ports { rate_windows: &*self.state.rate_windows, profiles: &self.profiles, metrics: &self.metrics, limits: LIMITS };
-            whisper(&ports, &self.rules, asker(user), UserId(to), content, 0).await
+            whisper(&ports, &self.rules, asker(user), UserId(to), content, true, 0).await
         }
     }
 

@@ -68,7 +68,9 @@ async fn a_message_to_one_user_is_in_his_inbox_and_on_his_gateway_alone() {
     let message = push.push.unwrap();
     assert_eq!((push.user_ids, message.qos, message.class), (vec![BOB], 1, 1));
     assert_eq!(serde_json::from_str::<Value>(&message.data).unwrap()["senderName"], "Alice");
-    assert_eq!((one.rest(PATIENCE).await, two.rest(PATIENCE).await), (vec![], vec![]), "once, and to nobody else");
+    let again = two.user_push().await.push.unwrap();
+    assert_eq!(again, message, "as the first time: a client shows an id once");
+    assert_eq!((one.rest(PATIENCE).await, two.rest(PATIENCE).await), (vec![], vec![]), "and to nobody else");
     let sync = |from: &str| Call::Sync(Sync { room_id: 0, from_seq: 0, from_id: from.to_owned(), resume: false });
     let reply::Result::Synced(page) = two.ask(BOB, sync("")).await else { panic!("not synced") };
     let page: SyncPage = serde_json::from_str(&page.data).unwrap();
