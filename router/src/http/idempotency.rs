@@ -16,12 +16,12 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use billfish_state::{AppId, Cache, Dedup, State, UserId};
+use billfish_state::{AppId, Cache, Clock, Dedup, State, UserId};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, Weak},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 use tokio_util::task::TaskTracker;
 
@@ -42,6 +42,7 @@ static REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 pub(super) struct Repeats {
     cache: Arc<dyn Cache>,
     dedup: Arc<dyn Dedup>,
+    clock: Clock,
     life: Duration,
     call_timeout: Duration,
     /// Callers of one key, in line. An entry lives as long as one of them does.
@@ -62,7 +63,7 @@ struct Kept {
 impl Repeats {
     pub(super) fn new(state: &State, life: Duration, call_timeout: Duration, running: TaskTracker) -> Self {
         let (cache, dedup) = (Arc::clone(&state.cache), Arc::clone(&state.dedup));
-        Self { cache, dedup, life, call_timeout, lines: Arc::default(), running }
+        Self { cache, dedup, clock: state.clock.clone(), life, call_timeout, lines: Arc::default(), running }
     }
 }
 
@@ -108,8 +109,8 @@ impl Repeats {
             return Ok(response);
         }
         let names = [name];
-        let now = now_ms();
-        let until = now + millis(self.call_timeout + CLAIM_MARGIN);
+        let now = self.clock.now_ms();
+        let until = now + crate::clock::millis(self.call_timeout + CLAIM_MARGIN);
         let claimed = self.dedup.claim(NOBODY.0, NOBODY.1, &names, now, until).await.map_err(Refusal::from)?;
         if claimed.first() != Some(&true) {
             return Err(Problem::new(
@@ -133,8 +134,8 @@ impl Repeats {
             return Ok(response);
         }
         let (response, kept) = keep(response, request_print).await?;
-        let now = now_ms();
-        match self.cache.put(&names[0], kept, now, now + millis(self.life)).await {
+        let now = self.clock.now_ms();
+        match self.cache.put(&names[0], kept, now, now + crate::clock::millis(self.life)).await {
             Ok(()) => self.release(&names).await,
             // The claim stays, and guards for as long as it lives.
             Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the answer to a call with a key was not kept"),
@@ -144,7 +145,7 @@ impl Repeats {
 
     /// The answer given before; a problem when the key was used for something else.
     async fn kept(&self, name: &str, request_print: &str) -> Result<Option<Response>> {
-        let Some(bytes) = self.cache.get(name, now_ms()).await.map_err(Refusal::from)? else { return Ok(None) };
+        let Some(bytes) = self.cache.get(name, self.clock.now_ms()).await.map_err(Refusal::from)? else { return Ok(None) };
         let Ok(kept) = serde_json::from_slice::<Kept>(&bytes) else {
             tracing::error!("a kept answer cannot be read");
             return Err(Problem::internal());
@@ -243,15 +244,6 @@ fn fingerprint(bytes: &[u8]) -> u128 {
     const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     bytes.iter().fold(OFFSET, |hash, byte| (hash ^ u128::from(*byte)).wrapping_mul(PRIME))
-}
-
-/// The wall clock, for routers must agree on it. One that jumps forgets answers early or late, and does no more harm.
-fn now_ms() -> u64 {
-    millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
