@@ -19,7 +19,7 @@ pub struct ConfigError {
 pub struct RouterConfig {
     /// Name of this node, unique among routers. Letters, digits, `-`, `.` and `_`.
     pub node: String,
-    /// Links from gateways.
+    /// Links from gateways, and between routers.
     pub link: LinkConfig,
     /// Rooms and their ownership.
     pub room: RoomConfig,
@@ -41,13 +41,16 @@ pub struct RouterConfig {
     pub grace: Duration,
 }
 
-/// Links from gateways.
+/// Links from gateways, and between routers.
 #[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LinkConfig {
-    /// Where gateways of other processes dial in; none: only links within this process.
+    /// Where gateways of other processes and other routers dial in; none: only links within this process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
+    /// Where others dial in, as `host:port`; none: the address that was bound. Required where `listen` names no host (0.0.0.0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
     /// What both ends must know. Required with `listen`.
     pub secret: String,
     /// How long a push of class 0 or 1 waits for a link without credit, before it is dropped and counted. One room waits this long
@@ -121,14 +124,26 @@ impl Default for RouterConfig {
 
 impl Default for LinkConfig {
     fn default() -> Self {
-        Self { listen: None, secret: String::new(), stall_wait: Duration::from_millis(200) }
+        Self { listen: None, advertise: None, secret: String::new(), stall_wait: Duration::from_millis(200) }
+    }
+}
+
+impl LinkConfig {
+    /// The address that others are told; none without a link port. Once the port is bound, `listen` has its number.
+    pub(crate) fn advertised(&self) -> Option<String> {
+        self.listen.map(|bound| self.advertise.clone().unwrap_or_else(|| bound.to_string()))
     }
 }
 
 /// The secret is never shown.
 impl fmt::Debug for LinkConfig {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("LinkConfig").field("listen", &self.listen).field("stall_wait", &self.stall_wait).finish_non_exhaustive()
+        formatter
+            .debug_struct("LinkConfig")
+            .field("listen", &self.listen)
+            .field("advertise", &self.advertise)
+            .field("stall_wait", &self.stall_wait)
+            .finish_non_exhaustive()
     }
 }
 
@@ -180,6 +195,17 @@ impl RouterConfig {
         if self.link.listen.is_some() && self.link.secret.is_empty() {
             return wrong("link.secret", "required with link.listen");
         }
+        if self.link.listen.is_some() && self.link.secret.len() < SECRET_BYTES_MIN {
+            return wrong("link.secret", "at least 16 characters: whoever knows it may speak for every user");
+        }
+        match &self.link.advertise {
+            Some(_) if self.link.listen.is_none() => return wrong("link.advertise", "needs link.listen"),
+            Some(address) if !has_host_and_port(address) => return wrong("link.advertise", "must be host:port, of at most 255 characters"),
+            None if self.link.listen.is_some_and(|listen| listen.ip().is_unspecified()) => {
+                return wrong("link.advertise", "required where link.listen is 0.0.0.0 or [::]: others cannot dial that");
+            }
+            Some(_) | None => {}
+        }
         let counts = [
             ("room.queue_calls_max", self.room.queue_calls_max),
             ("room.rooms_max", self.room.rooms_max),
@@ -225,6 +251,20 @@ impl RouterConfig {
 /// A longer queue would only hide that the room cannot keep up.
 const QUEUE_CALLS_TOP: usize = 65_536;
 
+/// Shortest secret of links: 16 characters of hex are 64 bits.
+const SECRET_BYTES_MIN: usize = 16;
+
+/// Longest address that others are told: a host name has 253 characters.
+const ADDRESS_BYTES_MAX: usize = 255;
+
+fn has_host_and_port(address: &str) -> bool {
+    let parts = address.rsplit_once(':').filter(|_| address.len() <= ADDRESS_BYTES_MAX);
+    parts.is_some_and(|(host, port)| {
+        let is_text = !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_graphic());
+        is_text && port.parse::<u16>().is_ok_and(|port| port != 0)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::RouterConfig;
@@ -241,9 +281,24 @@ mod tests {
     #[test]
     fn a_wrong_value_is_named_by_its_key() {
         type Case = (&'static str, fn(&mut RouterConfig));
-        let cases: [Case; 5] = [
+        const SECRET: &str = "0123456789abcdef";
+        let cases: [Case; 9] = [
             ("node", |config| config.node = "a b".to_owned()),
             ("link.secret", |config| config.link.listen = Some(([127, 0, 0, 1], 0).into())),
+            ("link.secret", |config| {
+                config.link.listen = Some(([127, 0, 0, 1], 0).into());
+                config.link.secret = SECRET[1..].to_owned();
+            }),
+            ("link.advertise", |config| config.link.advertise = Some("router-1.internal:7001".to_owned())),
+            ("link.advertise", |config| {
+                config.link.listen = Some(([127, 0, 0, 1], 0).into());
+                config.link.secret = SECRET.to_owned();
+                config.link.advertise = Some("router-1.internal".to_owned());
+            }),
+            ("link.advertise", |config| {
+                config.link.listen = Some(([0, 0, 0, 0], 7_001).into());
+                config.link.secret = SECRET.to_owned();
+            }),
             ("room.queue_calls_max", |config| config.room.queue_calls_max = 0),
             ("chat.room_messages_per_s", |config| config.chat.room_messages_per_s = 0),
             ("room.lease", |config| config.room.lease = Duration::from_millis(1)),

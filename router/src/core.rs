@@ -8,14 +8,17 @@ use crate::{
     delivery::{self, Delivered},
     dispatch::{self, LaneCall, Lanes, Rooms},
     error::Refusal,
+    fleet::Fleet,
     handle::{
         IssuedToken, KickRequest, ListRooms, MembersView, MuteRequest, OpenRoom, Opened, Operator, PushRequest, Pushed, Result, RoomPage,
         RoomView, Target,
     },
+    housekeeping::Known,
     link::Links,
     metrics::Metrics,
     ownership::Ownership,
-    room::{Order, RoomCall, snapshot},
+    peers::{Dials, Peers, Remembered, RoomAnswer, RoomOrder},
+    room::{Order, snapshot},
     services::{
         Asker, KEEP_ALL, Outgoing, chat, is_room, is_user,
         ports::{NewRoom, OpenOutcome, Profile, RoomRecord, RoomRecords, Sanction},
@@ -25,13 +28,13 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use billfish_link::message::{Kick, envelope::Kind};
-use billfish_state::{AppId, DeviceKind, NodeInfo, NodeKind, RoomId, State, TokenOwner, UserId};
+use billfish_state::{AppId, DeviceKind, RoomId, State, TokenOwner, UserId};
 use billfish_wire::{BizCode, Class, Reason};
 use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc, Weak,
+        Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -48,6 +51,13 @@ pub(crate) struct Core {
     pub(crate) records: Arc<dyn RoomRecords>,
     pub(crate) metrics: Metrics,
     pub(crate) links: Links,
+    pub(crate) peers: Peers,
+    pub(crate) dials: Dials,
+    pub(crate) remembered: Remembered,
+    pub(crate) fleet: Fleet,
+    pub(crate) known: tokio::sync::Mutex<Known>,
+    /// Where others find the HTTP API, once it listens.
+    pub(crate) http_address: OnceLock<String>,
     pub(crate) rooms: Rooms,
     pub(crate) lanes: Lanes,
     pub(crate) ownership: Ownership,
@@ -59,7 +69,11 @@ pub(crate) struct Core {
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) stop_lanes: CancellationToken,
-    draining: AtomicBool,
+    /// Takes nothing new from then on.
+    pub(crate) drains: CancellationToken,
+    records_away: AtomicBool,
+    /// Something was heard that the registry will explain: it is read soon, not at its next turn.
+    pub(crate) look_soon: AtomicBool,
     inbox_ids: AtomicU64,
     everyone: tokio::sync::Mutex<()>,
 }
@@ -72,12 +86,6 @@ impl fmt::Debug for Core {
 
 /// Members on one page.
 const MEMBERS_PER_PAGE_MAX: usize = 1_000;
-/// Gateways named with a token: the user's own and two to fall back to.
-const GATEWAYS_PER_TOKEN: usize = 3;
-/// A gateway takes a quarter more than its share before users go to the next one on the ring.
-const GATEWAY_BOUND_PERMILLE: u32 = 1_250;
-/// Transports that a client may be sent to.
-const TRANSPORTS: [&str; 4] = ["tcp", "ws", "tls", "quic"];
 /// Random bytes of a token.
 const TOKEN_BYTES: usize = 16;
 /// Longest message of a kick, in characters.
@@ -98,6 +106,12 @@ impl Core {
             me,
             incarnation,
             links: Links::new(config.link.stall_wait, state.clock.clone(), metrics.clone()),
+            peers: Peers::default(),
+            dials: Dials::default(),
+            remembered: Remembered::default(),
+            fleet: Fleet::default(),
+            known: tokio::sync::Mutex::default(),
+            http_address: OnceLock::new(),
             rooms: Rooms::default(),
             lanes,
             ownership,
@@ -108,7 +122,9 @@ impl Core {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             stop_lanes: CancellationToken::new(),
-            draining: AtomicBool::new(false),
+            drains: CancellationToken::new(),
+            records_away: AtomicBool::new(false),
+            look_soon: AtomicBool::new(false),
             inbox_ids: AtomicU64::new(0),
             everyone: tokio::sync::Mutex::new(()),
             config,
@@ -123,8 +139,11 @@ impl Core {
     pub(crate) async fn issue_token(&self, app: AppId, user: UserId, device: Option<DeviceKind>) -> Result<IssuedToken> {
         check_app(app)?;
         check_user(user)?;
+        if self.fleet.is_empty() {
+            self.look_for_gateways().await;
+        }
+        let gateways = self.fleet.addresses(user).ok_or_else(no_gateway)?;
         let now_ms = self.state.clock.now_ms();
-        let gateways = self.gateways_for(user, now_ms).await?;
         let mut random = [0; TOKEN_BYTES];
         if let Err(error) = getrandom::fill(&mut random) {
             tracing::error!(%error, "the system gives no random numbers");
@@ -135,27 +154,6 @@ impl Core {
         let until_ms = now_ms + crate::clock::millis(self.config.token_life);
         self.state.tokens.issue(&token, TokenOwner { app, user, device }, now_ms, until_ms).await?;
         Ok(IssuedToken { token, expires_in: self.config.token_life, gateways })
-    }
-
-    /// The addresses a user is sent to, by transport: the gateway the ring gives him within its bound, then the next two.
-    async fn gateways_for(&self, user: UserId, now_ms: u64) -> Result<BTreeMap<String, Vec<String>>> {
-        let nodes = self.state.registry.nodes(NodeKind::Gateway, now_ms).await?;
-        let open: BTreeMap<&str, &NodeInfo> = nodes.iter().filter(|node| !node.draining).map(|node| (node.id.as_str(), node)).collect();
-        let weights: Vec<(&str, u32)> = open.keys().map(|id| (*id, 1)).collect();
-        let ring = billfish_ring::Ring::new(&weights);
-        let key = user.0.cast_unsigned();
-        let load = |id: &str| open.get(id).map_or(0, |node| node.load);
-        let Some(first) = ring.owner_bounded(key, load, GATEWAY_BOUND_PERMILLE) else { return Err(Refusal::unavailable()) };
-        let others = ring.owners(key).filter(|id| *id != first);
-        let mut addresses: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for id in std::iter::once(first).chain(others).take(GATEWAYS_PER_TOKEN) {
-            for (transport, address) in open.get(id).map_or(&[][..], |node| node.addresses.as_slice()) {
-                if TRANSPORTS.contains(&transport.as_str()) {
-                    addresses.entry(transport.clone()).or_default().push(address.clone());
-                }
-            }
-        }
-        Ok(addresses)
     }
 
     pub(crate) async fn online(&self, app: AppId, users: &[UserId]) -> Result<Vec<bool>> {
@@ -210,7 +208,9 @@ impl Core {
             Target::Room(room) => {
                 let app = request.app;
                 let acknowledged = push.acknowledged;
-                let pushed = self.ask_room(room, |answer| RoomCall::Push { app, push, answer }).await?;
+                let RoomAnswer::Pushed(pushed) = self.ask_room(room, RoomOrder::Push { app, push }).await? else {
+                    return Err(Refusal::new(Reason::Internal));
+                };
                 let msg_id = acknowledged.then(|| format!("r{room}-{}", pushed.seq));
                 Ok(Pushed { msg_id, seq: Some(pushed.seq), accepted: pushed.gateways })
             }
@@ -356,18 +356,7 @@ impl Core {
     }
 
     async fn order(&self, room: RoomId, order: Order) -> Result<()> {
-        self.ask_room(room, |answer| RoomCall::Order { order, answer }).await
-    }
-
-    /// Asks a room's task and waits for its answer.
-    async fn ask_room<T>(&self, room: RoomId, call: impl FnOnce(oneshot::Sender<Result<T>>) -> RoomCall) -> Result<T> {
-        if self.is_draining() {
-            return Err(Refusal::unavailable());
-        }
-        let (answer, answered) = oneshot::channel();
-        let core = self.me.upgrade().ok_or_else(Refusal::unavailable)?;
-        dispatch::to_room(&core, room, call(answer)).await;
-        answered.await.unwrap_or_else(|_| Err(Refusal::unavailable())).inspect_err(|refusal| self.metrics.refused(refusal.reason))
+        self.ask_room(room, RoomOrder::Order(order)).await.map(drop)
     }
 
     async fn live(&self, room: RoomId) -> Result<RoomRecord> {
@@ -439,16 +428,51 @@ impl Core {
     // ---- the node itself ----
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+        self.drains.is_cancelled()
     }
 
     pub(crate) fn begin_drain(&self) {
-        self.draining.store(true, Ordering::Release);
+        self.drains.cancel();
+    }
+
+    /// This router, to be given to a task; none once it is gone.
+    pub(crate) fn me(&self) -> Option<Arc<Self>> {
+        self.me.upgrade()
+    }
+
+    /// Whether the records answered when they were last asked by the clock.
+    pub(crate) fn set_records_away(&self, away: bool) {
+        self.records_away.store(away, Ordering::Relaxed);
+    }
+
+    /// Whether it can serve, or why not.
+    pub(crate) fn readiness(&self) -> std::result::Result<(), String> {
+        if self.is_draining() {
+            return Err("the router is draining".to_owned());
+        }
+        if let Some(why) = self.state.watch.away() {
+            return Err(format!("the shared state is away: {why}"));
+        }
+        if self.records_away.load(Ordering::Relaxed) {
+            return Err("the records are away".to_owned());
+        }
+        if !self.lists.is_ready() {
+            return Err("there are no lists of rooms yet".to_owned());
+        }
+        Ok(())
     }
 }
 
 /// Told to who finds another push to everyone under way.
 const EVERYONE_RETRY_MS: u64 = 1_000;
+
+/// A token without an address is of no use.
+fn no_gateway() -> Refusal {
+    Refusal::because(Reason::Unavailable, "no gateway is up that takes users; wait retryAfterMs").retry_after(NO_GATEWAY_RETRY_MS)
+}
+
+/// Told to who wants a token while no gateway is up: one that starts is known within two seconds.
+const NO_GATEWAY_RETRY_MS: u64 = 2_000;
 
 fn view(record: RoomRecord, audience: u64) -> RoomView {
     let RoomRecord { room, app, anchor, kind, name, cover, started_ms } = record;

@@ -20,9 +20,9 @@ use crate::{
         room::Rules,
     },
 };
-use billfish_link::message::{Accepted, Biz, Gone, Interest, Origin, Synced, Up, envelope::Kind, reply, up::Call};
+use billfish_link::message::{Accepted, Biz, Gone, Interest, Origin, Relay, Synced, Up, envelope::Kind, reply, up::Call};
 use billfish_state::{AppId, DeviceKind, MessageClaim, RoomId, UserId, WindowHit, WindowVerdict};
-use billfish_wire::{BizCode, Reason};
+use billfish_wire::{BizCode, Class, Reason};
 use bytes::Bytes;
 use std::{
     collections::HashMap,
@@ -60,12 +60,31 @@ pub(crate) async fn on_message(core: &Arc<Core>, gateway: &Arc<Gateway>, kind: K
                 to_room(core, RoomId(room), RoomCall::Leave { gateway: Arc::clone(gateway), id: None, asker }).await;
             }
         }
-        // The link's own business, or what only routers send.
-        Kind::Hello(_) | Kind::Welcome(_) | Kind::Credit(_) | Kind::Ping(_) | Kind::Relay(_) => {}
+        Kind::Relay(relay) => on_relay(core, relay).await,
+        // The link's own business.
+        Kind::Hello(_) | Kind::Welcome(_) | Kind::Credit(_) | Kind::Ping(_) => {}
         Kind::Reply(_) | Kind::RoomPush(_) | Kind::UserPush(_) | Kind::AllPush(_) | Kind::Kick(_) | Kind::Evict(_) | Kind::Audience(_) => {
             tracing::debug!(gateway = %gateway.node, "a gateway sent what only routers send");
         }
     }
+}
+
+/// A session there has been replaced by one here: its gateway is told, if it is linked and in that life. Another life of it has not that
+/// session, and one that is not linked finds out when it looks at its routes.
+async fn on_relay(core: &Core, Relay { node, incarnation, kick }: Relay) {
+    let Some(kick) = kick else { return };
+    let result = match core.links.get(&node) {
+        Some(gateway) if gateway.incarnation == incarnation => {
+            if gateway.send(Kind::Kick(kick), Class::Control).await {
+                "passed"
+            } else {
+                "dropped"
+            }
+        }
+        Some(_) => "other_life",
+        None => "no_link",
+    };
+    core.metrics.relayed(result);
 }
 
 async fn on_up(core: &Arc<Core>, gateway: &Arc<Gateway>, up: Up) {
@@ -74,7 +93,8 @@ async fn on_up(core: &Arc<Core>, gateway: &Arc<Gateway>, up: Up) {
         return gateway.refuse(id, &Refusal::new(Reason::NotLoggedIn)).await;
     };
     if core.is_draining() {
-        return gateway.refuse(id, &Refusal::unavailable()).await;
+        let owner = up.call.as_ref().and_then(room_of).map(|room| core.owner_or_none(room));
+        return gateway.refuse(id, &Refusal::moved(&owner.unwrap_or_default())).await;
     }
     let gateway = Arc::clone(gateway);
     match up.call {
@@ -116,6 +136,19 @@ async fn on_biz(core: &Arc<Core>, gateway: Arc<Gateway>, id: u64, asker: Asker, 
     }
 }
 
+/// Which room a call is about.
+fn room_of(call: &Call) -> Option<RoomId> {
+    let room = match call {
+        Call::Biz(biz) => biz.room_id,
+        Call::Join(join) => join.room_id,
+        Call::Leave(leave) => leave.room_id,
+        Call::Sync(sync) => sync.room_id,
+        Call::Order(order) => order.room_id,
+        Call::Redeliver(_) => 0,
+    };
+    (room != 0).then_some(RoomId(room))
+}
+
 /// Who a link says it is; `None` for what no session can be.
 fn asker(origin: Origin) -> Option<Asker> {
     let asker = Asker {
@@ -141,6 +174,11 @@ impl Rooms {
         !self.lock().is_empty()
     }
 
+    /// Whether a room is active here.
+    pub(crate) fn has(&self, room: RoomId) -> bool {
+        self.lock().contains_key(&room)
+    }
+
     /// The queue of every active room.
     pub(crate) fn queues(&self) -> Vec<mpsc::Sender<RoomCall>> {
         self.lock().values().cloned().collect()
@@ -162,7 +200,8 @@ pub(crate) fn to_room<'a>(core: &'a Arc<Core>, room: RoomId, call: RoomCall) -> 
         let mut call = call;
         loop {
             let Some(queue) = queue_of(core, room) else {
-                return call.refuse(Refusal::unavailable()).await;
+                let refusal = if core.is_draining() { Refusal::moved(&core.owner_or_none(room)) } else { Refusal::unavailable() };
+                return call.refuse(refusal).await;
             };
             if !never_refused && queue.capacity() <= SPARE_PLACES {
                 return call.refuse(busy()).await;

@@ -1,4 +1,4 @@
-//! The end of a router, in order: nothing new, everything begun is finished, leases are given back, links end.
+//! The end of a router, in order: the others learn of it, everything begun is finished, leases are given back, links end.
 
 use crate::{core::Core, room::RoomCall};
 use std::sync::Arc;
@@ -6,9 +6,10 @@ use std::sync::Arc;
 /// Ends a router. What outlives the grace period is left behind and logged.
 pub(crate) async fn drain(core: &Arc<Core>) {
     core.begin_drain();
-    core.deregister().await;
     let finish = async {
-        // 1. Lanes and rooms work off what they have; calls that come now are refused.
+        // 1. The ring moves: from here on the rooms are others' to claim, and gateways send new calls there.
+        core.register_draining().await;
+        // 2. Lanes and rooms work off what they have and give their leases back; calls that come now are told to go elsewhere.
         core.stop_lanes.cancel();
         for queue in core.rooms.queues() {
             core.metrics.room_queue_depth.inc();
@@ -18,10 +19,11 @@ pub(crate) async fn drain(core: &Arc<Core>) {
             }
         }
         core.tasks.close();
-        // 2. Links end once their answers are on the way.
         while core.rooms.any() {
             tokio::time::sleep(STEP).await;
         }
+        // 3. Links end once their answers are on the way.
+        core.deregister().await;
         core.links.close();
         core.stop.cancel();
         core.tasks.wait().await;

@@ -192,6 +192,12 @@ impl Handle {
         Self { core }
     }
 
+    /// Others are told where the HTTP API is, from the next registration on.
+    pub(crate) fn set_http_address(&self, address: String) {
+        // Told once; a router has one API.
+        drop(self.core.http_address.set(address));
+    }
+
     /// A login token, good for five minutes, with the addresses to use it at.
     ///
     /// # Errors

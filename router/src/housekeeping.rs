@@ -1,25 +1,52 @@
-//! What a router does by the clock: registers itself, learns who the other routers are, refreshes the lists of rooms and the
+//! What a router does by the clock: registers itself, learns which routers and gateways there are, refreshes the lists of rooms and the
 //! block-list of the house.
 //!
-//! Each is a loop that ends with the router. A failure is counted and tried again at the next turn; nothing here stops the data path.
+//! - Each is a loop that ends when the router drains. A failure is counted and tried again at the next turn; nothing here stops the data path.
+//! - Who was registered stays where the registry cannot be read, and, where it may have forgotten, for as long as a registration stands:
+//!   by then everyone who lives has registered again.
 
 use crate::{clock::millis, core::Core, services::room::folded, services::room::lists::REFRESH_MS};
 use billfish_state::{NodeInfo, NodeKind};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// How long a registration stands.
-const REGISTERED: Duration = Duration::from_secs(15);
+const REGISTERED: Duration = Duration::from_secs(6);
 /// Between two registrations.
-const REGISTER_EVERY: Duration = Duration::from_secs(5);
+const REGISTER_EVERY: Duration = Duration::from_secs(2);
+/// Between two looks at whether the registry is to be read before its time: two atomic reads.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Between two looks at the block-list of the house.
 const WORDS_EVERY: Duration = Duration::from_secs(10);
+/// The same, while the records are away: how soon a router is ready again.
+const WORDS_AGAIN: Duration = Duration::from_secs(1);
 
-/// Keeps the node in the registry, and the ring in step with it.
+/// What the registry said last.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// [`billfish_state::Watch::generation`] when it was read.
+    generation: u64,
+    /// Until when a node that is missing is taken to be there.
+    forgiving_until_ms: u64,
+    routers: Vec<NodeInfo>,
+    gateways: Vec<NodeInfo>,
+}
+
+/// Keeps the node in the registry, and the rings in step with it.
 pub(crate) async fn keep_registered(core: Arc<Core>) {
-    let mut ticks = every(REGISTER_EVERY);
+    let mut ticks = every(LOOK_EVERY);
+    let mut due = Instant::now() + REGISTER_EVERY;
+    let mut generation = core.state.watch.generation();
     while tick(&core, &mut ticks).await {
-        core.register().await;
+        let now = core.state.watch.generation();
+        if core.look_soon.swap(false, Ordering::Relaxed) || now != generation || Instant::now() >= due {
+            generation = now;
+            due = Instant::now() + REGISTER_EVERY;
+            core.register().await;
+        }
     }
 }
 
@@ -34,44 +61,107 @@ pub(crate) async fn keep_lists(core: Arc<Core>) {
     }
 }
 
-/// Keeps the block-list of the house.
+/// Keeps the block-list of the house, and knows by it whether the records answer.
 pub(crate) async fn keep_words(core: Arc<Core>) {
-    let mut ticks = every(WORDS_EVERY);
-    while tick(&core, &mut ticks).await {
-        match core.records.block_words().await {
-            Ok(words) => core.house_words.store(Arc::new(folded(&words))),
-            Err(error) => core.metrics.store_failed("block_words", &error),
+    loop {
+        let wait = match core.records.block_words().await {
+            Ok(words) => {
+                core.house_words.store(Arc::new(folded(&words)));
+                core.set_records_away(false);
+                WORDS_EVERY
+            }
+            Err(error) => {
+                core.metrics.store_failed("block_words", &error);
+                core.set_records_away(true);
+                WORDS_AGAIN
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = core.drains.cancelled() => return,
         }
     }
 }
 
 impl Core {
-    /// Registers this router, and takes the ring from the registry.
+    /// Registers this router, and takes the rings from the registry.
     pub(crate) async fn register(&self) {
+        // One at a time: what is said last is what is true last, also when the router drains meanwhile.
+        let mut known = self.known.lock().await;
         let now_ms = self.state.clock.now_ms();
+        let generation = self.state.watch.generation();
+        if generation != known.generation {
+            known.generation = generation;
+            known.forgiving_until_ms = now_ms + millis(REGISTERED);
+        }
+        let is_forgiving = now_ms < known.forgiving_until_ms;
         let registered = async {
             self.state.registry.register(&self.node_info(), now_ms, now_ms + millis(REGISTERED)).await?;
             self.state.registry.nodes(NodeKind::Router, now_ms).await
         };
         match registered.await {
-            Ok(routers) => self.ownership.set_routers(&routers),
+            Ok(routers) => {
+                known.routers = remembered(&known.routers, routers, is_forgiving);
+                self.ownership.set_routers(&known.routers);
+                if let Some(core) = self.me() {
+                    self.dials.set_routers(&core, &known.routers);
+                }
+            }
+            Err(error) => self.metrics.store_failed("registry", &error),
+        }
+        self.read_gateways(&mut known, now_ms, is_forgiving).await;
+    }
+
+    /// Reads the list of gateways again: nobody could be sent anywhere.
+    pub(crate) async fn look_for_gateways(&self) {
+        let mut known = self.known.lock().await;
+        // Whoever had the turn before may have found some.
+        if self.fleet.is_empty() {
+            let now_ms = self.state.clock.now_ms();
+            let is_forgiving = now_ms < known.forgiving_until_ms;
+            self.read_gateways(&mut known, now_ms, is_forgiving).await;
+        }
+    }
+
+    async fn read_gateways(&self, known: &mut Known, now_ms: u64, is_forgiving: bool) {
+        match self.state.registry.nodes(NodeKind::Gateway, now_ms).await {
+            Ok(gateways) => {
+                known.gateways = remembered(&known.gateways, gateways, is_forgiving);
+                self.fleet.set(&known.gateways);
+            }
             Err(error) => self.metrics.store_failed("registry", &error),
         }
     }
 
-    /// Takes this router out of the registry, so that the others own its rooms.
+    /// Tells the others that this router drains, so that they own its rooms and send it nothing new.
+    pub(crate) async fn register_draining(&self) {
+        let known = self.known.lock().await;
+        let now_ms = self.state.clock.now_ms();
+        let info = self.node_info();
+        // Beyond a crash in the middle of the drain it stands no longer than any registration.
+        if let Err(error) = self.state.registry.register(&info, now_ms, now_ms + millis(REGISTERED.max(self.config.grace))).await {
+            self.metrics.store_failed("registry", &error);
+        }
+        let routers: Vec<NodeInfo> = known.routers.iter().filter(|router| router.id != info.id).cloned().collect();
+        self.ownership.set_routers(&routers);
+    }
+
+    /// Takes this router out of the registry.
     pub(crate) async fn deregister(&self) {
+        let _known = self.known.lock().await;
         if let Err(error) = self.state.registry.deregister(NodeKind::Router, &self.config.node, self.incarnation).await {
             self.metrics.store_failed("registry", &error);
         }
     }
 
     fn node_info(&self) -> NodeInfo {
+        let link = self.config.link.advertised().map(|address| ("link".to_owned(), address));
+        let http = self.http_address.get().map(|address| ("http".to_owned(), address.clone()));
         NodeInfo {
             kind: NodeKind::Router,
             id: self.config.node.clone(),
             incarnation: self.incarnation,
-            addresses: self.config.link.listen.iter().map(|address| ("link".to_owned(), address.to_string())).collect(),
+            addresses: link.into_iter().chain(http).collect(),
             capacity: self.config.room.rooms_max as u64,
             load: self.metrics.rooms.get().unsigned_abs(),
             draining: self.is_draining(),
@@ -80,16 +170,26 @@ impl Core {
     }
 }
 
-fn every(period: Duration) -> tokio::time::Interval {
+/// The nodes that count: those that were read, and, after the store may have forgotten, those that were there before.
+fn remembered(before: &[NodeInfo], read: Vec<NodeInfo>, is_forgiving: bool) -> Vec<NodeInfo> {
+    let mut nodes = read;
+    if is_forgiving {
+        let missing: Vec<NodeInfo> = before.iter().filter(|node| nodes.iter().all(|other| other.id != node.id)).cloned().collect();
+        nodes.extend(missing);
+    }
+    nodes
+}
+
+pub(crate) fn every(period: Duration) -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
 }
 
-/// `false` when the router stops. Cancel-safe: a tick that was not taken comes again.
-async fn tick(core: &Core, ticks: &mut tokio::time::Interval) -> bool {
+/// `false` when the router drains. Cancel-safe: a tick that was not taken comes again.
+pub(crate) async fn tick(core: &Core, ticks: &mut tokio::time::Interval) -> bool {
     tokio::select! {
         _ = ticks.tick() => !core.is_draining(),
-        () = core.stop.cancelled() => false,
+        () = core.drains.cancelled() => false,
     }
 }

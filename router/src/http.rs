@@ -218,8 +218,12 @@ pub enum HttpError {
 /// # Errors
 /// When the configuration cannot work or the address cannot be bound.
 pub async fn start(parts: HttpParts, config: &HttpConfig, registry: &mut Registry) -> Result<HttpServer, HttpError> {
+    let handle = parts.handle.clone();
     let service = service(parts, config, registry)?;
-    server::start(service, config).await
+    let server = server::start(service, config).await?;
+    let public = Some(config.public_url.clone()).filter(|public| !public.is_empty());
+    handle.set_http_address(public.unwrap_or_else(|| format!("http://{}", server.address())));
+    Ok(server)
 }
 
 /// The API as a service, with the calls that outlive their caller.

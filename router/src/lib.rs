@@ -12,6 +12,7 @@ mod delivery;
 mod dispatch;
 mod drain;
 mod error;
+mod fleet;
 pub mod handle;
 mod housekeeping;
 pub mod http;
@@ -20,11 +21,15 @@ mod link;
 mod membership;
 mod metrics;
 mod ownership;
+mod peers;
 mod room;
 mod route;
 pub mod services;
+mod sweeper;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 pub use config::{ChatConfig, ConfigError, LinkConfig, PushConfig, RoomConfig, RouterConfig};
@@ -33,8 +38,8 @@ pub use handle::Handle;
 pub use http::HttpConfig;
 
 use billfish_link::{
-    Link,
-    tcp::{Acceptor, Identity, Timing},
+    Link, PeerKind,
+    tcp::{Acceptor, Timing},
 };
 use billfish_state::State;
 use core::Core;
@@ -109,6 +114,7 @@ pub async fn start(parts: RouterParts<'_>) -> Result<Running, StartError> {
     core.tasks.spawn(housekeeping::keep_registered(Arc::clone(&core)));
     core.tasks.spawn(housekeeping::keep_lists(Arc::clone(&core)));
     core.tasks.spawn(housekeeping::keep_words(Arc::clone(&core)));
+    core.tasks.spawn(sweeper::keep_swept(Arc::clone(&core)));
     if let Some(listener) = listener {
         core.tasks.spawn(accept(Arc::clone(&core), listener));
     }
@@ -116,9 +122,17 @@ pub async fn start(parts: RouterParts<'_>) -> Result<Running, StartError> {
 }
 
 impl Running {
-    /// Serves a gateway at the other end of this link, until the link ends.
+    /// Serves a gateway at the other end of this link, or another router that asks over it, until the link ends.
     pub fn attach(&self, link: Link) {
-        self.core.tasks.spawn(link::serve(Arc::clone(&self.core), link));
+        take_in(&self.core, link);
+    }
+
+    /// Asks over this link what other routers' rooms are to do, until it ends. The other end is given to [`Running::attach`].
+    pub fn attach_peer(&self, link: Link) {
+        let core = Arc::clone(&self.core);
+        self.core.tasks.spawn(async move {
+            peers::carry(&core, link, &core.stop).await;
+        });
     }
 
     /// The face towards the HTTP API.
@@ -127,10 +141,12 @@ impl Running {
         Handle::new(Arc::clone(&self.core))
     }
 
-    /// Whether it can serve: it has lists of rooms and is not draining.
-    #[must_use]
-    pub fn ready(&self) -> bool {
-        self.core.lists.is_ready() && !self.core.is_draining()
+    /// Whether it can serve, or why not: it drains, the shared state or the records are away, or there are no lists of rooms yet.
+    ///
+    /// # Errors
+    /// The reason, for a person.
+    pub fn readiness(&self) -> Result<(), String> {
+        self.core.readiness()
     }
 
     /// Where gateways of other processes dial in, when they may: the port that was bound, also when the configuration says 0.
@@ -153,13 +169,7 @@ impl Running {
 
 /// Takes in links until the router stops.
 async fn accept(core: Arc<Core>, listener: TcpListener) {
-    let identity = Identity {
-        node: core.config.node.clone(),
-        kind: billfish_link::PeerKind::Router,
-        incarnation: core.incarnation,
-        secret: core.config.link.secret.clone(),
-    };
-    let mut acceptor = Acceptor::new(listener, identity, Timing::default());
+    let mut acceptor = Acceptor::new(listener, core.identity(), Timing::default());
     loop {
         // Cancel-safe: `Acceptor::accept` keeps hellos under way.
         let accepted = tokio::select! {
@@ -167,11 +177,16 @@ async fn accept(core: Arc<Core>, listener: TcpListener) {
             () = core.stop.cancelled() => return,
         };
         match accepted {
-            Ok(link) if !core.is_draining() => {
-                core.tasks.spawn(link::serve(Arc::clone(&core), link));
-            }
+            Ok(link) if !core.is_draining() => take_in(&core, link),
             Ok(_) => {}
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "a gateway's link did not come about"),
+            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "a link did not come about"),
         }
     }
+}
+
+fn take_in(core: &Arc<Core>, link: Link) {
+    match link.kind {
+        PeerKind::Gateway => core.tasks.spawn(link::serve(Arc::clone(core), link)),
+        PeerKind::Router => core.tasks.spawn(peers::serve(Arc::clone(core), link)),
+    };
 }

@@ -96,12 +96,7 @@ impl Gateway {
             return self.reply(id, reply::Result::Moved(Moved { owner: owner.to_owned() })).await;
         }
         self.metrics.refused(refusal.reason);
-        let refused = Refused {
-            code: refusal.reason.number().unwrap_or(INTERNAL),
-            msg: refusal.detail.clone(),
-            retry_after_ms: refusal.retry_after_ms.map_or(0, |ms| i64::try_from(ms).unwrap_or(i64::MAX)),
-        };
-        self.reply(id, reply::Result::Refused(refused)).await;
+        self.reply(id, reply::Result::Refused(refused(refusal))).await;
     }
 
     /// When the link ended, where that is known.
@@ -144,6 +139,15 @@ impl Gateway {
     /// The link is gone, or another has taken its place.
     pub(crate) fn is_down(&self) -> bool {
         self.down.is_cancelled() || self.sender.is_closed()
+    }
+}
+
+/// A refusal in words of the link.
+pub(crate) fn refused(refusal: &crate::Refusal) -> Refused {
+    Refused {
+        code: refusal.reason.number().unwrap_or(INTERNAL),
+        msg: refusal.detail.clone(),
+        retry_after_ms: refusal.retry_after_ms.map_or(0, |ms| i64::try_from(ms).unwrap_or(i64::MAX)),
     }
 }
 

@@ -40,6 +40,18 @@ pub(crate) struct Metrics {
     pub(crate) chat_sampled: Counter,
     /// `router_moved_total`
     pub(crate) moved: Counter,
+    relays: Family<ResultLabels, Counter>,
+    peer_link_up: Gauge,
+    asks: Family<ResultLabels, Counter>,
+    orders: Family<ResultLabels, Counter>,
+    /// `router_orders_repeated_total`
+    pub(crate) orders_repeated: Counter,
+    /// `router_sweeper`
+    pub(crate) sweeper: Gauge,
+    /// `router_presence_swept_total`
+    pub(crate) presence_swept: Counter,
+    /// `router_acks_expired_total`
+    pub(crate) acks_expired: Counter,
     delivery: Histogram,
     list_refresh: Histogram,
 }
@@ -108,6 +120,14 @@ impl Metrics {
             stale_members: Counter::default(),
             chat_sampled: Counter::default(),
             moved: Counter::default(),
+            relays: Family::default(),
+            peer_link_up: Gauge::default(),
+            asks: Family::default(),
+            orders: Family::default(),
+            orders_repeated: Counter::default(),
+            sweeper: Gauge::default(),
+            presence_swept: Counter::default(),
+            acks_expired: Counter::default(),
             delivery: Histogram::new(SECONDS),
             list_refresh: Histogram::new(SECONDS),
         };
@@ -131,6 +151,22 @@ impl Metrics {
         registry.register("router_stale_members", "Members taken out because their gateway had died", metrics.stale_members.clone());
         registry.register("router_chat_sampled", "Chat messages sent to a sample of the viewers", metrics.chat_sampled.clone());
         registry.register("router_moved", "Calls of gateways about rooms that are another router's", metrics.moved.clone());
+        registry.register(
+            "router_relays",
+            "Kicks that gateways asked to be passed on to other gateways, by result",
+            metrics.relays.clone(),
+        );
+        registry.register("router_peer_link_up", "Other routers linked to be asked", metrics.peer_link_up.clone());
+        registry.register("router_asks", "Orders of the HTTP API asked of other routers, by result", metrics.asks.clone());
+        registry.register("router_orders", "Orders of other routers, by what became of them", metrics.orders.clone());
+        registry.register(
+            "router_orders_repeated",
+            "Orders of other routers that had come before, and got the first answer",
+            metrics.orders_repeated.clone(),
+        );
+        registry.register("router_sweeper", "1 while this router sweeps the shared state for all, else 0", metrics.sweeper.clone());
+        registry.register("router_presence_swept", "Users forgotten who had gone silent", metrics.presence_swept.clone());
+        registry.register("router_acks_expired", "Deliveries forgotten whose message was gone", metrics.acks_expired.clone());
         registry.register_with_unit(
             "router_delivery",
             "From a message's arrival on a link to its pushes being on theirs",
@@ -176,6 +212,26 @@ impl Metrics {
         self.joins.get_or_create(&ResultLabels { result }).inc();
     }
 
+    /// A kick for another gateway came.
+    pub(crate) fn relayed(&self, result: &'static str) {
+        self.relays.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// So many other routers are linked now.
+    pub(crate) fn peer_links(&self, count: usize) {
+        self.peer_link_up.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Another router was asked.
+    pub(crate) fn asked(&self, result: &'static str) {
+        self.asks.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// An order of another router was answered.
+    pub(crate) fn ordered(&self, result: &'static str) {
+        self.orders.get_or_create(&ResultLabels { result }).inc();
+    }
+
     /// A store failed where the router goes on without it. `what` is one of a few words of the code.
     pub(crate) fn store_failed(&self, what: &'static str, error: &(dyn std::error::Error + 'static)) {
         tracing::warn!(what, error, "a store did not answer; going on without");
@@ -213,6 +269,9 @@ mod tests {
         metrics.decided("chat", "accepted");
         metrics.refused(Reason::Muted);
         metrics.joined("accepted");
+        metrics.relayed("passed");
+        metrics.asked("answered");
+        metrics.ordered("done");
         metrics.store_failed("test", &std::fmt::Error);
         metrics.delivered_in(Duration::ZERO);
         metrics.list_refreshed_in(Duration::ZERO);

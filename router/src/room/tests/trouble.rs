@@ -198,7 +198,7 @@ async fn a_drain_answers_what_was_taken_and_refuses_the_rest() {
 
 #[tokio::test]
 async fn a_gateway_of_another_process_dials_in_with_the_secret() {
-    let secret = "between us";
+    let secret = "between the two of us";
     let listening = |config: &mut RouterConfig| {
         config.link.listen = Some(([127, 0, 0, 1], 0).into());
         config.link.secret = secret.to_owned();

@@ -150,7 +150,7 @@ async fn members_are_read_by_pages_and_rooms_are_listed_with_their_audience() {
     let page = house.handle.list_rooms(request).await.unwrap();
     let listed: Vec<(RoomId, u64)> = page.rooms.iter().map(|room| (room.room, room.audience)).collect();
     assert_eq!((listed, page.has_next), (vec![(other, 0), (room, 25)], false));
-    assert!(house.running.ready());
+    assert_eq!(house.running.readiness(), Ok(()));
 }
 
 #[tokio::test(start_paused = true)]
