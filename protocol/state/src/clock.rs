@@ -29,6 +29,7 @@ struct Inner {
 impl Clock {
     /// Reads the wall clock.
     #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this is the clock that the others are given")]
     pub fn start() -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(Arc::new(Inner { started: Instant::now(), started_ms: AtomicU64::new(millis(since_epoch)) }))

@@ -239,16 +239,16 @@ impl Connection {
         };
         let mut answers = group.server.exchange(&pipeline, is_repeatable, deadline, &self.0.metrics).await?;
         let fates = group.indices.iter().zip(kept).map(|(index, place)| {
-            let fate = match std::mem::take(&mut answers[place]) {
-                Value::ServerError(error) if is_to_be_sent_again(&error) => {
-                    if error.kind() == Some(ServerErrorKind::Moved) {
-                        self.0.stale.notify_one();
-                    }
-                    Fate::Again(error)
+            let answer = std::mem::take(&mut answers[place]);
+            if let Value::ServerError(error) = &answer
+                && is_to_be_sent_again(error)
+            {
+                if error.kind() == Some(ServerErrorKind::Moved) {
+                    self.0.stale.notify_one();
                 }
-                answer => Fate::Answered(answer),
-            };
-            (*index, fate)
+                return (*index, Fate::Again(error.clone()));
+            }
+            (*index, Fate::Answered(answer))
         });
         Ok(fates.collect())
     }
@@ -395,10 +395,10 @@ impl Connection {
         let mut pipeline = Pipeline::new();
         pipeline.add_command(cmd);
         let answer = server.exchange(&pipeline, true, deadline, &self.0.metrics).await?.pop().unwrap_or(Value::Nil);
-        match answer {
-            Value::ServerError(error) => Err(Trouble::Refused(server.address().clone(), error)),
-            answer => Ok(answer),
+        if let Value::ServerError(error) = answer {
+            return Err(Trouble::Refused(server.address().clone(), error));
         }
+        Ok(answer)
     }
 
     pub(super) fn dialer(&self) -> &Dialer {
@@ -454,21 +454,20 @@ fn moved_to(error: &ServerError) -> Option<Address> {
 
 /// Waits for all, at once.
 async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut waiting: Vec<(Option<F::Output>, Pin<Box<F>>)> = futures.map(|future| (None, Box::pin(future))).collect();
+    let mut waiting: Vec<Pin<Box<F>>> = futures.map(Box::pin).collect();
+    let mut outputs: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();
     std::future::poll_fn(|context| {
-        let mut is_done = true;
-        for (output, future) in &mut waiting {
-            if output.is_none() {
-                match future.as_mut().poll(context) {
-                    Poll::Ready(ready) => *output = Some(ready),
-                    Poll::Pending => is_done = false,
-                }
+        for (output, future) in outputs.iter_mut().zip(&mut waiting) {
+            if output.is_none()
+                && let Poll::Ready(ready) = future.as_mut().poll(context)
+            {
+                *output = Some(ready);
             }
         }
-        if is_done { Poll::Ready(()) } else { Poll::Pending }
+        if outputs.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    waiting.into_iter().filter_map(|(output, _)| output).collect()
+    outputs.into_iter().flatten().collect()
 }
 
 /// Counts commands in flight, also when the call is given up.

@@ -152,9 +152,12 @@ fn slot_ranges(answer: &Value, asked: &Address) -> Option<Vec<SlotRange>> {
         let Value::Array(row) = row else { return None };
         let [Value::Int(first), Value::Int(last), Value::Array(primary), ..] = row.as_slice() else { return None };
         let [host, Value::Int(port), ..] = primary.as_slice() else { return None };
-        let host = match host {
-            Value::BulkString(host) if !host.is_empty() => std::str::from_utf8(host).ok()?.to_owned(),
-            _ => asked.host.clone(),
+        let host = if let Value::BulkString(host) = host
+            && !host.is_empty()
+        {
+            std::str::from_utf8(host).ok()?.to_owned()
+        } else {
+            asked.host.clone()
         };
         let primary = Address { host, port: u16::try_from(*port).ok()? };
         ranges.push(SlotRange { first: u16::try_from(*first).ok()?, last: u16::try_from(*last).ok()?, primary });

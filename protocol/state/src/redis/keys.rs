@@ -135,3 +135,49 @@ impl Keys {
         format!("{}{key}", self.prefix)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Keys;
+    use crate::redis::slots::slot_of;
+    use crate::types::{AppId, NodeKind, RoomId, UserId};
+
+    const APP: AppId = AppId(10001);
+
+    fn keys() -> Keys {
+        Keys::new("im:", 32)
+    }
+
+    #[test]
+    fn keys_are_named_as_documented() {
+        let (keys, user) = (keys(), UserId(-7));
+        assert_eq!(keys.token("abc"), "im:imLoginToken:abc");
+        assert_eq!(keys.presence(APP, 5), "im:imOnlineZset:10001:5");
+        assert_eq!(keys.route(APP, user), "im:bindIp:10001:-7");
+        assert_eq!(keys.node(NodeKind::Gateway, "g1"), "im:node:{gateway}:g1");
+        assert_eq!(keys.lease("room:1:owner"), "im:room:1:owner");
+        assert_eq!(keys.rate_window("login:10001:1"), "im:limit:login:10001:1");
+        assert_eq!(keys.dedup(APP, user, "m"), "im:dedup:10001:-7:m");
+        assert_eq!(keys.cache("living_room_obj:1"), "im:living_room_obj:1");
+    }
+
+    #[test]
+    fn a_bucket_is_that_of_the_remainder_also_below_zero() {
+        let buckets = [0, 33, -1, i64::MIN, i64::MAX].map(|user| keys().presence_bucket(UserId(user)));
+        assert_eq!(buckets, [0, 1, 31, 0, 31]);
+        assert_eq!(Keys::ack_shard(UserId(-1)), 99);
+    }
+
+    /// Whatever a message id says, with braces in it or not.
+    #[test]
+    fn what_one_script_touches_shares_a_slot() {
+        let (keys, user) = (keys(), UserId(-7));
+        let share =
+            |these: &[String]| assert!(these.iter().all(|key| slot_of(key.as_bytes()) == slot_of(these[0].as_bytes())), "{these:?}");
+        share(&[keys.nodes(NodeKind::Router), keys.node(NodeKind::Router, "{r}1")]);
+        let shard = Keys::ack_shard(user);
+        share(&[keys.acks(APP, shard), keys.acks_due(APP, shard), keys.acks_of(APP, user)]);
+        share(&[keys.inbox(APP, user), keys.inbox_notes(APP, user), keys.inbox_claim(APP, user, APP, UserId(1), "}{x}")]);
+        share(&[keys.room_log(RoomId(1)), keys.room_log_notes(RoomId(1)), keys.room_log_claim(RoomId(1), APP, user, "}{x}")]);
+    }
+}

@@ -179,10 +179,8 @@ impl Server {
 
     /// The server lives, unless it says that it cannot serve.
     fn look_at(&self, answers: &[Value], number: u64) {
-        let cannot = answers.iter().find_map(|answer| match answer {
-            Value::ServerError(error) if is_unfit(error) => Some(error),
-            _ => None,
-        });
+        let mut errors = answers.iter().filter_map(|answer| if let Value::ServerError(error) = answer { Some(error) } else { None });
+        let cannot = errors.find(|error| is_unfit(error));
         match cannot {
             None => self.breaker().on_answer(),
             Some(error) => {

@@ -19,10 +19,10 @@ pub(super) enum Trouble {
     /// It may have been carried out.
     #[error("the connection to {0} broke")]
     Broken(Address, #[source] RedisError),
-    #[error("{0} refused: {1}")]
+    #[error("{0} refused: {code} {details}", code = .1.code(), details = .1.details().unwrap_or_default())]
     Refused(Address, ServerError),
     /// The cluster moves about faster than it can be followed.
-    #[error("sent from server to server: {0}")]
+    #[error("sent from server to server: {code} {details}", code = .0.code(), details = .0.details().unwrap_or_default())]
     Astray(ServerError),
     #[error("an answer of another kind than expected")]
     Answer(#[source] ParsingError),
