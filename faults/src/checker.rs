@@ -160,13 +160,16 @@ struct FaultTime {
     is_store_away: bool,
 }
 
+/// `Some(seq)`: accepted, with its place where it was told; `None`: refused.
+type Answer = Option<Option<i64>>;
+
 #[derive(Debug, Default)]
 struct History {
     findings: Findings,
     messages: BTreeMap<u64, Message>,
     by_msg: BTreeMap<(u32, String), u64>,
     /// Answers that came before the journal heard of their message.
-    early: BTreeMap<(u32, String), (u64, Option<Option<i64>>)>,
+    early: BTreeMap<(u32, String), (u64, Answer)>,
     users: BTreeMap<u32, i64>,
     stays: BTreeMap<(u32, i64), Stay>,
     shown: BTreeMap<(u32, u64), u32>,
@@ -276,8 +279,7 @@ impl History {
         }
     }
 
-    /// `Some(seq)`: accepted; `None`: refused.
-    fn answered(&mut self, at_ms: u64, client: u32, msg: &str, answer: Option<Option<i64>>) {
+    fn answered(&mut self, at_ms: u64, client: u32, msg: &str, answer: Answer) {
         let key = (client, msg.to_owned());
         let Some(&id) = self.by_msg.get(&key) else {
             self.early.insert(key, (at_ms, answer));

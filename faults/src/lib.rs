@@ -11,4 +11,9 @@
 #![forbid(unsafe_code)]
 
 pub mod checker;
+pub mod fault;
 pub mod journal;
+pub mod load;
+pub mod run;
+pub mod stage;
+pub mod table;

@@ -2,11 +2,11 @@
 
 use crate::{
     api::Api,
+    fake_time,
     maria::MariaDb,
     node::{Node, NodeKind},
     patience::{PATIENCE, eventually_within},
     ports::free_port,
-    program,
     proxy::ChaosProxy,
     redis::{RedisOptions, RedisServer},
     redis_cluster::{RedisCluster, RedisClusterOptions},
@@ -57,7 +57,7 @@ pub struct ClusterOptions {
     pub ledger: LedgerKind,
     /// A [`ChaosProxy`] between each gateway and each router. The gateways then know the routers by a list, not by the registry.
     pub link_proxies: bool,
-    /// Nodes run under libfaketime, so that [`Node::set_clock`] works.
+    /// Nodes and the single Redis run under libfaketime, so that their `set_clock` works.
     pub fake_time: bool,
     /// More of every gateway's environment, as `BILLFISH__GATEWAY__DRAIN__GRACE`.
     pub gateway_environment: Vec<(String, String)>,
@@ -106,16 +106,19 @@ pub struct Cluster {
     /// `link_proxies[gateway][router]`, where there are any.
     pub link_proxies: Vec<Vec<ChaosProxy>>,
     directory: TempDir,
-    fake_time: Option<PathBuf>,
 }
 
 impl Cluster {
     /// Starts everything and waits until all nodes are ready. `None` where a server's program is missing.
     pub fn start(options: ClusterOptions) -> Option<Self> {
         assert!(options.binary.is_file(), "{} is not there; build it first", options.binary.display());
-        let fake_time = if options.fake_time { Some(fake_time_library()?) } else { None };
+        if options.fake_time {
+            fake_time::library()?;
+        }
         let redis = match options.redis {
-            RedisKind::Single => Shared::Single(Box::new(RedisServer::start_with(RedisOptions::default())?)),
+            RedisKind::Single => {
+                Shared::Single(Box::new(RedisServer::start_with(RedisOptions { fake_time: options.fake_time, ..RedisOptions::default() })?))
+            }
             RedisKind::Cluster(shape) => Shared::Cluster(RedisCluster::start_with(shape)?),
         };
         let maria = match options.ledger {
@@ -124,8 +127,7 @@ impl Cluster {
         };
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (gateways, routers) = (options.gateways, options.routers);
-        let mut cluster =
-            Self { options, gateways: Vec::new(), routers: Vec::new(), redis, maria, link_proxies: Vec::new(), directory, fake_time };
+        let mut cluster = Self { options, gateways: Vec::new(), routers: Vec::new(), redis, maria, link_proxies: Vec::new(), directory };
         for _ in 0..routers {
             cluster.add_router();
         }
@@ -166,7 +168,7 @@ impl Cluster {
                 NodeKind::Router => &self.options.router_environment,
             };
             let config = self.config(kind, name, routers);
-            let mut node = Node::new(kind, name, &self.options.binary, &config, environment, self.fake_time.as_deref());
+            let mut node = Node::new(kind, name, &self.options.binary, &config, environment, self.options.fake_time);
             match node.try_start() {
                 Ok(()) => return node,
                 Err(why) => problem = why,
@@ -287,13 +289,4 @@ impl Cluster {
         let fields = self.redis_command(&key, &["HGETALL", &key]).ok()?;
         self.routers.iter().position(|router| router.is_running() && fields.lines().any(|value| value == router.name()))
     }
-}
-
-fn fake_time_library() -> Option<PathBuf> {
-    let places = ["x86_64-linux-gnu", "aarch64-linux-gnu"].map(|machine| format!("/usr/lib/{machine}/faketime/libfaketimeMT.so.1"));
-    let found = places.map(PathBuf::from).into_iter().find(|path| path.is_file());
-    if found.is_none() {
-        program::missing("`faketime` is not installed (apt-get install faketime)");
-    }
-    found
 }

@@ -11,6 +11,7 @@
 mod api;
 mod certificates;
 mod cluster;
+mod fake_time;
 mod maria;
 mod node;
 mod patience;

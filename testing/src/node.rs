@@ -1,6 +1,7 @@
 //! One `billfish gateway` or `billfish router`.
 
 use crate::{
+    fake_time::FakeTime,
     patience::{PATIENCE, eventually_within},
     process::{Process, tail},
 };
@@ -47,34 +48,17 @@ pub struct Node {
     environment: Vec<(String, String)>,
     ports: BTreeMap<String, SocketAddr>,
     process: Option<Process>,
-    is_under_fake_time: bool,
+    fake_time: Option<FakeTime>,
 }
 
 impl Node {
     /// A node that is not started yet. `config` is its TOML file with its ports; `environment` wins over it.
-    pub(crate) fn new(
-        kind: NodeKind,
-        name: &str,
-        binary: &Path,
-        config: &str,
-        environment: &[(String, String)],
-        fake_time: Option<&Path>,
-    ) -> Self {
+    pub(crate) fn new(kind: NodeKind, name: &str, binary: &Path, config: &str, environment: &[(String, String)], fake_time: bool) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         fs::write(directory.path().join("billfish.toml"), config).expect("a temporary file");
         let mut environment = environment.to_vec();
-        if let Some(library) = fake_time {
-            let clock = directory.path().join("clock");
-            fs::write(&clock, "+0").expect("a temporary file");
-            let put = [
-                ("LD_PRELOAD", library.display().to_string()),
-                ("FAKETIME_TIMESTAMP_FILE", clock.display().to_string()),
-                // The file is read again at every look at the clock, so that a jump is one.
-                ("FAKETIME_NO_CACHE", "1".to_owned()),
-                ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
-            ];
-            environment.extend(put.map(|(name, value)| (name.to_owned(), value)));
-        }
+        let fake_time = if fake_time { FakeTime::new(directory.path()) } else { None };
+        environment.extend(fake_time.iter().flat_map(FakeTime::environment));
         Self {
             kind,
             name: name.to_owned(),
@@ -83,7 +67,7 @@ impl Node {
             environment,
             ports: BTreeMap::new(),
             process: None,
-            is_under_fake_time: fake_time.is_some(),
+            fake_time,
         }
     }
 
@@ -192,12 +176,7 @@ impl Node {
 
     /// Moves its wall clock this far from the true time, at once. Only where the cluster was started with `fake_time`.
     pub fn set_clock(&self, seconds: i64) {
-        assert!(self.is_under_fake_time, "{} was not started under fake time", self.name);
-        let path = self.directory.path().join("clock");
-        let half = self.directory.path().join("clock.half");
-        // By rename: a node must never read half an offset.
-        fs::write(&half, format!("{seconds:+}")).expect("a temporary file");
-        fs::rename(half, path).expect("a temporary file");
+        self.fake_time.as_ref().unwrap_or_else(|| panic!("{} was not started under fake time", self.name)).set(seconds);
     }
 
     /// `/readyz` says 200.

@@ -3,6 +3,7 @@
 //! - Two threads a connection, a bounded number of connections; bytes are held one read at a time, so a slow side slows the other.
 //! - [`Chaos::BlackHole`] is a half-open link: nothing is taken, nothing is passed on, and no FIN is either. Connections that come meanwhile
 //!   are finished by the kernel and never served, as with a host that has vanished behind a router. It heals when another mode is set.
+//! - [`ChaosProxy::freeze`] does the same for ever to the connections of this moment, and new ones pass: a box on the way has forgotten them.
 
 use socket2::SockRef;
 use std::{
@@ -10,7 +11,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -50,6 +51,10 @@ struct Shared {
     chaos: Mutex<Chaos>,
     connections: AtomicUsize,
     over: AtomicBool,
+    /// Number of the next connection.
+    next: AtomicU64,
+    /// Connections with smaller numbers are frozen.
+    frozen_below: AtomicU64,
 }
 
 impl ChaosProxy {
@@ -63,6 +68,8 @@ impl ChaosProxy {
             chaos: Mutex::new(Chaos::Forward),
             connections: AtomicUsize::new(0),
             over: AtomicBool::new(false),
+            next: AtomicU64::new(0),
+            frozen_below: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || accept(&listener, &accepting));
@@ -77,6 +84,11 @@ impl ChaosProxy {
     /// From now on, for all connections.
     pub fn set(&self, chaos: Chaos) {
         *self.shared.chaos.lock().unwrap_or_else(PoisonError::into_inner) = chaos;
+    }
+
+    /// From now on nothing passes on the connections there are, and neither end hears of it; new ones pass.
+    pub fn freeze(&self) {
+        self.shared.frozen_below.store(self.shared.next.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// Connections that pass through now.
@@ -97,6 +109,13 @@ impl Shared {
             return Chaos::Reset;
         }
         *self.chaos.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What happens to this connection.
+    fn chaos_of(&self, number: u64) -> Chaos {
+        let chaos = self.chaos();
+        let is_frozen = number < self.frozen_below.load(Ordering::Relaxed);
+        if is_frozen && chaos != Chaos::Reset { Chaos::BlackHole } else { chaos }
     }
 }
 
@@ -126,10 +145,11 @@ fn serve(client: TcpStream, shared: &Arc<Shared>) {
     };
     let (Ok(client_end), Ok(upstream_end)) = (prepare(&client), prepare(&upstream)) else { return reset(&client) };
     shared.connections.fetch_add(1, Ordering::Relaxed);
+    let number = shared.next.fetch_add(1, Ordering::Relaxed);
     let (down, up) = (Arc::clone(shared), Arc::clone(shared));
-    let downstream = thread::spawn(move || pump(&upstream_end, &client_end, &down));
+    let downstream = thread::spawn(move || pump(&upstream_end, &client_end, &down, number));
     thread::spawn(move || {
-        pump(&client, &upstream, &up);
+        pump(&client, &upstream, &up, number);
         // A pump that panicked has ended too.
         downstream.join().ok();
         up.connections.fetch_sub(1, Ordering::Relaxed);
@@ -137,10 +157,10 @@ fn serve(client: TcpStream, shared: &Arc<Shared>) {
 }
 
 /// Carries one direction until its end.
-fn pump(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared) {
+fn pump(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, number: u64) {
     let mut buffer = [0; READ_BYTES];
     loop {
-        match shared.chaos() {
+        match shared.chaos_of(number) {
             Chaos::Reset => break,
             Chaos::BlackHole => {
                 thread::sleep(LOOK);
@@ -151,7 +171,7 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared) {
         let taken = match from.read(&mut buffer) {
             Ok(0) => {
                 // While it is black, an end is heard as little as anything else.
-                wait_out_black_hole(shared);
+                wait_out_black_hole(shared, number);
                 to.shutdown(Shutdown::Write).ok();
                 return;
             }
@@ -160,14 +180,14 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared) {
             Err(_) => break,
         };
         let bytes = buffer.get(..taken).unwrap_or_default();
-        wait_out_black_hole(shared);
-        let outcome = match shared.chaos() {
+        wait_out_black_hole(shared, number);
+        let outcome = match shared.chaos_of(number) {
             Chaos::Delay(delay) => {
                 thread::sleep(delay);
-                pass(&mut to, bytes, shared)
+                pass(&mut to, bytes, shared, number)
             }
-            Chaos::Split(size) => bytes.chunks(size.max(1)).try_for_each(|piece| pass(&mut to, piece, shared)),
-            Chaos::Forward | Chaos::BlackHole | Chaos::Reset => pass(&mut to, bytes, shared),
+            Chaos::Split(size) => bytes.chunks(size.max(1)).try_for_each(|piece| pass(&mut to, piece, shared, number)),
+            Chaos::Forward | Chaos::BlackHole | Chaos::Reset => pass(&mut to, bytes, shared, number),
         };
         if outcome.is_err() {
             break;
@@ -177,10 +197,10 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared) {
     reset(to);
 }
 
-fn pass(to: &mut &TcpStream, mut bytes: &[u8], shared: &Shared) -> io::Result<()> {
+fn pass(to: &mut &TcpStream, mut bytes: &[u8], shared: &Shared, number: u64) -> io::Result<()> {
     while !bytes.is_empty() {
-        wait_out_black_hole(shared);
-        if shared.chaos() == Chaos::Reset {
+        wait_out_black_hole(shared, number);
+        if shared.chaos_of(number) == Chaos::Reset {
             return Err(ErrorKind::ConnectionReset.into());
         }
         match to.write(bytes) {
@@ -192,8 +212,8 @@ fn pass(to: &mut &TcpStream, mut bytes: &[u8], shared: &Shared) -> io::Result<()
     Ok(())
 }
 
-fn wait_out_black_hole(shared: &Shared) {
-    while shared.chaos() == Chaos::BlackHole {
+fn wait_out_black_hole(shared: &Shared, number: u64) {
+    while shared.chaos_of(number) == Chaos::BlackHole {
         thread::sleep(LOOK);
     }
 }
@@ -265,6 +285,19 @@ mod tests {
         let mut heard = [0; 6];
         stream.read_exact(&mut heard).unwrap();
         assert_eq!(&heard, b"during");
+    }
+
+    #[test]
+    fn a_frozen_connection_stays_silent_while_new_ones_pass() {
+        let proxy = ChaosProxy::start(echo());
+        let mut old = TcpStream::connect(proxy.address()).unwrap();
+        assert_eq!(said(&mut old, b"before"), b"before");
+        proxy.freeze();
+        let mut new = TcpStream::connect(proxy.address()).unwrap();
+        old.write_all(b"during").unwrap();
+        assert_eq!(said(&mut new, b"after"), b"after");
+        old.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        assert_eq!(old.read(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 
     #[test]

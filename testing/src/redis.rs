@@ -2,6 +2,7 @@
 
 use crate::{
     certificates::Certificates,
+    fake_time::FakeTime,
     patience::{PATIENCE, eventually_within},
     ports::{free_port, free_port_and_bus},
     process::{Process, tail},
@@ -33,6 +34,8 @@ pub struct RedisOptions {
     pub tls: Option<Certificates>,
     /// A node of a cluster that is still to be made.
     pub cluster: bool,
+    /// Under libfaketime, so that [`RedisServer::set_clock`] works.
+    pub fake_time: bool,
     /// More arguments of redis-server.
     pub arguments: Vec<String>,
 }
@@ -46,6 +49,7 @@ impl Default for RedisOptions {
             credentials: None,
             tls: None,
             cluster: false,
+            fake_time: false,
             arguments: Vec::new(),
         }
     }
@@ -61,6 +65,7 @@ pub struct RedisServer {
     options: RedisOptions,
     address: SocketAddr,
     tls_address: Option<SocketAddr>,
+    fake_time: Option<FakeTime>,
 }
 
 impl RedisServer {
@@ -74,7 +79,9 @@ impl RedisServer {
         let program = program::find("redis-server", "redis-server")?;
         program::find("setpriv", "util-linux")?;
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let mut server = Self { directory, program, address: SocketAddr::new(options.host, 0), tls_address: None, options, process: None };
+        let fake_time = if options.fake_time { Some(FakeTime::new(directory.path())?) } else { None };
+        let mut server =
+            Self { directory, program, address: SocketAddr::new(options.host, 0), tls_address: None, fake_time, options, process: None };
         for _ in 0..START_TRIES_MAX {
             server.choose_ports();
             if server.launch() {
@@ -94,7 +101,9 @@ impl RedisServer {
 
     /// Says whether it came up; `false` when it ended at once, as it does when its port is taken.
     fn launch(&mut self) -> bool {
-        let mut process = Process::start(&self.program, &self.arguments(), &[], &self.log_path()).expect("redis-server can be started");
+        let environment: Vec<_> = self.fake_time.iter().flat_map(FakeTime::environment).collect();
+        let mut process =
+            Process::start(&self.program, &self.arguments(), &environment, &self.log_path()).expect("redis-server can be started");
         let mut is_up = false;
         let came = eventually_within(PATIENCE, || {
             // The child may fail to bind while another server answers on the port: its end is looked at first.
@@ -207,6 +216,11 @@ impl RedisServer {
     /// Lets it go on.
     pub fn cont(&self) {
         self.process.as_ref().expect("it runs").cont();
+    }
+
+    /// Moves its wall clock this far from the true time, at once. Only where it was started with `fake_time`.
+    pub fn set_clock(&self, seconds: i64) {
+        self.fake_time.as_ref().expect("it was started under fake time").set(seconds);
     }
 
     fn log_path(&self) -> PathBuf {
