@@ -6,7 +6,9 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use billfish_gateway::GatewayConfig;
-use billfish_router::{HttpConfig, RouterConfig};
+use billfish_router::{HttpConfig, RouterConfig, ledger::LedgerConfig};
+use billfish_state::redis::RedisConfig;
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::{
     net::SocketAddr,
@@ -23,10 +25,42 @@ const PREFIX: &str = "BILLFISH__";
 pub(crate) struct Config {
     /// Where the embedded state lives: the records and the API key.
     pub(crate) data_dir: PathBuf,
+    pub(crate) state: StateConfig,
+    pub(crate) ledger: LedgerConfig,
     pub(crate) gateway: GatewayConfig,
     pub(crate) router: RouterConfig,
     pub(crate) http: HttpConfig,
     pub(crate) admin: AdminConfig,
+}
+
+/// Where the live state is.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct StateConfig {
+    pub(crate) kind: StateKind,
+    pub(crate) redis: RedisConfig,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum StateKind {
+    /// In this process, and gone with it.
+    #[default]
+    Memory,
+    /// In Redis, shared by every node.
+    Redis,
+}
+
+/// What a process is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// Everything in one.
+    #[default]
+    All,
+    /// A gateway of its own.
+    Gateway,
+    /// A router of its own.
+    Router,
 }
 
 /// The operator's port: `/livez`, `/readyz`, `/metrics`, `/rooms/{id}`.
@@ -41,6 +75,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("data"),
+            state: StateConfig::default(),
+            ledger: LedgerConfig::default(),
             gateway: GatewayConfig::default(),
             router: RouterConfig::default(),
             http: HttpConfig::default(),
@@ -57,7 +93,7 @@ impl Default for AdminConfig {
 
 impl Config {
     /// Reads the file, if one is named, lays the environment over it and checks every value.
-    pub(crate) fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self> {
+    pub(crate) fn load(file: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>, role: Role) -> Result<Self> {
         let mut table = match file {
             Some(path) => {
                 let text =
@@ -70,17 +106,17 @@ impl Config {
         for (name, text) in environment {
             if let Some(path) = name.strip_prefix(PREFIX) {
                 let keys: Vec<String> = path.split("__").map(str::to_lowercase).collect();
-                let value = typed_like(find(&defaults, &keys), &text);
+                let value = typed_like(find(&defaults, &keys), &keys, &text);
                 put(&mut table, &keys, value).with_context(|| format!("environment variable {name}"))?;
             }
         }
         let config: Self = serde_path_to_error::deserialize(Value::Table(table))
             .map_err(|error| anyhow!("configuration key `{}`: {}", error.path(), error.inner().message()))?;
-        config.settle()
+        config.settle(role)
     }
 
-    /// Brings together what gateway and router must agree on in one process, and checks the rest.
-    fn settle(mut self) -> Result<Self> {
+    /// Brings together what gateway and router must agree on, and checks the rest as far as `role` uses it.
+    fn settle(mut self, role: Role) -> Result<Self> {
         let gap = self.gateway.session.heartbeat_gap;
         if self.router.heartbeat == RouterConfig::default().heartbeat {
             self.router.heartbeat = gap;
@@ -88,13 +124,50 @@ impl Config {
             bail!("configuration key `router.heartbeat`: must be the value of `gateway.session.heartbeat_gap`, or be left out");
         }
         if self.gateway.admin.listen.is_some() {
-            bail!("configuration key `gateway.admin.listen`: in one process the admin port is set by `admin.listen`");
+            bail!("configuration key `gateway.admin.listen`: the admin port is set by `admin.listen`");
         }
         self.validate()?;
+        match role {
+            Role::All => {}
+            Role::Gateway => self.validate_gateway()?,
+            Role::Router => self.validate_router()?,
+        }
         Ok(self)
     }
 
+    /// What a gateway of its own must be told.
+    fn validate_gateway(&self) -> Result<()> {
+        self.validate_shared("gateway")?;
+        if self.gateway.link.secret.is_empty() {
+            bail!("configuration key `gateway.link.secret`: is empty; set it to the routers' `router.link.secret`");
+        }
+        Ok(())
+    }
+
+    /// What a router of its own must be told.
+    fn validate_router(&self) -> Result<()> {
+        self.validate_shared("router")?;
+        if self.router.link.listen.is_none() {
+            bail!("configuration key `router.link.listen`: is not set; gateways of other processes dial in there");
+        }
+        if self.http.api_key.is_empty() {
+            bail!("configuration key `http.api_key`: is empty; all routers must know the same one, so none is made up here");
+        }
+        Ok(())
+    }
+
+    fn validate_shared(&self, what: &str) -> Result<()> {
+        if self.state.kind != StateKind::Redis {
+            bail!("configuration key `state.kind`: must be \"redis\" for a {what} of its own; in memory nobody else would see its state");
+        }
+        Ok(())
+    }
+
     fn validate(&self) -> Result<()> {
+        if self.state.kind == StateKind::Redis {
+            self.state.redis.validate().map_err(|error| anyhow!("configuration key `state.redis.{}`: {}", error.key, error.problem))?;
+        }
+        self.ledger.validate().map_err(|error| anyhow!("configuration key `ledger.{}`: {}", error.key, error.problem))?;
         self.gateway.validate().map_err(|error| anyhow!("configuration key `gateway.{}`: {}", error.key, error.problem))?;
         self.router.validate().map_err(|error| anyhow!("configuration key `router.{}`: {}", error.key, error.problem))?;
         self.http.validate().map_err(|error| anyhow!("configuration key `http.{}`: {}", error.key, error.problem))?;
@@ -103,16 +176,20 @@ impl Config {
 
     /// The effective configuration as TOML, secrets masked.
     pub(crate) fn masked(&self) -> Result<String> {
-        let mut table = Table::try_from(self)?;
+        let mut table = Table::try_from(Self { ledger: self.ledger.masked(), ..self.clone() })?;
         mask(&mut table);
         Ok(toml::to_string_pretty(&table)?)
     }
 }
 
+/// Keys that are text and have no default to tell it.
+const TEXTS: [&str; 3] = ["username", "password", "ca_file"];
+
 /// The environment knows only text. Where the default is text too it stays text, so that a node may be called "1"; elsewhere it is read as
 /// a TOML value.
-fn typed_like(default: Option<&Value>, text: &str) -> Value {
-    if matches!(default, Some(Value::String(_))) {
+fn typed_like(default: Option<&Value>, keys: &[String], text: &str) -> Value {
+    let is_text = keys.last().is_some_and(|key| TEXTS.contains(&key.as_str()));
+    if is_text || matches!(default, Some(Value::String(_))) {
         return Value::String(text.to_owned());
     }
     match toml::from_str::<Table>(&format!("value = {text}")) {
@@ -142,7 +219,7 @@ fn put(table: &mut Table, keys: &[String], value: Value) -> Result<()> {
 }
 
 /// Keys whose value is never shown.
-const SECRETS: [&str; 2] = ["api_key", "secret"];
+const SECRETS: [&str; 3] = ["api_key", "secret", "password"];
 
 fn mask(table: &mut Table) {
     for (key, value) in table.iter_mut() {

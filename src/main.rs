@@ -4,12 +4,16 @@
 mod all_in_one;
 mod api_key;
 mod config;
+mod gateway;
 mod logs;
+mod node;
 mod options;
+mod pages;
+mod router;
 
 use clap::Parser;
-use config::Config;
-use options::{Command, ConfigOptions, Options};
+use config::{Config, Role};
+use options::{CheckOptions, Command, ConfigOptions, Options};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -17,6 +21,8 @@ fn main() -> ExitCode {
     let outcome = match options.command {
         None => all_in_one::run(&options.run),
         Some(Command::All(run)) => all_in_one::run(&run),
+        Some(Command::Gateway(run)) => gateway::run(&run),
+        Some(Command::Router(run)) => router::run(&run),
         Some(Command::CheckConfig(config)) => check_config(&config),
     };
     match outcome {
@@ -30,16 +36,16 @@ fn main() -> ExitCode {
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
-fn check_config(options: &ConfigOptions) -> anyhow::Result<()> {
-    print!("{}", load(options)?.masked()?);
+fn check_config(options: &CheckOptions) -> anyhow::Result<()> {
+    print!("{}", load(&options.config, options.role)?.masked()?);
     Ok(())
 }
 
-fn load(options: &ConfigOptions) -> anyhow::Result<Config> {
+fn load(options: &ConfigOptions, role: Role) -> anyhow::Result<Config> {
     // An environment that is not UTF-8 cannot name one of our keys.
     let environment =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
-    let mut config = Config::load(options.config.as_deref(), environment)?;
+    let mut config = Config::load(options.config.as_deref(), environment, role)?;
     if let Some(data_dir) = &options.data_dir {
         config.data_dir.clone_from(data_dir);
     }

@@ -1,5 +1,6 @@
 //! What can be typed behind `billfish`.
 
+use crate::config::Role;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -17,8 +18,21 @@ pub(crate) struct Options {
 pub(crate) enum Command {
     /// Everything in one process, embedded state (the default).
     All(RunOptions),
+    /// A gateway of its own: clients connect here; rooms are with the routers. Needs `state.kind = "redis"`.
+    Gateway(RunOptions),
+    /// A router of its own: rooms and the HTTP API; gateways dial in. Needs `state.kind = "redis"`.
+    Router(RunOptions),
     /// Check the configuration and print it as it would be used, secrets masked.
-    CheckConfig(ConfigOptions),
+    CheckConfig(CheckOptions),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CheckOptions {
+    #[command(flatten)]
+    pub(crate) config: ConfigOptions,
+    /// For which kind of node.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) role: Role,
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -58,6 +72,8 @@ Examples:
   billfish --data-dir /var/lib/billfish --log-format json
   billfish --config billfish.toml            see `billfish check-config` for every key and its default
   BILLFISH__HTTP__LISTEN=127.0.0.1:0 billfish --ports-file ports.json
-  billfish check-config --config billfish.toml
+  billfish router --config docs/examples/cluster/router-1.toml
+  billfish gateway --config docs/examples/cluster/gateway-1.toml
+  billfish check-config --role gateway --config docs/examples/cluster/gateway-1.toml
 
 Exit codes: 0 stopped cleanly, 1 failed, 2 wrong use.";

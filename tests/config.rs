@@ -93,3 +93,42 @@ fn a_client_port_that_another_gateway_listens_on_is_not_shared() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains(&address), "{}", text(&output.stderr));
 }
+
+/// What a role of its own must be told, one missing at a time.
+#[test]
+fn a_role_of_its_own_is_refused_by_the_key_that_is_missing() {
+    let redis = ("BILLFISH__STATE__KIND", "redis");
+    let link = ("BILLFISH__ROUTER__LINK__LISTEN", "127.0.0.1:0");
+    let secret = ("BILLFISH__ROUTER__LINK__SECRET", "a secret between us");
+    let cases: [(&str, &[(&str, &str)], &str); 6] = [
+        ("gateway", &[], "state.kind"),
+        ("router", &[], "state.kind"),
+        ("gateway", &[redis], "gateway.link.secret"),
+        ("router", &[redis], "router.link.listen"),
+        ("router", &[redis, link, secret], "http.api_key"),
+        ("router", &[redis, ("BILLFISH__STATE__REDIS__NODES", "[]")], "state.redis.nodes"),
+    ];
+    for (role, environment, named) in cases {
+        for arguments in [&[role][..], &["check-config", "--role", role]] {
+            let output = billfish(arguments, environment);
+            assert_eq!(output.status.code(), Some(1), "{arguments:?} {environment:?}");
+            assert!(text(&output.stderr).contains(named), "{arguments:?} {environment:?}: {}", text(&output.stderr));
+        }
+    }
+}
+
+#[test]
+fn the_examples_of_a_cluster_are_configurations_without_a_secret_shown() {
+    let example = |name: &str| format!("{}/docs/examples/cluster/{name}.toml", env!("CARGO_MANIFEST_DIR"));
+    for role in ["router", "gateway"] {
+        let output = billfish(
+            &["check-config", "--role", role, "--config", &example(role)],
+            &[("BILLFISH__STATE__REDIS__PASSWORD", "12345"), ("BILLFISH__LEDGER__URL", "mysql://billfish:hush@127.0.0.1:3306/billfish")],
+        );
+        assert_eq!(output.status.code(), Some(0), "{role}: {}", text(&output.stderr));
+        let printed = text(&output.stdout);
+        for secret in ["hush", "12345", "change-me", "cluster-example-key"] {
+            assert!(!printed.contains(secret), "{secret} in {printed}");
+        }
+    }
+}

@@ -213,9 +213,7 @@ impl House {
 
     /// A connection that has not said anything.
     pub(crate) fn connect(&self) -> Peer {
-        let stream = TcpStream::connect(self.ports.tcp).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Peer { stream, encoding: Encoding::Json, reassembler: Reassembler::default(), waiting: Vec::new(), ended: false }
+        Peer::connect(self.ports.tcp)
     }
 
     /// A logged-in connection.
@@ -255,6 +253,13 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// A connection that has not said anything.
+    pub(crate) fn connect(gateway: SocketAddr) -> Self {
+        let stream = TcpStream::connect(gateway).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, encoding: Encoding::Json, reassembler: Reassembler::default(), waiting: Vec::new(), ended: false }
+    }
+
     pub(crate) fn send(&mut self, code: Code, body: &Body) {
         let bytes = frame::encode(self.encoding, code, body);
         self.stream.write_all(&bytes).unwrap();

@@ -6,6 +6,7 @@ mod house;
 
 mod acting;
 mod chat;
+mod cluster;
 mod config;
 mod crowd;
 mod drain;

@@ -1,6 +1,6 @@
 //! What a person says about Redis.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::{fmt, path::PathBuf, time::Duration};
 
 /// Buckets of one app's signs of life; more would make each batch of a gateway more commands than the budget has.
@@ -11,7 +11,7 @@ const IN_FLIGHT_MOST: usize = 1 << 20;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// `[state.redis]`.
-#[derive(Clone, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields, default)]
 pub struct RedisConfig {
     /// Where it listens, `host:port`; for a cluster any of its nodes, the more the better.
@@ -21,10 +21,13 @@ pub struct RedisConfig {
     /// TLS to every node.
     pub tls: bool,
     /// Certificates that nodes are checked against, PEM; those of the system where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     /// ACL user; Redis' own `default` where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub username: Option<String>,
     /// Its password.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
     /// Database of a single server.
     pub database: u16,

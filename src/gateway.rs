@@ -1,0 +1,50 @@
+//! A gateway of its own: it finds the routers in the shared registry, or at the addresses it is given, and dials each.
+
+use crate::{
+    config::{Config, Role},
+    load, logs,
+    node::{self, Admin, Ports, SharedState, Signals},
+    options::RunOptions,
+};
+use anyhow::Result;
+use billfish_gateway::{GatewayParts, Links};
+use prometheus_client::registry::Registry;
+use std::{path::Path, sync::Arc};
+
+/// Runs until a signal and stops cleanly.
+pub(crate) fn run(options: &RunOptions) -> Result<()> {
+    let config = load(&options.config, Role::Gateway)?;
+    logs::start(options.log_format);
+    node::run(serve(config, options.ports_file.as_deref()))
+}
+
+async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
+    let signals = Signals::catch()?;
+    let mut registry = Registry::default();
+    let shared = SharedState::open(&config, &mut registry).await?;
+    let gateway = billfish_gateway::start(GatewayParts {
+        config: config.gateway.clone(),
+        state: shared.state.clone(),
+        links: Links::Dialled,
+        registry: &mut registry,
+    })
+    .await?;
+    let admin = Admin::start(config.admin.listen, gateway.admin_router(Arc::new(registry), Vec::new())).await?;
+    Ports::default().with("tcp", gateway.tcp_addr()).with("admin", admin.address).write(ports_file)?;
+    greet(&config, &gateway, &admin);
+    signals
+        .stop_by(async {
+            gateway.drain_configured().await;
+            admin.stop().await;
+            shared.close().await;
+        })
+        .await;
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+fn greet(config: &Config, gateway: &billfish_gateway::Running, admin: &Admin) {
+    println!("gateway {} is up", config.gateway.node);
+    println!("  clients     tcp {}", gateway.tcp_addr());
+    println!("  operators   http://{}/readyz and /metrics", admin.address);
+}

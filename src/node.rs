@@ -1,0 +1,143 @@
+//! What every kind of node does the same way: runtime, signals, shared state, the operator's port, the ports file.
+
+use crate::config::{Config, StateKind};
+use anyhow::{Context, Result};
+use axum::Router;
+use billfish_state::{State, redis::Redis};
+use prometheus_client::registry::Registry;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::{Map, Value};
+use std::{fs, io, net::SocketAddr, path::Path};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// Runs a node on a runtime of its own.
+pub(crate) fn run(node: impl Future<Output = Result<()>>) -> Result<()> {
+    raise_open_files();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(node)
+}
+
+/// One file per connection: the soft limit is a shell's habit, the hard one is the operator's word.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        warn!(%error, "cannot raise the limit of open files to the hard limit");
+    }
+}
+
+/// The live state as configured.
+pub(crate) struct SharedState {
+    pub(crate) state: State,
+    redis: Option<Redis>,
+}
+
+impl SharedState {
+    /// In this process, or in Redis. A Redis that is not there yet is waited for behind: the node starts, and is not ready.
+    pub(crate) async fn open(config: &Config, registry: &mut Registry) -> Result<Self> {
+        match config.state.kind {
+            StateKind::Memory => Ok(Self { state: State::in_memory(), redis: None }),
+            StateKind::Redis => {
+                let redis = Redis::start(config.state.redis.clone(), registry).await.context("cannot use state.redis")?;
+                Ok(Self { state: redis.state(), redis: Some(redis) })
+            }
+        }
+    }
+
+    pub(crate) async fn close(self) {
+        if let Some(redis) = self.redis {
+            redis.stop().await;
+        }
+    }
+}
+
+/// The operator's port while it is open.
+pub(crate) struct Admin {
+    pub(crate) address: SocketAddr,
+    stop: CancellationToken,
+    task: JoinHandle<io::Result<()>>,
+}
+
+impl Admin {
+    /// Serves the pages at `admin.listen`.
+    pub(crate) async fn start(listen: SocketAddr, pages: Router) -> Result<Self> {
+        let listener =
+            TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for the admin port (admin.listen)"))?;
+        let address = listener.local_addr().context("the admin port has no address")?;
+        let stop = CancellationToken::new();
+        let until = stop.clone();
+        let task = tokio::spawn(async move { axum::serve(listener, pages).with_graceful_shutdown(until.cancelled_owned()).await });
+        Ok(Self { address, stop, task })
+    }
+
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        match self.task.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "the admin port had failed"),
+            Err(error) => warn!(%error, "the admin port had panicked"),
+        }
+    }
+}
+
+/// What was bound, by its name in the ports file.
+#[derive(Default)]
+pub(crate) struct Ports(Map<String, Value>);
+
+impl Ports {
+    pub(crate) fn with(mut self, name: &str, address: SocketAddr) -> Self {
+        self.0.insert(name.to_owned(), Value::String(address.to_string()));
+        self
+    }
+
+    /// Writes the addresses as JSON, whole or not at all: whoever waits for the file reads it as soon as it is there.
+    pub(crate) fn write(self, path: Option<&Path>) -> Result<()> {
+        let Some(path) = path else { return Ok(()) };
+        let half = path.with_extension("partial");
+        fs::write(&half, format!("{}\n", Value::Object(self.0)))
+            .with_context(|| format!("cannot write the ports file {}", half.display()))?;
+        fs::rename(&half, path).with_context(|| format!("cannot write the ports file {}", path.display()))
+    }
+}
+
+/// SIGINT and SIGTERM.
+pub(crate) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    /// Before anything is opened: a signal that comes while starting stops what has been started.
+    pub(crate) fn catch() -> Result<Self> {
+        let catch = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
+    }
+
+    /// Waits for the first signal, then stops by `drain`; a second signal ends the process at once.
+    pub(crate) async fn stop_by(mut self, drain: impl Future<Output = ()>) {
+        self.next().await;
+        info!("stopping; a second signal ends the process at once");
+        tokio::select! {
+            () = drain => info!("stopped"),
+            () = self.next() => {
+                warn!("stopped by a second signal; connections were cut");
+                // Nothing more is owed to anyone, and nothing that was confirmed is lost: the records are on the disk.
+                std::process::exit(1);
+            }
+        }
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! A router of its own: gateways and other routers dial its link port, business backends its HTTP API.
+
+use crate::{
+    config::{Config, Role},
+    load, logs,
+    node::{self, Admin, Ports, SharedState, Signals},
+    options::RunOptions,
+    pages,
+};
+use anyhow::{Context, Result};
+use billfish_router::{
+    RouterParts,
+    http::{self, HttpParts},
+    ledger::{Ledger, Sharing},
+};
+use prometheus_client::registry::Registry;
+use std::{path::Path, sync::Arc};
+use tracing::warn;
+
+/// Runs until a signal and stops cleanly.
+pub(crate) fn run(options: &RunOptions) -> Result<()> {
+    let config = load(&options.config, Role::Router)?;
+    logs::start(options.log_format);
+    node::run(serve(config, options.ports_file.as_deref()))
+}
+
+async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
+    let signals = Signals::catch()?;
+    // Beside other routers: those of one machine may share a file, those of many a database.
+    let ledger = Ledger::open(&config.ledger, &config.data_dir, Sharing::Shared).await?;
+    let mut registry = Registry::default();
+    let shared = SharedState::open(&config, &mut registry).await?;
+    let http_address = config.http.listen;
+    let router = billfish_router::start(RouterParts {
+        config: config.router.clone(),
+        state: shared.state.clone(),
+        records: Arc::new(ledger.clone()),
+        registry: &mut registry,
+    })
+    .await?;
+    let parts = HttpParts { handle: router.handle(), state: shared.state.clone(), ledger: ledger.clone() };
+    let http =
+        http::start(parts, &config.http, &mut registry).await.with_context(|| format!("cannot serve the HTTP API on {http_address}"))?;
+    let router = Arc::new(router);
+    let watched = Arc::downgrade(&router);
+    let is_ready = move || match watched.upgrade() {
+        Some(router) => router.readiness(),
+        None => Err("the router is draining".to_owned()),
+    };
+    let admin = Admin::start(config.admin.listen, pages::router(Arc::new(registry), Box::new(is_ready))).await?;
+    let link = router.link_address().context("a router of its own has no link port")?;
+    Ports::default().with("link", link).with("http", http.address()).with("admin", admin.address).write(ports_file)?;
+    greet(&config, &http, &admin, link);
+    signals
+        .stop_by(async {
+            http.stop().await;
+            admin.stop().await;
+            // A probe's upgrade is short, and nobody probes now that the admin port is closed.
+            match Arc::into_inner(router) {
+                Some(router) => router.drain().await,
+                None => warn!("a probe still held the router; its rooms' leases run out by themselves"),
+            }
+            ledger.close().await;
+            shared.close().await;
+        })
+        .await;
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the command's result")]
+fn greet(config: &Config, http: &http::HttpServer, admin: &Admin, link: std::net::SocketAddr) {
+    println!("router {} is up", config.router.node);
+    println!("  gateways    link {link}");
+    println!("  HTTP API    http://{}/docs", http.address());
+    println!("  operators   http://{}/readyz and /metrics", admin.address);
+}

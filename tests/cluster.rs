@@ -1,0 +1,348 @@
+//! Many nodes: three gateways, two routers and a Redis, each a process of its own; and what dies among them.
+
+use crate::house::{PATIENCE, Peer, login_body};
+use billfish_testing::{Api, Cluster, ClusterOptions, LedgerKind, RedisClusterOptions, RedisKind, eventually};
+use billfish_wire::{Body, Code};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_billfish");
+
+/// `None`, said loudly, where Redis is not installed.
+fn cluster() -> Option<Cluster> {
+    Cluster::start(ClusterOptions::new(BINARY))
+}
+
+fn gateway(cluster: &Cluster, index: usize) -> SocketAddr {
+    cluster.gateways[index].address("tcp")
+}
+
+/// A connection that is logged in.
+fn login(api: &Api, gateway: SocketAddr, user: i64) -> Peer {
+    let mut peer = Peer::connect(gateway);
+    peer.send(Code::Login, &login_body(user, api.token(user)));
+    assert_eq!(peer.expect(Code::Login).data.as_deref(), Some("true"));
+    peer
+}
+
+/// Asks until it is let in: a room that changes its owner says "try again" for a while.
+fn join(peer: &mut Peer, room: i64) -> Body {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        peer.send(Code::Join, &Body { room_id: Some(room), ..Body::default() });
+        loop {
+            match peer.next_within(PATIENCE).expect("an answer to JOIN").expect("the connection stays") {
+                (Code::Join, body) => return body,
+                (Code::Error, body) => {
+                    assert!(body.code == Some(5001) && Instant::now() < deadline, "{body:?}");
+                    break;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A room that the router of this index owns.
+fn room_owned_by(cluster: &Cluster, api: &Api, router: usize, anchor: &mut i64) -> i64 {
+    for _ in 0..64 {
+        *anchor += 1;
+        let room = api.open_room(*anchor);
+        api.push(&json!({"appId": 10001, "target": {"roomId": room}, "bizCode": 5568, "data": "{}"}));
+        if cluster.owner_of(room) == Some(router) {
+            return room;
+        }
+    }
+    panic!("64 rooms and none is of {}", cluster.routers[router].name());
+}
+
+/// The texts of the chat that comes, until so many are there; each with its seq.
+fn hear(peer: &mut Peer, count: usize) -> Vec<(String, i64)> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut heard = Vec::new();
+    while heard.len() < count {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let Some(Some((code, body))) = peer.next_within(left) else { panic!("{} of {count} heard: {heard:?}", heard.len()) };
+        if let Some(said) = chat_of(code, &body) {
+            heard.push(said);
+        }
+    }
+    heard
+}
+
+fn chat_of(code: Code, body: &Body) -> Option<(String, i64)> {
+    let data: Value = serde_json::from_str(body.data.as_deref()?).ok()?;
+    let is_chat = code == Code::Biz && body.biz_code == Some(5555);
+    is_chat.then(|| (data["content"].as_str().unwrap_or_default().to_owned(), body.seq.unwrap_or(0)))
+}
+
+/// Sends until it is acknowledged, as a client does, under one id.
+fn say(peer: &mut Peer, room: i64, text: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        peer.chat(room, text, text);
+        loop {
+            match peer.next_within(PATIENCE).expect("an answer").expect("the connection stays") {
+                (Code::Ack, body) if body.msg_id.as_deref() == Some(text) => return,
+                (Code::Error, body) if body.msg_id.as_deref() == Some(text) => {
+                    assert!(Instant::now() < deadline, "refused to the end: {body:?}");
+                    let wait = body.retry_after_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(100);
+                    std::thread::sleep(Duration::from_millis(wait.min(1_000)));
+                    break;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A rule of strictly rising places, and each text once.
+fn assert_once_and_in_order(heard: &[(String, i64)]) {
+    assert!(heard.windows(2).all(|pair| pair[0].1 < pair[1].1), "out of order: {heard:?}");
+    let mut texts: Vec<&String> = heard.iter().map(|(text, _)| text).collect();
+    texts.sort();
+    texts.dedup();
+    assert_eq!(texts.len(), heard.len(), "something came twice: {heard:?}");
+}
+
+/// Everyone on another gateway than the next one, rooms with both routers: each message reaches each other member once.
+fn chat_crosses_every_node(cluster: &Cluster) {
+    let mut anchor = 30_000;
+    let rooms: Vec<i64> = (0..2).map(|router| room_owned_by(cluster, &cluster.api(router), router, &mut anchor)).collect();
+    for (place, room) in rooms.into_iter().enumerate() {
+        let api = cluster.api(place);
+        let first = 20_001 + 100 * i64::try_from(place).unwrap();
+        let mut members: Vec<Peer> = (0..6).map(|member| login(&api, gateway(cluster, member % 3), first + member as i64)).collect();
+        for member in &mut members {
+            join(member, room);
+        }
+        for (index, member) in members.iter_mut().enumerate() {
+            for number in 0..3 {
+                member.chat(room, &format!("{index}-{number}"), &format!("{index}-{number}"));
+            }
+        }
+        let mut places = BTreeMap::new();
+        for (index, member) in members.iter_mut().enumerate() {
+            let heard = hear(member, 15);
+            assert_once_and_in_order(&heard);
+            assert!(heard.iter().all(|(text, _)| !text.starts_with(&format!("{index}-"))), "one's own: {heard:?}");
+            for (text, seq) in heard {
+                assert_eq!(*places.entry(text).or_insert(seq), seq, "one message has one place");
+            }
+        }
+        // And nothing more.
+        for member in &mut members {
+            member.send(Code::Heartbeat, &Body::default());
+            loop {
+                let (code, body) = member.next().expect("the connection stays");
+                assert!(chat_of(code, &body).is_none(), "{body:?}");
+                if code == Code::Heartbeat {
+                    break;
+                }
+            }
+        }
+        // One to one, over the other gateways and whatever router.
+        let data = json!({"objectId": first + 1, "content": "psst"}).to_string();
+        members[0].send(Code::Biz, &Body { biz_code: Some(5555), data: Some(data), msg_id: Some("w".to_owned()), ..Body::default() });
+        assert_eq!(members[0].expect(Code::Ack).msg_id.as_deref(), Some("w"));
+        assert_eq!(hear(&mut members[1], 1)[0].0, "psst");
+    }
+}
+
+#[test]
+fn chat_and_whispers_cross_three_gateways_and_two_routers() {
+    let Some(cluster) = cluster() else { return };
+    chat_crosses_every_node(&cluster);
+}
+
+#[test]
+fn chat_and_whispers_cross_nodes_on_a_redis_cluster_and_a_database() {
+    let options = ClusterOptions {
+        redis: RedisKind::Cluster(RedisClusterOptions { primaries: 3, ..RedisClusterOptions::default() }),
+        ledger: LedgerKind::Maria,
+        ..ClusterOptions::new(BINARY)
+    };
+    let Some(cluster) = Cluster::start(options) else { return };
+    chat_crosses_every_node(&cluster);
+}
+
+#[test]
+fn a_call_about_a_room_reaches_its_owner_through_any_router() {
+    let Some(cluster) = cluster() else { return };
+    let mut anchor = 30_000;
+    for owner in 0..2 {
+        let (own, other) = (cluster.api(owner), cluster.api(1 - owner));
+        let room = room_owned_by(&cluster, &own, owner, &mut anchor);
+        let mut member = login(&other, gateway(&cluster, owner), 20_001 + owner as i64);
+        join(&mut member, room);
+        let push = json!({"appId": 10001, "target": {"roomId": room}, "bizCode": 5568, "data": "{\"through\":\"the other\"}"});
+        let answer = other.push(&push);
+        assert!(answer["seq"].as_i64().is_some_and(|seq| seq > 0), "{answer}");
+        loop {
+            let (_, body) = member.next().expect("the connection stays");
+            if body.data.as_deref().is_some_and(|data| data.contains("the other")) {
+                assert_eq!(body.seq, answer["seq"].as_i64());
+                break;
+            }
+        }
+        // The same key through both routers is one push.
+        let once = |api: &Api| api.call_once("POST", "/v1/im/push", &push, Some("same")).expect("an answer");
+        let (first, second) = (once(&own), once(&other));
+        assert_eq!((first.0, &first.1), (second.0, &second.1));
+        let muted =
+            other.call("PUT", &format!("/v1/rooms/{room}/mutes/{}", 20_001 + owner as i64), &json!({"by": anchor})).expect("an answer");
+        assert!((200..300).contains(&muted.0), "{muted:?}");
+        member.chat(room, "hello", "m1");
+        assert_eq!(member.expect(Code::Error).code, Some(4005));
+        let closed = other.call("POST", &format!("/v1/rooms/{room}/close"), &json!({"anchorId": anchor})).expect("an answer");
+        assert!((200..300).contains(&closed.0), "{closed:?}");
+        assert_eq!(own.call("GET", &format!("/v1/rooms/{room}"), &Value::Null).expect("an answer").0, 404);
+    }
+}
+
+#[test]
+fn the_same_user_and_device_on_another_gateway_ends_the_first_session() {
+    let Some(cluster) = cluster() else { return };
+    let api = cluster.api(0);
+    let mut first = login(&api, gateway(&cluster, 0), 20_001);
+    let mut second = login(&api, gateway(&cluster, 1), 20_001);
+    assert_eq!(first.expect(Code::Kick).code, Some(4010));
+    first.until_closed();
+    second.send(Code::Heartbeat, &Body::default());
+    second.expect(Code::Heartbeat);
+    // Pushes go to the new one: the farewell of the old did not take its route away.
+    api.push(&json!({"appId": 10001, "target": {"users": [20001]}, "bizCode": 5568, "data": "{}", "qos": 1}));
+    assert_eq!(second.expect(Code::Biz).biz_code, Some(5568));
+}
+
+#[test]
+fn what_was_not_acknowledged_comes_again_on_another_gateway_when_the_first_is_killed() {
+    let Some(mut cluster) = cluster() else { return };
+    let api = cluster.api(0);
+    let push = |text: &str| api.push(&json!({"appId": 10001, "target": {"users": [20001]}, "bizCode": 5568, "data": text, "qos": 1}));
+    let mut peer = login(&api, gateway(&cluster, 0), 20_001);
+    push("\"seen, not acknowledged\"");
+    let seen = peer.expect(Code::Biz);
+    cluster.gateways[0].kill();
+    push("\"never seen\"");
+    // As a client of the seeds' documents does it: LOGIN without resume.
+    let mut peer = login(&api, gateway(&cluster, 1), 20_001);
+    let again = [peer.expect(Code::Biz), peer.expect(Code::Biz)];
+    assert_eq!(again[0].msg_id, seen.msg_id);
+    assert_eq!(again[1].data.as_deref(), Some("\"never seen\""));
+    for push in &again {
+        peer.send(Code::Ack, &Body { msg_id: push.msg_id.clone(), ..Body::default() });
+    }
+    let id = |text: &str| cluster.redis().command(text.split(' ').collect::<Vec<_>>().as_slice()).expect("Redis answers");
+    eventually("both are ticked off", || {
+        let inboxes = id("KEYS im:inbox:*");
+        inboxes.lines().filter(|key| !key.is_empty()).all(|key| id(&format!("TYPE {key}")) != "stream" || id(&format!("XLEN {key}")) == "0")
+    });
+    let mut peer = login(&api, gateway(&cluster, 2), 20_001);
+    peer.send(Code::Heartbeat, &Body::default());
+    loop {
+        match peer.next().expect("the connection stays") {
+            (Code::Heartbeat, _) => break,
+            (code, body) => assert!(code != Code::Biz, "acknowledged and sent again: {body:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_room_goes_on_when_its_owner_is_killed_or_hangs_and_nothing_said_is_lost_or_doubled() {
+    let Some(mut cluster) = cluster() else { return };
+    let mut anchor = 30_000;
+    for hangs in [false, true] {
+        let room = room_owned_by(&cluster, &cluster.api(0), 0, &mut anchor);
+        let base = 20_001 + if hangs { 100 } else { 0 };
+        let api = cluster.api(1);
+        let mut speaker = login(&api, gateway(&cluster, 0), base);
+        let mut listeners: Vec<Peer> = (1..3).map(|index| login(&api, gateway(&cluster, index), base + index as i64)).collect();
+        join(&mut speaker, room);
+        listeners.iter_mut().for_each(|peer| drop(join(peer, room)));
+        say(&mut speaker, room, "before");
+        if hangs {
+            cluster.routers[0].stop();
+        } else {
+            cluster.routers[0].kill();
+        }
+        say(&mut speaker, room, "meanwhile");
+        eventually("the other router owns it", || cluster.owner_of(room) == Some(1));
+        if hangs {
+            cluster.routers[0].cont();
+        } else {
+            cluster.routers[0].start_again();
+        }
+        say(&mut speaker, room, "after");
+        // The room may move back; it stays one room.
+        cluster.wait_ready();
+        say(&mut speaker, room, "later");
+        for listener in &mut listeners {
+            let heard = hear(listener, 4);
+            assert_once_and_in_order(&heard);
+            assert_eq!(heard.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>(), ["before", "meanwhile", "after", "later"]);
+        }
+    }
+}
+
+#[test]
+fn without_redis_sessions_stay_chat_goes_on_and_logins_wait() {
+    let Some(mut cluster) = cluster() else { return };
+    let api = cluster.api(0);
+    let room = api.open_room(30_001);
+    let mut speaker = login(&api, gateway(&cluster, 0), 20_001);
+    let mut listener = login(&api, gateway(&cluster, 1), 20_002);
+    let waiting = api.token(20_003);
+    join(&mut speaker, room);
+    join(&mut listener, room);
+    cluster.redis_mut().kill();
+    eventually("every node says that it is not ready, and why", || {
+        let page =
+            |node: &billfish_testing::Node| node.admin("/readyz").is_some_and(|(status, why)| status == 503 && why.contains("state"));
+        cluster.gateways.iter().chain(&cluster.routers).all(page)
+    });
+    for number in 0..3 {
+        say(&mut speaker, room, &format!("without {number}"));
+    }
+    assert_once_and_in_order(&hear(&mut listener, 3));
+    let mut newcomer = Peer::connect(gateway(&cluster, 2));
+    newcomer.send(Code::Login, &login_body(20_003, waiting.clone()));
+    let refused = newcomer.expect(Code::Error);
+    assert!(refused.code == Some(5001) && refused.retry_after_ms.is_some_and(|ms| ms > 0), "{refused:?}");
+    cluster.redis_mut().start_again();
+    cluster.wait_ready();
+    let mut newcomer = Peer::connect(gateway(&cluster, 2));
+    newcomer.send(Code::Login, &login_body(20_003, waiting));
+    newcomer.expect(Code::Login);
+    join(&mut newcomer, room);
+    say(&mut speaker, room, "again");
+    assert_eq!(hear(&mut listener, 1)[0].0, "again");
+    assert_eq!(hear(&mut newcomer, 1)[0].0, "again");
+}
+
+#[test]
+fn a_gateway_that_is_told_to_stop_sends_its_clients_to_the_others() {
+    let Some(mut cluster) = cluster() else { return };
+    let api = cluster.api(0);
+    let mut peer = login(&api, gateway(&cluster, 0), 20_001);
+    cluster.gateways[0].terminate();
+    let told = peer.expect(Code::Reconnect);
+    let mut others: Vec<String> = (1..3).map(|index| gateway(&cluster, index).to_string()).collect();
+    let mut named = told.addresses.clone();
+    others.sort();
+    named.sort();
+    assert_eq!(named, others);
+    drop(peer);
+    let status = cluster.gateways[0].wait(Duration::from_secs(60)).expect("it stops");
+    assert!(status.success(), "{status}");
+    // New tokens name the others alone.
+    eventually("the registry has forgotten it", || {
+        let (_, token) = api.call("POST", "/v1/im/tokens", &json!({"appId": 10001, "userId": 20002})).expect("an answer");
+        let named = token["gateways"]["tcp"].as_array().map_or(0, Vec::len);
+        named == 2
+    });
+}
