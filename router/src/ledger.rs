@@ -1,38 +1,45 @@
-//! The ledger: what must be there after a crash. Rooms, moderation, profiles and stream keys, in one SQLite file.
+//! The ledger: what must be there after a crash. Rooms, moderation, profiles and stream keys, in an SQLite file or a MySQL database.
 //!
-//! - A call that has answered is on the disk: WAL with a full sync, so a kill or a power cut takes nothing that was confirmed.
-//! - Every call is one transaction. There is one writing connection, so writers wait for each other and never for a lock.
-//! - The data directory belongs to one process at a time; a second one is refused by name.
-//! - SQL stands in constants beside its one user, and keeps to what MySQL reads too (`REPLACE`, no `RETURNING`, no `ON CONFLICT`).
+//! - A call that has answered is on the disk: a kill or a power cut takes nothing that was confirmed. (A MySQL server must be set to it, as it
+//!   is by default: `innodb_flush_log_at_trx_commit = 1`.)
+//! - Every call is one transaction, also beside those of other routers, and has its answer or an error within `call_timeout`.
+//! - A file belongs to one process that keeps its live state in its memory, or to any number of routers that share theirs.
+//! - SQL stands in constants beside its one user, and is read by both databases (`REPLACE`, no `RETURNING`, no `ON CONFLICT`).
 //!
-//! No rule of a service here, but those that need a transaction: one live room per anchor, a sanction only for a live room.
+//! No rule of a service here, but those that need a transaction: one live room per anchor, a sanction only for a live room. Nothing is cached
+//! here: what was confirmed to one router is read by the next call of any other.
 
 mod config;
+mod database;
+mod mysql;
 mod rooms;
 mod sqlite;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 pub use config::{LedgerConfig, LedgerConfigError};
 pub use streams::StreamRecord;
 
-use config::Place;
-
 use crate::services::ports::{RecordError, Result};
-use sqlx::SqlitePool;
+use config::Place;
+use database::{Call, Columns, Database, Param};
 use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
+use tokio::time::timeout;
 
-/// The records of one data directory. Cheap to clone; every clone speaks to the same file.
+/// The records. Cheap to clone; every clone speaks to the same database.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    writer: SqlitePool,
-    readers: SqlitePool,
+    database: Database,
+    call_timeout: Duration,
     /// Held for its lock alone, until the last clone is gone.
-    _lock: Arc<File>,
+    _lock: Option<Arc<File>>,
 }
 
 /// Who else may have the records open at the same time.
@@ -60,7 +67,7 @@ pub enum LedgerError {
         #[source]
         cause: io::Error,
     },
-    /// Another process has the data directory.
+    /// Another process has the directory, and one of the two wants it alone.
     #[error("another billfish uses the data directory {}; stop it, or choose another with --data-dir", path.display())]
     InUse {
         /// The directory.
@@ -75,6 +82,15 @@ pub enum LedgerError {
         #[source]
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The server is not there, lets nobody in, or has the tables of a later version.
+    #[error("cannot use the records on {server}; is the server up, are user, password and database right, was it used by a later version?")]
+    Unreachable {
+        /// Host, port and database.
+        server: String,
+        /// Why.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl From<LedgerConfigError> for LedgerError {
@@ -84,28 +100,64 @@ impl From<LedgerConfigError> for LedgerError {
 }
 
 impl Ledger {
-    /// Opens the records and brings their tables up to date. The directory of a file is made if it is not there.
+    /// Opens the records and brings their tables up to date. A file and its directory are made if they are not there; the database of a
+    /// server must be.
     ///
     /// # Errors
     /// Each names the key, the path or the server.
     pub async fn open(config: &LedgerConfig, data_dir: &Path, sharing: Sharing) -> std::result::Result<Self, LedgerError> {
         config.validate()?;
-        match config.place(data_dir)? {
-            Place::File(path) => sqlite::open(&path, sharing).await,
-            Place::Server(_) => Err(LedgerError::Config(LedgerConfigError { key: "url", problem: "not yet".to_owned() })),
-        }
+        let (database, lock) = match config.place(data_dir)? {
+            Place::File(path) => {
+                let (database, lock) = sqlite::open(&path, sharing, config).await?;
+                (database, Some(lock))
+            }
+            Place::Server(options) => {
+                // The directory has more than records: it is one process' alone also where they are elsewhere.
+                let lock = match sharing {
+                    Sharing::Exclusive => Some(sqlite::lock(&data_dir.join(config::FILE), sharing)?),
+                    Sharing::Shared => None,
+                };
+                (mysql::open(*options, config).await?, lock)
+            }
+        };
+        Ok(Self { database, call_timeout: config.call_timeout, _lock: lock.map(Arc::new) })
     }
 
-    /// Closes the file when every call under way has ended. Calls after it fail.
+    /// Ends the connections when every call under way has ended, or has had its time. Calls after it fail.
     pub async fn close(&self) {
-        self.readers.close().await;
-        // Last, so that the closing of the last connection folds the write-ahead log into the file.
-        self.writer.close().await;
+        timeout(self.call_timeout, self.database.close()).await.ok();
+    }
+
+    /// What a statement finds.
+    async fn rows<T: Columns>(&self, what: &'static str, sql: impl sqlx::SqlSafeStr, params: &[Param<'_>]) -> Result<Vec<T>> {
+        let mut call = self.database.read(what, self.call_timeout).await?;
+        let rows = call.rows(sql, params).await?;
+        call.finish();
+        Ok(rows)
+    }
+
+    /// The one row that a statement finds, or none.
+    async fn row<T: Columns>(&self, what: &'static str, sql: impl sqlx::SqlSafeStr, params: &[Param<'_>]) -> Result<Option<T>> {
+        Ok(self.rows(what, sql, params).await?.into_iter().next())
+    }
+
+    /// Changes rows by one statement; how many.
+    async fn execute(&self, what: &'static str, sql: impl sqlx::SqlSafeStr, params: &[Param<'_>]) -> Result<u64> {
+        let mut call = self.database.write(what, self.call_timeout).await?;
+        let done = call.execute(sql, params).await?;
+        call.finish();
+        Ok(done.rows)
+    }
+
+    /// Changes rows by several statements, all or none.
+    async fn transaction(&self, what: &'static str) -> Result<Call> {
+        self.database.transaction(what, self.call_timeout).await
     }
 }
 
-/// A call that the file did not answer.
-fn away(what: &'static str) -> impl FnOnce(sqlx::Error) -> RecordError {
+/// A call that was not answered.
+fn away<E: std::error::Error + Send + Sync + 'static>(what: &'static str) -> impl FnOnce(E) -> RecordError {
     move |cause| RecordError::Away { what, cause: Box::new(cause) }
 }
 

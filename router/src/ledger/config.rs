@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
-/// The records' file, where no URL says otherwise.
-const FILE: &str = "billfish.db";
+/// The records' file in the data directory, where no URL says otherwise.
+pub(super) const FILE: &str = "billfish.db";
 /// Fewer would let one slow call hold up every other.
 const CONNECTIONS_MIN: u32 = 2;
 /// MySQL takes 151 connections by default, for all routers and people together.

@@ -1,6 +1,9 @@
-//! Opening the SQLite file: the lock, the pragmas, the pools, the migrations.
+//! Opening the SQLite file: the locks, the pragmas, the pools, the migrations.
+//!
+//! WAL with a full sync: a commit is on the disk. One connection of a process writes; writers of several processes wait for each other, at most
+//! for the busy time-out.
 
-use super::{Ledger, LedgerError, Sharing};
+use super::{LedgerConfig, LedgerError, Sharing, database::Database};
 use sqlx::{
     ConnectOptions, SqlitePool,
     migrate::Migrator,
@@ -10,48 +13,58 @@ use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
+use tokio::time::{Instant, sleep};
 
 /// Ending of the file that is locked by those who have the records open. Not the records themselves: SQLite has locks of its own on those.
 const LOCK_ENDING: &str = "lock";
+/// Ending of the file that is locked while a process opens the records: two that made the tables at once would both fail.
+const START_ENDING: &str = "start.lock";
+/// How long one waits for the other's start.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const START_LOOK: Duration = Duration::from_millis(10);
 /// Connections that read. A read is tens of microseconds; more would only queue for the same two cores.
 const READERS: u32 = 4;
-/// How long a statement waits for another program that holds the file (a backup, a person with `sqlite3`). Reliability asks for an answer in 2 s.
+/// How long a statement waits for another process that writes (a router, a backup, a person with `sqlite3`). Reliability asks for an answer
+/// in 2 s.
 const BUSY_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// How long a call waits for its connection before it is told that the records are away.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
-pub(super) async fn open(path: &Path, sharing: Sharing) -> Result<Ledger, LedgerError> {
-    let path = path.to_owned();
-    let data_dir = path.parent().unwrap_or(Path::new(""));
-    // Stream keys stand in the records: a directory of ours is its owner's alone. One that was there keeps the rights it was given.
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(data_dir)
-        .map_err(|cause| LedgerError::NotWritable { path: data_dir.to_owned(), cause })?;
-    let lock = lock(&path, sharing)?;
+pub(super) async fn open(path: &Path, sharing: Sharing, config: &LedgerConfig) -> Result<(Database, File), LedgerError> {
+    let lock = lock(path, sharing)?;
     // SQLite opens a file that it may not write for reading, without a word. Better told now than by the first room.
-    drop(writable(&path)?);
-    let unusable = |cause: Box<dyn std::error::Error + Send + Sync>| LedgerError::Unusable { path: path.clone(), cause };
+    drop(writable(path)?);
+    let unusable = |cause: Box<dyn std::error::Error + Send + Sync>| LedgerError::Unusable { path: path.to_owned(), cause };
     let options = SqliteConnectOptions::new()
-        .filename(&path)
+        .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT)
         .disable_statement_logging();
-    let writer = pool(1, &options).await.map_err(|cause| unusable(Box::new(cause)))?;
+    let starting = start(path).await?;
+    let writer = pool(1, &options, config).await.map_err(|cause| unusable(Box::new(cause)))?;
     MIGRATIONS.run(&writer).await.map_err(|cause| unusable(Box::new(cause)))?;
-    let readers = pool(READERS, &options).await.map_err(|cause| unusable(Box::new(cause)))?;
-    Ok(Ledger { writer, readers, _lock: Arc::new(lock) })
+    let readers = pool(READERS, &options, config).await.map_err(|cause| unusable(Box::new(cause)))?;
+    drop(starting);
+    Ok((Database::Sqlite { writer, readers }, lock))
 }
 
-fn lock(records: &Path, sharing: Sharing) -> Result<File, LedgerError> {
+/// Makes the directory of the records if it is not there, and locks it.
+pub(super) fn lock(records: &Path, sharing: Sharing) -> Result<File, LedgerError> {
+    let directory = match records.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    // Stream keys stand in the records: a directory of ours is its owner's alone. One that was there keeps the rights it was given.
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .map_err(|cause| LedgerError::NotWritable { path: directory.to_owned(), cause })?;
     let path = records.with_extension(LOCK_ENDING);
     let file = writable(&path)?;
     let locked = match sharing {
@@ -60,26 +73,44 @@ fn lock(records: &Path, sharing: Sharing) -> Result<File, LedgerError> {
     };
     match locked {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(LedgerError::InUse { path: records.parent().unwrap_or(records).to_owned() }),
+        Err(TryLockError::WouldBlock) => Err(LedgerError::InUse { path: directory.to_owned() }),
         Err(TryLockError::Error(cause)) => Err(LedgerError::NotWritable { path, cause }),
     }
 }
 
-fn writable(path: &PathBuf) -> Result<File, LedgerError> {
+/// Waits for its turn to open the records. The turn ends with the file.
+async fn start(records: &Path) -> Result<File, LedgerError> {
+    let path = records.with_extension(START_ENDING);
+    let file = writable(&path)?;
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(START_LOOK).await,
+            Err(TryLockError::WouldBlock) => {
+                let cause = "another billfish has been opening them for ten seconds".into();
+                return Err(LedgerError::Unusable { path: records.to_owned(), cause });
+            }
+            Err(TryLockError::Error(cause)) => return Err(LedgerError::NotWritable { path, cause }),
+        }
+    }
+}
+
+fn writable(path: &Path) -> Result<File, LedgerError> {
     OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .open(path)
-        .map_err(|cause| LedgerError::NotWritable { path: path.clone(), cause })
+        .map_err(|cause| LedgerError::NotWritable { path: PathBuf::from(path), cause })
 }
 
-async fn pool(connections: u32, options: &SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
+async fn pool(connections: u32, options: &SqliteConnectOptions, config: &LedgerConfig) -> Result<SqlitePool, sqlx::Error> {
     SqlitePoolOptions::new()
         .min_connections(1)
         .max_connections(connections)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .acquire_timeout(config.call_timeout)
         // A local file: a connection neither ages nor breaks while nobody looks.
         .idle_timeout(None)
         .max_lifetime(None)
@@ -90,12 +121,13 @@ async fn pool(connections: u32, options: &SqliteConnectOptions) -> Result<Sqlite
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Ledger, LedgerConfig, LedgerError, Sharing};
+    use super::{Database, LedgerConfig, LedgerError, Sharing};
+    use crate::ledger::Ledger;
     use sqlx::{ConnectOptions, Connection, Executor, Row, sqlite::SqliteConnectOptions};
     use std::error::Error;
     use std::path::Path;
 
-    const FILE: &str = "billfish.db";
+    const FILE: &str = crate::ledger::config::FILE;
 
     async fn open(data_dir: impl AsRef<Path>) -> Result<Ledger, LedgerError> {
         Ledger::open(&LedgerConfig::default(), data_dir.as_ref(), Sharing::Exclusive).await
@@ -119,6 +151,52 @@ mod tests {
         assert!(refused.to_string().contains(directory.path().to_str().unwrap()), "{refused}");
         drop(first);
         open(directory.path()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn routers_share_a_file_and_a_process_that_wants_it_alone_is_refused_beside_them_and_the_reverse() {
+        let directory = tempfile::tempdir().unwrap();
+        let open_as = async |sharing| Ledger::open(&LedgerConfig::default(), directory.path(), sharing).await;
+        let routers = (open_as(Sharing::Shared).await.unwrap(), open_as(Sharing::Shared).await.unwrap());
+        assert!(matches!(open_as(Sharing::Exclusive).await.unwrap_err(), LedgerError::InUse { .. }));
+        drop(routers.0);
+        assert!(matches!(open_as(Sharing::Exclusive).await.unwrap_err(), LedgerError::InUse { .. }));
+        drop(routers.1);
+        let alone = open_as(Sharing::Exclusive).await.unwrap();
+        assert!(matches!(open_as(Sharing::Shared).await.unwrap_err(), LedgerError::InUse { .. }));
+        drop(alone);
+        open_as(Sharing::Shared).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_is_the_same_whether_it_is_named_by_url_or_by_its_directory() {
+        let directory = tempfile::tempdir().unwrap();
+        let alone = open(directory.path()).await.unwrap();
+        let url = format!("sqlite:{}", directory.path().join(FILE).display());
+        let elsewhere = tempfile::tempdir().unwrap();
+        let by_url = LedgerConfig { url, ..LedgerConfig::default() };
+        assert!(matches!(Ledger::open(&by_url, elsewhere.path(), Sharing::Shared).await.unwrap_err(), LedgerError::InUse { .. }));
+        drop(alone);
+        Ledger::open(&by_url, elsewhere.path(), Sharing::Shared).await.unwrap();
+        assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0, "the data directory has no part in it");
+    }
+
+    #[tokio::test]
+    async fn a_start_waits_for_the_start_of_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = directory.path().join(FILE);
+        let other = super::start(&records).await.unwrap();
+        let opening = tokio::spawn({
+            let directory = directory.path().to_owned();
+            async move { open(directory).await }
+        });
+        // It has come as far as its own lock, and no further: there are no records.
+        while !directory.path().join("billfish.lock").exists() {
+            tokio::task::yield_now().await;
+        }
+        assert!(std::fs::read(&records).unwrap_or_default().is_empty());
+        drop(other);
+        opening.await.unwrap().unwrap();
     }
 
     #[tokio::test]
@@ -167,11 +245,12 @@ mod tests {
     async fn writes_are_synced_in_full_and_logged_ahead() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = open(directory.path()).await.unwrap();
+        let Database::Sqlite { writer, .. } = &ledger.database else { panic!("no file") };
         for (pragma, value) in [("PRAGMA synchronous", "2"), ("PRAGMA busy_timeout", "1500")] {
-            let row = ledger.writer.fetch_one(pragma).await.unwrap();
+            let row = writer.fetch_one(pragma).await.unwrap();
             assert_eq!(row.get::<i64, _>(0).to_string(), value, "{pragma}");
         }
-        let row = ledger.writer.fetch_one("PRAGMA journal_mode").await.unwrap();
+        let row = writer.fetch_one("PRAGMA journal_mode").await.unwrap();
         assert_eq!(row.get::<String, _>(0), "wal");
     }
 
@@ -179,8 +258,8 @@ mod tests {
     async fn migrations_run_once_and_a_later_version_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let ledger = open(directory.path()).await.unwrap();
-        ledger
-            .writer
+        let Database::Sqlite { writer, .. } = &ledger.database else { panic!("no file") };
+        writer
             .execute(
                 "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'from the future', 1, x'00', 0)",
             )

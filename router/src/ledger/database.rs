@@ -1,0 +1,323 @@
+//! The two databases behind one face: connections, time-outs, and what a failed call leaves behind.
+//!
+//! - A [`Call`] has one connection and one deadline, the wait for the connection included. What has no answer by then is told to be away.
+//! - A call that is not finished (it failed, was late, or its caller went) closes its connection: the database rolls back what was begun, and
+//!   no later call finds the rest of it. So one broken connection costs one call.
+//! - A server that does not let anybody in is asked by one call at a time for a while; the others hear at once that it is away.
+//!
+//! No statement of a service here.
+
+use super::away;
+use crate::services::ports::Result;
+use sqlx::{
+    Database as Driver, Executor, FromRow, MySql, MySqlPool, Pool, SqlSafeStr, Sqlite, SqlitePool,
+    mysql::{MySqlDatabaseError, MySqlRow},
+    pool::PoolConnection,
+    sqlite::SqliteRow,
+};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// How long a server that let nobody in is not asked again. Long enough to spare the callers, short against the time a restart takes.
+const SHUT_FOR: Duration = Duration::from_millis(500);
+/// How long a connection has for going back to its pool: a round trip. Later it is given up, for the pool would wait for it for ever.
+const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
+/// InnoDB chose this transaction to end a deadlock, and has undone it.
+const DEADLOCK: u16 = 1213;
+
+/// Connections to the records.
+#[derive(Clone, Debug)]
+pub(super) enum Database {
+    /// A file. Writers wait for the one connection, and only those of other processes for a lock.
+    Sqlite { writer: SqlitePool, readers: SqlitePool },
+    /// A server.
+    MySql { pool: MySqlPool, door: Arc<Door> },
+}
+
+/// One use of the records.
+pub(super) struct Call {
+    what: &'static str,
+    deadline: Instant,
+    /// `None` once the call is finished.
+    connection: Option<Connection>,
+}
+
+enum Connection {
+    Sqlite(PoolConnection<Sqlite>),
+    MySql(PoolConnection<MySql>),
+}
+
+/// What stands for a `?`.
+pub(super) enum Param<'a> {
+    Number(i64),
+    Text(&'a str),
+}
+
+/// What a statement did.
+pub(super) struct Done {
+    /// Rows that were found to be changed, or made.
+    pub(super) rows: u64,
+    /// Id of the row that was made.
+    pub(super) id: i64,
+}
+
+/// The columns of a row, from either database.
+pub(super) trait Columns: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, MySqlRow> + Send + Unpin {}
+
+impl<T> Columns for T where T: for<'r> FromRow<'r, SqliteRow> + for<'r> FromRow<'r, MySqlRow> + Send + Unpin {}
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("no answer in time")]
+    Late,
+    #[error("no connection in time")]
+    NoConnection,
+    #[error("it let nobody in a moment ago")]
+    Shut,
+    #[error(transparent)]
+    Refused(#[from] sqlx::Error),
+}
+
+impl From<i64> for Param<'_> {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<i32> for Param<'_> {
+    fn from(number: i32) -> Self {
+        Self::Number(number.into())
+    }
+}
+
+impl<'a> From<&'a str> for Param<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl<'a> From<&'a String> for Param<'a> {
+    fn from(text: &'a String) -> Self {
+        Self::Text(text)
+    }
+}
+
+/// The parameters of a statement.
+macro_rules! params {
+    ($($value:expr),* $(,)?) => { &[$($crate::ledger::database::Param::from($value)),*] };
+}
+pub(super) use params;
+
+/// A statement with its parameters, for either driver.
+macro_rules! bound {
+    ($query:expr, $params:expr) => {
+        $params.iter().fold($query, |query, param| match param {
+            Param::Number(number) => query.bind(*number),
+            Param::Text(text) => query.bind(*text),
+        })
+    };
+}
+
+impl Database {
+    /// A call that only reads.
+    pub(super) async fn read(&self, what: &'static str, limit: Duration) -> Result<Call> {
+        self.call(what, limit, false).await
+    }
+
+    /// A call of one statement that writes: it is its own transaction.
+    pub(super) async fn write(&self, what: &'static str, limit: Duration) -> Result<Call> {
+        self.call(what, limit, true).await
+    }
+
+    /// A transaction that writes.
+    pub(super) async fn transaction(&self, what: &'static str, limit: Duration) -> Result<Call> {
+        let mut call = self.call(what, limit, true).await?;
+        // SQLite gives the write lock now, so that no statement finds the file changed since the first. MySQL locks row by row.
+        let begin = if call.is_on_server() { "START TRANSACTION" } else { "BEGIN IMMEDIATE" };
+        call.plain(begin).await?;
+        Ok(call)
+    }
+
+    async fn call(&self, what: &'static str, limit: Duration, writes: bool) -> Result<Call> {
+        let deadline = Instant::now() + limit;
+        let connection = match self {
+            Self::Sqlite { writer, readers } => acquire(if writes { writer } else { readers }, deadline).await.map(Connection::Sqlite),
+            Self::MySql { pool, door } => door.pass(limit, acquire(pool, deadline)).await.map(Connection::MySql),
+        };
+        Ok(Call { what, deadline, connection: Some(connection.map_err(away(what))?) })
+    }
+
+    /// Ends every connection when its call has ended. Calls after it fail.
+    pub(super) async fn close(&self) {
+        match self {
+            Self::Sqlite { writer, readers } => {
+                readers.close().await;
+                // Last, so that the closing of the last connection folds the write-ahead log into the file.
+                writer.close().await;
+            }
+            Self::MySql { pool, .. } => pool.close().await,
+        }
+    }
+}
+
+async fn acquire<D: Driver>(pool: &Pool<D>, deadline: Instant) -> std::result::Result<PoolConnection<D>, Failure> {
+    match timeout_at(deadline, pool.acquire()).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => Err(Failure::NoConnection),
+        Ok(Err(error)) => Err(Failure::Refused(error)),
+    }
+}
+
+impl Call {
+    /// Whether the records are on a server, whose transactions lock rows, rather than in a file, where one transaction writes at a time.
+    pub(super) const fn is_on_server(&self) -> bool {
+        matches!(self.connection, Some(Connection::MySql(_)))
+    }
+
+    /// The rows that a statement finds.
+    pub(super) async fn rows<T: Columns>(&mut self, sql: impl SqlSafeStr, params: &[Param<'_>]) -> Result<Vec<T>> {
+        let what = self.what;
+        self.in_time(async |connection| match connection {
+            Connection::Sqlite(connection) => bound!(sqlx::query_as::<Sqlite, T>(sql), params).fetch_all(&mut **connection).await,
+            Connection::MySql(connection) => bound!(sqlx::query_as::<MySql, T>(sql), params).fetch_all(&mut **connection).await,
+        })
+        .await
+        .map_err(away(what))
+    }
+
+    /// The one row that a statement finds, or none.
+    pub(super) async fn row<T: Columns>(&mut self, sql: impl SqlSafeStr, params: &[Param<'_>]) -> Result<Option<T>> {
+        Ok(self.rows(sql, params).await?.into_iter().next())
+    }
+
+    /// Changes rows.
+    pub(super) async fn execute(&mut self, sql: impl SqlSafeStr, params: &[Param<'_>]) -> Result<Done> {
+        let what = self.what;
+        self.try_execute(sql, params).await.map_err(away(what))
+    }
+
+    /// Makes a row unless there is one with its key; the id. Not within a transaction.
+    ///
+    /// `None` also where two of them and a deletion stood in each other's way: there is a row then, or there will be at the next try.
+    pub(super) async fn insert(&mut self, sql: impl SqlSafeStr, params: &[Param<'_>]) -> Result<Option<i64>> {
+        let what = self.what;
+        match self.try_execute(sql, params).await {
+            Ok(done) => Ok(Some(done.id)),
+            Err(Failure::Refused(sqlx::Error::Database(error))) if is_clash(&*error) => Ok(None),
+            Err(failure) => Err(away(what)(failure)),
+        }
+    }
+
+    /// Runs a statement that cannot be prepared.
+    pub(super) async fn plain(&mut self, sql: &'static str) -> Result<()> {
+        let what = self.what;
+        self.in_time(async |connection| match connection {
+            Connection::Sqlite(connection) => (&mut **connection).execute(sql).await.map(drop),
+            Connection::MySql(connection) => (&mut **connection).execute(sql).await.map(drop),
+        })
+        .await
+        .map_err(away(what))
+    }
+
+    /// Ends a transaction: from here on it is on the disk.
+    pub(super) async fn commit(mut self) -> Result<()> {
+        self.plain("COMMIT").await?;
+        self.finish();
+        Ok(())
+    }
+
+    /// Gives the connection back. Not within a transaction.
+    pub(super) fn finish(mut self) {
+        match self.connection.take() {
+            Some(Connection::Sqlite(connection)) => give_back(connection),
+            Some(Connection::MySql(connection)) => give_back(connection),
+            None => {}
+        }
+    }
+
+    async fn try_execute(&mut self, sql: impl SqlSafeStr, params: &[Param<'_>]) -> std::result::Result<Done, Failure> {
+        self.in_time(async |connection| match connection {
+            Connection::Sqlite(connection) => {
+                let done = bound!(sqlx::query::<Sqlite>(sql), params).execute(&mut **connection).await?;
+                Ok(Done { rows: done.rows_affected(), id: done.last_insert_rowid() })
+            }
+            Connection::MySql(connection) => {
+                let done = bound!(sqlx::query::<MySql>(sql), params).execute(&mut **connection).await?;
+                Ok(Done { rows: done.rows_affected(), id: i64::try_from(done.last_insert_id()).unwrap_or(i64::MAX) })
+            }
+        })
+        .await
+    }
+
+    async fn in_time<T>(
+        &mut self,
+        statement: impl AsyncFnOnce(&mut Connection) -> std::result::Result<T, sqlx::Error>,
+    ) -> std::result::Result<T, Failure> {
+        let connection = self.connection.as_mut().expect("a call is consumed when it is finished");
+        match timeout_at(self.deadline, statement(connection)).await {
+            Ok(answer) => answer.map_err(Failure::Refused),
+            Err(_) => Err(Failure::Late),
+        }
+    }
+}
+
+/// Not finished: nobody knows what the connection is in the middle of.
+impl Drop for Call {
+    fn drop(&mut self) {
+        match self.connection.take() {
+            Some(Connection::Sqlite(connection)) => drop(connection.detach()),
+            Some(Connection::MySql(connection)) => drop(connection.detach()),
+            None => {}
+        }
+    }
+}
+
+/// The pool makes sure that the connection lives, and would wait for the answer for as long as a dead host does not give one.
+fn give_back<D: Driver>(mut connection: PoolConnection<D>) {
+    tokio::spawn(async move {
+        // Given up, it is closed and its place is free.
+        timeout(RETURN_TIMEOUT, connection.return_to_pool()).await.ok();
+    });
+}
+
+fn is_clash(error: &dyn sqlx::error::DatabaseError) -> bool {
+    error.is_unique_violation() || error.try_downcast_ref::<MySqlDatabaseError>().is_some_and(|error| error.number() == DEADLOCK)
+}
+
+/// Lets callers through to a server, or tells them at once that it is away.
+#[derive(Debug, Default)]
+pub(super) struct Door {
+    /// Until when nobody but the one who set it asks.
+    shut_until: Mutex<Option<Instant>>,
+}
+
+impl Door {
+    async fn pass<T>(
+        &self,
+        limit: Duration,
+        connecting: impl Future<Output = std::result::Result<T, Failure>>,
+    ) -> std::result::Result<T, Failure> {
+        {
+            let mut shut_until = self.lock();
+            let now = Instant::now();
+            match *shut_until {
+                Some(until) if now < until => return Err(Failure::Shut),
+                // This caller tries for all, so the others stay out until it has an answer. One that is cancelled opens nothing: time does.
+                Some(_) => *shut_until = Some(now + limit + SHUT_FOR),
+                None => {}
+            }
+        }
+        let connected = connecting.await;
+        *self.lock() = connected.is_err().then(|| Instant::now() + SHUT_FOR);
+        connected
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.shut_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,150 @@
+//! A server that is killed, halted, or not the right one.
+
+use super::{Home, NOW, new_room, open, sql};
+use crate::{
+    ledger::{Ledger, LedgerConfig, LedgerError, Sharing},
+    services::ports::{RecordError, RoomRecords},
+};
+use billfish_testing::{MariaDb, PATIENCE};
+use std::{error::Error, time::Duration};
+use tokio::time::{Instant, sleep, timeout};
+
+#[tokio::test]
+async fn calls_fail_while_the_server_is_killed_and_work_again_with_all_that_was_confirmed() {
+    let Some(mut server) = MariaDb::start() else { return };
+    let ledger = Home::server(server.url()).open().await;
+    let mut confirmed = Vec::new();
+    for round in 0..3 {
+        for anchor in 0..5 {
+            confirmed.push(open(&ledger, 30_001 + round * 100 + anchor, NOW).await);
+        }
+        server.kill();
+        // More than there are connections, and none may wait for ever.
+        all_are_told_that_the_records_are_away(&ledger, 20).await;
+        server.start_again();
+        works_again(&ledger).await;
+        for room in &confirmed {
+            assert_eq!(ledger.live_room(room.room).await.unwrap().as_ref(), Some(room));
+        }
+    }
+    let newest = confirmed.iter().map(|room| room.room).max().unwrap();
+    assert!(open(&ledger, 40_001, NOW).await.room > newest, "an id is not given again");
+}
+
+#[tokio::test]
+async fn calls_fail_while_the_server_is_halted_and_work_when_it_goes_on() {
+    let Some(server) = MariaDb::start() else { return };
+    let ledger = Home::server(server.url()).open().await;
+    let room = open(&ledger, 30_001, NOW).await;
+    server.stop();
+    all_are_told_that_the_records_are_away(&ledger, 20).await;
+    // Also those that had no connection and want a new one.
+    all_are_told_that_the_records_are_away(&ledger, 20).await;
+    server.cont();
+    works_again(&ledger).await;
+    assert_eq!(ledger.live_room(room.room).await.unwrap(), Some(room));
+}
+
+#[tokio::test]
+async fn a_row_that_a_halted_router_has_locked_holds_up_its_own_room_alone_and_not_for_ever() {
+    let Some(server) = MariaDb::start() else { return };
+    let home = Home::server(server.url());
+    let (halted, ledger) = (home.open().await, home.open().await);
+    let (locked, free) = (open(&ledger, 30_001, NOW).await.room, open(&ledger, 30_002, NOW).await.room);
+    let mut call = halted.transaction("a test").await.unwrap();
+    call.plain("UPDATE t_living_room SET epoch = epoch + 100 WHERE anchor_id = 30001").await.unwrap();
+
+    let error = ledger.raise_epoch(locked).await.unwrap_err();
+    assert!(matches!(error, RecordError::Away { .. }) && error.source().unwrap().to_string().contains("1205"), "{error:?}");
+    assert_eq!(ledger.raise_epoch(free).await.unwrap(), Some(1));
+    // The server ends the connection of the one that does nothing.
+    let start = Instant::now();
+    while ledger.raise_epoch(locked).await.is_err() {
+        assert!(start.elapsed() < PATIENCE, "still locked");
+    }
+    assert_eq!(ledger.raise_epoch(locked).await.unwrap(), Some(2));
+    drop(call);
+}
+
+#[tokio::test]
+async fn a_migration_that_broke_off_runs_again() {
+    let Some(server) = MariaDb::start() else { return };
+    let home = Home::server(server.url());
+    let ledger = home.open().await;
+    let room = open(&ledger, 30_001, NOW).await;
+    sql(&ledger, "UPDATE _sqlx_migrations SET success = FALSE, execution_time = -1").await;
+    sql(&ledger, "DROP TABLE t_user").await;
+    ledger.close().await;
+    let ledger = home.open().await;
+    assert_eq!(ledger.live_room(room.room).await.unwrap(), Some(room));
+    assert_eq!(ledger.profiles(super::APP, &[super::UserId(20_001)]).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_used_is_named_without_the_password() {
+    let Some(server) = MariaDb::start() else { return };
+    server.execute("CREATE USER ann@127.0.0.1 IDENTIFIED BY 'hunter2'; GRANT ALL ON billfish.* TO ann@127.0.0.1");
+    let port = server.address().port();
+    let right = format!("mysql://ann:hunter2@127.0.0.1:{port}/billfish");
+    Home::server(right.clone()).open().await.close().await;
+    for wrong in [
+        format!("mysql://ann:hunter3@127.0.0.1:{port}/billfish"),
+        format!("mysql://ann:hunter2@127.0.0.1:{port}/another"),
+        // Nobody listens there.
+        "mysql://ann:hunter2@127.0.0.1:1/billfish".to_owned(),
+    ] {
+        let refused = refusal(&wrong).await;
+        assert!(matches!(refused, LedgerError::Unreachable { .. }), "{refused:?}");
+        let told = format!("{refused} {:?}", refused.source());
+        assert!(told.contains("127.0.0.1:") && !told.contains("hunter"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn tables_of_a_later_version_are_refused() {
+    let Some(server) = MariaDb::start() else { return };
+    let ledger = Home::server(server.url()).open().await;
+    sql(
+        &ledger,
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (9999, 'from the future', 1, x'00', 0)",
+    )
+    .await;
+    let refused = refusal(&server.url()).await;
+    assert!(refused.source().unwrap().to_string().contains("9999"), "{refused:?}");
+}
+
+async fn refusal(url: &str) -> LedgerError {
+    let config = LedgerConfig { url: url.to_owned(), ..LedgerConfig::default() };
+    let directory = tempfile::tempdir().unwrap();
+    Ledger::open(&config, directory.path(), Sharing::Shared).await.unwrap_err()
+}
+
+async fn all_are_told_that_the_records_are_away(ledger: &Ledger, times: i64) {
+    let calls: Vec<_> = (0..times)
+        .map(|turn| {
+            let ledger = ledger.clone();
+            tokio::spawn(async move {
+                match turn % 4 {
+                    0 => ledger.open_room(&new_room(50_000 + turn), NOW).await.map(drop),
+                    1 => ledger.block_words().await.map(drop),
+                    2 => ledger.set_block_words(&[]).await,
+                    _ => ledger.stream(super::APP, super::UserId(turn)).await.map(drop),
+                }
+            })
+        })
+        .collect();
+    for call in calls {
+        let outcome = timeout(PATIENCE, call).await.expect("every call ends").unwrap();
+        assert!(matches!(outcome, Err(RecordError::Away { .. })), "{outcome:?}");
+    }
+}
+
+/// The same ledger, without being opened again.
+async fn works_again(ledger: &Ledger) {
+    let start = Instant::now();
+    while let Err(error) = ledger.block_words().await {
+        assert!(start.elapsed() < PATIENCE, "{error:?}");
+        // It says so at once while it does not ask.
+        sleep(Duration::from_millis(20)).await;
+    }
+}
