@@ -191,7 +191,7 @@ impl Core {
 
     // ---- pushes ----
 
-    pub(crate) async fn push(&self, request: PushRequest) -> Result<Pushed> {
+    pub(crate) async fn push(&self, request: PushRequest, once: Option<String>) -> Result<Pushed> {
         check_app(request.app)?;
         check_push(&request)?;
         let push = Outgoing {
@@ -208,7 +208,7 @@ impl Core {
             Target::Room(room) => {
                 let app = request.app;
                 let acknowledged = push.acknowledged;
-                let RoomAnswer::Pushed(pushed) = self.ask_room(room, RoomOrder::Push { app, push }).await? else {
+                let RoomAnswer::Pushed(pushed) = self.ask_room(room, RoomOrder::Push { app, push, once }).await? else {
                     return Err(Refusal::new(Reason::Internal));
                 };
                 let msg_id = acknowledged.then(|| format!("r{room}-{}", pushed.seq));

@@ -219,7 +219,16 @@ impl Handle {
     /// # Errors
     /// 4000 for a target or a body out of bounds, 4004 for a room that is not live, 5001 when something behind is away.
     pub async fn push(&self, request: PushRequest) -> Result<Pushed> {
-        self.core.push(request).await
+        self.core.push(request, None).await
+    }
+
+    /// The same; to a room it is said once, however often it is asked for with this `id` (at most 64 bytes) within the time that messages
+    /// are remembered, of whichever router. State pushes are said each time.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub async fn push_once(&self, request: PushRequest, id: String) -> Result<Pushed> {
+        self.core.push(request, Some(id)).await
     }
 
     /// Ends sessions of a user, revokes nothing else. Gives the number of sessions told to go.

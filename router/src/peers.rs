@@ -4,7 +4,8 @@
 //! - An order is forwarded at most once: what came over such a link is carried out here, or answered `Moved`. Who asked tries again
 //!   there, until [`PATIENCE`] is over.
 //! - An order has an id of its own. Its answer may be lost with a link; then the same order is asked for again, and whoever remembers it
-//!   gives the first answer. A push, which is not the same twice, is asked for again only of the life of the router that would remember it.
+//!   gives the first answer. The log of the room remembers a push by that id, whoever owns the room by then. Only a state, which no log
+//!   has, is not asked for again of another life of the router than the one that would remember it.
 //! - Asks that wait, orders under way and orders remembered are bounded; beyond it the caller hears 5001.
 //!
 //! No rule of a room stands here.
@@ -42,7 +43,12 @@ use tokio::{
 /// What a room is to do for the HTTP API, here or at another router.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum RoomOrder {
-    Push { app: AppId, push: Outgoing },
+    /// With `once`, a repeat of it is not said again.
+    Push {
+        app: AppId,
+        push: Outgoing,
+        once: Option<String>,
+    },
     Order(Order),
 }
 
@@ -228,7 +234,7 @@ impl Core {
         asked.inspect_err(|refusal| self.metrics.refused(refusal.reason))
     }
 
-    async fn ask_owner(&self, room: RoomId, order: RoomOrder) -> Result<RoomAnswer, Refusal> {
+    async fn ask_owner(&self, room: RoomId, mut order: RoomOrder) -> Result<RoomAnswer, Refusal> {
         let start = Instant::now();
         let give_up = start + PATIENCE;
         let mut pause = PAUSE_MIN;
@@ -251,7 +257,11 @@ impl Core {
                 Some(owner) => {
                     let text = match &written {
                         Some(text) => text,
-                        None => written.insert(self.write(&order)?),
+                        None => {
+                            let id = random_id()?;
+                            order.say_once(&id);
+                            written.insert(written_as(&id, &order)?)
+                        }
                     };
                     match self.ask_peer(&owner, room, text, &order, lost.as_ref()).await {
                         Asked::Answered(answer) => return Ok(answer),
@@ -303,21 +313,13 @@ impl Core {
         asked
     }
 
-    fn write(&self, order: &RoomOrder) -> Result<String, Refusal> {
-        let text = text::write(&random_id()?, order);
-        if text.len() > TEXT_BYTES_MAX {
-            return Err(Refusal::new(Reason::TooLarge));
-        }
-        Ok(text)
-    }
-
     /// Asks a room of this router and waits for its answer.
     pub(crate) async fn carry_out(&self, room: RoomId, order: RoomOrder) -> Result<RoomAnswer, Refusal> {
         let core = self.me().ok_or_else(Refusal::unavailable)?;
         match order {
-            RoomOrder::Push { app, push } => {
+            RoomOrder::Push { app, push, once } => {
                 let (answer, answered) = oneshot::channel();
-                dispatch::to_room(&core, room, RoomCall::Push { app, push, answer }).await;
+                dispatch::to_room(&core, room, RoomCall::Push { app, push, once, answer }).await;
                 answered.await.unwrap_or_else(|_| Err(Refusal::unavailable())).map(RoomAnswer::Pushed)
             }
             RoomOrder::Order(order) => {
@@ -330,10 +332,28 @@ impl Core {
 }
 
 impl RoomOrder {
-    /// Whether carrying it out twice leaves things as carrying it out once does.
+    /// Whether it may be carried out by one router and then by another, and things are as if it had been once.
     fn may_be_repeated(&self) -> bool {
-        matches!(self, Self::Order(_))
+        match self {
+            Self::Order(_) => true,
+            Self::Push { push, once, .. } => push.key.is_none() && once.is_some(),
+        }
     }
+
+    /// From now on its repeats are known by this id, if they are not by another.
+    fn say_once(&mut self, id: &str) {
+        if let Self::Push { once, .. } = self {
+            once.get_or_insert_with(|| id.to_owned());
+        }
+    }
+}
+
+fn written_as(id: &str, order: &RoomOrder) -> Result<String, Refusal> {
+    let text = text::write(id, order);
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(Refusal::new(Reason::TooLarge));
+    }
+    Ok(text)
 }
 
 fn away() -> Refusal {

@@ -34,7 +34,7 @@ use crate::{
     timers::RoomTimers,
 };
 use billfish_link::message::{Evict, Joined, Left, Synced, envelope::Kind, reply};
-use billfish_state::{AppId, DeviceKind, Member, MessageClaim, RoomId};
+use billfish_state::{AppId, DeviceKind, Member, MessageClaim, RoomId, UserId};
 use billfish_wire::{Class, Reason};
 use bytes::Bytes;
 use outbox::{Out, Outbox, Waiting};
@@ -49,6 +49,9 @@ const BATCH: usize = 64;
 const NEWCOMER_MESSAGES: usize = 20;
 /// Messages in the snapshot of one who resumes, and in a SYNC page.
 const RESUME_MESSAGES: usize = 200;
+
+/// Whose messages the business backend's are: a user that cannot exist.
+const BACKEND: UserId = UserId(0);
 
 /// What a room can be asked.
 pub(crate) enum RoomCall {
@@ -83,10 +86,11 @@ pub(crate) enum RoomCall {
         msg_id: String,
         received: Instant,
     },
-    /// From the business backend.
+    /// From the business backend. With `once`, a repeat is not said again: it hears what became of the first.
     Push {
         app: AppId,
         push: Outgoing,
+        once: Option<String>,
         answer: oneshot::Sender<Result<RoomPushed, Refusal>>,
     },
     Order {
@@ -363,7 +367,7 @@ impl Room {
                 let waiting = Waiting::Sayer { gateway, id, received, ts_ms };
                 self.on_say(asker, &content, msg_id, waiting, ts_ms).await;
             }
-            RoomCall::Push { app, push, answer } => self.on_push(app, push, answer).await,
+            RoomCall::Push { app, push, once, answer } => self.on_push(app, push, once, Waiting::Backend { answer }).await,
             RoomCall::Order { order, answer } => {
                 let done = self.on_order(order).await;
                 self.flush().await;
@@ -488,13 +492,23 @@ impl Room {
         }
     }
 
-    async fn on_push(&mut self, app: AppId, push: Outgoing, answer: oneshot::Sender<Result<RoomPushed, Refusal>>) {
-        let waiting = Waiting::Backend { answer };
+    async fn on_push(&mut self, app: AppId, push: Outgoing, once: Option<String>, waiting: Waiting) {
         if let Err(refusal) = self.may_push(app, &push).await {
             return waiting.refuse(&self.core, refusal).await;
         }
         let now_ms = self.core.state.clock.now_ms();
-        self.put(push, None, Some(waiting), now_ms);
+        let until_ms = now_ms + crate::clock::millis(self.core.config.dedup_life);
+        // A state has no place in the log, and the newest of its key is what counts.
+        let once = once.filter(|_| push.key.is_none());
+        let claim = once.map(|msg_id| MessageClaim { app, user: BACKEND, msg_id, until_ms });
+        if let Some(claim) = &claim {
+            let key = self.taken.key(claim.user, &claim.msg_id);
+            if self.taken.seq(key, now_ms).is_some() {
+                self.core.metrics.dedup_hits.inc();
+                return self.outbox.push(Out::Again { key, waiting });
+            }
+        }
+        self.put(push, claim, Some(waiting), now_ms);
     }
 
     async fn may_push(&mut self, app: AppId, push: &Outgoing) -> Result<(), Refusal> {

@@ -2,7 +2,8 @@
 //!
 //! - The key is the header `Idempotency-Key` or the field `uuid` of the body; it stands for one method and path.
 //! - Once begun, a call with a key runs to its end, also when its caller has hung up; whoever repeats it waits for that end.
-//! - A success is kept and given again; a failure changed nothing and is not kept, so that a repetition is a new attempt.
+//! - A success is kept and given again; a failure is not kept, so that a repetition is a new attempt. It has the same [`CallId`], by which
+//!   a room knows a push that it had said before the answer was lost.
 //! - Across routers the claim in the shared state decides; within one, callers queue up behind the first.
 //!
 //! What is kept is bounded by the cache, and lives for a day. What was paid for does not rest on this: the ledger has keys of its own.
@@ -36,6 +37,11 @@ const NOBODY: (AppId, UserId) = (AppId(0), UserId(0));
 
 static HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 static REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// The same for every try of a call with a key, and for no other call. A try that failed may have been carried out all the same: a handler
+/// that can tells whoever carries it out to know it by this.
+#[derive(Clone, Debug)]
+pub(crate) struct CallId(pub(crate) String);
 
 /// The answers already given.
 #[derive(Clone)]
@@ -85,8 +91,9 @@ impl Repeats {
         let key = key_of(&head.headers, &body)?;
         let name = key.map(|key| format!("http:{:032x}", fingerprint(format!("{}\n{key}", head.uri.path()).as_bytes())));
         let request_print = format!("{:032x}", fingerprint(&canonical(&body)));
-        let request = Request::from_parts(head, Body::from(body));
+        let mut request = Request::from_parts(head, Body::from(body));
         let Some(name) = name else { return Ok(next.run(request).await) };
+        request.extensions_mut().insert(CallId(format!("{:032x}", fingerprint(format!("{name}\n{request_print}").as_bytes()))));
 
         let running = self.running.clone();
         let call = async move {

@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 mod calls;
+mod routers;
 mod video;
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";

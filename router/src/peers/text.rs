@@ -23,7 +23,7 @@ struct Text {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Written {
-    Push { app: i32, biz_code: i32, data: String, acknowledged: bool, class: i32, key: Option<String> },
+    Push { app: i32, biz_code: i32, data: String, acknowledged: bool, class: i32, key: Option<String>, once: Option<String> },
     Close { anchor: i64 },
     Sanction { by: By, user: i64, sanction: Kind, for_ms: Option<u64> },
     Lift { by: By, user: i64, sanction: Kind },
@@ -58,13 +58,14 @@ const ID_BYTES_MAX: usize = 64;
 /// Writes an order.
 pub(super) fn write(id: &str, order: &RoomOrder) -> String {
     let order = match order.clone() {
-        RoomOrder::Push { app, push } => Written::Push {
+        RoomOrder::Push { app, push, once } => Written::Push {
             app: app.0,
             biz_code: push.biz_code.0,
             data: push.data,
             acknowledged: push.acknowledged,
             class: push.class.number(),
             key: push.key,
+            once,
         },
         RoomOrder::Order(Order::Close { anchor }) => Written::Close { anchor: anchor.0 },
         RoomOrder::Order(Order::Sanction { by, user, sanction, for_ms }) => {
@@ -84,10 +85,13 @@ pub(super) fn read(text: &str) -> Option<(String, RoomOrder)> {
         return None;
     }
     let order = match order {
-        Written::Push { app, biz_code, data, acknowledged, class, key } => {
+        Written::Push { app, biz_code, data, acknowledged, class, key, once } => {
             let class = Class::from_number(class);
             let push = Outgoing { biz_code: BizCode(biz_code), data, acknowledged, class, key, except: None, keep_permille: KEEP_ALL };
-            RoomOrder::Push { app: AppId(app), push }
+            if once.as_ref().is_some_and(|once| once.is_empty() || once.len() > ID_BYTES_MAX) {
+                return None;
+            }
+            RoomOrder::Push { app: AppId(app), push, once }
         }
         Written::Close { anchor } => RoomOrder::Order(Order::Close { anchor: UserId(anchor) }),
         Written::Sanction { by, user, sanction, for_ms } => {
@@ -170,12 +174,20 @@ mod tests {
     fn any_order() -> impl Strategy<Value = RoomOrder> {
         let by = prop_oneof![Just(Operator::Admin), any::<i64>().prop_map(|user| Operator::User(UserId(user)))];
         let sanction = prop_oneof![Just(Sanction::Mute), Just(Sanction::Ban)];
-        let push = (any::<i32>(), any::<i32>(), "\\PC{0,64}", any::<bool>(), 0..4i32, proptest::option::of("[a-z]{1,8}"));
+        let push = (
+            any::<i32>(),
+            any::<i32>(),
+            "\\PC{0,64}",
+            any::<bool>(),
+            0..4i32,
+            proptest::option::of("[a-z]{1,8}"),
+            proptest::option::of("[0-9a-f]{32}"),
+        );
         prop_oneof![
-            push.prop_map(|(app, biz_code, data, acknowledged, class, key)| {
+            push.prop_map(|(app, biz_code, data, acknowledged, class, key, once)| {
                 let (biz_code, class) = (BizCode(biz_code), Class::from_number(class));
                 let push = Outgoing { biz_code, data, acknowledged, class, key, except: None, keep_permille: KEEP_ALL };
-                RoomOrder::Push { app: AppId(app), push }
+                RoomOrder::Push { app: AppId(app), push, once }
             }),
             any::<i64>().prop_map(|anchor| RoomOrder::Order(Order::Close { anchor: UserId(anchor) })),
             (by.clone(), any::<i64>(), sanction.clone(), any::<Option<u64>>()).prop_map(|(by, user, sanction, for_ms)| {

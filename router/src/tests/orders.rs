@@ -2,7 +2,7 @@
 
 use super::{APP, Gateway, Node, World, peer_link, until};
 use crate::{
-    handle::{MuteRequest, Operator},
+    handle::{MuteRequest, Operator, PushRequest},
     peers::{RoomAnswer, RoomOrder},
     room::RoomPushed,
 };
@@ -125,9 +125,10 @@ async fn an_order_whose_answer_was_lost_is_asked_for_again_and_is_done_once() {
     assert_eq!((gateway.push().await.as_str(), gateway.push().await.as_str()), ("once", "the next"));
 }
 
+/// A push, a state, a mute: the link ends before the answer comes, and the next link is to a later life of the router.
 #[tokio::test(start_paused = true)]
-async fn a_push_is_not_asked_of_a_life_that_cannot_remember_it_and_a_mute_is() {
-    for is_push in [true, false] {
+async fn of_another_life_is_asked_what_is_the_same_twice_and_nothing_else() {
+    for (what, is_asked_again) in [("push", true), ("state", false), ("mute", true)] {
         let world = World::new();
         let (first, second) = (world.router("r1").await, world.router("r2").await);
         until("the ring has both", || super::knows(&first, "r2")).await;
@@ -136,27 +137,53 @@ async fn a_push_is_not_asked_of_a_life_that_cannot_remember_it_and_a_mute_is() {
         first.running.attach_peer(dialled);
         linked(&first, 1.0).await;
         let asking = tokio::spawn({
-            let (core, handle) = (first.running.core.clone(), first.handle.clone());
+            let handle = first.handle.clone();
             let mute = MuteRequest { room, user: UserId(20_001), by: Operator::Admin, duration: None };
-            async move { if is_push { core.ask_room(room, push("x")).await.map(drop) } else { handle.mute(mute).await } }
+            async move {
+                match what {
+                    "push" => handle.push(super::room_push(room, "x")).await.map(drop),
+                    "state" => handle.push(PushRequest { key: Some("bar".to_owned()), ..super::room_push(room, "x") }).await.map(drop),
+                    _ => handle.mute(mute).await,
+                }
+            }
         });
         between.receiver.recv().await.unwrap();
         drop(between);
         linked(&first, 0.0).await;
-        // A later life of the same router.
         let (dialled, accepted) = peer_link("r1", "r2", 2);
         first.running.attach_peer(dialled);
         second.running.attach(accepted);
         match asking.await.unwrap() {
-            Ok(()) => assert!(!is_push),
+            Ok(()) => assert!(is_asked_again, "{what}"),
             Err(refusal) => {
-                assert!(is_push, "{refusal}");
+                assert!(!is_asked_again, "{what}: {refusal}");
                 assert_eq!(refusal.reason, Reason::Unavailable);
                 assert!(refusal.detail.contains("may or may not"), "{refusal}");
             }
         }
-        assert_eq!(second.metric("router_orders_total{result=\"done\"}"), f64::from(u8::from(!is_push)));
+        assert_eq!(second.metric("router_orders_total{result=\"done\"}"), f64::from(u8::from(is_asked_again)), "{what}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_push_that_two_owners_of_its_room_are_asked_for_is_said_once() {
+    let world = World::new();
+    let (first, second) = world.pair().await;
+    let room = world.room_of(&second).await;
+    let mut gateway = first.gateway("g1");
+    gateway.wants(room).await;
+    let once = |id: &str| text(id, "once").replace("null}", "null,\"once\":\"0c\"}");
+    let said = Asking::of(&second, 1).ask(room, &once("0a")).await;
+    let reply::Result::Ordered(Ordered { text: said }) = said else { panic!("not said: {said:?}") };
+    second.running.drain().await;
+    until("the ring has one router", || !super::knows(&first, "r2")).await;
+    gateway.wants(room).await;
+    let again = Asking::of(&first, 1).ask(room, &once("0b")).await;
+    let reply::Result::Ordered(Ordered { text: again }) = again else { panic!("not known: {again:?}") };
+    let seq = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap()["pushed"]["seq"].as_i64().unwrap();
+    assert_eq!(seq(&again), seq(&said));
+    first.push(room, "the next").await.unwrap();
+    assert_eq!(gateway.push().await, "the next", "the first was said before this gateway listened");
 }
 
 #[tokio::test(start_paused = true)]
@@ -256,9 +283,8 @@ fn text(id: &str, data: &str) -> String {
 }
 
 fn push(data: &str) -> RoomOrder {
-    let mut push = crate::services::Outgoing::new(billfish_wire::BizCode(5_568), billfish_wire::Class::Event, data.to_owned());
-    push.acknowledged = false;
-    RoomOrder::Push { app: APP, push }
+    let push = crate::services::Outgoing::new(billfish_wire::BizCode(5_568), billfish_wire::Class::Event, data.to_owned());
+    RoomOrder::Push { app: APP, push, once: None }
 }
 
 async fn linked(node: &Node, count: f64) {

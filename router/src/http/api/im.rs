@@ -4,11 +4,12 @@ use super::{Api, users::Profile};
 use crate::{
     handle::{KickRequest, PushRequest, Target},
     http::{
+        idempotency::CallId,
         input::{App, Body, Query, Room, User, user_list},
         problem::{Problem, ProblemCode, Result},
     },
 };
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
 use billfish_state::{DeviceKind, UserId};
 use billfish_wire::Class;
 use serde::{Deserialize, Serialize};
@@ -171,7 +172,7 @@ pub(crate) struct PushAnswer {
 
 /// Sends a message to users, to a room, or to everyone.
 #[utoipa::path(post, path = "/v1/im/push", tag = "im", request_body = PushBody, responses((status = 200, body = PushAnswer)))]
-pub(crate) async fn push(State(api): State<Api>, Body(body): Body<PushBody>) -> Result<Json<PushAnswer>> {
+pub(crate) async fn push(State(api): State<Api>, call: Option<Extension<CallId>>, Body(body): Body<PushBody>) -> Result<Json<PushAnswer>> {
     let request = PushRequest {
         app: body.app_id.into(),
         target: target(body.target)?,
@@ -181,7 +182,10 @@ pub(crate) async fn push(State(api): State<Api>, Body(body): Body<PushBody>) -> 
         class: Class::from_number(i32::from(at_most(body.class.unwrap_or(1), 3, "class")?)),
         key: body.key,
     };
-    let pushed = api.parts.handle.push(request).await?;
+    let pushed = match call {
+        Some(Extension(CallId(id))) => api.parts.handle.push_once(request, id).await?,
+        None => api.parts.handle.push(request).await?,
+    };
     Ok(Json(PushAnswer { msg_id: pushed.msg_id, seq: pushed.seq, accepted: pushed.accepted }))
 }
 
