@@ -1,11 +1,12 @@
 //! What goes wrong, and what people do meanwhile: all of it drawn from the seed.
 
 use crate::{
-    journal::To,
+    journal::{FROM_BACKEND, To},
     store::Weather,
     trace::note,
     world::{TROUBLE_MS, World},
 };
+use billfish_state::RoomId;
 use billfish_wire::Reason;
 
 /// The world's shape, and which kinds of trouble it has.
@@ -100,7 +101,7 @@ impl World {
             self.inflict(fault);
         }
         if self.now >= self.plan.next_act_at {
-            self.plan.next_act_at = self.now + self.rng.u64(20..400);
+            self.plan.next_act_at = self.now + self.people.u64(20..400);
             self.act();
         }
     }
@@ -152,6 +153,7 @@ impl World {
                 note!(self.trace, "FAULT the store is away for r{router} until {until}");
                 self.plan.fair_routers.push((until, router));
                 self.journal.counts.stores_away += 1;
+                self.journal.store_changes(self.now, true);
                 if let Some(node) = &self.routers[router].router {
                     let records = if self.rng.bool() { self.plan.weather } else { Weather { away: true, ..self.plan.weather } };
                     node.set_weather(Weather { away: true, ..self.plan.weather }, records);
@@ -182,6 +184,7 @@ impl World {
 
     /// Everyone's way to the store.
     fn everywhere(&mut self, weather: Weather) {
+        self.journal.store_changes(self.now, weather != self.plan.weather || !self.plan.fair_routers.is_empty());
         for node in self.routers.iter().filter_map(|place| place.router.as_ref()) {
             node.set_weather(weather, Weather { away: false, ..weather });
             if !weather.away {
@@ -204,6 +207,9 @@ impl World {
         let (due, waiting) = std::mem::take(&mut self.plan.fair_routers).into_iter().partition(|(at, _)| *at <= now);
         self.plan.fair_routers = waiting;
         let due: Vec<(u64, usize)> = due;
+        if !due.is_empty() && self.plan.fair_at.is_none() && self.plan.fair_routers.is_empty() {
+            self.journal.store_changes(now, false);
+        }
         for (_, router) in due {
             if let Some(node) = &self.routers[router].router {
                 note!(self.trace, "the store is as usual for r{router}");
@@ -284,18 +290,19 @@ impl World {
     // ---- people ----
 
     fn act(&mut self) {
-        let client = self.rng.usize(0..self.clients.len());
-        let room = self.rooms[self.rng.usize(0..self.rooms.len())];
-        match self.rng.u8(0..100) {
-            0..62 => {
+        let client = self.people.usize(0..self.clients.len());
+        let room = self.rooms[self.people.usize(0..self.rooms.len())];
+        match self.people.u8(0..100) {
+            0..8 => drop(self.push_from_backend(room)),
+            8..62 => {
                 let rooms = self.journal.rooms(client);
                 if !rooms.is_empty() {
-                    let room = rooms[self.rng.usize(0..rooms.len())];
+                    let room = rooms[self.people.usize(0..rooms.len())];
                     self.say(client, To::Room(room));
                 }
             }
             62..78 => {
-                let user = self.clients[self.rng.usize(0..self.clients.len())].user;
+                let user = self.clients[self.people.usize(0..self.clients.len())].user;
                 if user != self.clients[client].user {
                     self.say(client, To::User(user));
                 }
@@ -313,7 +320,7 @@ impl World {
             }
             _ => {
                 // Another network, another gateway; the old connection is closed in order, or just left behind.
-                if self.rng.bool() {
+                if self.people.bool() {
                     self.cut_client(client);
                 }
                 if self.clients[client].conn.is_some() {
@@ -337,12 +344,24 @@ impl World {
         text
     }
 
+    /// The backend pushes to a room, by the router that spoke in it last.
+    pub(crate) fn push_from_backend(&mut self, room: i64) -> Option<String> {
+        let name = self.journal.speaker(room)?.1.split(' ').next()?.to_owned();
+        let router = self.routers.iter().filter_map(|place| place.router.as_ref()).find(|router| router.name == name && router.is_up())?;
+        self.pushed += 1;
+        let text = format!("{FROM_BACKEND}{}", self.pushed);
+        note!(self.trace, "the backend pushes {text} to {room} at {name}");
+        self.journal.says(&text, 0, To::Room(room));
+        router.push(RoomId(room), &text, self.backend.0.clone());
+        Some(text)
+    }
+
     /// Says again, with the same id, what was accepted before.
     fn repeat(&mut self, client: usize) {
         let mine = format!("{}.{client}-", self.clients[client].user);
         let said: Vec<String> = self.journal.accepted_texts().filter(|text| text.starts_with(&mine)).cloned().collect();
         if !said.is_empty() {
-            let text = said[self.rng.usize(0..said.len())].clone();
+            let text = said[self.people.usize(0..said.len())].clone();
             let at = self.now;
             note!(self.trace, "client {client} repeats {text}");
             self.clients[client].again.insert(text, at);

@@ -1,12 +1,13 @@
 //! What must hold when calm has lasted: a house in order, and every promise kept.
 
 use crate::{
-    journal::To,
+    journal::{To, escaped_content},
+    store::at_once,
     trace::note,
     world::{APP, World},
 };
 use billfish_session::Time;
-use billfish_state::{AppId, UserId};
+use billfish_state::{AppId, RoomId, UserId};
 use billfish_wire::{Body, Code, frame};
 use std::collections::BTreeMap;
 
@@ -36,6 +37,10 @@ impl World {
     /// Everyone says something everywhere, and something to somebody.
     pub(crate) fn probe(&mut self) {
         note!(self.trace, "PROBES");
+        for room in self.rooms.clone() {
+            let pushed = self.push_from_backend(room);
+            self.probes.extend(pushed);
+        }
         for client in 0..self.clients.len() {
             for room in self.journal.rooms(client) {
                 let text = self.say(client, To::Room(room));
@@ -56,6 +61,13 @@ impl World {
         for text in std::mem::take(&mut self.probes) {
             self.journal.check_probe(&text);
         }
+        for room in self.rooms.clone() {
+            let now_ms = crate::router::UNIX_MS + self.now;
+            let log = at_once(self.shared.truth.room_log.read(RoomId(room), 0, 10_000, now_ms));
+            let entries = log.map(|page| page.entries).unwrap_or_default();
+            let texts = entries.iter().filter_map(|entry| Some((entry.seq, escaped_content(std::str::from_utf8(&entry.body).ok()?)?)));
+            self.journal.log_has(room, texts.collect::<Vec<_>>());
+        }
         self.journal.check_promises();
         for (room, speakers) in std::mem::take(&mut self.probe_speakers) {
             if speakers.len() > 1 {
@@ -64,7 +76,7 @@ impl World {
         }
         for user in self.clients.iter().map(|client| client.user).collect::<std::collections::BTreeSet<_>>() {
             let now_ms = crate::router::UNIX_MS + self.now;
-            let inbox = crate::store::at_once(self.shared.truth.inbox.read(AppId(APP), UserId(user), None, 100, now_ms));
+            let inbox = at_once(self.shared.truth.inbox.read(AppId(APP), UserId(user), None, 100, now_ms));
             let left: Vec<String> = inbox.map(|page| page.entries).unwrap_or_default().into_iter().map(|entry| entry.id).collect();
             if !left.is_empty() {
                 self.journal.violated(format!("{user} acknowledged everything, and the inbox still has {left:?}"));

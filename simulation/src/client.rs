@@ -13,6 +13,8 @@ pub(crate) struct Conn {
     pub(crate) client: usize,
     pub(crate) gateway: usize,
     pub(crate) life: u64,
+    rng: fastrand::Rng,
+    delay_ms: u64,
     up: VecDeque<(u64, Bytes)>,
     down: VecDeque<(u64, Bytes)>,
     /// Nothing more arrives in this direction; the end is heard of then, or never.
@@ -24,8 +26,10 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(client: usize, gateway: usize, life: u64) -> Self {
+    pub(crate) fn new(client: usize, gateway: usize, life: u64, seed: u64, delay_ms: u64) -> Self {
         Self {
+            rng: fastrand::Rng::with_seed(seed),
+            delay_ms,
             client,
             gateway,
             life,
@@ -38,15 +42,17 @@ impl Conn {
         }
     }
 
-    pub(crate) fn send_up(&mut self, at: u64, bytes: Bytes) {
+    pub(crate) fn send_up(&mut self, now: u64, bytes: Bytes) {
         if self.up_ends.is_none() {
+            let at = now + self.rng.u64(1..=self.delay_ms);
             let last = self.up.back().map_or(0, |(at, _)| *at);
             self.up.push_back((at.max(last), bytes));
         }
     }
 
-    pub(crate) fn send_down(&mut self, at: u64, bytes: Bytes) {
+    pub(crate) fn send_down(&mut self, now: u64, bytes: Bytes) {
         if self.down_ends.is_none() {
+            let at = now + self.rng.u64(1..=self.delay_ms);
             let last = self.down.back().map_or(0, |(at, _)| *at);
             self.down.push_back((at.max(last), bytes));
         }
@@ -103,6 +109,7 @@ impl Conn {
 /// A user's app.
 pub(crate) struct Client {
     pub(crate) user: i64,
+    pub(crate) rng: fastrand::Rng,
     pub(crate) machine: ClientSession,
     /// The transport in use, by its place in the world.
     pub(crate) conn: Option<usize>,
@@ -117,7 +124,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(app_id: i32, user: i64, platform: &str, encoding: Encoding) -> Self {
+    pub(crate) fn new(app_id: i32, user: i64, platform: &str, encoding: Encoding, seed: u64) -> Self {
         let config = ClientConfig {
             encoding,
             platform: Some(platform.to_owned()),
@@ -127,6 +134,7 @@ impl Client {
         };
         Self {
             user,
+            rng: fastrand::Rng::with_seed(seed),
             machine: ClientSession::new(config),
             conn: None,
             connect_at: Some(0),

@@ -131,6 +131,10 @@ impl Gateway {
     /// What is to be sent over a link; `None`: close it.
     pub(crate) fn take_outbox(&self, link: LinkNumber) -> Option<Vec<Kind>> {
         let mut outbox = self.control.take_outbox(link)?;
+        // Rooms are told in the order of a hash table: a run must not depend on it.
+        for run in outbox.chunk_by_mut(|a, b| matches!((a, b), (Kind::Interest(_), Kind::Interest(_)))) {
+            run.sort_by_key(|kind| if let Kind::Interest(interest) = kind { interest.room_id } else { 0 });
+        }
         if self.bug == Some(Bug::NoReplay) {
             for kind in &mut outbox {
                 if let Kind::Interest(interest) = kind {

@@ -11,6 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Violations that are kept; the first tell most.
 const VIOLATIONS_MAX: usize = 20;
+/// An owner that was without its store finds within this time that it is back.
+const STORE_IS_FOUND_MS: u64 = 6_000;
+
+/// What texts of the business backend begin with.
+pub(crate) const FROM_BACKEND: &str = "b-";
 
 /// Whom a message was for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +66,8 @@ pub struct Counts {
     pub connections_cut: u64,
     pub stores_away: u64,
     pub kicked: u64,
+    pub doubtful: u64,
+    pub from_backend: u64,
 }
 
 impl Counts {
@@ -83,6 +90,8 @@ impl Counts {
             connections_cut,
             stores_away,
             kicked,
+            doubtful,
+            from_backend,
         } = *other;
         self.said += said;
         self.accepted += accepted;
@@ -100,6 +109,8 @@ impl Counts {
         self.connections_cut += connections_cut;
         self.stores_away += stores_away;
         self.kicked += kicked;
+        self.doubtful += doubtful;
+        self.from_backend += from_backend;
     }
 }
 
@@ -108,11 +119,21 @@ pub(crate) struct Journal {
     said: BTreeMap<String, Said>,
     /// By text: its place in a room, where it got one.
     accepted: BTreeMap<String, Option<i64>>,
+    /// Of these, what was accepted while the store was not as it should be.
+    accepted_without_store: BTreeSet<String>,
     /// By room and number: the text that has it.
     places: BTreeMap<(i64, i64), String>,
+    /// Texts that are in their rooms' logs.
+    logged: BTreeSet<String>,
     /// By text: the number it has.
     numbers: BTreeMap<String, i64>,
     screens: Vec<Screen>,
+    /// Chat that an owner without its store took and pushed: at most once for each owner, to those who are there.
+    doubtful: BTreeSet<String>,
+    /// What would break a promise, if it is not about doubtful chat, by its text.
+    suspicions: Vec<(String, String)>,
+    /// Owners may be without their store until then.
+    store_bad_until: u64,
     /// By room and epoch: which life of which router speaks in it.
     speakers: BTreeMap<(i64, u64), String>,
     pub(crate) counts: Counts,
@@ -120,6 +141,24 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
+    /// The store is not as it should be from now on, or is again.
+    pub(crate) fn store_changes(&mut self, now: u64, is_bad: bool) {
+        self.store_bad_until = if is_bad { u64::MAX } else { now + STORE_IS_FOUND_MS };
+    }
+
+    /// A router has pushed what the log does not have.
+    pub(crate) fn is_pushed_unlogged(&mut self, text: &str, now: u64) {
+        if text.starts_with(FROM_BACKEND) || now >= self.store_bad_until {
+            self.violated(format!("{text} was pushed and is not in the log"));
+        } else {
+            self.doubtful.insert(text.to_owned());
+        }
+    }
+
+    fn suspect(&mut self, text: &str, what: String) {
+        self.suspicions.push((text.to_owned(), what));
+    }
+
     pub(crate) fn add_client(&mut self, user: i64) {
         self.screens.push(Screen { user, ..Screen::default() });
     }
@@ -135,7 +174,15 @@ impl Journal {
         self.said.insert(text.to_owned(), Said { by, to });
     }
 
-    /// A text that was accepted, by chance or by want of one.
+    /// The backend hears what became of its push. One that was refused may have been taken all the same.
+    pub(crate) fn backend_hears(&mut self, text: &str, is_taken: bool) {
+        if is_taken {
+            self.counts.from_backend += 1;
+            self.accepted.entry(text.to_owned()).or_default();
+        }
+    }
+
+    /// Texts that were accepted.
     pub(crate) fn accepted_texts(&self) -> impl Iterator<Item = &String> {
         self.accepted.keys()
     }
@@ -174,7 +221,7 @@ impl Journal {
     }
 
     /// What an app hears.
-    pub(crate) fn hears(&mut self, client: usize, event: &ClientEvent) {
+    pub(crate) fn hears(&mut self, client: usize, event: &ClientEvent, now: u64) {
         match event {
             ClientEvent::Joined { room_id, seq, gap, .. } => {
                 let screen = &mut self.screens[client];
@@ -190,7 +237,7 @@ impl Journal {
                 self.screens[client].stays.remove(room_id);
             }
             ClientEvent::Push(body) => self.shows(client, body),
-            ClientEvent::Accepted { msg_id, seq, .. } => self.is_accepted(msg_id, *seq),
+            ClientEvent::Accepted { msg_id, seq, .. } => self.is_accepted(msg_id, *seq, now),
             ClientEvent::Refused { msg_id: Some(_), .. } => self.counts.refused += 1,
             ClientEvent::Kicked { .. } => self.counts.kicked += 1,
             ClientEvent::Refused { msg_id: None, .. }
@@ -204,7 +251,7 @@ impl Journal {
         }
     }
 
-    fn is_accepted(&mut self, text: &str, seq: Option<i64>) {
+    fn is_accepted(&mut self, text: &str, seq: Option<i64>, now: u64) {
         self.counts.accepted += 1;
         let Some(said) = self.said.get(text) else { return self.violated(format!("{text} was accepted and never said")) };
         if let (To::Room(room), Some(seq)) = (said.to, seq) {
@@ -214,12 +261,15 @@ impl Journal {
             Some(known) => {
                 self.counts.repeated += 1;
                 if known.is_some() && seq.is_some() && *known != seq {
-                    let what = format!("{text} was accepted with {known:?}, and again with {seq:?}");
-                    self.violated(what);
+                    let what = format!("{text} was accepted with {known:x?}, and again with {seq:x?}");
+                    self.suspect(text, what);
                 }
             }
             None => {
                 self.accepted.insert(text.to_owned(), seq);
+                if now < self.store_bad_until {
+                    self.accepted_without_store.insert(text.to_owned());
+                }
             }
         }
     }
@@ -233,7 +283,7 @@ impl Journal {
         }
         let number = *self.numbers.entry(text.to_owned()).or_insert(seq);
         if number != seq {
-            self.violated(format!("room {room}: {text} is both {number:x} and {seq:x}"));
+            self.suspect(text, format!("room {room}: {text} is both {number:x} and {seq:x}"));
         }
     }
 
@@ -273,7 +323,7 @@ impl Journal {
         let Some(text) = text else { return };
         self.counts.shown += 1;
         if !is_new {
-            self.violated(format!("{user} was shown {text} of room {room} twice"));
+            self.suspect(&text, format!("{user} was shown {text} of room {room} twice"));
         }
         match self.said_by(&text) {
             Some((_, To::Room(to))) if to == room => {}
@@ -282,21 +332,34 @@ impl Journal {
         self.has_place(room, seq, &text);
     }
 
+    /// What a room's log has, after quiet.
+    pub(crate) fn log_has(&mut self, room: i64, entries: impl IntoIterator<Item = (i64, String)>) {
+        for (seq, text) in entries {
+            self.logged.insert(text.clone());
+            self.has_place(room, seq, &text);
+        }
+    }
+
     /// After quiet: what was accepted has been shown to everyone it was for.
     pub(crate) fn check_promises(&mut self) {
+        self.counts.doubtful = self.doubtful.len() as u64;
         let mut broken = Vec::new();
-        for (text, seq) in &self.accepted {
+        for text in self.accepted.keys() {
             let Some(said) = self.said.get(text) else { continue };
             match said.to {
                 To::Room(room) => {
-                    let Some(seq) = seq.or_else(|| self.numbers.get(text).copied()) else {
-                        broken.push(format!("{text} was accepted in room {room} and nobody knows its number"));
+                    if !self.logged.contains(text) {
+                        // Nobody was there to whom it could be pushed.
+                        if text.starts_with(FROM_BACKEND) || !self.accepted_without_store.contains(text) {
+                            broken.push((text.clone(), format!("{text} was accepted in room {room} and is not in its log")));
+                        }
                         continue;
-                    };
+                    }
+                    let Some(&seq) = self.numbers.get(text) else { continue };
                     for screen in self.screens.iter().filter(|screen| screen.user != said.by) {
                         let Some(stay) = screen.stays.get(&room) else { continue };
                         if seq > stay.promised_after && !stay.shown.contains(text) {
-                            broken.push(format!("{} was not shown {text} ({seq:x}) of room {room}", screen.user));
+                            broken.push((text.clone(), format!("{} was not shown {text} ({seq:x}) of room {room}", screen.user)));
                         }
                     }
                 }
@@ -304,12 +367,17 @@ impl Journal {
                     // With two devices the first that acknowledges takes it out of the inbox.
                     let mut screens = self.screens.iter().filter(|screen| screen.user == user);
                     if !screens.any(|screen| screen.whispers.contains_key(text)) {
-                        broken.push(format!("{user} was not shown the whisper {text}"));
+                        broken.push((text.clone(), format!("{user} was not shown the whisper {text}")));
                     }
                 }
             }
         }
-        broken.into_iter().for_each(|what| self.violated(what));
+        broken.append(&mut self.suspicions);
+        for (text, what) in broken {
+            if !self.doubtful.contains(&text) {
+                self.violated(what);
+            }
+        }
     }
 
     /// After quiet: this was said, accepted and shown to everyone in the room.
@@ -320,8 +388,14 @@ impl Journal {
     }
 }
 
+/// The text of a chat message within a body that is JSON itself.
+pub(crate) fn escaped_content(body: &str) -> Option<String> {
+    let (_, rest) = body.split_once(r#"content\":\""#)?;
+    rest.split_once('\\').map(|(content, _)| content.to_owned())
+}
+
 /// The text of a chat message. Ours have nothing in them that JSON escapes.
-fn content(data: &str) -> Option<String> {
+pub(crate) fn content(data: &str) -> Option<String> {
     let (_, rest) = data.split_once("\"content\":\"")?;
     rest.split_once('"').map(|(content, _)| content.to_owned())
 }

@@ -11,12 +11,17 @@ use crate::{
     trace::{Trace, note},
 };
 use billfish_link::Link;
-use billfish_router::{ChatConfig, LinkConfig, RoomConfig, RouterConfig, RouterParts, Running, StartError};
-use billfish_state::{Clock, State, Watch};
+use billfish_router::{
+    ChatConfig, LinkConfig, RoomConfig, RouterConfig, RouterParts, Running, StartError,
+    handle::{PushRequest, Target},
+};
+use billfish_state::{AppId, Clock, RoomId, State, Watch};
+use billfish_wire::{BizCode, Class};
 use prometheus_client::registry::Registry;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     runtime::{Builder, Runtime},
+    sync::mpsc,
     task::JoinHandle,
     time::Instant,
 };
@@ -121,6 +126,26 @@ impl Router {
             let _inside = runtime.enter();
             running.attach(link);
         }
+    }
+
+    /// The business backend pushes to a room, with QoS 1; `answer` hears whether it was taken, unless this life ends before.
+    pub(crate) fn push(&self, room: RoomId, text: &str, answer: mpsc::UnboundedSender<(String, bool)>) {
+        let (Some(runtime), Phase::Up(running)) = (&self.runtime, &self.phase) else { return };
+        let request = PushRequest {
+            app: AppId(crate::world::APP),
+            target: Target::Room(room),
+            biz_code: BizCode::ROOM_CHAT.0,
+            data: format!(r#"{{"content":"{text}"}}"#),
+            qos: 1,
+            class: Class::Event,
+            key: None,
+        };
+        let (handle, text) = (running.handle(), text.to_owned());
+        runtime.spawn(async move {
+            let is_taken = handle.push(request).await.is_ok();
+            // The world is over when nobody hears it.
+            answer.send((text, is_taken)).ok();
+        });
     }
 
     /// Not run until then.

@@ -17,6 +17,7 @@ use billfish_state::{
 };
 use bytes::Bytes;
 use std::{
+    collections::BTreeMap,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -43,14 +44,17 @@ pub(crate) struct Weather {
 #[derive(Debug)]
 pub(crate) struct Line {
     node: String,
+    seed: u64,
     trace: Trace,
     inner: Mutex<Inner>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Inner {
-    rng: fastrand::Rng,
     weather: Weather,
+    /// How often each call was made for each room or user: what becomes of the next one depends on that and on the seed alone, not on
+    /// which other calls were made in the same millisecond before it.
+    calls: BTreeMap<(&'static str, u64), u64>,
 }
 
 /// What becomes of one call.
@@ -64,8 +68,7 @@ enum Fate {
 
 impl Line {
     pub(crate) fn new(node: &str, seed: u64, trace: Trace) -> Arc<Self> {
-        let inner = Inner { rng: fastrand::Rng::with_seed(seed), weather: Weather::default() };
-        Arc::new(Self { node: node.to_owned(), trace, inner: Mutex::new(inner) })
+        Arc::new(Self { node: node.to_owned(), seed, trace, inner: Mutex::default() })
     }
 
     pub(crate) fn set(&self, weather: Weather) {
@@ -76,12 +79,15 @@ impl Line {
         self.inner().weather.away
     }
 
-    fn fate(&self, may_be_late: bool) -> Fate {
+    fn fate(&self, what: &'static str, key: u64, may_be_late: bool) -> Fate {
         let mut inner = self.inner();
-        let Inner { rng, weather } = &mut *inner;
+        let Inner { calls, weather } = &mut *inner;
         if weather.away {
             return Fate::NeverArrives;
         }
+        let count = calls.entry((what, key)).or_default();
+        *count += 1;
+        let mut rng = fastrand::Rng::with_seed(hash(self.seed ^ key, what, *count));
         let (before_ms, after_ms) = (rng.u64(0..=weather.delay_ms), rng.u64(0..=weather.delay_ms));
         let chance = rng.u16(0..1_000);
         if chance < weather.lost_permille {
@@ -105,7 +111,7 @@ impl Line {
         what: &'static str,
         work: impl FnOnce() -> T,
     ) -> std::result::Result<T, Box<dyn std::error::Error + Send + Sync>> {
-        match self.fate(false) {
+        match self.fate(what, 0, false) {
             Fate::Done { before_ms, after_ms } => {
                 pause(before_ms).await;
                 let answer = work();
@@ -126,6 +132,14 @@ impl Line {
         pause(TIMEOUT_MS).await;
         Err("no answer".into())
     }
+}
+
+fn hash(seed: u64, what: &str, count: u64) -> u64 {
+    let mut hash = seed ^ count.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    for byte in what.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash
 }
 
 async fn pause(ms: u64) {
@@ -189,19 +203,20 @@ impl Reached {
         }
     }
 
-    async fn call<T>(&self, what: &'static str, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        self.call_or_late(what, work, None::<fn(&State)>).await
+    async fn call<T>(&self, what: &'static str, key: u64, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
+        self.call_or_late(what, key, work, None::<fn(&State)>).await
     }
 
     /// `late` does the same as `work`, with what it needs in its own hands.
     async fn call_or_late<T>(
         &self,
         what: &'static str,
+        key: u64,
         work: impl Future<Output = Result<T>> + Send,
         late: Option<impl FnOnce(&State) + Send + 'static>,
     ) -> Result<T> {
         let away = |cause| StateError::Away { what, cause };
-        match self.line.fate(late.is_some()) {
+        match self.line.fate(what, key, late.is_some()) {
             Fate::Done { before_ms, after_ms } => {
                 pause(before_ms).await;
                 let answer = work.await;
@@ -234,7 +249,8 @@ impl RoomLog for Reached {
         }
         let owned = entries.clone();
         let late = move |truth: &State| drop(at_once(truth.room_log.append(room, &owned, now_ms)));
-        let appended = self.call_or_late("room_log.append", self.truth.room_log.append(room, &entries, now_ms), Some(late)).await;
+        let appended =
+            self.call_or_late("room_log.append", room.key(), self.truth.room_log.append(room, &entries, now_ms), Some(late)).await;
         if let Ok(appended) = &appended {
             let (first, last) = (entries.first().map_or(0, |entry| entry.entry.seq), entries.last().map_or(0, |entry| entry.entry.seq));
             note!(self.line.trace, "{} log {room}: {first:x}..{last:x} {appended:?}", self.line.node);
@@ -248,15 +264,15 @@ impl RoomLog for Reached {
     }
 
     async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>> {
-        self.call("room_log.read", self.truth.room_log.read(room, after_seq, limit, now_ms)).await
+        self.call("room_log.read", room.key(), self.truth.room_log.read(room, after_seq, limit, now_ms)).await
     }
 
     async fn last(&self, room: RoomId, limit: usize, now_ms: u64) -> Result<Vec<LogEntry>> {
-        self.call("room_log.last", self.truth.room_log.last(room, limit, now_ms)).await
+        self.call("room_log.last", room.key(), self.truth.room_log.last(room, limit, now_ms)).await
     }
 
     async fn remove(&self, room: RoomId) -> Result<()> {
-        self.call("room_log.remove", self.truth.room_log.remove(room)).await
+        self.call("room_log.remove", room.key(), self.truth.room_log.remove(room)).await
     }
 }
 
@@ -268,7 +284,8 @@ impl Leases for Reached {
         }
         let (name_late, holder_late) = (name.to_owned(), holder.to_owned());
         let late = move |truth: &State| drop(at_once(truth.leases.acquire(&name_late, &holder_late, now_ms, until_ms)));
-        let lease = self.call_or_late("leases.acquire", self.truth.leases.acquire(name, holder, now_ms, until_ms), Some(late)).await;
+        let lease =
+            self.call_or_late("leases.acquire", name.key(), self.truth.leases.acquire(name, holder, now_ms, until_ms), Some(late)).await;
         note!(self.line.trace, "{} lease {name} for {holder}: {lease:?}", self.line.node);
         lease
     }
@@ -277,14 +294,14 @@ impl Leases for Reached {
         let (name_late, holder_late) = (name.to_owned(), holder.to_owned());
         let late = move |truth: &State| drop(at_once(truth.leases.release(&name_late, &holder_late, epoch)));
         note!(self.line.trace, "{} gives {name} back for {holder}", self.line.node);
-        self.call_or_late("leases.release", self.truth.leases.release(name, holder, epoch), Some(late)).await
+        self.call_or_late("leases.release", name.key(), self.truth.leases.release(name, holder, epoch), Some(late)).await
     }
 }
 
 #[async_trait]
 impl Inbox for Reached {
     async fn append(&self, app: AppId, users: &[UserId], id: &str, body: Bytes, now_ms: u64) -> Result<Vec<String>> {
-        self.call("inbox.append", self.truth.inbox.append(app, users, id, body, now_ms)).await
+        self.call("inbox.append", users.key(), self.truth.inbox.append(app, users, id, body, now_ms)).await
     }
 
     async fn append_once(
@@ -303,17 +320,67 @@ impl Inbox for Reached {
         let (id_late, body_late, claim_late) = (id.to_owned(), body.clone(), claim.clone());
         let late = move |truth: &State| drop(at_once(truth.inbox.append_once(app, user, &id_late, body_late, &claim_late, now_ms)));
         let work = self.truth.inbox.append_once(app, user, id, body, &claim, now_ms);
-        self.call_or_late("inbox.append_once", work, Some(late)).await
+        self.call_or_late("inbox.append_once", user.key(), work, Some(late)).await
     }
 
     async fn read(&self, app: AppId, user: UserId, after: Option<&str>, limit: usize, now_ms: u64) -> Result<Page<InboxEntry>> {
-        self.call("inbox.read", self.truth.inbox.read(app, user, after, limit, now_ms)).await
+        self.call("inbox.read", user.key(), self.truth.inbox.read(app, user, after, limit, now_ms)).await
     }
 
     async fn ack(&self, acked: &[(AppId, UserId, String)]) -> Result<()> {
-        self.call("inbox.ack", self.truth.inbox.ack(acked)).await
+        self.call("inbox.ack", 0, self.truth.inbox.ack(acked)).await
     }
 }
+
+/// Whom or what an argument of a call is about; 0 where it says nothing of that.
+trait Key {
+    fn key(&self) -> u64 {
+        0
+    }
+}
+
+impl Key for RoomId {
+    fn key(&self) -> u64 {
+        self.0.cast_unsigned()
+    }
+}
+impl Key for UserId {
+    fn key(&self) -> u64 {
+        self.0.cast_unsigned()
+    }
+}
+impl Key for str {
+    fn key(&self) -> u64 {
+        hash(0, self, 0)
+    }
+}
+impl Key for [UserId] {
+    fn key(&self) -> u64 {
+        self.iter().map(Key::key).fold(0, u64::wrapping_add)
+    }
+}
+impl Key for [(AppId, UserId)] {
+    fn key(&self) -> u64 {
+        self.iter().map(|(_, user)| user.key()).fold(0, u64::wrapping_add)
+    }
+}
+impl Key for [WindowHit] {
+    fn key(&self) -> u64 {
+        self.iter().map(|hit| hit.key.key()).fold(0, u64::wrapping_add)
+    }
+}
+impl Key for AppId {}
+impl Key for u64 {}
+impl Key for usize {}
+impl Key for NodeKind {}
+impl Key for NodeInfo {}
+impl Key for TokenOwner {}
+impl Key for Bytes {}
+impl Key for [Member] {}
+impl Key for [Route] {}
+impl Key for [PendingAck] {}
+impl Key for [String] {}
+impl Key for [(AppId, UserId, String)] {}
 
 /// A port whose calls are only passed on.
 macro_rules! passed_on {
@@ -322,7 +389,8 @@ macro_rules! passed_on {
         impl $port for Reached {
             $(
                 async fn $name(&self, $( $arg: $type ),*) -> Result<$answer> {
-                    self.call(concat!(stringify!($field), ".", stringify!($name)), self.truth.$field.$name($( $arg ),*)).await
+                    let key = [$( $arg.key() ),*].into_iter().fold(0_u64, u64::wrapping_add);
+                    self.call(concat!(stringify!($field), ".", stringify!($name)), key, self.truth.$field.$name($( $arg ),*)).await
                 }
             )*
         }

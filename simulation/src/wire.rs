@@ -19,6 +19,8 @@ pub(crate) struct Wire<Id> {
     /// To the router; none once the router has heard of the end.
     to_router: Option<mpsc::Sender<Kind>>,
     from_router: mpsc::Receiver<Kind>,
+    rng: fastrand::Rng,
+    delay_ms: u64,
     up: VecDeque<(u64, Kind)>,
     down: VecDeque<(u64, Kind)>,
     held_until: u64,
@@ -33,7 +35,14 @@ pub(crate) struct Wire<Id> {
 
 impl<Id> Wire<Id> {
     /// A link that has just been dialled, and the router's end of it.
-    pub(crate) fn new(gateway: usize, router: (usize, u64), gateway_name: &str, incarnation: u64) -> (Self, Link) {
+    pub(crate) fn new(
+        gateway: usize,
+        router: (usize, u64),
+        gateway_name: &str,
+        incarnation: u64,
+        seed: u64,
+        delay_ms: u64,
+    ) -> (Self, Link) {
         let (to_router, receiver) = mpsc::channel(CREDIT_ENVELOPES);
         let (sender, from_router) = mpsc::channel(CREDIT_ENVELOPES);
         let link = Link { peer: gateway_name.to_owned(), kind: PeerKind::Gateway, incarnation, sender, receiver, pump: Pump::default() };
@@ -44,6 +53,8 @@ impl<Id> Wire<Id> {
             id: None,
             to_router: Some(to_router),
             from_router,
+            rng: fastrand::Rng::with_seed(seed),
+            delay_ms,
             up: VecDeque::new(),
             down: VecDeque::new(),
             held_until: 0,
@@ -66,8 +77,9 @@ impl<Id> Wire<Id> {
     }
 
     /// From the gateway's outbox onto the wire.
-    pub(crate) fn send_up(&mut self, at: u64, kind: Kind) {
+    pub(crate) fn send_up(&mut self, now: u64, kind: Kind) {
         if !self.is_cut {
+            let at = now + self.rng.u64(1..=self.delay_ms);
             let last = self.up.back().map_or(0, |(at, _)| *at);
             self.up.push_back((at.max(last), kind));
         }
@@ -93,13 +105,13 @@ impl<Id> Wire<Id> {
         }
     }
 
-    /// Takes what the router has sent onto the wire; `delay_ms` for each.
-    pub(crate) fn collect_down(&mut self, now: u64, mut delay_ms: impl FnMut() -> u64) {
+    /// Takes what the router has sent onto the wire.
+    pub(crate) fn collect_down(&mut self, now: u64, mut look: impl FnMut(&Kind)) {
         loop {
-            match self.from_router.try_recv() {
+            match self.from_router.try_recv().inspect(&mut look) {
                 Ok(kind) if !self.is_cut => {
                     let last = self.down.back().map_or(0, |(at, _)| *at);
-                    self.down.push_back(((now + delay_ms()).max(last), kind));
+                    self.down.push_back(((now + self.rng.u64(1..=self.delay_ms)).max(last), kind));
                 }
                 // Into nothing.
                 Ok(_) => {}
@@ -111,7 +123,7 @@ impl<Id> Wire<Id> {
                         // A close arrives behind what was sent before it; a cut is heard of when it is heard of.
                         if !self.is_cut {
                             let last = self.down.back().map_or(now, |(at, _)| *at);
-                            self.gateway_hears_at = last.max(now) + delay_ms();
+                            self.gateway_hears_at = last.max(now) + self.delay_ms;
                         }
                     }
                     return;

@@ -8,26 +8,27 @@ use crate::{
     chaos::Plan,
     client::{Client, Conn, comes_back_at_once},
     gateway::{Gateway, Want},
-    journal::Journal,
+    journal::{Journal, content},
     records::Database,
     router::{Router, Shared, UNIX_MS},
-    store::{Late, Stragglers},
+    store::{Late, Stragglers, at_once},
     trace::{Trace, note},
     wire::Wire,
 };
 use billfish_gateway::simulation::LinkNumber;
-use billfish_link::message::envelope::Kind;
+use billfish_link::message::{RoomPush, envelope::Kind};
 use billfish_session::{
     Time,
     client::{ClientAction, ClientEvent, Message},
 };
-use billfish_state::{AppId, State};
+use billfish_state::{AppId, RoomId, State};
 use billfish_wire::{BizCode, Code, Encoding, Reason, frame};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
 };
+use tokio::sync::mpsc;
 
 pub(crate) const APP: i32 = 10_001;
 /// Trouble, then calm, then probes.
@@ -56,7 +57,11 @@ pub(crate) struct GatewayPlace {
 
 pub(crate) struct World {
     pub(crate) seed: u64,
+    /// Faults are drawn from here; people, nodes, wires and connections have their own, so that one more frame somewhere does not
+    /// change all that follows everywhere.
     pub(crate) rng: fastrand::Rng,
+    pub(crate) people: fastrand::Rng,
+    order: fastrand::Rng,
     pub(crate) now: u64,
     pub(crate) plan: Plan,
     pub(crate) shared: Shared,
@@ -77,6 +82,9 @@ pub(crate) struct World {
     /// Who spoke in each room since the probes began.
     pub(crate) probe_speakers: BTreeMap<i64, BTreeSet<(String, u64)>>,
     pub(crate) probes: Vec<String>,
+    /// What the backend has pushed, and what it hears of it.
+    pub(crate) pushed: u32,
+    pub(crate) backend: (mpsc::UnboundedSender<(String, bool)>, mpsc::UnboundedReceiver<(String, bool)>),
 }
 
 impl World {
@@ -112,7 +120,7 @@ impl World {
             let user = 20_001 + index.max(1);
             let encoding = if rng.bool() { Encoding::Json } else { Encoding::Protobuf };
             let platform = if index == 0 { "web" } else { "ios" };
-            let mut client = Client::new(APP, user, platform, encoding);
+            let mut client = Client::new(APP, user, platform, encoding, rng.u64(..));
             client.connect_at = Some(rng.u64(200..3_000));
             for room in &rooms {
                 if rng.u8(0..3) > 0 {
@@ -125,6 +133,8 @@ impl World {
         }
         Self {
             seed,
+            people: rng.fork(),
+            order: rng.fork(),
             rng,
             now: 0,
             plan,
@@ -143,6 +153,8 @@ impl World {
             lates: Vec::new(),
             probe_speakers: BTreeMap::new(),
             probes: Vec::new(),
+            pushed: 0,
+            backend: mpsc::unbounded_channel(),
         }
     }
 
@@ -198,6 +210,10 @@ impl World {
         self.serve_gateways();
         self.run_routers();
         self.serve_clients();
+        while let Ok((text, is_taken)) = self.backend.1.try_recv() {
+            note!(self.trace, "the backend hears of {text}: {is_taken}");
+            self.journal.backend_hears(&text, is_taken);
+        }
         self.wires.retain(|wire| !wire.is_over());
     }
 
@@ -215,10 +231,10 @@ impl World {
     fn begin_lives(&mut self) {
         for index in 0..self.gateways.len() {
             if self.gateways[index].start_at.is_some_and(|at| at <= self.now) {
-                let seed = self.rng.u64(..);
                 let place = &mut self.gateways[index];
                 place.start_at = None;
                 place.lives += 1;
+                let seed = mix(self.seed, &[1, index as u64, place.lives]);
                 let name = format!("g{index}");
                 let (truth, trace) = (self.shared.truth.clone(), self.trace.clone());
                 let mut gateway = Gateway::start(&name, truth, seed, self.now, self.shared.bug, trace);
@@ -229,11 +245,11 @@ impl World {
         }
         for index in 0..self.routers.len() {
             if self.routers[index].start_at.is_some_and(|at| at <= self.now) {
-                let seed = self.rng.u64(..);
                 let weather = self.plan.weather;
                 let place = &mut self.routers[index];
                 place.start_at = None;
                 place.lives += 1;
+                let seed = mix(self.seed, &[2, index as u64, place.lives]);
                 let router = Router::start(&format!("r{index}"), &self.shared, seed, place.skew_ms, self.now);
                 router.set_weather(weather, weather);
                 place.router = Some(router);
@@ -252,13 +268,14 @@ impl World {
                 if is_linked || due > self.now {
                     continue;
                 }
-                self.dial_at.insert(pair, self.now + self.rng.u64(50..1_000));
+                let seed = mix(self.seed, &[3, gateway as u64, router as u64, self.now]);
+                self.dial_at.insert(pair, self.now + 50 + seed % 950);
                 let (Some(lower), Some(upper)) = (&self.gateways[gateway].gateway, &self.routers[router].router) else { continue };
                 if !upper.is_up() || upper.is_paused(self.now) || self.parted_until.get(&pair).is_some_and(|until| *until > self.now) {
                     continue;
                 }
                 let life = self.routers[router].lives;
-                let (mut wire, link) = Wire::new(gateway, (router, life), &lower.name, lower.incarnation);
+                let (mut wire, link) = Wire::new(gateway, (router, life), &lower.name, lower.incarnation, seed, self.plan.wire_delay_ms);
                 upper.attach(link);
                 wire.id = Some(lower.link_up(&upper.name));
                 note!(self.trace, "g{gateway} is linked to r{router}");
@@ -335,7 +352,7 @@ impl World {
                 Some(outbox) => {
                     for kind in outbox {
                         note_kind(&self.trace, "up", wire.gateway, wire.router, &kind);
-                        wire.send_up(now + self.rng.u64(1..=self.plan.wire_delay_ms), kind);
+                        wire.send_up(now, kind);
                     }
                 }
                 None => wire.close_lower(now + 1),
@@ -349,16 +366,14 @@ impl World {
             for want in wants {
                 match want {
                     Want::Write { conn, bytes } => {
-                        let at = self.now + self.rng.u64(1..=self.plan.client_delay_ms);
-                        self.conns[conn].send_down(at, bytes);
+                        self.conns[conn].send_down(self.now, bytes);
                     }
                     Want::Hangup { conn } => self.conns[conn].gateway_closes(self.now),
                     Want::Relay(relay) => {
-                        let at = self.now + self.rng.u64(1..=self.plan.wire_delay_ms);
                         let wire = self.wires.iter_mut().find(|wire| wire.gateway == index && wire.is_whole());
                         note!(self.trace, "g{index} asks to relay a kick to {}", relay.node);
                         if let Some(wire) = wire {
-                            wire.send_up(at, Kind::Relay(relay));
+                            wire.send_up(self.now, Kind::Relay(relay));
                         }
                     }
                 }
@@ -372,20 +387,26 @@ impl World {
             wire.arrive_up(now);
         }
         let mut order: Vec<usize> = (0..self.routers.len()).collect();
-        self.rng.shuffle(&mut order);
+        self.order.shuffle(&mut order);
         for index in order {
             let Some(router) = &mut self.routers[index].router else { continue };
             router.run_to(now, &self.trace);
             if !router.is_alive() {
                 // It has drained, or could not start.
                 self.routers[index].router = None;
-                let at = now + self.rng.u64(200..5_000);
+                let at = now + 200 + mix(self.seed, &[4, index as u64, now]) % 4_800;
                 self.routers[index].start_at.get_or_insert(at);
             }
         }
         for wire in &mut self.wires {
-            let rng = &mut self.rng;
-            wire.collect_down(now, || rng.u64(1..=self.plan.wire_delay_ms));
+            wire.collect_down(now, |kind| {
+                let Kind::RoomPush(RoomPush { push: Some(push), .. }) = kind else { return };
+                let Some(text) = content(&push.data) else { return };
+                let page = at_once(self.shared.truth.room_log.read(RoomId(push.room_id), push.seq - 1, 1, UNIX_MS + now));
+                if page.is_ok_and(|page| page.entries.first().is_none_or(|entry| entry.seq != push.seq)) {
+                    self.journal.is_pushed_unlogged(&text, now);
+                }
+            });
         }
     }
 
@@ -419,14 +440,16 @@ impl World {
     }
 
     fn connect(&mut self, client: usize) {
-        let gateway = self.rng.usize(0..self.gateways.len());
+        let app = &mut self.clients[client];
+        let gateway = app.rng.usize(0..self.gateways.len());
+        let seed = app.rng.u64(..);
         let place = &mut self.gateways[gateway];
         let Some(node) = &mut place.gateway else {
-            self.clients[client].connect_at = Some(self.now + self.rng.u64(100..1_000));
+            app.connect_at = Some(self.now + app.rng.u64(100..1_000));
             return;
         };
         let conn = self.conns.len();
-        self.conns.push(Conn::new(client, gateway, place.lives));
+        self.conns.push(Conn::new(client, gateway, place.lives, seed, self.plan.client_delay_ms));
         self.open.insert(conn);
         node.accept(conn, self.now);
         let app = &mut self.clients[client];
@@ -447,8 +470,7 @@ impl World {
                         continue;
                     }
                     let bytes = frame::encode(app.machine.encoding(), code, &body);
-                    let at = self.now + self.rng.u64(1..=self.plan.client_delay_ms);
-                    self.conns[conn].send_up(at, bytes);
+                    self.conns[conn].send_up(self.now, bytes);
                 }
                 ClientAction::Tell(event) => self.hear(client, event),
                 ClientAction::Close => self.hang_up(client),
@@ -475,15 +497,16 @@ impl World {
             ClientEvent::HeartbeatEcho { .. } => {}
             other => note!(self.trace, "{user}/{client} hears {other:?}"),
         }
-        self.journal.hears(client, &event);
+        self.journal.hears(client, &event, self.now);
         match event {
             ClientEvent::Refused { msg_id: Some(text), reason: Reason::Unavailable | Reason::RateLimited, retry_after_ms, .. } => {
-                let at = self.now + retry_after_ms.unwrap_or(500) + self.rng.u64(1..500);
-                self.clients[client].again.insert(text, at);
+                let app = &mut self.clients[client];
+                app.again.insert(text, self.now + retry_after_ms.unwrap_or(500) + app.rng.u64(1..500));
             }
             ClientEvent::Closed { retry_after_ms, .. } => {
                 // One who was sent away comes back when the user touches the screen.
-                let back_off = if comes_back_at_once(&event) { self.rng.u64(50..2_000) } else { self.rng.u64(1_000..4_000) };
+                let rng = &mut self.clients[client].rng;
+                let back_off = if comes_back_at_once(&event) { rng.u64(50..2_000) } else { rng.u64(1_000..4_000) };
                 self.hang_up(client);
                 self.clients[client].connect_at = Some(self.now + retry_after_ms.unwrap_or(0) + back_off);
             }
@@ -506,11 +529,19 @@ impl World {
         let message = message(to, text);
         if self.clients[client].machine.biz(message).is_err() {
             // Too much is under way, or this is: once more, later.
-            let at = self.now + self.rng.u64(500..2_000);
-            self.clients[client].again.insert(text.to_owned(), at);
+            let app = &mut self.clients[client];
+            app.again.insert(text.to_owned(), self.now + app.rng.u64(500..2_000));
         }
         self.carry_out(client);
     }
+}
+
+/// A seed for something that has these numbers.
+fn mix(seed: u64, numbers: &[u64]) -> u64 {
+    numbers.iter().fold(seed ^ 0x5851_f42d_4c95_7f2d, |mixed, number| {
+        let mixed = (mixed ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        mixed ^ (mixed >> 29)
+    })
 }
 
 fn message(to: crate::journal::To, text: &str) -> Message {
