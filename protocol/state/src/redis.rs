@@ -6,7 +6,7 @@
 //! - What must be one step is one Lua script on keys of one slot.
 //! - Redis may forget, even what it has acknowledged: [`Watch`] tells when it may have.
 //!
-//! The user that Redis is told needs: `+@read +@write +@scripting +ping +time +select +cluster|slots +asking` on the keys of the prefix.
+//! The user that Redis is told needs: `+@read +@write +@scripting +ping +time +select +cluster|info +cluster|slots +asking` on the keys of the prefix.
 
 mod acks;
 mod breaker;
@@ -117,7 +117,10 @@ impl Redis {
             connection.use_one(&addresses[0]);
         }
         let mut keeper = JoinSet::new();
-        keeper.spawn(Keeper { connection: connection.clone(), seeds, clock: clock.clone(), watch: watch.clone(), is_ready }.run());
+        keeper.spawn(
+            Keeper { connection: connection.clone(), seeds, clock: clock.clone(), watch: watch.clone(), cluster_trouble: None, is_ready }
+                .run(),
+        );
         let state = State {
             clock,
             tokens: Arc::new(tokens::RedisTokens::new(connection.clone())),

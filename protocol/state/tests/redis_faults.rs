@@ -117,7 +117,8 @@ async fn a_user_needs_no_more_than_is_written_and_is_told_what_is_missing() {
         server.command(&[&["ACL", "SETUSER", name, "on", ">secret", "~im:*"], rights].concat()).unwrap();
         RedisConfig { username: Some(name.to_owned()), password: Some("secret".to_owned()), ..single(&server) }
     };
-    let enough = user("enough", &["+@read", "+@write", "+@scripting", "+ping", "+time", "+select", "+cluster|slots", "+asking"]);
+    let enough =
+        user("enough", &["+@read", "+@write", "+@scripting", "+ping", "+time", "+select", "+cluster|info", "+cluster|slots", "+asking"]);
     let node = Node::start(enough).await;
     node.issue("t").await.unwrap();
     node.lease("a").await.unwrap();
@@ -200,6 +201,24 @@ async fn a_primary_of_a_cluster_that_dies_is_followed_by_its_replica() {
     let found = node.state.routes.lookup(APP, &ids, node.now()).await.unwrap();
     assert_eq!(found.into_iter().flatten().collect::<Vec<_>>(), routes);
     assert!(node.state.watch.generation() > 0, "the replica may not have had everything");
+    eventually("nothing is away", async || node.state.watch.away().is_none()).await;
+}
+
+#[tokio::test]
+async fn a_primary_of_a_cluster_that_hangs_is_left_for_its_replica_and_not_believed_afterwards() {
+    let Some(cluster) = RedisCluster::start(3, 1) else { return };
+    let node = Node::start(clustered(&cluster)).await;
+    let routes: Vec<_> = (0..300).map(|user| route(user, 7)).collect();
+    let bind = async || node.state.routes.bind(&routes, node.now(), node.now() + 60_000).await;
+    bind().await.unwrap();
+    let old = cluster.primary_of("im:bindIp:10001:1").unwrap();
+    cluster.node(old).stop();
+    eventually("calls fail", async || bind().await.is_err()).await;
+    eventually("calls succeed", async || bind().await.is_ok()).await;
+    assert!(node.state.watch.generation() > 0);
+    cluster.node(old).cont();
+    eventually("the old one follows", async || cluster.is_whole(true)).await;
+    bind().await.unwrap();
     eventually("nothing is away", async || node.state.watch.away().is_none()).await;
 }
 

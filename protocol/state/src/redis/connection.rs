@@ -240,13 +240,13 @@ impl Connection {
         let mut answers = group.server.exchange(&pipeline, is_repeatable, deadline, &self.0.metrics).await?;
         let fates = group.indices.iter().zip(kept).map(|(index, place)| {
             let answer = std::mem::take(&mut answers[place]);
-            if let Value::ServerError(error) = &answer
-                && is_to_be_sent_again(error)
-            {
-                if error.kind() == Some(ServerErrorKind::Moved) {
+            if let Value::ServerError(error) = &answer {
+                if matches!(error.kind(), Some(ServerErrorKind::Moved | ServerErrorKind::ClusterDown)) {
                     self.0.stale.notify_one();
                 }
-                return (*index, Fate::Again(error.clone()));
+                if is_to_be_sent_again(error) {
+                    return (*index, Fate::Again(error.clone()));
+                }
             }
             (*index, Fate::Answered(answer))
         });
@@ -389,16 +389,14 @@ impl Connection {
         (!down.is_empty()).then(|| down.join("; "))
     }
 
-    /// Sends a command of no key to a server, as part of the keeper's own work.
-    pub(super) async fn ask(&self, server: &Server, cmd: redis::Cmd) -> std::result::Result<Value, Trouble> {
+    /// Sends commands of no key to a server, as part of the keeper's own work. One that is refused has failed the call.
+    pub(super) async fn ask(&self, server: &Server, pipeline: &Pipeline) -> std::result::Result<Vec<Value>, Trouble> {
         let deadline = Instant::now() + self.0.limits.command_timeout;
-        let mut pipeline = Pipeline::new();
-        pipeline.add_command(cmd);
-        let answer = server.exchange(&pipeline, true, deadline, &self.0.metrics).await?.pop().unwrap_or(Value::Nil);
-        if let Value::ServerError(error) = answer {
-            return Err(Trouble::Refused(server.address().clone(), error));
+        let answers = server.exchange(pipeline, true, deadline, &self.0.metrics).await?;
+        if let Some(Value::ServerError(error)) = answers.iter().find(|answer| matches!(answer, Value::ServerError(_))) {
+            return Err(Trouble::Refused(server.address().clone(), error.clone()));
         }
-        Ok(answer)
+        Ok(answers)
     }
 
     pub(super) fn dialer(&self) -> &Dialer {

@@ -6,10 +6,10 @@
 
 use super::config::Address;
 use super::connection::{Connection, SlotRange};
-use super::trouble::Trouble;
+use super::server::with_causes;
 use crate::clock::Clock;
 use crate::watch::Watch;
-use redis::{FromRedisValue, Value};
+use redis::{FromRedisValue, Pipeline, Value};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -29,12 +29,14 @@ pub(super) struct Keeper {
     pub(super) seeds: Vec<Address>,
     pub(super) clock: Clock,
     pub(super) watch: Watch,
+    /// Why a cluster as a whole cannot be used.
+    pub(super) cluster_trouble: Option<String>,
     /// Told `true` once the clock has been set for the first time.
     pub(super) is_ready: watch::Sender<bool>,
 }
 
 impl Keeper {
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut rule = ClockRule::default();
         let mut ask_time = interval(ASK_TIME_EVERY);
         ask_time.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -48,7 +50,7 @@ impl Keeper {
                 _ = ask_slots.tick(), if is_cluster => {
                     if !self.follow_slots().await {
                         ask_slots.reset_after(ASK_SLOTS_AGAIN);
-                    } else if self.connection.why_away().is_some() {
+                    } else if self.why_away().is_some() {
                         ask_slots.reset_after(ASK_SLOTS_WHILE_AWAY);
                     }
                 }
@@ -58,7 +60,7 @@ impl Keeper {
                     ask_slots.reset_immediately();
                 }
                 () = self.connection.changed() => {
-                    if is_cluster && self.connection.why_away().is_some() {
+                    if is_cluster && self.why_away().is_some() {
                         ask_slots.reset_after(ASK_SLOTS_AGAIN);
                     }
                     if !*self.is_ready.borrow() {
@@ -73,15 +75,19 @@ impl Keeper {
     fn tell(&self) {
         let open = self.connection.primaries().iter().filter(|server| server.is_breaker_open()).count();
         self.connection.metrics().breaker_open.set(i64::try_from(open).unwrap_or(i64::MAX));
-        self.watch.set_away(self.connection.why_away());
+        self.watch.set_away(self.why_away());
+    }
+
+    fn why_away(&self) -> Option<String> {
+        self.connection.why_away().or_else(|| self.cluster_trouble.clone())
     }
 
     /// Asks the first server that is up: on every node the same, unless they see different servers.
     async fn follow_clock(&self, rule: &mut ClockRule) {
         let Some(server) = self.connection.primaries().into_iter().find(|server| server.is_up()) else { return };
         let asked = Instant::now();
-        let Ok(answer) = self.connection.ask(&server, redis::cmd("TIME")).await else { return };
-        let Ok((seconds, micros)) = <(u64, u64)>::from_redis_value(answer) else { return };
+        let Ok(mut answers) = self.connection.ask(&server, redis::pipe().cmd("TIME")).await else { return };
+        let Some(Ok((seconds, micros))) = answers.pop().map(<(u64, u64)>::from_redis_value) else { return };
         let round_trip_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
         let there_ms = seconds.saturating_mul(1000).saturating_add(micros / 1000).saturating_add(round_trip_ms / 2);
         let here_ms = self.clock.now_ms();
@@ -93,77 +99,82 @@ impl Keeper {
         self.is_ready.send_replace(true);
     }
 
-    /// Asks a cluster who has which slot. `false` when nobody could say.
-    async fn follow_slots(&self) -> bool {
+    /// Asks a cluster who has which slot. `false` when nobody could say. A server that believes the cluster to be down is not believed:
+    /// it may have been cut off from the others, and they may have given its slots away.
+    async fn follow_slots(&mut self) -> bool {
         let mut why = String::from("no server of the cluster can be reached");
-        for server in self.connection.primaries() {
-            if !server.is_up() {
-                continue;
-            }
-            match self.connection.ask(&server, slots_command()).await {
-                Ok(answer) => return self.use_slots(&answer, server.address()),
+        for server in self.connection.primaries().into_iter().filter(|server| server.is_up()) {
+            match self.connection.ask(&server, &slots_pipeline()).await {
+                Ok(answers) => match slot_ranges(&answers, server.address()) {
+                    Ok(ranges) => return self.use_slots(&ranges),
+                    Err(problem) => why = format!("{}: {problem}", server.address()),
+                },
                 Err(trouble) => why = trouble.to_string(),
             }
         }
         for seed in &self.seeds {
             match self.ask_seed(seed).await {
-                Ok(answer) => return self.use_slots(&answer, seed),
-                Err(trouble) => why = trouble.to_string(),
+                Ok(ranges) => return self.use_slots(&ranges),
+                Err(problem) => why = format!("{seed}: {problem}"),
             }
         }
         self.connection.map_unknown(&why);
+        self.cluster_trouble = Some(why);
         false
     }
 
     /// A short visit: who has slots is connected to for good afterwards.
-    async fn ask_seed(&self, seed: &Address) -> Result<Value, Trouble> {
-        let down = |error: &dyn std::fmt::Display| Trouble::Down(format!("{seed}: {error}").into());
-        let mut connection = self.connection.dialer().dial(seed).await.map_err(|error| down(&super::server::with_causes(&error)))?;
-        let command = slots_command();
-        let asked = command.query_async::<Value>(&mut connection);
-        timeout(ASK_TIME_EVERY, asked).await.map_err(|error| down(&error))?.map_err(|error| down(&error))
+    async fn ask_seed(&self, seed: &Address) -> Result<Vec<SlotRange>, String> {
+        let mut connection = self.connection.dialer().dial(seed).await.map_err(|error| with_causes(&error))?;
+        let pipeline = slots_pipeline();
+        let asked = pipeline.query_async::<Vec<Value>>(&mut connection);
+        let answers = timeout(ASK_TIME_EVERY, asked).await.map_err(|_| "no answer")?.map_err(|error| error.to_string())?;
+        slot_ranges(&answers, seed).map_err(str::to_owned)
     }
 
-    fn use_slots(&self, answer: &Value, asked: &Address) -> bool {
-        let Some(ranges) = slot_ranges(answer, asked) else {
-            self.connection.map_unknown(&format!("{asked}: does not say who has which slot"));
-            return false;
-        };
+    fn use_slots(&mut self, ranges: &[SlotRange]) -> bool {
+        self.cluster_trouble = None;
         let is_first = self.connection.primaries().is_empty();
-        if self.connection.use_cluster(&ranges) && !is_first {
+        if self.connection.use_cluster(ranges) && !is_first {
             tracing::info!("the servers of the cluster have changed");
             self.watch.may_have_forgotten();
         }
-        !ranges.is_empty()
+        true
     }
 }
 
-fn slots_command() -> redis::Cmd {
-    let mut cmd = redis::cmd("CLUSTER");
-    cmd.arg("SLOTS");
-    cmd
+fn slots_pipeline() -> Pipeline {
+    let mut pipeline = Pipeline::new();
+    pipeline.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
+    pipeline
 }
 
-/// Reads the answer to `CLUSTER SLOTS`: `[first, last, [host, port, ...], replicas...]`. An empty host is that of who was asked.
-fn slot_ranges(answer: &Value, asked: &Address) -> Option<Vec<SlotRange>> {
-    let Value::Array(rows) = answer else { return None };
-    let mut ranges = Vec::with_capacity(rows.len());
-    for row in rows {
-        let Value::Array(row) = row else { return None };
-        let [Value::Int(first), Value::Int(last), Value::Array(primary), ..] = row.as_slice() else { return None };
-        let [host, Value::Int(port), ..] = primary.as_slice() else { return None };
-        let host = if let Value::BulkString(host) = host
-            && !host.is_empty()
-        {
-            std::str::from_utf8(host).ok()?.to_owned()
-        } else {
-            asked.host.clone()
-        };
-        let primary = Address { host, port: u16::try_from(*port).ok()? };
-        ranges.push(SlotRange { first: u16::try_from(*first).ok()?, last: u16::try_from(*last).ok()?, primary });
+/// Reads the answers to `CLUSTER INFO` and `CLUSTER SLOTS`. A row of the latter is `[first, last, [host, port, ...], replicas...]`; an
+/// empty host is that of who was asked.
+fn slot_ranges(answers: &[Value], asked: &Address) -> Result<Vec<SlotRange>, &'static str> {
+    const ODD: &str = "does not say who has which slot";
+    let [Value::BulkString(info), Value::Array(rows)] = answers else { return Err(ODD) };
+    if !info.split(|byte| *byte == b'\n').any(|line| line.trim_ascii() == b"cluster_state:ok") {
+        return Err("the cluster is not whole");
     }
+    let mut ranges = rows.iter().map(|row| slot_range(row, asked)).collect::<Option<Vec<_>>>().ok_or(ODD)?;
     ranges.sort_by_key(|range| range.first);
-    Some(ranges)
+    Ok(ranges)
+}
+
+fn slot_range(row: &Value, asked: &Address) -> Option<SlotRange> {
+    let Value::Array(row) = row else { return None };
+    let [Value::Int(first), Value::Int(last), Value::Array(primary), ..] = row.as_slice() else { return None };
+    let [host, Value::Int(port), ..] = primary.as_slice() else { return None };
+    let host = if let Value::BulkString(host) = host
+        && !host.is_empty()
+    {
+        std::str::from_utf8(host).ok()?.to_owned()
+    } else {
+        asked.host.clone()
+    };
+    let primary = Address { host, port: u16::try_from(*port).ok()? };
+    Some(SlotRange { first: u16::try_from(*first).ok()?, last: u16::try_from(*last).ok()?, primary })
 }
 
 /// When the clock is set by that of Redis.
@@ -222,14 +233,17 @@ mod tests {
     #[test]
     fn the_slots_are_read_and_an_unknown_host_is_the_one_asked() {
         let asked = Address { host: "seed".to_owned(), port: 1 };
-        let server =
-            |host: &str, port| Value::Array(vec![Value::BulkString(host.into()), Value::Int(port), Value::BulkString("id".into())]);
+        let text = |text: &str| Value::BulkString(text.into());
+        let server = |host: &str, port| Value::Array(vec![text(host), Value::Int(port), text("id")]);
         let row = |first, last, primary| Value::Array(vec![Value::Int(first), Value::Int(last), primary, server("replica", 9)]);
-        let answer = Value::Array(vec![row(5461, 16383, server("", 7002)), row(0, 5460, server("10.0.0.1", 7001))]);
+        let whole = text("cluster_enabled:1\r\ncluster_state:ok\r\ncluster_slots_assigned:16384\r\n");
+        let rows = Value::Array(vec![row(5461, 16383, server("", 7002)), row(0, 5460, server("10.0.0.1", 7001))]);
         let range = |first, last, host: &str, port| SlotRange { first, last, primary: Address { host: host.to_owned(), port } };
-        assert_eq!(slot_ranges(&answer, &asked), Some(vec![range(0, 5460, "10.0.0.1", 7001), range(5461, 16383, "seed", 7002)]));
+        let expected = vec![range(0, 5460, "10.0.0.1", 7001), range(5461, 16383, "seed", 7002)];
+        assert_eq!(slot_ranges(&[whole.clone(), rows.clone()], &asked), Ok(expected));
+        assert!(slot_ranges(&[text("cluster_state:fail\r\n"), rows], &asked).is_err(), "cut off");
         for odd in [Value::Nil, Value::Array(vec![Value::Int(1)]), Value::Array(vec![row(0, 70_000, server("a", 1))])] {
-            assert_eq!(slot_ranges(&odd, &asked), None, "{odd:?}");
+            assert!(slot_ranges(&[whole.clone(), odd.clone()], &asked).is_err(), "{odd:?}");
         }
     }
 }

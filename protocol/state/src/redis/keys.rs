@@ -62,9 +62,9 @@ impl Keys {
         format!("{}imAckDue:{{{app}:{shard}}}", self.prefix)
     }
 
-    /// One user's ACKs, by the time they are due.
-    pub(super) fn acks_of(&self, app: AppId, user: UserId) -> String {
-        format!("{}imAckUser:{{{app}:{}}}:{user}", self.prefix, Self::ack_shard(user))
+    /// The same ACKs by name, so that those of one user stand together.
+    pub(super) fn acks_by_name(&self, app: AppId, shard: u64) -> String {
+        format!("{}imAckName:{{{app}:{shard}}}", self.prefix)
     }
 
     /// The apps that have pending ACKs.
@@ -176,7 +176,7 @@ mod tests {
             |these: &[String]| assert!(these.iter().all(|key| slot_of(key.as_bytes()) == slot_of(these[0].as_bytes())), "{these:?}");
         share(&[keys.nodes(NodeKind::Router), keys.node(NodeKind::Router, "{r}1")]);
         let shard = Keys::ack_shard(user);
-        share(&[keys.acks(APP, shard), keys.acks_due(APP, shard), keys.acks_of(APP, user)]);
+        share(&[keys.acks(APP, shard), keys.acks_due(APP, shard), keys.acks_by_name(APP, shard)]);
         share(&[keys.inbox(APP, user), keys.inbox_notes(APP, user), keys.inbox_claim(APP, user, APP, UserId(1), "}{x}")]);
         share(&[keys.room_log(RoomId(1)), keys.room_log_notes(RoomId(1)), keys.room_log_claim(RoomId(1), APP, user, "}{x}")]);
     }

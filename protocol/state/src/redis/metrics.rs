@@ -20,8 +20,8 @@ pub(super) struct Metrics {
     pub(super) reconnects: Counter,
     /// `state_redis_clock_steps_total`
     pub(super) clock_steps: Counter,
-    /// `state_redis_batch_seconds`
-    pub(super) batch: Histogram,
+    /// `state_redis_latency_seconds`
+    pub(super) latency: Histogram,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -30,7 +30,7 @@ struct KindLabels {
 }
 
 /// From a fifth of a millisecond, which is a server on this machine, to the time-out.
-const BATCH_SECONDS: [f64; 10] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.3];
+const SECONDS: [f64; 10] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.3];
 
 impl Metrics {
     /// Registers every metric under its public name. prometheus-client appends `_total` to counters by itself.
@@ -42,7 +42,7 @@ impl Metrics {
             breaker_open: Gauge::default(),
             reconnects: Counter::default(),
             clock_steps: Counter::default(),
-            batch: Histogram::new(BATCH_SECONDS),
+            latency: Histogram::new(SECONDS),
         };
         registry.register("state_redis_commands", "Commands sent to Redis", metrics.commands.clone());
         registry.register("state_redis_failures", "Batches that Redis did not carry out, by kind", metrics.failures.clone());
@@ -51,10 +51,10 @@ impl Metrics {
         registry.register("state_redis_reconnects", "Connections made anew", metrics.reconnects.clone());
         registry.register("state_redis_clock_steps", "Times the clock was set by that of Redis", metrics.clock_steps.clone());
         registry.register_with_unit(
-            "state_redis_batch",
+            "state_redis_latency",
             "From sending a batch to one server to its last answer",
             Unit::Seconds,
-            metrics.batch.clone(),
+            metrics.latency.clone(),
         );
         for kind in super::trouble::Trouble::KINDS {
             drop(metrics.failures.get_or_create(&KindLabels { kind }));
@@ -65,5 +65,28 @@ impl Metrics {
     /// A batch was not carried out.
     pub(super) fn on_failure(&self, kind: &'static str) {
         self.failures.get_or_create(&KindLabels { kind }).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Metrics;
+    use prometheus_client::registry::Registry;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_metric_has_its_line_in_the_documentation() {
+        let mut registry = Registry::default();
+        drop(Metrics::register(&mut registry));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let described = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(|line| {
+            let (name, kind) = line.split_once(' ').unwrap();
+            if kind == "counter" { format!("{name}_total") } else { name.to_owned() }
+        });
+        let page = include_str!("../../../../docs/metrics.md");
+        let documented =
+            page.lines().filter_map(|line| line.strip_prefix("| `state_")?.split('`').next()).map(|name| format!("state_{name}"));
+        assert_eq!(described.collect::<BTreeSet<_>>(), documented.collect::<BTreeSet<_>>());
     }
 }

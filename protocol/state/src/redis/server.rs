@@ -77,7 +77,7 @@ impl Server {
         match &*self.link.borrow() {
             Link::Up { .. } => None,
             Link::Down(why) => Some(Arc::clone(why)),
-            Link::Dialling => Some(format!("{}: not connected yet", self.address).into()),
+            Link::Dialling => Some(format!("{}: connecting", self.address).into()),
         }
     }
 
@@ -103,7 +103,8 @@ impl Server {
                     if link.wait_for(|link| !matches!(link, Link::Up { .. })).await.is_err() {
                         return;
                     }
-                    tracing::warn!(server = %self.address, why = self.why_down().as_deref().unwrap_or(""), "lost Redis");
+                    let why = if let Link::Down(why) = &*self.link.borrow() { Arc::clone(why) } else { "the connection broke".into() };
+                    tracing::warn!(server = %self.address, why = &*why, "lost Redis");
                     changed(Change::Gone);
                 }
                 Err(error) => {
@@ -139,7 +140,7 @@ impl Server {
             metrics.commands.inc_by(u64::try_from(pipeline.len()).unwrap_or(u64::MAX));
             match timeout_at(deadline, connection.send_packed_commands(pipeline, 0, pipeline.len())).await {
                 Ok(Ok(answers)) if answers.len() == pipeline.len() => {
-                    metrics.batch.observe(sent.elapsed().as_secs_f64());
+                    metrics.latency.observe(sent.elapsed().as_secs_f64());
                     self.look_at(&answers, number);
                     return Ok(answers);
                 }
@@ -217,12 +218,9 @@ impl Server {
     }
 }
 
-/// Whether an error is about the server rather than about what it was asked.
+/// Whether an error is about the server rather than about what it was asked. `CLUSTERDOWN` is about the others.
 fn is_unfit(error: &redis::ServerError) -> bool {
-    matches!(
-        error.kind(),
-        Some(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::ReadOnly | ServerErrorKind::ClusterDown)
-    )
+    matches!(error.kind(), Some(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown | ServerErrorKind::ReadOnly))
 }
 
 /// A pipeline of commands.
