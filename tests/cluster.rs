@@ -162,7 +162,7 @@ fn chat_and_whispers_cross_three_gateways_and_two_routers() {
 #[test]
 fn chat_and_whispers_cross_nodes_on_a_redis_cluster_and_a_database() {
     let options = ClusterOptions {
-        redis: RedisKind::Cluster(RedisClusterOptions { primaries: 3, ..RedisClusterOptions::default() }),
+        redis: RedisKind::Cluster(RedisClusterOptions { primaries: 3, replicas_per_primary: 0, own_addresses: false }),
         ledger: LedgerKind::Maria,
         ..ClusterOptions::new(BINARY)
     };
@@ -194,7 +194,7 @@ fn a_call_about_a_room_reaches_its_owner_through_any_router() {
         let (first, second) = (once(&own), once(&other));
         assert_eq!((first.0, &first.1), (second.0, &second.1));
         let muted =
-            other.call("PUT", &format!("/v1/rooms/{room}/mutes/{}", 20_001 + owner as i64), &json!({"by": anchor})).expect("an answer");
+            other.call("PUT", &format!("/v1/rooms/{room}/mutes/{}", 20_001 + owner as i64), &json!({"operatorId": anchor})).expect("an answer");
         assert!((200..300).contains(&muted.0), "{muted:?}");
         member.chat(room, "hello", "m1");
         assert_eq!(member.expect(Code::Error).code, Some(4005));

@@ -285,8 +285,10 @@ impl Cluster {
 
     /// Index of the running router that owns the room by its lease; `None` while nobody does.
     pub fn owner_of(&self, room: i64) -> Option<usize> {
-        let key = format!("im:room:{{{room}}}:owner");
+        let key = format!("im:room:{room}:owner");
         let fields = self.redis_command(&key, &["HGETALL", &key]).ok()?;
-        self.routers.iter().position(|router| router.is_running() && fields.lines().any(|value| value == router.name()))
+        // The holder is one life of a room on one life of a router: `name%incarnation%life`.
+        let holder = fields.lines().find_map(|value| value.split_once('%'))?.0;
+        self.routers.iter().position(|router| router.is_running() && router.name() == holder)
     }
 }
