@@ -52,7 +52,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-/// A shared store in Redis. Dropped, it ends at once; see [`Self::stop`].
+/// A shared store in Redis. To be kept and then [stopped](Self::stop): dropped, it looks after clock, watch and the servers of a
+/// cluster no more, and the connections end with the last of the ports.
 pub struct Redis {
     state: State,
     connection: Connection,

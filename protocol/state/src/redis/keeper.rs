@@ -31,7 +31,7 @@ pub(super) struct Keeper {
     pub(super) watch: Watch,
     /// Why a cluster as a whole cannot be used.
     pub(super) cluster_trouble: Option<String>,
-    /// Told `true` once the clock has been set for the first time.
+    /// Told `true` once the clock has been set, and all servers could be reached.
     pub(super) is_ready: watch::Sender<bool>,
 }
 
@@ -63,19 +63,24 @@ impl Keeper {
                     if is_cluster && self.why_away().is_some() {
                         ask_slots.reset_after(ASK_SLOTS_AGAIN);
                     }
-                    if !*self.is_ready.borrow() {
+                    if !rule.has_been_set {
                         self.follow_clock(&mut rule).await;
                     }
                 }
             }
-            self.tell();
+            self.tell(&rule);
         }
     }
 
-    fn tell(&self) {
+    fn tell(&self, rule: &ClockRule) {
         let open = self.connection.primaries().iter().filter(|server| server.is_breaker_open()).count();
         self.connection.metrics().breaker_open.set(i64::try_from(open).unwrap_or(i64::MAX));
-        self.watch.set_away(self.why_away());
+        let why = self.why_away();
+        let is_well = why.is_none();
+        self.watch.set_away(why);
+        if is_well && rule.has_been_set {
+            self.is_ready.send_replace(true);
+        }
     }
 
     fn why_away(&self) -> Option<String> {
@@ -96,7 +101,6 @@ impl Keeper {
             self.clock.set(there_ms);
             self.connection.metrics().clock_steps.inc();
         }
-        self.is_ready.send_replace(true);
     }
 
     /// Asks a cluster who has which slot. `false` when nobody could say. A server that believes the cluster to be down is not believed:
