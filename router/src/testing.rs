@@ -25,6 +25,8 @@ struct Tables {
     profiles: BTreeMap<(AppId, UserId), Profile>,
     calls: HashMap<&'static str, usize>,
     failing: bool,
+    /// How many calls of a method do not fail.
+    allowed: HashMap<&'static str, usize>,
 }
 
 /// A call that waits until it is let through.
@@ -54,6 +56,11 @@ impl TestRecords {
         self.lock().failing = failing;
     }
 
+    /// Calls of a method fail after so many.
+    pub(crate) fn fail_after(&self, method: &'static str, calls: usize) {
+        self.lock().allowed.insert(method, calls);
+    }
+
     /// From now on calls of a method wait at a gate.
     pub(crate) fn hold(&self, method: &'static str) -> Arc<Gate> {
         let gate = Arc::new(Gate { open: watch::Sender::new(false), callers: watch::Sender::new(0) });
@@ -77,7 +84,8 @@ impl TestRecords {
             gate.callers.send_modify(|callers| *callers += 1);
             gate.open.subscribe().wait_for(|open| *open).await.unwrap();
         }
-        if self.lock().failing {
+        let tables = self.lock();
+        if tables.failing || tables.allowed.get(method).is_some_and(|allowed| tables.calls[method] > *allowed) {
             return Err(RecordError::Away { what: method, cause: "told to fail".into() });
         }
         Ok(())

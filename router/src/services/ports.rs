@@ -4,6 +4,16 @@
 //! - Every call is one transaction, and safe to repeat: a call that failed may have been carried out.
 //! - Times are Unix milliseconds and are passed in.
 //!
+//! The records themselves are never old. What routers remember of them is, for as long as this:
+//!
+//! | what changed, through another router | this one goes by it |
+//! |---|---|
+//! | a room was opened or closed | at once: the cache is shared and written through |
+//! | sanctions, slow mode, words of a room | at once: they are the owner's to change, and a new owner reads them |
+//! | the lists of live rooms | within 2 s: one router reads them each second, the others take them from the cache each second |
+//! | words refused everywhere | within 10 s |
+//! | a profile | within 60 s |
+//!
 //! No SQL here, and no rule: a rule that needs atomicity (one live room per anchor) says so in its method and is held by the adapter.
 
 use async_trait::async_trait;

@@ -196,7 +196,7 @@ pub(super) async fn what_people_write_comes_back_as_it_was(home: Home) {
     ledger.set_block_words(&words).await.unwrap();
     assert_eq!(ledger.block_words().await.unwrap(), words);
     let profile = Profile { user: UserId(20_001), name, avatar: String::new() };
-    ledger.put_profiles(APP, &[profile.clone()]).await.unwrap();
+    ledger.put_profiles(APP, std::slice::from_ref(&profile)).await.unwrap();
     assert_eq!(ledger.profiles(APP, &[UserId(20_001)]).await.unwrap(), [profile]);
 }
 

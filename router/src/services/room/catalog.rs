@@ -3,7 +3,10 @@
 //! - A live room is cached for 30 min less a random part (expiries do not come together), a missing one for 1 min (ids that do not
 //!   exist cost the records nothing).
 //! - Misses at the same time load once.
-//! - Opening and closing write the cache through. A load that overlaps one of them on this router stores nothing.
+//! - Opening and closing write the cache through, and the cache is every router's: what one of them opened or closed, all know at once.
+//! - A load looks at the records again after it has stored: so one that overlaps an opening or a closing, here or on another router, corrects
+//!   what it stored, or is corrected by the other. A router that dies between its closing and its write leaves a closed room cached as live;
+//!   the first to enter it finds out, for it has no epoch.
 
 use crate::{
     Refusal,
@@ -18,10 +21,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::OnceCell;
 
@@ -29,6 +29,8 @@ use tokio::sync::OnceCell;
 const LIVE_MS: u64 = 30 * 60 * 1_000;
 /// How long a missing one is.
 const MISSING_MS: u64 = 60 * 1_000;
+/// How often a load looks whether what it stored still holds.
+const LOOKS_MAX: usize = 3;
 
 type Loading = HashMap<RoomId, Arc<OnceCell<Option<RoomRecord>>>>;
 
@@ -37,13 +39,11 @@ pub(crate) struct Catalog {
     cache: Arc<dyn Cache>,
     metrics: Metrics,
     loading: Mutex<Loading>,
-    /// Rises with every room opened or closed here.
-    changes: AtomicU64,
 }
 
 impl Catalog {
     pub(crate) fn new(records: Arc<dyn RoomRecords>, cache: Arc<dyn Cache>, metrics: Metrics) -> Self {
-        Self { records, cache, metrics, loading: Mutex::new(HashMap::new()), changes: AtomicU64::new(0) }
+        Self { records, cache, metrics, loading: Mutex::new(HashMap::new()) }
     }
 
     /// The record of a live room; `None` when there is none.
@@ -66,13 +66,11 @@ impl Catalog {
 
     /// A room was opened.
     pub(crate) async fn opened(&self, record: &RoomRecord, now_ms: u64) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
         self.store(record.room, Some(record), now_ms).await;
     }
 
     /// A room was closed.
     pub(crate) async fn closed(&self, room: RoomId, now_ms: u64) {
-        self.changes.fetch_add(1, Ordering::AcqRel);
         self.store(room, None, now_ms).await;
     }
 
@@ -81,12 +79,29 @@ impl Catalog {
         if let Some(known) = self.cached(room, now_ms).await {
             return Ok(known);
         }
-        let before = self.changes.load(Ordering::Acquire);
-        let record = self.records.live_room(room).await?;
-        if self.changes.load(Ordering::Acquire) == before {
+        let mut record = self.records.live_room(room).await?;
+        // An id is opened once and closed once, so the second look sees the last change at the latest; the third is for a reader of a replica.
+        for _ in 0..LOOKS_MAX {
             self.store(room, record.as_ref(), now_ms).await;
+            // What changes after this look is written to the cache after what was stored before it.
+            match self.records.live_room(room).await {
+                Ok(now) if now == record => return Ok(record),
+                Ok(now) => record = now,
+                // The first look holds for this caller, and for nobody else.
+                Err(error) => {
+                    self.metrics.store_failed("room_cache", &error);
+                    break;
+                }
+            }
         }
+        self.forget(room).await;
         Ok(record)
+    }
+
+    async fn forget(&self, room: RoomId) {
+        if let Err(error) = self.cache.remove(&key(room)).await {
+            self.metrics.store_failed("room_cache", &error);
+        }
     }
 
     async fn cached(&self, room: RoomId, now_ms: u64) -> Option<Option<RoomRecord>> {
@@ -184,10 +199,22 @@ mod tests {
     use prometheus_client::registry::Registry;
     use std::sync::Arc;
 
+    /// Calls of one load: a look before it stores, and one after.
+    const A_LOAD: usize = 2;
+
     fn catalog() -> (Arc<TestRecords>, Arc<Catalog>) {
         let records = Arc::new(TestRecords::default());
         let cache = State::in_memory().cache;
         (records.clone(), Arc::new(Catalog::new(records, cache, Metrics::register(&mut Registry::default()))))
+    }
+
+    /// Two with one cache and one ledger.
+    fn routers() -> (Arc<TestRecords>, [Arc<Catalog>; 2]) {
+        let records = Arc::new(TestRecords::default());
+        let cache = State::in_memory().cache;
+        let catalog = || Arc::new(Catalog::new(records.clone(), cache.clone(), Metrics::register(&mut Registry::default())));
+        let routers = [catalog(), catalog()];
+        (records, routers)
     }
 
     async fn open(records: &TestRecords, anchor: i64) -> RoomRecord {
@@ -205,9 +232,9 @@ mod tests {
         for now_ms in [0, 1, LIVE_MS - LIVE_MS / 10 - 1] {
             assert_eq!(catalog.room(record.room, now_ms).await.unwrap().as_ref(), Some(&record));
         }
-        assert_eq!(records.calls("live_room"), 1);
+        assert_eq!(records.calls("live_room"), A_LOAD);
         catalog.room(record.room, LIVE_MS).await.unwrap();
-        assert_eq!(records.calls("live_room"), 2);
+        assert_eq!(records.calls("live_room"), 2 * A_LOAD);
     }
 
     #[tokio::test]
@@ -216,12 +243,12 @@ mod tests {
         for now_ms in [0, 1, MISSING_MS - 1] {
             assert_eq!(catalog.room(RoomId(1), now_ms).await.unwrap(), None);
         }
-        assert_eq!(records.calls("live_room"), 1);
+        assert_eq!(records.calls("live_room"), A_LOAD);
         let record = open(&records, 30_001).await;
         assert_eq!(record.room, RoomId(1));
         catalog.opened(&record, 2).await;
         assert_eq!(catalog.room(RoomId(1), 3).await.unwrap(), Some(record));
-        assert_eq!(records.calls("live_room"), 1);
+        assert_eq!(records.calls("live_room"), A_LOAD);
         catalog.closed(RoomId(1), 4).await;
         assert_eq!(catalog.room(RoomId(1), 5).await.unwrap(), None);
     }
@@ -251,24 +278,64 @@ mod tests {
         for caller in callers {
             assert_eq!(caller.await.unwrap().unwrap().as_ref(), Some(&record));
         }
-        assert_eq!(records.calls("live_room"), 1);
+        assert_eq!(records.calls("live_room"), A_LOAD);
     }
 
     #[tokio::test]
-    async fn a_load_that_overlaps_a_closing_stores_nothing() {
-        let (records, catalog) = catalog();
+    async fn what_one_router_opens_or_closes_the_other_knows_at_once() {
+        let (records, [one, other]) = routers();
         let record = open(&records, 30_001).await;
+        one.opened(&record, 0).await;
+        assert_eq!(other.room(record.room, 0).await.unwrap().as_ref(), Some(&record));
+        records.close_room(record.room, 1).await.unwrap();
+        one.closed(record.room, 1).await;
+        assert_eq!(other.room(record.room, 1).await.unwrap(), None);
+        assert_eq!(records.calls("live_room"), 0, "the cache is one");
+    }
+
+    #[tokio::test]
+    async fn a_load_that_overlaps_a_closing_on_either_router_leaves_it_closed() {
+        for closer in 0..2 {
+            let (records, routers) = routers();
+            let record = open(&records, 30_001).await;
+            let gate = records.hold("live_room");
+            let slow = tokio::spawn({
+                let loader = routers[0].clone();
+                async move { loader.room(RoomId(1), 0).await }
+            });
+            gate.wait_for_callers(1).await;
+            records.close_room(RoomId(1), 0).await.unwrap();
+            routers[closer].closed(RoomId(1), 0).await;
+            gate.open();
+            slow.await.unwrap().unwrap();
+            for router in &routers {
+                assert_eq!(router.room(record.room, 1).await.unwrap(), None);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_load_that_overlaps_an_opening_on_another_router_leaves_it_open() {
+        let (records, [one, other]) = routers();
         let gate = records.hold("live_room");
-        let slow = tokio::spawn({
-            let catalog = catalog.clone();
-            async move { catalog.room(RoomId(1), 0).await }
-        });
+        let slow = tokio::spawn(async move { one.room(RoomId(1), 0).await });
         gate.wait_for_callers(1).await;
-        records.close_room(RoomId(1), 0).await.unwrap();
-        catalog.closed(RoomId(1), 0).await;
+        let record = open(&records, 30_001).await;
+        other.opened(&record, 0).await;
         gate.open();
         slow.await.unwrap().unwrap();
-        assert_eq!(catalog.room(record.room, 1).await.unwrap(), None);
+        assert_eq!(other.room(record.room, 1).await.unwrap(), Some(record));
+    }
+
+    #[tokio::test]
+    async fn a_load_that_could_not_look_again_leaves_nothing_in_the_cache() {
+        let (records, [one, other]) = routers();
+        let record = open(&records, 30_001).await;
+        records.fail_after("live_room", 1);
+        assert_eq!(one.room(RoomId(1), 0).await.unwrap(), Some(record));
+        records.fail_after("live_room", usize::MAX);
+        records.close_room(RoomId(1), 0).await.unwrap();
+        assert_eq!(other.room(RoomId(1), 1).await.unwrap(), None);
     }
 
     #[tokio::test]
