@@ -321,3 +321,42 @@ impl Door {
         self.shut_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Door, Failure, SHUT_FOR};
+    use std::{
+        future::{pending, ready},
+        time::Duration,
+    };
+    use tokio::time::{advance, timeout};
+
+    const LIMIT: Duration = Duration::from_millis(1_800);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_to_a_server_that_let_nobody_in_is_told_at_once_until_one_of_them_gets_in() {
+        let door = Door::default();
+        let refused = async || door.pass(LIMIT, ready(Err::<(), _>(Failure::NoConnection))).await;
+        assert!(matches!(refused().await, Err(Failure::NoConnection)));
+        // Does not wait for what never comes.
+        assert!(matches!(door.pass(LIMIT, pending::<Result<(), _>>()).await, Err(Failure::Shut)));
+        advance(SHUT_FOR).await;
+        assert!(matches!(refused().await, Err(Failure::NoConnection)), "one tries again");
+        assert!(matches!(refused().await, Err(Failure::Shut)));
+        advance(SHUT_FOR).await;
+        door.pass(LIMIT, ready(Ok(()))).await.unwrap();
+        door.pass(LIMIT, ready(Ok(()))).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_one_tries_the_others_are_told_at_once_and_one_that_is_given_up_shuts_nobody_out_for_long() {
+        let door = Door::default();
+        door.pass(LIMIT, ready(Err::<(), _>(Failure::NoConnection))).await.unwrap_err();
+        advance(SHUT_FOR).await;
+        let trying = door.pass(LIMIT, pending::<Result<(), _>>());
+        assert!(timeout(Duration::from_millis(1), trying).await.is_err());
+        assert!(matches!(door.pass(LIMIT, ready(Ok(()))).await, Err(Failure::Shut)));
+        advance(LIMIT + SHUT_FOR).await;
+        door.pass(LIMIT, ready(Ok(()))).await.unwrap();
+    }
+}
