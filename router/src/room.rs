@@ -132,6 +132,10 @@ enum End {
 
 /// Runs one life of a room, or several where it was lost and nobody else has it.
 pub(crate) async fn run(core: Arc<Core>, id: RoomId, mut receiver: mpsc::Receiver<RoomCall>) {
+    if !core.ownership.is_mine(id) {
+        let elsewhere = core.ownership.elsewhere(id);
+        return hand_on(&core, id, receiver, VecDeque::new(), Some(elsewhere)).await;
+    }
     let Some(first) = door::first(&core, id, &mut receiver).await else {
         // Only strangers came: nothing was opened. What is coming just now may be worth it.
         return hand_on(&core, id, receiver, VecDeque::new(), None).await;
@@ -329,7 +333,8 @@ impl Room {
             if let Some(end) = self.end {
                 return end;
             }
-            let wake = self.core.state.clock.instant(self.timers.next_ms());
+            let due_ms = self.outbox.due_ms().unwrap_or(u64::MAX);
+            let wake = self.core.state.clock.instant(due_ms.min(self.timers.next_ms()));
             // Cancel-safe: `recv_many` takes nothing unless it returns.
             tokio::select! {
                 received = receiver.recv_many(&mut batch, BATCH) => {

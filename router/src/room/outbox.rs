@@ -14,9 +14,10 @@
 //! - QoS 0 is pushed all the same: it may be lost, never held up. Its entries stay *behind* and are written, with the numbers they have,
 //!   before anything newer, as soon as the log answers; so the claims stand for the next owner too. Whether an earlier try had worked
 //!   makes no difference: claimed, it is `Repeated` with its own `seq`; unclaimed, it is `Stale` while the newest entry is ours.
-//! - QoS 1 is tried for about a second with nothing newer on its way. Then the caller is refused, and it is never pushed by this life:
-//!   viewers show rising numbers only, so it could not be pushed behind what is newer. Where the log had it after all, those see it who
-//!   resume; whoever was refused and asks again sends another message.
+//! - QoS 1 is tried for about a second with nothing newer on its way. Then the caller is refused and what is newer goes on; the message is
+//!   *in doubt*. Viewers show rising numbers only, so it can no longer be pushed under its own. Once the log has taken a newer entry it
+//!   cannot take this one any more, and says whether it has it: if so it is pushed under a new number (and not written again), for its
+//!   sender, asking again, will hear that it was taken; if not, it was never said.
 //! - An entry that is in the log and was not pushed, because the process died or the lease was lost in between, is pushed by the next
 //!   life: gateways say the last `seq` they have seen (see `replay`).
 //! - One that was written for a former owner only *after* this life had looked at the log is nobody's: neither pushed nor to be replayed.
@@ -36,6 +37,7 @@ use billfish_state::{Appended, LogAppend, LogEntry, MessageClaim, StateError, Us
 use billfish_wire::{BizCode, Body, Class, Encoding};
 use bytes::Bytes;
 use std::{
+    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -48,10 +50,14 @@ const BEHIND_MAX: usize = billfish_state::port::ROOM_LOG_ENTRIES_MAX;
 /// Tries to write what must arrive. Each ends with the store's time-out of 0.3 s at the latest: a second in all, which is also how long
 /// nothing newer of the room is sent.
 const TRIES: u32 = 3;
+/// Messages in doubt. Beyond it the oldest is left to those who resume: as many writes as can fail before a store counts as away, and more.
+const DOUBTS_MAX: usize = 64;
 /// Between two of them.
 const TRY_AGAIN: Duration = Duration::from_millis(50);
-/// Between two tries to write what may be lost: a store that hangs costs the chat of a room one time-out in so long.
-const LOG_AGAIN_MS: u64 = 500;
+/// Between two tries to write what may be lost: at first soon, for what is in no log is lost with this process, then, each time twice as
+/// long, as seldom as a store that hangs may cost the chat of a room its time-out.
+const LOG_AGAIN_MS: u64 = 50;
+const LOG_AGAIN_MAX_MS: u64 = 500;
 
 /// What became of a push to the room.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,8 +151,12 @@ pub(super) struct Outbox {
     behind: usize,
     /// Not before, unless something must arrive.
     again_ms: u64,
+    /// How long that was.
+    waited_ms: u64,
     /// The largest number on a link.
     sent_seq: i64,
+    /// Refused, and perhaps written all the same.
+    doubts: VecDeque<Said>,
 }
 
 impl Outbox {
@@ -161,12 +171,20 @@ impl Outbox {
     pub(super) fn sent_seq(&self) -> i64 {
         self.sent_seq
     }
+
+    /// When the log is to be asked again, Unix ms.
+    pub(super) fn due_ms(&self) -> Option<u64> {
+        (self.behind > 0).then_some(self.again_ms)
+    }
 }
 
 /// What the log said.
 enum Written {
     Yes(Vec<Appended>),
-    No,
+    No {
+        /// Perhaps after all.
+        in_doubt: bool,
+    },
     /// Another owner has written.
     Stale,
 }
@@ -233,7 +251,7 @@ impl Room {
 
     async fn round(&mut self) -> bool {
         let now_ms = self.core.state.clock.now_ms();
-        let is_due = self.outbox.behind > 0 && now_ms >= self.outbox.again_ms;
+        let is_due = self.outbox.due_ms().is_some_and(|due_ms| now_ms >= due_ms);
         if self.outbox.out.is_empty() && !is_due {
             return false;
         }
@@ -251,7 +269,39 @@ impl Room {
         self.heal().await;
         let left = self.send(&written).await;
         self.settle(&written, left);
+        self.resolve(&written).await;
         !self.outbox.out.is_empty()
+    }
+
+    /// Finds out what the log has of what is in doubt.
+    async fn resolve(&mut self, written: &Written) {
+        let (Some(oldest), Written::Yes(appended)) = (self.outbox.doubts.front(), written) else { return };
+        if appended.is_empty() {
+            return;
+        }
+        let (room, now_ms) = (self.record.room, self.core.state.clock.now_ms());
+        let page = match self.core.state.room_log.read(room, oldest.seq() - 1, billfish_state::port::ROOM_LOG_ENTRIES_MAX, now_ms).await {
+            Ok(page) => page,
+            Err(error) => return self.core.metrics.store_failed("room_log", &error),
+        };
+        let newest_seq = page.entries.last().map_or(0, |newest| newest.seq);
+        for doubt in std::mem::take(&mut self.outbox.doubts) {
+            if page.entries.iter().any(|entry| entry.seq == doubt.seq()) {
+                self.put_aside(doubt);
+            } else if doubt.seq() > newest_seq {
+                self.outbox.doubts.push_back(doubt);
+            }
+        }
+    }
+
+    /// Queues a message that the log has, under a number that viewers have not passed. Its id stays.
+    fn put_aside(&mut self, said: Said) {
+        self.counter = self.counter.checked_add(1).expect("the room begins a new epoch at half of this");
+        let mut said = Said { logged: None, key: None, waiting: None, ..said };
+        if let Some(push) = &mut said.push.push {
+            push.seq = (self.claim.epoch << 32 | u64::from(self.counter)).cast_signed();
+        }
+        self.outbox.push(Out::Said(said));
     }
 
     async fn send(&mut self, written: &Written) -> Left {
@@ -278,7 +328,7 @@ impl Room {
         let waiting = said.waiting.take();
         let appended = match (said.logged, written) {
             (Some(index), Written::Yes(appended)) => appended.get(index).copied(),
-            (Some(_), Written::No | Written::Stale) => None,
+            (Some(_), Written::No { .. } | Written::Stale) => None,
             (None, _) => Some(Appended::Stored),
         };
         match appended {
@@ -303,6 +353,12 @@ impl Room {
                 left.refused.push(said.seq());
                 if let Some(waiting) = waiting {
                     waiting.refuse(&self.core, Refusal::unavailable()).await;
+                }
+                if matches!(written, Written::No { in_doubt: true }) {
+                    if self.outbox.doubts.len() == DOUBTS_MAX {
+                        self.outbox.doubts.pop_front();
+                    }
+                    self.outbox.doubts.push_back(said);
                 }
                 return;
             }
@@ -357,9 +413,9 @@ impl Room {
         match written {
             Written::Yes(_) | Written::Stale => {
                 outbox.batch.clear();
-                outbox.again_ms = 0;
+                (outbox.again_ms, outbox.waited_ms) = (0, 0);
             }
-            Written::No => {
+            Written::No { .. } => {
                 outbox.batch.retain(|append| !left.refused.contains(&append.entry.seq));
                 let over = outbox.batch.len().saturating_sub(BEHIND_MAX);
                 outbox.batch.drain(..over);
@@ -398,9 +454,10 @@ impl Room {
         }
         let must_arrive = self.outbox.out.iter().any(|out| matches!(out, Out::Said(said) if said.must_arrive()));
         if !must_arrive && self.core.state.clock.now_ms() < self.outbox.again_ms {
-            return Written::No;
+            return Written::No { in_doubt: false };
         }
         let room = self.record.room;
+        let mut in_doubt = false;
         let mut tried = self.outbox.behind;
         for attempt in 0..if must_arrive { TRIES } else { 1 } {
             if attempt > 0 {
@@ -414,19 +471,24 @@ impl Room {
                         self.log_is_empty = false;
                         return Written::Yes(appended);
                     }
-                    Err(error) => self.core.metrics.store_failed("room_log", &error),
+                    Err(error) => {
+                        self.core.metrics.store_failed("room_log", &error);
+                        in_doubt = true;
+                    }
                 },
                 Err(error) => {
                     self.core.metrics.store_failed("room_log", &error);
                     if !matches!(error, StateError::Away { .. }) {
                         break;
                     }
+                    in_doubt = true;
                 }
             }
             tried = self.outbox.batch.len();
         }
-        self.outbox.again_ms = self.core.state.clock.now_ms() + LOG_AGAIN_MS;
-        Written::No
+        self.outbox.waited_ms = (self.outbox.waited_ms * 2).clamp(LOG_AGAIN_MS, LOG_AGAIN_MAX_MS);
+        self.outbox.again_ms = self.core.state.clock.now_ms() + self.outbox.waited_ms;
+        Written::No { in_doubt }
     }
 
     /// Whether another owner has written. The first `tried` entries may stand in the way of themselves.

@@ -4,12 +4,13 @@
 //!   lost the room, or the link broke. It is pushed with its own numbers under this owner's epoch, and the states that are newer too.
 //! - A gateway that listens on this link already has missed nothing: all that was said since stands on the link, though what it has said it
 //!   has seen may be older.
+//! - Interest has no answer, so a gateway with viewers is told the audience: it need not say it again.
 //! - Where something between has been trimmed away, or the log is away, the gateway's sessions are sent to resume (4012): they are told
 //!   what is lost, a viewer who only listens would never know.
 
 use super::Room;
 use crate::{delivery::stored_push, link::Gateway, metrics::Audience};
-use billfish_link::message::{Kick, RoomPush, envelope::Kind};
+use billfish_link::message::{self, Kick, RoomPush, envelope::Kind};
 use billfish_state::{LogEntry, StateError, UserId};
 use billfish_wire::{Class, Reason};
 use std::sync::Arc;
@@ -36,6 +37,11 @@ impl Room {
         }
         let gone = self.membership.interest(gateway, true);
         self.take_out(&gone).await;
+        if after_seq > 0 {
+            // It has viewers, and says so until it hears of the room: interest has no answer.
+            let members = self.audience.cast_signed();
+            gateway.send(Kind::Audience(message::Audience { room_id: self.record.room.0, members }), Class::Ambient).await;
+        }
     }
 
     /// The store answers again: whoever could not be told what he missed is sent to ask for it.

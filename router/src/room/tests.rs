@@ -4,6 +4,7 @@ mod chat;
 mod lives;
 mod members;
 mod orders;
+mod owners;
 mod resume;
 mod trouble;
 mod users;

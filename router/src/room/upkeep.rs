@@ -23,6 +23,10 @@ impl Room {
         if now_ms >= self.timers.renew_ms {
             self.heal().await;
             self.renew(now_ms).await;
+            if self.end.is_some() {
+                // The members are another owner's by now.
+                return;
+            }
             let gone = self.membership.on_tick(now_ms, self.core.config.silence_ms());
             self.core.metrics.stale_members.inc_by(gone.len() as u64);
             self.take_out(&gone).await;

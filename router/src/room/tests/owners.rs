@@ -1,0 +1,813 @@
+//! A room whose owner changes, dies, or cannot reach the store: two routers on one state, and what gateways hear.
+
+use super::*;
+use async_trait::async_trait;
+use billfish_state::{
+    Appended, Leases, LogAppend, LogEntry, Member, MemberPage, Members, NodeInfo, NodeKind, Page, Registry as Nodes, RoomLog, StateError,
+};
+use proptest::prelude::{Just, ProptestConfig, Strategy, prop, prop_oneof, proptest};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+/// The ports of one router that decide about its rooms, between it and the state.
+struct Between {
+    state: State,
+    /// Nothing comes through: the store is away for this router, or the router is dead.
+    is_cut: AtomicBool,
+    /// So many appends are carried out, and their answers are lost.
+    answers_lost: AtomicU32,
+    /// So many appends are not carried out.
+    appends_lost: AtomicU32,
+    /// The next append is carried out, and its answer takes so long.
+    answer_ms: AtomicU64,
+    /// Which routers the registry shows.
+    routers: Arc<Mutex<Vec<String>>>,
+}
+
+impl Between {
+    fn pass(&self) -> Result<(), StateError> {
+        if self.is_cut.load(Relaxed) { Err(away()) } else { Ok(()) }
+    }
+
+    fn take(count: &AtomicU32) -> bool {
+        count.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1)).is_ok()
+    }
+}
+
+fn away() -> StateError {
+    StateError::Away { what: "test", cause: "told to be".into() }
+}
+
+#[async_trait]
+impl RoomLog for Between {
+    async fn append(&self, room: RoomId, entries: &[LogAppend], now_ms: u64) -> Result<Vec<Appended>, StateError> {
+        self.pass()?;
+        if Self::take(&self.appends_lost) {
+            return Err(away());
+        }
+        let appended = self.state.room_log.append(room, entries, now_ms).await?;
+        tokio::time::sleep(Duration::from_millis(self.answer_ms.swap(0, Relaxed))).await;
+        if Self::take(&self.answers_lost) { Err(away()) } else { Ok(appended) }
+    }
+
+    async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>, StateError> {
+        self.pass()?;
+        self.state.room_log.read(room, after_seq, limit, now_ms).await
+    }
+
+    async fn last(&self, room: RoomId, limit: usize, now_ms: u64) -> Result<Vec<LogEntry>, StateError> {
+        self.pass()?;
+        self.state.room_log.last(room, limit, now_ms).await
+    }
+
+    async fn remove(&self, room: RoomId) -> Result<(), StateError> {
+        self.pass()?;
+        self.state.room_log.remove(room).await
+    }
+}
+
+#[async_trait]
+impl Leases for Between {
+    async fn acquire(&self, name: &str, holder: &str, now_ms: u64, until_ms: u64) -> Result<Lease, StateError> {
+        self.pass()?;
+        self.state.leases.acquire(name, holder, now_ms, until_ms).await
+    }
+
+    async fn release(&self, name: &str, holder: &str, epoch: u64) -> Result<(), StateError> {
+        self.pass()?;
+        self.state.leases.release(name, holder, epoch).await
+    }
+}
+
+#[async_trait]
+impl Members for Between {
+    async fn join(&self, app: AppId, room: RoomId, members: &[Member], now_ms: u64) -> Result<u64, StateError> {
+        self.pass()?;
+        self.state.members.join(app, room, members, now_ms).await
+    }
+
+    async fn leave(&self, app: AppId, room: RoomId, members: &[Member], now_ms: u64) -> Result<u64, StateError> {
+        self.pass()?;
+        self.state.members.leave(app, room, members, now_ms).await
+    }
+
+    async fn count(&self, app: AppId, room: RoomId) -> Result<u64, StateError> {
+        self.pass()?;
+        self.state.members.count(app, room).await
+    }
+
+    async fn page(&self, app: AppId, room: RoomId, cursor: u64, limit: usize) -> Result<MemberPage, StateError> {
+        self.pass()?;
+        self.state.members.page(app, room, cursor, limit).await
+    }
+
+    async fn contains(&self, app: AppId, room: RoomId, users: &[UserId]) -> Result<Vec<bool>, StateError> {
+        self.pass()?;
+        self.state.members.contains(app, room, users).await
+    }
+
+    async fn remove(&self, app: AppId, room: RoomId) -> Result<(), StateError> {
+        self.pass()?;
+        self.state.members.remove(app, room).await
+    }
+}
+
+#[async_trait]
+impl Nodes for Between {
+    async fn register(&self, _: &NodeInfo, _: u64, _: u64) -> Result<(), StateError> {
+        self.pass()
+    }
+
+    async fn deregister(&self, _: NodeKind, _: &str, _: u64) -> Result<(), StateError> {
+        self.pass()
+    }
+
+    async fn nodes(&self, kind: NodeKind, _: u64) -> Result<Vec<NodeInfo>, StateError> {
+        self.pass()?;
+        let node = |id: &String| NodeInfo {
+            kind,
+            id: id.clone(),
+            incarnation: 1,
+            addresses: Vec::new(),
+            capacity: 1,
+            load: 0,
+            draining: false,
+            version: String::new(),
+        };
+        Ok(self.routers.lock().unwrap().iter().map(node).collect())
+    }
+}
+
+/// Several routers, of which the registry shows those it is told to.
+struct Town {
+    state: State,
+    records: Arc<TestRecords>,
+    routers: Arc<Mutex<Vec<String>>>,
+}
+
+/// One of them.
+struct Router {
+    house: House,
+    between: Arc<Between>,
+}
+
+impl Town {
+    fn new() -> Self {
+        Self { state: State::in_memory(), records: Arc::new(TestRecords::default()), routers: Arc::default() }
+    }
+
+    /// The registry shows these and no other from now on; routers learn of it within two seconds.
+    fn shows(&self, routers: &[&str]) {
+        *self.routers.lock().unwrap() = routers.iter().map(|&name| name.to_owned()).collect();
+    }
+
+    async fn router(&self, name: &str) -> Router {
+        let between = Arc::new(Between {
+            state: self.state.clone(),
+            is_cut: AtomicBool::new(false),
+            answers_lost: AtomicU32::new(0),
+            appends_lost: AtomicU32::new(0),
+            answer_ms: AtomicU64::new(0),
+            routers: Arc::clone(&self.routers),
+        });
+        let mut state = self.state.clone();
+        state.room_log = between.clone();
+        state.leases = between.clone();
+        state.registry = between.clone();
+        state.members = between.clone();
+        let house = House::with(|config| config.node = name.to_owned(), Arc::clone(&self.records), state).await;
+        Router { house, between }
+    }
+}
+
+impl Router {
+    fn cut(&self, is_cut: bool) {
+        self.between.is_cut.store(is_cut, Relaxed);
+    }
+}
+
+/// Longer than it takes until every router has seen what the registry shows.
+const SEEN: Duration = Duration::from_millis(2_500);
+/// Longer than a lease.
+const LEASE: Duration = Duration::from_millis(6_500);
+
+async fn interest(gateway: &Gateway, room: RoomId, last_seq: i64) {
+    gateway.send(Kind::Interest(Interest { room_id: room.0, interested: true, members: 1, last_seq })).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_about_another_routers_room_is_told_whose_it_is() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let (one, two) = (town.router("r1").await, town.router("r2").await);
+    tokio::time::sleep(SEEN).await;
+    let room = one.house.open(ANCHOR).await;
+    let mut gateway = two.house.gateway("g1");
+    let sync = Call::Sync(Sync { room_id: room.0, from_seq: 0, from_id: String::new(), resume: false });
+    for call in [join(room, None), chat(room, "hello", "m1"), sync, leave(room)] {
+        assert_eq!(gateway.moved(ALICE, call).await, "r1");
+    }
+    assert_eq!(two.house.records.calls("raise_epoch"), 0, "nothing was opened for it");
+    gateway = one.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_that_moves_is_given_up_and_its_callers_are_sent_on() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let (one, two) = (town.router("r1").await, town.router("r2").await);
+    tokio::time::sleep(SEEN).await;
+    let room = one.house.open(ANCHOR).await;
+    let mut old = one.house.gateway("g1");
+    old.join(room, ALICE).await;
+    let seq = accepted(old.ask(ALICE, chat(room, "before", "m1")).await);
+    town.shows(&["r2"]);
+    tokio::time::sleep(SEEN + SEEN).await;
+    assert_eq!(old.moved(ALICE, chat(room, "where?", "m2")).await, "r2");
+    let mut new = two.house.gateway("g1");
+    new.join(room, BOB).await;
+    assert!(accepted(new.ask(ALICE, chat(room, "after", "m3")).await) > seq, "he is a member still");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_room_of_a_dead_router_has_a_lease_callers_are_told_to_try_again_and_then_it_is_ours() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let (one, two) = (town.router("r1").await, town.router("r2").await);
+    tokio::time::sleep(SEEN).await;
+    let room = one.house.open(ANCHOR).await;
+    one.house.gateway("g1").join(room, ALICE).await;
+    one.cut(true);
+    town.shows(&["r2"]);
+    tokio::time::sleep(SEEN).await;
+    let mut gateway = two.house.gateway("g1");
+    let start = tokio::time::Instant::now();
+    let mut tries = 0;
+    while let reply::Result::Moved(Moved { owner }) = gateway.ask(ALICE, join(room, None)).await {
+        assert_eq!(owner, "", "the one that has the lease is dead");
+        tries += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(tries > 0 && start.elapsed() < LEASE, "{tries} tries, {:?}", start.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dead_owner_wrote_and_nobody_heard_is_pushed_by_the_next_also_when_nobody_asks() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let (one, two) = (town.router("r1").await, town.router("r2").await);
+    tokio::time::sleep(SEEN).await;
+    let room = one.house.open(ANCHOR).await;
+    let mut gateway = one.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    let seen = accepted(gateway.ask(ALICE, chat(room, "heard", "m1")).await);
+    one.house.handle.push(PushRequest { key: Some("pk".to_owned()), ..room_push(room, r#"{"content":"state"}"#) }).await.unwrap();
+    // It writes another message, and dies.
+    let newest = town.state.room_log.last(room, 1, town.state.clock.now_ms()).await.unwrap().remove(0);
+    let seq = newest.seq + 100;
+    let text =
+        String::from_utf8(newest.body.to_vec()).unwrap().replace("heard", "unheard").replace(&newest.seq.to_string(), &seq.to_string());
+    let entry = LogEntry { seq, body: text.into(), except: Some(UserId(ALICE)) };
+    town.state.room_log.append(room, &[entry.into()], town.state.clock.now_ms()).await.unwrap();
+    one.cut(true);
+    town.shows(&["r2"]);
+    let mut gateway = two.house.gateway("g1");
+    tokio::time::sleep(SEEN).await;
+    interest(&gateway, room, seen).await;
+    tokio::time::sleep(LEASE).await;
+    let heard = gateway.rest(Duration::from_secs(1)).await;
+    let replayed: Vec<&RoomPush> =
+        heard.iter().filter_map(|kind| if let Kind::RoomPush(push) = kind { Some(push) } else { None }).collect();
+    let shown: Vec<(String, i64, i64)> = replayed
+        .iter()
+        .filter(|push| body(push).key != "audience")
+        .map(|push| (data(push)["content"].as_str().unwrap().to_owned(), body(push).seq - seen, push.except_user_id))
+        .collect();
+    assert_eq!(shown.iter().map(|(content, ..)| content.as_str()).collect::<Vec<_>>(), ["state", "unheard"], "{shown:?}");
+    assert_eq!((shown[1].1, shown[1].2), (seq - seen, ALICE), "its own number, and not to its sender");
+    let epochs: Vec<u64> = replayed.iter().map(|push| push.epoch).collect();
+    assert!(epochs.iter().all(|epoch| *epoch == epochs[0]) && epochs[0] > seen.unsigned_abs() >> 32, "{epochs:?}");
+    // Asked again for the same, it sends nothing again.
+    interest(&gateway, room, seen).await;
+    assert_eq!(pushes(&gateway.rest(Duration::from_secs(1)).await), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_cannot_be_told_all_it_missed_sends_its_viewers_to_resume() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    let seen = house.say(room, "0").await;
+    // Carol came by an earlier owner: her seat is not known here, her route is.
+    let now_ms = house.state.clock.now_ms();
+    let member = Member { user: UserId(CAROL), device: WEB };
+    house.state.members.join(APP, room, &[member], now_ms).await.unwrap();
+    let route = Route { app: APP, user: UserId(CAROL), device: WEB, node: "g1".to_owned(), epoch: 1, session: 9 };
+    house.state.routes.bind(&[route], now_ms, now_ms + 60_000).await.unwrap();
+    drop(gateway);
+    settle().await;
+    for index in 0..700 {
+        house.say(room, &index.to_string()).await;
+    }
+    let mut gateway = house.gateway("g1");
+    interest(&gateway, room, seen).await;
+    let heard = gateway.rest(Duration::from_secs(1)).await;
+    let mut kicked: Vec<(i64, i32, u64)> = heard
+        .iter()
+        .filter_map(|kind| if let Kind::Kick(kick) = kind { Some((kick.user_id, kick.code, kick.session)) } else { None })
+        .collect();
+    kicked.sort_unstable();
+    assert_eq!(kicked, [(ALICE, 4012, ALICE.unsigned_abs()), (CAROL, 4012, 9)]);
+    assert_eq!(house.metric("router_holed_sessions_total "), 2.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_that_was_stopped_for_longer_than_its_lease_finds_out_before_it_speaks() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let one = town.router("r1").await;
+    tokio::time::sleep(SEEN).await;
+    let room = one.house.open(ANCHOR).await;
+    let mut gateway = one.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    gateway.rest(Duration::from_secs(2)).await;
+    // All its timers are late, as they are in a process that was stopped; meanwhile another router has had the room.
+    let id = gateway.call(ALICE, chat(room, "late", "m1")).await;
+    let now_ms = town.state.clock.now_ms();
+    town.state.clock.set(now_ms + 10_000);
+    steal_lease(&town.state, room).await;
+    let answer = gateway.answer(id).await;
+    assert!(matches!(answer, reply::Result::Moved(_)), "{answer:?}");
+    assert_eq!(gateway.rest(Duration::from_secs(1)).await, [], "nothing was said");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_that_was_stopped_goes_on_where_nobody_has_had_the_room() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let one = town.router("r1").await;
+    tokio::time::sleep(SEEN).await;
+    let room = one.house.open(ANCHOR).await;
+    let mut gateway = one.house.gateway("g1");
+    let epoch = gateway.join(room, ALICE).await.seq >> 32;
+    town.state.clock.set(town.state.clock.now_ms() + 60_000);
+    assert_eq!(accepted(gateway.ask(ALICE, chat(room, "late", "m1")).await) >> 32, epoch, "the same life");
+    assert_eq!(one.house.metric("router_rooms_lost_total "), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_store_is_away_an_owner_goes_on_with_chat_and_takes_nothing_that_must_arrive() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let one = town.router("r1").await;
+    tokio::time::sleep(SEEN).await;
+    let room = one.house.open(ANCHOR).await;
+    let mut gateway = one.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    one.cut(true);
+    tokio::time::sleep(LEASE + LEASE).await;
+    let mut said = Vec::new();
+    for index in 0..10 {
+        let msg_id = format!("m{index}");
+        said.push(accepted(gateway.ask(ALICE, chat(room, &msg_id, &msg_id)).await));
+        assert_eq!(accepted(gateway.ask(ALICE, chat(room, &msg_id, &msg_id)).await), said[index], "said once");
+    }
+    assert_eq!(gateway.refusal(BOB, join(room, None)).await, Reason::Unavailable);
+    let push = || PushRequest { qos: 1, ..room_push(room, "{}") };
+    assert_eq!(reason(one.house.handle.push(push()).await), Reason::Unavailable);
+    let mute = MuteRequest { room, user: UserId(BOB), by: Operator::Admin, duration: None };
+    assert_eq!(reason(one.house.handle.mute(mute).await), Reason::Unavailable);
+    let heard: Vec<i64> = pushes(&gateway.rest(Duration::from_secs(1)).await).into_iter().map(|(seq, _)| seq).collect();
+    assert_eq!(heard, said);
+
+    // It comes back, and nobody had the room: what was said is in the log, with its claims, and the life goes on.
+    one.cut(false);
+    tokio::time::sleep(SEEN).await;
+    one.house.handle.push(push()).await.unwrap();
+    let page = town.state.room_log.read(room, 0, 100, town.state.clock.now_ms()).await.unwrap();
+    let logged: Vec<i64> = page.entries.iter().map(|entry| entry.seq).collect();
+    assert_eq!((logged[..10].to_vec(), logged.len()), (said, 11));
+    assert_eq!(one.house.metric("router_rooms_lost_total "), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_was_cut_off_stops_when_it_hears_of_the_next() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let (one, two) = (town.router("r1").await, town.router("r2").await);
+    tokio::time::sleep(SEEN).await;
+    let room = one.house.open(ANCHOR).await;
+    let mut gateway = one.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    one.cut(true);
+    town.shows(&["r2"]);
+    tokio::time::sleep(LEASE).await;
+    let mut other = two.house.gateway("g2");
+    let newer = other.join(room, BOB).await.seq;
+    let older = accepted(gateway.ask(ALICE, chat(room, "alone", "m1")).await);
+    assert!(older < newer, "a gateway that has heard the newer one refuses it");
+    one.cut(false);
+    tokio::time::sleep(SEEN).await;
+    assert_eq!(gateway.moved(ALICE, chat(room, "nobody hears", "m2")).await, "r2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_write_got_no_answer_is_said_once_whether_it_was_written_or_not() {
+    for written in [true, false] {
+        let town = Town::new();
+        town.shows(&["r1"]);
+        let one = town.router("r1").await;
+        let room = one.house.open(ANCHOR).await;
+        let mut gateway = one.house.gateway("g1");
+        gateway.join(room, ALICE).await;
+        gateway.rest(Duration::from_secs(2)).await;
+        let lost = if written { &one.between.answers_lost } else { &one.between.appends_lost };
+        // Claimed and unclaimed entries: the latter stand in their own way.
+        for msg_id in ["m1", ""] {
+            lost.store(1, Relaxed);
+            let first = accepted(gateway.ask(ALICE, chat(room, "first", msg_id)).await);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let second = accepted(gateway.ask(ALICE, chat(room, "second", "")).await);
+            let heard = pushes(&gateway.rest(Duration::from_secs(1)).await);
+            assert_eq!(heard, [(first, "first".to_owned()), (second, "second".to_owned())], "written: {written}");
+            let page = town.state.room_log.read(room, first - 1, 10, town.state.clock.now_ms()).await.unwrap();
+            assert_eq!(page.entries.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [first, second], "written: {written}");
+        }
+        assert_eq!(one.house.metric("router_rooms_lost_total "), 0.0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_must_arrive_is_tried_again_and_then_refused_and_never_shown() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let one = town.router("r1").await;
+    let room = one.house.open(ANCHOR).await;
+    let mut gateway = one.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    let push = |content: &str| PushRequest { qos: 1, ..room_push(room, &json!({"content": content}).to_string()) };
+    for lost in [&one.between.answers_lost, &one.between.appends_lost] {
+        lost.store(2, Relaxed);
+        let pushed = one.house.handle.push(push("kept")).await.unwrap();
+        assert_eq!(body(&gateway.push().await).seq, pushed.seq.unwrap(), "the third try is known to have worked");
+    }
+    one.between.appends_lost.store(3, Relaxed);
+    assert_eq!(reason(one.house.handle.push(push("refused")).await), Reason::Unavailable);
+    tokio::time::sleep(SEEN).await;
+    accepted(gateway.ask(ALICE, chat(room, "next", "m1")).await);
+    assert_eq!(shown(&gateway.rest(Duration::from_secs(1)).await), ["next"]);
+    let resumed = gateway.resume(room, BOB, 1).await;
+    assert_eq!(resumed.messages.len(), 3);
+    assert!(!resumed.messages.iter().any(|message| message.data.as_ref().unwrap().contains("refused")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_and_is_in_the_log_all_the_same_is_shown_once_the_log_says_so() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let one = town.router("r1").await;
+    let room = one.house.open(ANCHOR).await;
+    let mut gateway = one.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    gateway.rest(Duration::from_secs(2)).await;
+    one.between.answers_lost.store(3, Relaxed);
+    let push = PushRequest { qos: 1, ..room_push(room, r#"{"content":"refused"}"#) };
+    assert_eq!(reason(one.house.handle.push(push).await), Reason::Unavailable);
+    tokio::time::sleep(SEEN).await;
+    let next = accepted(gateway.ask(ALICE, chat(room, "next", "m1")).await);
+    let heard = gateway.rest(Duration::from_secs(1)).await;
+    assert_eq!(shown(&heard), ["next", "refused"]);
+    assert!(pushes(&heard)[1].0 > next, "numbers rise");
+    let resumed = gateway.resume(room, BOB, 1).await;
+    assert_eq!(resumed.messages.len(), 2, "and it stands in the log once");
+}
+
+/// The texts of what was heard.
+fn shown(heard: &[Kind]) -> Vec<String> {
+    pushes(heard).into_iter().map(|(_, content)| content).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asks_again_for_what_was_said_in_another_life_is_confirmed_whatever_forbids_him_to_speak_now() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let (one, two) = (town.router("r1").await, town.router("r2").await);
+    tokio::time::sleep(SEEN).await;
+    let room = one.house.open(ANCHOR).await;
+    let mut gateway = one.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    let seq = accepted(gateway.ask(ALICE, chat(room, "said", "m1")).await);
+    let mute = MuteRequest { room, user: UserId(ALICE), by: Operator::Admin, duration: None };
+    one.house.handle.mute(mute).await.unwrap();
+    town.shows(&["r2"]);
+    tokio::time::sleep(SEEN + SEEN).await;
+    let mut gateway = two.house.gateway("g1");
+    gateway.join(room, BOB).await;
+    assert_eq!(accepted(gateway.ask(ALICE, chat(room, "said", "m1")).await), seq);
+    assert_eq!(gateway.refusal(ALICE, chat(room, "new", "m2")).await, Reason::Muted);
+    assert_eq!(pushes(&gateway.rest(Duration::from_secs(1)).await), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_a_former_owner_wrote_too_late_is_said_when_it_is_sent_again() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    house.say(room, "{}").await;
+    // A second life, which has looked at the log.
+    steal_and_return(&house, room).await;
+    let mut gateway = house.gateway("g1");
+    let begun = gateway.join(room, ALICE).await.seq;
+    assert_eq!(begun >> 32, 2);
+    // What was on its way from the first arrives.
+    let now_ms = house.state.clock.now_ms();
+    let claim = billfish_state::MessageClaim { app: APP, user: UserId(ALICE), msg_id: "m1".to_owned(), until_ms: now_ms + 60_000 };
+    let entry = LogEntry { seq: (1 << 32) + 50, body: "{}".into(), except: None };
+    let late = LogAppend { entry, claim: Some(claim) };
+    assert_eq!(house.state.room_log.append(room, &[late], now_ms).await.unwrap(), [Appended::Stored]);
+    let seq = accepted(gateway.ask(ALICE, chat(room, "late", "m1")).await);
+    assert!(seq > begun);
+    assert_eq!(accepted(gateway.ask(ALICE, chat(room, "late", "m1")).await), seq);
+    assert_eq!(pushes(&gateway.rest(Duration::from_secs(1)).await), [(seq, "late".to_owned())]);
+}
+
+async fn steal_and_return(house: &House, room: RoomId) {
+    let stolen = steal_lease(&house.state, room).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    house.state.leases.release(&owner_of(room), &stolen.holder, stolen.epoch).await.unwrap();
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// A viewer says something, and asks again until he is answered.
+    Say {
+        gateway: usize,
+    },
+    /// A viewer says something; the log takes so long; he asks again at the end.
+    Begin {
+        gateway: usize,
+        answer_ms: u64,
+    },
+    /// The backend says something that must arrive, and does not ask again.
+    Push,
+    /// So many answers of the log are lost.
+    AnswersLost(u32),
+    /// So many appends are lost.
+    AppendsLost(u32),
+    /// The room moves to the other router.
+    Move,
+    /// The owner dies, with what is on its links, and begins anew.
+    Crash,
+    /// The store is away for the owner for a while, and people talk.
+    Away {
+        ms: u64,
+    },
+    Wait {
+        ms: u64,
+    },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..2usize).prop_map(|gateway| Step::Say { gateway }),
+        3 => (0..2usize, 0..3_000u64).prop_map(|(gateway, answer_ms)| Step::Begin { gateway, answer_ms }),
+        3 => Just(Step::Push),
+        2 => (1..5u32).prop_map(Step::AnswersLost),
+        2 => (1..5u32).prop_map(Step::AppendsLost),
+        2 => Just(Step::Move),
+        2 => Just(Step::Crash),
+        1 => (0..15_000u64).prop_map(|ms| Step::Away { ms }),
+        2 => (0..8_000u64).prop_map(|ms| Step::Wait { ms }),
+    ]
+}
+
+/// A gateway with one viewer, as a gateway is: it tells the owner what it has seen, and passes over what it has seen.
+struct Viewer {
+    name: &'static str,
+    user: i64,
+    links: [Gateway; 2],
+    last_seq: i64,
+    epoch: u64,
+    shown: Vec<String>,
+}
+
+impl Viewer {
+    fn hear(&mut self) {
+        for link in &mut self.links {
+            while let Ok(kind) = link.link.receiver.try_recv() {
+                link.heard.push(kind);
+            }
+            for kind in link.heard.drain(..) {
+                assert!(!matches!(kind, Kind::Kick(_)), "{kind:?}");
+                let Kind::RoomPush(push) = kind else { continue };
+                let seq = body(&push).seq;
+                if push.epoch < self.epoch || seq <= self.last_seq {
+                    continue;
+                }
+                (self.epoch, self.last_seq) = (push.epoch, seq);
+                if body(&push).key.is_empty() {
+                    self.shown.push(data(&push)["content"].as_str().unwrap().to_owned());
+                }
+            }
+        }
+    }
+}
+
+/// Two routers, two gateways, one room, and what was said in it.
+struct Story {
+    town: Town,
+    routers: Vec<Router>,
+    dead: Vec<Router>,
+    owner: usize,
+    room: RoomId,
+    viewers: Vec<Viewer>,
+    said: usize,
+    accepted: BTreeSet<String>,
+    /// Asked and not answered: by whom, and what.
+    open: Vec<(usize, String)>,
+    /// Messages were pushed that are in no log yet: whoever loses them then, loses them.
+    is_behind: bool,
+}
+
+const NAMES: [&str; 2] = ["r1", "r2"];
+
+impl Story {
+    async fn begin() -> Self {
+        let town = Town::new();
+        town.shows(&NAMES[..1]);
+        let routers = vec![town.router(NAMES[0]).await, town.router(NAMES[1]).await];
+        tokio::time::sleep(SEEN).await;
+        let room = routers[0].house.open(ANCHOR).await;
+        let mut viewers = Vec::new();
+        for (name, user) in [("g1", ALICE), ("g2", BOB)] {
+            let links = [routers[0].house.gateway(name), routers[1].house.gateway(name)];
+            let mut viewer = Viewer { name, user, links, last_seq: 0, epoch: 0, shown: Vec::new() };
+            viewer.last_seq = viewer.links[0].join(room, user).await.seq;
+            viewers.push(viewer);
+        }
+        let (dead, accepted, open) = (Vec::new(), BTreeSet::new(), Vec::new());
+        Self { town, routers, dead, owner: 0, room, viewers, said: 0, accepted, open, is_behind: false }
+    }
+
+    fn next(&mut self) -> String {
+        self.said += 1;
+        format!("m{}", self.said)
+    }
+
+    fn owner(&self) -> &Router {
+        &self.routers[self.owner]
+    }
+
+    /// As a gateway does: tries again until somebody takes it.
+    async fn say(&mut self, viewer: usize, content: &str) {
+        for _ in 0..100 {
+            let (owner, room) = (self.owner, self.room);
+            let Viewer { links, user, .. } = &mut self.viewers[viewer];
+            let id = links[owner].call(*user, chat(room, content, content)).await;
+            match links[owner].answer(id).await {
+                reply::Result::Accepted(_) => {
+                    self.accepted.insert(content.to_owned());
+                    return;
+                }
+                reply::Result::Moved(_) | reply::Result::Refused(Refused { code: 5001, .. }) => {}
+                other => panic!("{other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+        panic!("{content} was never taken");
+    }
+
+    async fn tell(&mut self) {
+        for viewer in &mut self.viewers {
+            viewer.hear();
+            viewer.links[1 - self.owner].interest(self.room, false).await;
+            interest(&viewer.links[self.owner], self.room, viewer.last_seq).await;
+        }
+    }
+
+    /// The log answers again, and what was pushed without it is written.
+    async fn heal(&mut self) {
+        let between = &self.owner().between;
+        between.appends_lost.store(0, Relaxed);
+        between.answers_lost.store(0, Relaxed);
+        tokio::time::sleep(SEEN + SEEN).await;
+        self.is_behind = false;
+    }
+
+    async fn step(&mut self, step: Step) {
+        let now_ms = self.town.state.clock.now_ms();
+        let users: Vec<_> = self.viewers.iter().map(|viewer| (APP, UserId(viewer.user))).collect();
+        self.town.state.presence.touch(&users, now_ms).await.unwrap();
+        match step {
+            Step::Say { gateway } => {
+                let content = self.next();
+                self.say(gateway, &content).await;
+            }
+            Step::Begin { gateway, answer_ms } => {
+                let content = self.next();
+                self.owner().between.answer_ms.store(answer_ms, Relaxed);
+                let (owner, room) = (self.owner, self.room);
+                let Viewer { links, user, .. } = &mut self.viewers[gateway];
+                links[owner].call(*user, chat(room, &content, &content)).await;
+                settle().await;
+                self.open.push((gateway, content));
+            }
+            Step::Push => {
+                let content = self.next();
+                let push = PushRequest { qos: 1, ..room_push(self.room, &json!({"content": content}).to_string()) };
+                if self.owner().house.handle.push(push).await.is_ok() {
+                    self.accepted.insert(content);
+                }
+            }
+            Step::AnswersLost(count) => {
+                self.is_behind = true;
+                self.owner().between.answers_lost.store(count, Relaxed);
+            }
+            Step::AppendsLost(count) => {
+                self.is_behind = true;
+                self.owner().between.appends_lost.store(count, Relaxed);
+            }
+            Step::Move => {
+                if self.is_behind {
+                    self.heal().await;
+                }
+                self.owner = 1 - self.owner;
+                self.town.shows(&[NAMES[self.owner]]);
+                tokio::time::sleep(SEEN).await;
+                self.tell().await;
+            }
+            Step::Crash => {
+                if self.is_behind {
+                    self.heal().await;
+                }
+                self.owner().cut(true);
+                let next = self.town.router(NAMES[self.owner]).await;
+                for viewer in &mut self.viewers {
+                    viewer.links[self.owner] = next.house.gateway(viewer.name);
+                }
+                self.dead.push(std::mem::replace(&mut self.routers[self.owner], next));
+                tokio::time::sleep(SEEN).await;
+                self.tell().await;
+            }
+            Step::Away { ms } => {
+                self.heal().await;
+                self.owner().cut(true);
+                for viewer in 0..2 {
+                    let content = self.next();
+                    // A room that sleeps, or is another's still, cannot be said anything in; then it is asked again at the end.
+                    let (owner, room) = (self.owner, self.room);
+                    let Viewer { links, user, .. } = &mut self.viewers[viewer];
+                    let id = links[owner].call(*user, chat(room, &content, &content)).await;
+                    match links[owner].answer(id).await {
+                        reply::Result::Accepted(_) => drop(self.accepted.insert(content)),
+                        _ => self.open.push((viewer, content)),
+                    }
+                    tokio::time::sleep(Duration::from_millis(ms)).await;
+                }
+                self.owner().cut(false);
+                self.heal().await;
+            }
+            Step::Wait { ms } => tokio::time::sleep(Duration::from_millis(ms)).await,
+        }
+        self.viewers.iter_mut().for_each(Viewer::hear);
+    }
+
+    async fn end(mut self) {
+        self.heal().await;
+        for (viewer, content) in std::mem::take(&mut self.open) {
+            self.say(viewer, &content).await;
+        }
+        let last = self.next();
+        self.say(0, &last).await;
+        settle().await;
+        for viewer in &mut self.viewers {
+            viewer.hear();
+            let shown: BTreeSet<String> = viewer.shown.iter().cloned().collect();
+            assert_eq!(shown.len(), viewer.shown.len(), "nothing twice: {:?}", viewer.shown);
+            let missed: Vec<&String> = self.accepted.difference(&shown).collect();
+            assert!(missed.is_empty(), "{} missed {missed:?}: {:?}", viewer.name, viewer.shown);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    /// Whatever becomes of owners and of the answers of their log: what was accepted is shown to every viewer once, in rising numbers.
+    #[test]
+    fn what_is_accepted_is_shown_to_everyone_once(steps in prop::collection::vec(any_step(), 0..30)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async move {
+            let mut story = Story::begin().await;
+            for step in steps {
+                story.step(step).await;
+            }
+            story.end().await;
+        });
+    }
+}
