@@ -6,7 +6,6 @@
 
 use crate::{
     batch::{Batch, Write},
-    clock::unix_ms,
     metrics::{ControlCounters, Port},
     shard::message::Origin,
     store::{Away, Store},
@@ -47,7 +46,7 @@ impl Acks {
         let Some(msg_id) = push.body().msg_id.clone() else { return };
         let (app, user) = (AppId(origin.app_id), UserId(origin.user_id));
         let room = push.body().room_id.map(RoomId);
-        let pending = PendingAck { app, user, msg_id: msg_id.clone(), room, times_sent, due_ms: unix_ms() + due_in_ms };
+        let pending = PendingAck { app, user, msg_id: msg_id.clone(), room, times_sent, due_ms: self.store.now_ms() + due_in_ms };
         self.late.put((app, user, msg_id), Late::Record(pending));
     }
 
@@ -115,7 +114,7 @@ const GATHER: Duration = Duration::from_millis(100);
 #[cfg(test)]
 mod tests {
     use super::{Acks, is_inbox_id};
-    use crate::{clock::unix_ms, metrics::ControlCounters, shard::message::Origin, store::Store};
+    use crate::{metrics::ControlCounters, shard::message::Origin, store::Store};
     use billfish_session::Push;
     use billfish_state::{AppId, DeviceKind, State, UserId};
     use billfish_wire::Body;
@@ -176,7 +175,7 @@ mod tests {
     #[tokio::test]
     async fn an_acknowledged_message_leaves_the_inbox_of_its_own_user_alone() {
         let (acks, state) = acks();
-        let now = unix_ms();
+        let now = state.clock.now_ms();
         let other = UserId(20_002);
         let ids = state.inbox.append(APP, &[USER, other], &format!("{now}-0"), Bytes::from_static(b"{}"), now).await.unwrap();
         acks.acked(ORIGIN, ids[0].clone(), None, false);

@@ -1,6 +1,7 @@
 //! Writes to the shared state that nobody waits for: gathered for a moment, written in one call, tried again when the store is away.
 //!
 //! - A key stands at most once: what is put in later replaces what waits. The order of two writes to one key is kept, of two keys not.
+//! - A batch says for itself how long it gathers, how much is one write, and how soon another may follow.
 //! - Bounded. A new key that finds no room is given up and counted; putting in never waits.
 //! - An entry counts as waiting until its write succeeded, so that [`Batch::contains`] never says "no" too early.
 
@@ -17,8 +18,8 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// Most entries of one write.
-pub(crate) const WRITE_ENTRIES_MAX: usize = 512;
+/// Most entries of one write, unless a batch says otherwise.
+const WRITE_ENTRIES_MAX: usize = 512;
 
 /// What waits to be written.
 #[derive(Debug)]
@@ -28,6 +29,9 @@ pub(crate) struct Batch<K, V> {
     port: Port,
     entries_max: usize,
     gather: Duration,
+    write_entries_max: usize,
+    /// From the end of one write to the next.
+    pause: Duration,
     counters: Arc<ControlCounters>,
 }
 
@@ -48,7 +52,18 @@ impl<K: Clone + Eq + Hash + Send + Sync, V: Clone + Send + Sync> Batch<K, V> {
     /// An empty one for a port, holding at most `entries_max`, written at latest `gather` after its first entry.
     pub(crate) fn new(port: Port, entries_max: usize, gather: Duration, counters: Arc<ControlCounters>) -> Self {
         let waiting = Mutex::new(Waiting { entries: HashMap::default(), version: 0 });
-        Self { waiting, filled: Notify::new(), port, entries_max, gather, counters }
+        let (write_entries_max, pause) = (WRITE_ENTRIES_MAX, Duration::ZERO);
+        Self { waiting, filled: Notify::new(), port, entries_max, gather, write_entries_max, pause, counters }
+    }
+
+    /// So many entries are one write, and are not waited for any longer.
+    pub(crate) fn in_writes_of(self, write_entries_max: usize) -> Self {
+        Self { write_entries_max, ..self }
+    }
+
+    /// So long the store is left in peace after each write.
+    pub(crate) fn pausing(self, pause: Duration) -> Self {
+        Self { pause, ..self }
     }
 
     /// Puts a write in, in place of the one that waits for the same key.
@@ -64,9 +79,14 @@ impl<K: Clone + Eq + Hash + Send + Sync, V: Clone + Send + Sync> Batch<K, V> {
             waiting.entries.insert(key, (value, version));
             waiting.entries.len()
         };
-        if count == 1 || count == WRITE_ENTRIES_MAX {
+        if count == 1 || count == self.write_entries_max {
             self.filled.notify_one();
         }
+    }
+
+    /// What waits for the key is not written any more; a write that is under way goes on.
+    pub(crate) fn forget(&self, key: &K) {
+        self.waiting().entries.remove(key);
     }
 
     /// Whether a write for the key waits, or is under way.
@@ -89,6 +109,12 @@ impl<K: Clone + Eq + Hash + Send + Sync, V: Clone + Send + Sync> Batch<K, V> {
             }
             if self.write_once(writer).await.is_ok() {
                 backoff = BACKOFF_MIN;
+                if !self.pause.is_zero() {
+                    tokio::select! {
+                        () = tokio::time::sleep(self.pause) => {}
+                        () = stop.cancelled() => {}
+                    }
+                }
             } else if stop.is_cancelled() {
                 return;
             } else {
@@ -103,7 +129,7 @@ impl<K: Clone + Eq + Hash + Send + Sync, V: Clone + Send + Sync> Batch<K, V> {
 
     async fn gather_more(&self, stop: &CancellationToken) {
         let enough = async {
-            while self.len() < WRITE_ENTRIES_MAX {
+            while self.len() < self.write_entries_max {
                 self.filled.notified().await;
             }
         };
@@ -117,7 +143,7 @@ impl<K: Clone + Eq + Hash + Send + Sync, V: Clone + Send + Sync> Batch<K, V> {
     async fn write_once(&self, writer: &impl Write<K, V>) -> Result<(), Away> {
         let (entries, versions): (Vec<(K, V)>, Vec<u64>) = {
             let waiting = self.waiting();
-            let some = waiting.entries.iter().take(WRITE_ENTRIES_MAX);
+            let some = waiting.entries.iter().take(self.write_entries_max);
             some.map(|(key, (value, version))| ((key.clone(), value.clone()), *version)).unzip()
         };
         let written = writer.write(&entries).await;
@@ -129,7 +155,7 @@ impl<K: Clone + Eq + Hash + Send + Sync, V: Clone + Send + Sync> Batch<K, V> {
                     waiting.entries.remove(key);
                 }
             }
-            if waiting.entries.is_empty() && waiting.entries.capacity() > KEEP_ENTRIES_MAX {
+            if waiting.entries.is_empty() && waiting.entries.capacity() > KEEP_WRITES_MAX * self.write_entries_max {
                 waiting.entries = HashMap::default();
             }
         }
@@ -154,8 +180,8 @@ impl<K: Clone + Eq + Hash + Send + Sync, V: Clone + Send + Sync> Batch<K, V> {
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest wait between two tries: a store that is back is used again within this.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// A map that once held more is not kept when it is empty: one outage must not pin its memory for ever.
-const KEEP_ENTRIES_MAX: usize = 4 * WRITE_ENTRIES_MAX;
+/// A map that once held more than so many writes is not kept when it is empty: one outage must not pin its memory for ever.
+const KEEP_WRITES_MAX: usize = 4;
 
 #[cfg(test)]
 mod tests {

@@ -1,9 +1,18 @@
-//! The time of day, for what is shared with other processes. Sessions and limits use clocks that never jump.
+//! Time since the gateway began, for waits within this process. What is shared with other nodes takes its time from the state's clock.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-/// Milliseconds since 1970.
-pub(crate) fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+/// The start of the gateway.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Uptime(Instant);
+
+impl Uptime {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Milliseconds since the start; never goes back, whatever clocks are set to.
+    pub(crate) fn now_ms(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
 }

@@ -144,11 +144,13 @@ pub struct DrainConfig {
 }
 
 /// The routers.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LinkConfig {
-    /// `host:port` of each router's link port; none in one process with the router.
+    /// `host:port` of each router's link port; empty: those of the registry, or the one in the same process.
     pub routers: Vec<String>,
+    /// Whether a gateway that is told of no router looks for them in the registry.
+    pub discover: bool,
     /// What proves us to them.
     pub secret: String,
 }
@@ -248,10 +250,16 @@ impl Default for DrainConfig {
     }
 }
 
+impl Default for LinkConfig {
+    fn default() -> Self {
+        Self { routers: Vec::new(), discover: true, secret: String::new() }
+    }
+}
+
 /// Never the secret.
 impl std::fmt::Debug for LinkConfig {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("LinkConfig").field("routers", &self.routers).finish_non_exhaustive()
+        formatter.debug_struct("LinkConfig").field("routers", &self.routers).field("discover", &self.discover).finish_non_exhaustive()
     }
 }
 
@@ -365,11 +373,6 @@ impl GatewayConfig {
             count => count,
         }
     }
-
-    /// How long a user counts as present, and a route as live, after the last sign of life.
-    pub(crate) fn presence_lease_ms(&self) -> u64 {
-        millis(self.session.heartbeat_gap) * u64::from(self.session.silent_gaps) + PRESENCE_SLACK_MS
-    }
 }
 
 /// Longest name of a node: it is part of `sessionId`, which has 64 bytes.
@@ -384,8 +387,6 @@ const GAP_MAX: Duration = Duration::from_secs(3600);
 const RESENDS_MAX: usize = 8;
 /// The sessions' clock ticks in this order of magnitude.
 const SHORTEST: Duration = Duration::from_millis(100);
-/// A heartbeat in time may be written to the state a batch and a half-gap later.
-const PRESENCE_SLACK_MS: u64 = 5_000;
 
 fn ensure(key: &'static str, holds: bool, problem: impl FnOnce() -> String) -> Result<(), ConfigError> {
     if holds { Ok(()) } else { Err(ConfigError { key, problem: problem() }) }

@@ -2,6 +2,7 @@
 //!
 //! - One seat per user and kind of device. Whoever takes one gets the seat of the one before, to be sent away.
 //! - A seat is given back by its own session alone: the one before never empties its successor's.
+//! - Beside each seat stands when its route in the shared state was last known to be right.
 //! - The map's guards stay in here: what comes out is copies, so no caller can hold a lock, across a wait or at all.
 //! - Bounded by the connections that admission lets in. A seat is 48 bytes with its token: it is paid by every idle session.
 
@@ -55,13 +56,44 @@ struct Tenant {
     /// The 128 bits of one of our own tokens; all zero where it is kept elsewhere.
     token: [u8; 16],
     shard: u16,
+    route: RouteMark,
 }
+
+/// When a session's route was last known to stand in the store, in two bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RouteMark {
+    /// Of the store's generation; all that matters is whether it is another one.
+    generation: u8,
+    /// In units of [`MARK_UNIT_MS`], which come round after 21 hours; a session shows signs of life far more often.
+    at: u8,
+}
+
+impl RouteMark {
+    /// A route that is written now. Take it before the write: what the store forgets meanwhile is then looked for again.
+    pub(crate) fn new(generation: u64, now_ms: u64) -> Self {
+        Self { generation: generation as u8, at: (now_ms / MARK_UNIT_MS) as u8 }
+    }
+
+    /// Whether the route has to be looked after: once in a generation, and when half its life is over. Spread by session, so that those who
+    /// came together do not renew together.
+    fn is_due(self, now: Self, session: u64) -> bool {
+        let spread = (session % u64::from(RENEW_SPREAD)) as u8;
+        self.generation != now.generation || now.at.wrapping_sub(self.at) >= RENEW_AFTER + spread
+    }
+}
+
+/// Five minutes.
+const MARK_UNIT_MS: u64 = 5 * 60 * 1000;
+/// Six hours, half a route's life.
+const RENEW_AFTER: u8 = 72;
+/// And up to an hour more.
+const RENEW_SPREAD: u8 = 12;
 
 const _: () = assert!(size_of::<(Place, Tenant)>() <= 48, "every idle session pays for it");
 
 impl Directory {
     /// Seats a session, and gives the seat that was taken from another.
-    pub(crate) fn insert(&self, origin: Origin, key: ConnKey, token: &str) -> Option<Seat> {
+    pub(crate) fn insert(&self, origin: Origin, key: ConnKey, token: &str, route: RouteMark) -> Option<Seat> {
         let own = own_token(token, origin.app_id);
         if own.is_none() {
             self.foreign_tokens().insert(origin.session, token.into());
@@ -72,6 +104,7 @@ impl Directory {
             session: split(origin.session),
             token: own.unwrap_or_default(),
             shard: key.shard,
+            route,
         };
         let older = self.seats.insert(Place::of(origin.app_id, origin.user_id, origin.device), tenant);
         let Some(older) = older else {
@@ -109,6 +142,29 @@ impl Directory {
     /// The seat of one device.
     pub(crate) fn seat(&self, app_id: i32, user_id: i64, device: DeviceKind) -> Option<Seat> {
         self.seats.get(&Place::of(app_id, user_id, device)).map(|tenant| tenant.seat(device))
+    }
+
+    /// The seat of a session, as long as it has it.
+    pub(crate) fn seat_of(&self, origin: Origin) -> Option<Seat> {
+        self.seat(origin.app_id, origin.user_id, origin.device).filter(|seat| seat.session == origin.session)
+    }
+
+    /// Seats of a user whose routes have to be looked after.
+    pub(crate) fn due(&self, app_id: i32, user_id: i64, now: RouteMark) -> SmallVec<[Seat; 5]> {
+        let due = |device| {
+            let tenant = *self.seats.get(&Place::of(app_id, user_id, device))?;
+            Some(tenant.seat(device)).filter(|seat| tenant.route.is_due(now, seat.session))
+        };
+        DeviceKind::ALL.into_iter().filter_map(due).collect()
+    }
+
+    /// A session's route is known to stand.
+    pub(crate) fn mark(&self, origin: Origin, route: RouteMark) {
+        if let Some(mut tenant) = self.seats.get_mut(&Place::of(origin.app_id, origin.user_id, origin.device))
+            && tenant.session == split(origin.session)
+        {
+            tenant.route = route;
+        }
     }
 
     /// Seats taken.
@@ -157,7 +213,7 @@ fn own_token(token: &str, app_id: i32) -> Option<[u8; 16]> {
 
 #[cfg(test)]
 mod tests {
-    use super::Directory;
+    use super::{Directory, MARK_UNIT_MS, RENEW_AFTER, RENEW_SPREAD, RouteMark};
     use crate::shard::message::{ConnKey, Origin};
     use billfish_state::DeviceKind;
 
@@ -174,8 +230,8 @@ mod tests {
     #[test]
     fn the_second_session_of_a_device_gets_the_seat_of_the_first() {
         let directory = Directory::default();
-        assert_eq!(directory.insert(origin(20_001, DeviceKind::Web, 1), key(4), TOKEN), None);
-        let older = directory.insert(origin(20_001, DeviceKind::Web, u64::MAX), key(5), TOKEN).unwrap();
+        assert_eq!(directory.insert(origin(20_001, DeviceKind::Web, 1), key(4), TOKEN, RouteMark::default()), None);
+        let older = directory.insert(origin(20_001, DeviceKind::Web, u64::MAX), key(5), TOKEN, RouteMark::default()).unwrap();
         assert_eq!((older.key, older.session, older.device), (key(4), 1, DeviceKind::Web));
         assert_eq!(directory.len(), 1);
         let seat = directory.seat(10_001, 20_001, DeviceKind::Web).unwrap();
@@ -185,8 +241,8 @@ mod tests {
     #[test]
     fn a_seat_is_given_back_by_its_own_session_alone() {
         let directory = Directory::default();
-        directory.insert(origin(20_001, DeviceKind::Web, 1), key(4), TOKEN);
-        directory.insert(origin(20_001, DeviceKind::Web, 2), key(5), TOKEN);
+        directory.insert(origin(20_001, DeviceKind::Web, 1), key(4), TOKEN, RouteMark::default());
+        directory.insert(origin(20_001, DeviceKind::Web, 2), key(5), TOKEN, RouteMark::default());
         // The one before ends: its token comes back, the seat stays its successor's.
         assert_eq!(directory.take(origin(20_001, DeviceKind::Web, 1)).as_deref(), Some(TOKEN));
         assert_eq!(directory.take(origin(20_001, DeviceKind::Web, 1)), None);
@@ -198,10 +254,10 @@ mod tests {
     #[test]
     fn every_device_of_a_user_is_found_and_nobody_elses() {
         let directory = Directory::default();
-        directory.insert(origin(20_001, DeviceKind::Ios, 1), key(1), TOKEN);
-        directory.insert(origin(20_001, DeviceKind::Web, 2), key(2), TOKEN);
-        directory.insert(origin(20_002, DeviceKind::Web, 3), key(3), TOKEN);
-        directory.insert(Origin { app_id: 10_002, ..origin(20_001, DeviceKind::Web, 4) }, key(4), TOKEN);
+        directory.insert(origin(20_001, DeviceKind::Ios, 1), key(1), TOKEN, RouteMark::default());
+        directory.insert(origin(20_001, DeviceKind::Web, 2), key(2), TOKEN, RouteMark::default());
+        directory.insert(origin(20_002, DeviceKind::Web, 3), key(3), TOKEN, RouteMark::default());
+        directory.insert(Origin { app_id: 10_002, ..origin(20_001, DeviceKind::Web, 4) }, key(4), TOKEN, RouteMark::default());
         let mut sessions: Vec<u64> = directory.lookup(10_001, 20_001).iter().map(|seat| seat.session).collect();
         sessions.sort_unstable();
         assert_eq!(sessions, [1, 2]);
@@ -213,7 +269,7 @@ mod tests {
         for token in
             [TOKEN, "eyJhbGciOi.J9.x", "0123456789ABCDEF0123456789ABCDEF%10001", "0123456789abcdef0123456789abcdef%10002", "%10001"]
         {
-            directory.insert(origin(20_001, DeviceKind::Web, 9), key(1), token);
+            directory.insert(origin(20_001, DeviceKind::Web, 9), key(1), token, RouteMark::default());
             assert_eq!(directory.take(origin(20_001, DeviceKind::Web, 9)).as_deref(), Some(token));
         }
         assert!(directory.foreign_tokens().is_empty());
@@ -222,11 +278,27 @@ mod tests {
     #[test]
     fn a_foreign_token_goes_with_the_seat_that_was_taken() {
         let directory = Directory::default();
-        directory.insert(origin(20_001, DeviceKind::Web, 1), key(1), "first");
-        directory.insert(origin(20_001, DeviceKind::Web, 2), key(2), "second");
+        directory.insert(origin(20_001, DeviceKind::Web, 1), key(1), "first", RouteMark::default());
+        directory.insert(origin(20_001, DeviceKind::Web, 2), key(2), "second", RouteMark::default());
         assert_eq!(directory.foreign_tokens().len(), 1);
         assert_eq!(directory.take(origin(20_001, DeviceKind::Web, 2)).as_deref(), Some("second"));
         assert_eq!(directory.take(origin(20_001, DeviceKind::Web, 1)).as_deref(), Some("first"));
         assert!(directory.foreign_tokens().is_empty() && directory.displaced_tokens().is_empty());
+    }
+
+    #[test]
+    fn a_route_is_due_once_in_a_generation_and_when_half_its_life_is_over() {
+        let directory = Directory::default();
+        let (unit, session) = (u64::from(u8::MAX) * MARK_UNIT_MS, 5);
+        let at = |generation, units: u64| RouteMark::new(generation, unit + units * MARK_UNIT_MS);
+        directory.insert(origin(20_001, DeviceKind::Web, session), key(1), TOKEN, at(3, 0));
+        let due = |mark| directory.due(10_001, 20_001, mark).len();
+        assert_eq!((due(at(3, 0)), due(at(4, 0))), (0, 1));
+        let renewed = u64::from(RENEW_AFTER) + session % u64::from(RENEW_SPREAD);
+        assert_eq!((due(at(3, renewed - 1)), due(at(3, renewed))), (0, 1), "the hours go round");
+        directory.mark(origin(20_001, DeviceKind::Web, 9), at(4, renewed));
+        assert_eq!(due(at(4, renewed)), 1, "that was another session");
+        directory.mark(origin(20_001, DeviceKind::Web, session), at(4, renewed));
+        assert_eq!(due(at(4, renewed)), 0);
     }
 }

@@ -1,10 +1,12 @@
 //! Going down without a storm.
 //!
 //! ```text
-//!  not ready, listeners closed ── RECONNECT to all, spread ── close at a pace ── close the rest ── last writes ── last words to routers
+//!  not ready, listeners closed ── RECONNECT to all, spread ─┐
+//!                                └─ close at a pace, behind it ─── close the rest ── last writes ── last words to routers
 //! ```
 //!
-//! - The spread is as long as closing all of them takes, and no longer than configured: few sessions are gone soon.
+//! - The spread is as long as closing all of them takes, and no longer than configured: few sessions are gone soon. Whoever has not left is
+//!   closed a moment after its time has come, so the whole takes little longer than the spread or the pace, whichever is slower.
 //! - What a shard tells at the end still finds its desk: the tasks end after the shards, from the data path outwards.
 
 use crate::{Running, config::DrainConfig, shard::message::ShardCommand};

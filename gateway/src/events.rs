@@ -6,7 +6,7 @@
 use crate::{
     acks::Acks,
     auth::{Attempt, Lanes, Revoked, unavailable},
-    clock::unix_ms,
+    clock::Uptime,
     commands::{Commands, Shards},
     directory::Directory,
     metrics::{ControlCounters, LoginResult},
@@ -33,6 +33,7 @@ pub(crate) struct Desk {
     pub(crate) acks: Arc<Acks>,
     pub(crate) shards: Shards,
     pub(crate) counters: Arc<ControlCounters>,
+    pub(crate) uptime: Uptime,
 }
 
 impl Desk {
@@ -57,7 +58,7 @@ impl Desk {
                 }
             }
             ShardEvent::Up { key, origin, request, call } => {
-                if !self.upstream.call(key, origin, request, *call, unix_ms()) {
+                if !self.upstream.call(key, origin, request, *call, self.uptime.now_ms()) {
                     refuse(key, request, commands);
                 }
             }
@@ -89,18 +90,21 @@ impl Desk {
     }
 }
 
-/// Refuses calls that have waited too long, until `stop`.
-pub(crate) async fn run_patience(upstream: &Upstream, shards: &Shards, stop: &CancellationToken) {
+/// Sends calls that waited for an owner, and refuses those that have waited too long, until `stop`.
+pub(crate) async fn run_patience(upstream: &Upstream, shards: &Shards, uptime: Uptime, stop: &CancellationToken) {
     let mut commands = shards.gather();
-    loop {
+    for tick in 1_u64.. {
         tokio::select! {
-            () = tokio::time::sleep(PATIENCE_TICK) => {}
+            () = tokio::time::sleep(RETRY_TICK) => {}
             () = stop.cancelled() => return,
         }
-        for Caller { key, request, .. } in upstream.expire(unix_ms()) {
-            refuse(key, request, &mut commands);
+        upstream.retry(uptime.now_ms());
+        if tick.is_multiple_of(PATIENCE_TICKS) {
+            for Caller { key, request, .. } in upstream.expire(uptime.now_ms()) {
+                refuse(key, request, &mut commands);
+            }
+            shards.give(&mut commands).await;
         }
-        shards.give(&mut commands).await;
     }
 }
 
@@ -113,5 +117,7 @@ fn refuse(key: ConnKey, request: u32, commands: &mut Commands) {
     commands.send(key, ShardCommand::Reply { key, request, reply });
 }
 
-/// How often patience is looked at; ten times finer than it is long.
-const PATIENCE_TICK: Duration = Duration::from_secs(1);
+/// How often waits for an owner are looked at: half the shortest of them.
+const RETRY_TICK: Duration = Duration::from_millis(50);
+/// Patience is looked at once a second, ten times finer than it is long.
+const PATIENCE_TICKS: u64 = 20;

@@ -7,11 +7,12 @@
 //! Never waits and never sends: [`crate::link`] hands over what is sorted here.
 
 use crate::{
+    clock::Uptime,
     commands::{Commands, Shards},
     directory::Directory,
     metrics::ControlCounters,
     shard::message::{ShardCommand, UpReply},
-    upstream::{Said, Upstream},
+    upstream::{Heard, LinkId, Said, Upstream},
 };
 use billfish_link::message::{
     AllPush, Audience, Evict, Kick, Push as LinkPush, Reply, RoomPush, UserPush, envelope::Kind, reply::Result as Answer,
@@ -27,19 +28,21 @@ pub(crate) struct Fanout {
     pub(crate) directory: Arc<Directory>,
     pub(crate) shards: Shards,
     pub(crate) counters: Arc<ControlCounters>,
+    /// Whose milliseconds are passed in.
+    pub(crate) uptime: Uptime,
 }
 
 impl Fanout {
     /// Turns one message of a router into commands.
-    pub(crate) fn sort(&self, kind: Kind, commands: &mut Commands) {
+    pub(crate) fn sort(&self, from: LinkId, kind: Kind, now_ms: u64, commands: &mut Commands) {
         match kind {
-            Kind::Reply(reply) => self.reply(reply, commands),
-            Kind::RoomPush(push) => self.room_push(push, commands),
+            Kind::Reply(reply) => self.reply(from, reply, now_ms, commands),
+            Kind::RoomPush(push) => self.room_push(from, push, commands),
             Kind::UserPush(push) => self.user_push(push, commands),
             Kind::AllPush(push) => self.all_push(push, commands),
             Kind::Kick(kick) => self.kick(kick, commands),
             Kind::Evict(evict) => self.evict(evict, commands),
-            Kind::Audience(audience) => self.audience(audience, commands),
+            Kind::Audience(audience) => self.audience(from, audience, commands),
             // The link's own, or only ever sent the other way.
             Kind::Hello(_)
             | Kind::Welcome(_)
@@ -54,15 +57,14 @@ impl Fanout {
         }
     }
 
-    fn reply(&self, reply: Reply, commands: &mut Commands) {
+    fn reply(&self, from: LinkId, reply: Reply, now_ms: u64, commands: &mut Commands) {
         let Some(answer) = reply.result else { return self.odd() };
         let said = match &answer {
-            Answer::Joined(joined) => Said::Joined { epoch: epoch_of(joined.seq) },
-            Answer::Accepted(_) | Answer::Refused(_) | Answer::Left(_) | Answer::Synced(_) | Answer::Moved(_) | Answer::Ordered(_) => {
-                Said::Other
-            }
+            Answer::Moved(moved) => return self.upstream.moved(from, reply.id, &moved.owner, now_ms),
+            Answer::Joined(joined) => Said::Joined { seq: joined.seq },
+            Answer::Accepted(_) | Answer::Refused(_) | Answer::Left(_) | Answer::Synced(_) | Answer::Ordered(_) => Said::Other,
         };
-        let Some(caller) = self.upstream.answered(reply.id, said) else { return };
+        let Some(caller) = self.upstream.answered(from, reply.id, said, now_ms) else { return };
         let reply = match answer {
             Answer::Accepted(accepted) => UpReply::Accepted { ts_ms: accepted.ts, seq: accepted.seq },
             Answer::Left(_) => UpReply::Accepted { ts_ms: 0, seq: 0 },
@@ -90,10 +92,14 @@ impl Fanout {
         commands.send(caller.key, ShardCommand::Reply { key: caller.key, request: caller.request, reply });
     }
 
-    fn room_push(&self, message: RoomPush, commands: &mut Commands) {
+    fn room_push(&self, from: LinkId, message: RoomPush, commands: &mut Commands) {
         let Some(push) = message.push else { return self.odd() };
         let room_id = push.room_id;
-        let Some(shards) = self.upstream.shards_of(room_id, message.epoch) else { return self.stale(room_id, message.epoch) };
+        let shards = match self.upstream.heard(from, room_id, message.epoch, push.seq) {
+            Heard::For(shards) => shards,
+            Heard::Former => return self.stale(room_id, message.epoch),
+            Heard::Replayed => return self.counters.replayed_duplicates.add(1),
+        };
         if shards.is_empty() {
             return;
         }
@@ -111,7 +117,8 @@ impl Fanout {
         let recipient = if let [user_id] = message.user_ids[..] { Some(user_id) } else { None };
         let push = Arc::new(Push::new(body_of(push, recipient)));
         for user_id in message.user_ids {
-            for seat in self.directory.lookup(message.app_id, user_id) {
+            let seats = self.directory.lookup(message.app_id, user_id);
+            for seat in seats.into_iter().filter(|seat| message.session == 0 || message.session == seat.session) {
                 commands.send(seat.key, ShardCommand::UserPush { key: seat.key, push: Arc::clone(&push) });
             }
         }
@@ -144,7 +151,8 @@ impl Fanout {
         }
     }
 
-    fn audience(&self, audience: Audience, commands: &mut Commands) {
+    fn audience(&self, from: LinkId, audience: Audience, commands: &mut Commands) {
+        self.upstream.confirmed(from, audience.room_id);
         for shard in self.upstream.members_of(audience.room_id) {
             commands.add(shard, ShardCommand::Audience { room_id: audience.room_id, members: audience.members });
         }
@@ -158,11 +166,6 @@ impl Fanout {
     fn odd(&self) {
         self.counters.envelopes_odd.add(1);
     }
-}
-
-/// A sequence number begins with its owner's epoch.
-fn epoch_of(seq: i64) -> u64 {
-    u64::try_from(seq).unwrap_or(0) >> 32
 }
 
 /// The body that clients receive. Fields that say nothing are left out.

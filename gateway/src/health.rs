@@ -49,10 +49,7 @@ impl Health {
         if self.upstream.links() == 0 {
             return Err("no link to a router is up".to_owned());
         }
-        if self.store.is_away() {
-            return Err("the shared state is away".to_owned());
-        }
-        Ok(())
+        self.store.away().map_or(Ok(()), Err)
     }
 
     /// Whether every shard turned its loop lately; which one did not.

@@ -24,6 +24,7 @@ mod link;
 pub mod metrics;
 mod presence;
 mod registry;
+mod routers;
 mod running;
 pub mod shard;
 #[cfg(feature = "simulation")]

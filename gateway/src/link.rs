@@ -47,7 +47,7 @@ pub(crate) async fn drive(mut link: Link, fanout: &Fanout, stop: &CancellationTo
     info!(router = %link.peer, incarnation = link.incarnation, "link up");
     let (mut commands, mut outbox) = (fanout.shards.gather(), VecDeque::new());
     let stopped = tokio::select! {
-        () = carry_down(&mut link.receiver, &mut commands, fanout) => false,
+        () = carry_down(id, &mut link.receiver, &mut commands, fanout) => false,
         () = carry_up(id, &filled, &link.sender, &mut outbox, fanout) => false,
         () = stop.cancelled() => true,
     };
@@ -73,11 +73,12 @@ pub(crate) async fn drive(mut link: Link, fanout: &Fanout, stop: &CancellationTo
 }
 
 /// From the router to the shards, until the link ends. Cancel-safe: what was taken and not yet handed over is in `commands`.
-async fn carry_down(receiver: &mut mpsc::Receiver<Kind>, commands: &mut Commands, fanout: &Fanout) {
+async fn carry_down(id: LinkId, receiver: &mut mpsc::Receiver<Kind>, commands: &mut Commands, fanout: &Fanout) {
     let mut kinds = Vec::new();
     while receiver.recv_many(&mut kinds, BATCH_MAX).await > 0 {
+        let now_ms = fanout.uptime.now_ms();
         for kind in kinds.drain(..) {
-            fanout.sort(kind, commands);
+            fanout.sort(id, kind, now_ms, commands);
         }
         fanout.shards.give(commands).await;
     }
@@ -118,7 +119,7 @@ const BATCH_MAX: usize = 512;
 /// First longest wait before a router is dialled again.
 const REDIAL_MIN: Duration = Duration::from_millis(100);
 /// Longest wait: a router that is back has its links again within this.
-const REDIAL_MAX: Duration = Duration::from_secs(5);
+const REDIAL_MAX: Duration = Duration::from_secs(2);
 /// At the end, how long a router may take to accept what is left.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
 
@@ -126,6 +127,7 @@ const FLUSH_WAIT: Duration = Duration::from_secs(2);
 mod tests {
     use super::{carry_down, carry_up, finish_giving};
     use crate::{
+        clock::Uptime,
         commands::Shards,
         fanout::Fanout,
         metrics::ControlCounters,
@@ -147,7 +149,7 @@ mod tests {
         let mailbox = Arc::new(Mailbox::new(1, Signal::task(), Signal::task()));
         let upstream = Arc::new(Upstream::new(Arc::clone(&counters)));
         let shards = Shards::new(vec![Arc::clone(&mailbox)]);
-        (Fanout { upstream, directory: Arc::default(), shards, counters }, mailbox)
+        (Fanout { upstream, directory: Arc::default(), shards, counters, uptime: Uptime::start() }, mailbox)
     }
 
     fn origin(session: u64) -> Origin {
@@ -170,8 +172,9 @@ mod tests {
         for app_id in [1, 2] {
             sender.send(Kind::AllPush(AllPush { app_id, push: Some(Push::default()) })).await.unwrap();
         }
+        let (link, _filled) = fanout.upstream.link_up("r1");
         let mut commands = fanout.shards.gather();
-        cut_off(carry_down(&mut receiver, &mut commands, &fanout)).await;
+        cut_off(carry_down(link, &mut receiver, &mut commands, &fanout)).await;
         let app_of = |command: &ShardCommand| if let ShardCommand::AllPush { app_id, .. } = command { *app_id } else { 0 };
         let mut taken = Vec::new();
         mailbox.take_into(&mut taken);

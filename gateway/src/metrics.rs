@@ -96,6 +96,22 @@ impl Port {
     ];
 }
 
+/// What the store was found to hold of a session's route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum RouteCheck {
+    /// It stood, and was renewed.
+    Kept,
+    /// It was gone, or an older session's, and was bound again.
+    Bound,
+    /// It is a newer session's elsewhere: this one was ended.
+    Displaced,
+}
+
+impl RouteCheck {
+    const ALL: [(Self, &'static str); 3] = [(Self::Kept, "kept"), (Self::Bound, "bound"), (Self::Displaced, "displaced")];
+}
+
 /// What the control side counts; shards have their own.
 #[derive(Debug, Default)]
 pub(crate) struct ControlCounters {
@@ -117,6 +133,20 @@ pub(crate) struct ControlCounters {
     pub(crate) replies_stale: Tally,
     /// Pushes and evictions of an owner that is no longer.
     pub(crate) epochs_stale: Tally,
+    /// Calls that a router said are another's, and that went there.
+    pub(crate) moved_to_owner: Tally,
+    /// Calls that a router said are another's, and that had to wait for an owner.
+    pub(crate) moved_to_wait: Tally,
+    /// Rooms that an owner was told of again, having said nothing of them.
+    pub(crate) interest_repeats: Tally,
+    /// Pushes of a replayed log that had gone by before.
+    pub(crate) replayed_duplicates: Tally,
+    /// Sessions on other gateways that were replaced here.
+    pub(crate) kicks_relayed: Tally,
+    /// By [`RouteCheck`]: routes looked after.
+    pub(crate) routes_checked: [Tally; RouteCheck::ALL.len()],
+    /// Routers that the registry shows.
+    pub(crate) routers_seen: Gauge,
     /// Envelopes that no version of ours would send.
     pub(crate) envelopes_odd: Tally,
     /// Calls under way.
@@ -130,6 +160,10 @@ pub(crate) struct ControlCounters {
 impl ControlCounters {
     pub(crate) fn login(&self, result: LoginResult) {
         self.logins[result as usize].add(1);
+    }
+
+    pub(crate) fn route_checked(&self, found: RouteCheck, routes: usize) {
+        self.routes_checked[found as usize].add(routes as u64);
     }
 
     pub(crate) fn state_error(&self, port: Port) {
@@ -282,6 +316,17 @@ impl Metrics {
         page.counter("gateway_upstream_given_up", "Calls refused by the gateway itself", control.upstream_given_up.value())?;
         page.counter("gateway_replies_stale", "Answers to calls no longer waited for", control.replies_stale.value())?;
         page.counter("gateway_epochs_stale", "Messages of a former room owner, refused", control.epochs_stale.value())?;
+        let moved = [("owner", control.moved_to_owner.value()), ("wait", control.moved_to_wait.value())];
+        page.counters("gateway_upstream_moved", "Calls that reached a router which does not own their room", "then", moved)?;
+        let help = "Rooms that a silent owner was told of again";
+        page.counter("gateway_interest_repeats", help, control.interest_repeats.value())?;
+        let help = "Pushes of a replayed log that had gone by before";
+        page.counter("gateway_replayed_duplicates", help, control.replayed_duplicates.value())?;
+        page.gauge("gateway_routers_seen", "Routers that the registry shows", control.routers_seen.value())?;
+        let help = "Sessions on other gateways that were replaced by one here";
+        page.counter("gateway_kicks_relayed", help, control.kicks_relayed.value())?;
+        let checked = RouteCheck::ALL.map(|(found, label)| (label, control.routes_checked[found as usize].value()));
+        page.counters("gateway_routes_checked", "Routes looked after, by what was found", "result", checked)?;
         page.counter("gateway_envelopes_odd", "Envelopes of routers that make no sense here", control.envelopes_odd.value())?;
         let by_port = |of: fn(&ControlCounters, usize) -> u64| Port::ALL.map(|(port, label)| (label, of(control, port as usize)));
         let errors = by_port(|control, port| control.state_errors[port].value());

@@ -1,43 +1,75 @@
 //! Who is here, as the shared state knows it: signs of life and routes, written in batches, never one per heartbeat.
 //!
-//! - A sign of life renews the user's presence and the routes of all the user's sessions here.
+//! - Signs of life are gathered for seconds: one write then serves thousands. Who logs in is seen at once.
+//! - A route stands for half a day and is not renewed by heartbeats. It is looked after when half its life is over, and, once for each
+//!   time that the store may have forgotten something, at the session's next sign of life; at a pace that leaves the store alone.
+//! - Of two sessions that claim one route the newer one has it, wherever they are: the other is ended, here or through a router.
 //! - A session that ended gives its own route back; the user is gone when no other session of the user is here.
-//! - A lost write is made good by the next sign of life, half a heartbeat gap later.
+//! - A lost write is made good by a later sign of life, half a heartbeat gap on.
 
 use crate::{
     batch::{Batch, Write},
-    clock::unix_ms,
-    directory::Directory,
-    metrics::{ControlCounters, Port},
-    shard::message::Origin,
+    commands::Shards,
+    directory::{Directory, RouteMark, Seat},
+    metrics::{ControlCounters, Port, RouteCheck},
+    shard::message::{Origin, ShardCommand},
     store::{Away, Store},
+    upstream::Upstream,
 };
+use billfish_link::message::Kick;
 use billfish_state::{AppId, DeviceKind, Route, UserId};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use billfish_wire::Reason;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 /// This gateway's part of presence and routes.
 #[derive(Debug)]
 pub(crate) struct Presence {
-    signs: Batch<(AppId, UserId), Sign>,
-    endings: Batch<Ending, ()>,
-    store: Arc<Store>,
-    directory: Arc<Directory>,
-    node: String,
-    incarnation: u64,
-    lease_ms: u64,
+    alive: Batch<(AppId, UserId), Alive>,
+    gone: Batch<(AppId, UserId), Gone>,
+    endings: Batch<Claim, Ended>,
+    checks: Batch<Claim, Check>,
+    /// Held while a user is said to be here or gone: the later word is written later.
+    word: Mutex<()>,
+    parts: PresenceParts,
 }
 
-/// The last thing heard of a user.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sign {
-    Alive,
-    Gone,
+/// What presence needs to know.
+#[derive(Debug)]
+pub(crate) struct PresenceParts {
+    pub(crate) store: Arc<Store>,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) shards: Shards,
+    pub(crate) counters: Arc<ControlCounters>,
+    pub(crate) node: String,
+    pub(crate) incarnation: u64,
 }
 
-/// A session whose route is to go.
+/// The user showed a sign of life.
+#[derive(Clone, Copy, Debug)]
+struct Alive;
+
+/// The user has no session here any more.
+#[derive(Clone, Copy, Debug)]
+struct Gone;
+
+/// The session has ended, and its route is to go.
+#[derive(Clone, Copy, Debug)]
+struct Ended;
+
+/// The session's route is to be looked after.
+#[derive(Clone, Copy, Debug)]
+struct Check;
+
+/// A session's claim to its route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Ending {
+struct Claim {
     app: AppId,
     user: UserId,
     device: DeviceKind,
@@ -45,145 +77,215 @@ struct Ending {
 }
 
 impl Presence {
-    pub(crate) fn new(
-        store: Arc<Store>,
-        directory: Arc<Directory>,
-        counters: &Arc<ControlCounters>,
-        node: String,
-        incarnation: u64,
-        lease_ms: u64,
-    ) -> Self {
+    pub(crate) fn new(parts: PresenceParts) -> Self {
+        let counters = &parts.counters;
         Self {
-            signs: Batch::new(Port::Presence, WAITING_MAX, GATHER, Arc::clone(counters)),
+            alive: Batch::new(Port::Presence, WAITING_MAX, ALIVE_GATHER, Arc::clone(counters)).in_writes_of(ALIVE_WRITE_MAX),
+            gone: Batch::new(Port::Presence, WAITING_MAX, GATHER, Arc::clone(counters)),
             endings: Batch::new(Port::Routes, WAITING_MAX, GATHER, Arc::clone(counters)),
-            store,
-            directory,
-            node,
-            incarnation,
-            lease_ms,
+            checks: Batch::new(Port::Routes, WAITING_MAX, GATHER, Arc::clone(counters)).in_writes_of(CHECKS_MAX).pausing(CHECKS_PAUSE),
+            word: Mutex::new(()),
+            parts,
         }
     }
 
     /// A user showed a sign of life.
     pub(crate) fn alive(&self, app_id: i32, user_id: i64) {
-        self.signs.put((AppId(app_id), UserId(user_id)), Sign::Alive);
+        let (app, user) = (AppId(app_id), UserId(user_id));
+        self.alive.put((app, user), Alive);
+        for Seat { device, session, .. } in self.parts.directory.due(app_id, user_id, self.mark()) {
+            self.checks.put(Claim { app, user, device, session }, Check);
+        }
     }
 
     /// A session has ended, and its seat is given back already.
     pub(crate) fn ended(&self, origin: Origin) {
-        let (app, user) = (AppId(origin.app_id), UserId(origin.user_id));
-        self.endings.put(Ending { app, user, device: origin.device, session: origin.session }, ());
-        if self.directory.lookup(origin.app_id, origin.user_id).is_empty() {
-            self.signs.put((app, user), Sign::Gone);
+        let claim = Claim::of(origin);
+        self.endings.put(claim, Ended);
+        if self.parts.directory.lookup(origin.app_id, origin.user_id).is_empty() {
+            self.alive.forget(&(claim.app, claim.user));
+            self.gone.put((claim.app, claim.user), Gone);
         }
     }
 
-    /// The route of a session here.
-    pub(crate) fn route(&self, origin: Origin) -> Route {
-        Route {
-            app: AppId(origin.app_id),
-            user: UserId(origin.user_id),
-            device: origin.device,
-            node: self.node.clone(),
-            epoch: self.incarnation,
-            session: origin.session,
-        }
+    fn mark(&self) -> RouteMark {
+        let state = &self.parts.store.state;
+        RouteMark::new(state.watch.generation(), state.clock.now_ms())
     }
 
-    /// Binds routes of new sessions and says that their users are here, before the sessions know that they are let in.
-    pub(crate) async fn welcome(&self, origins: &[Origin]) -> Result<(), Away> {
-        let now = unix_ms();
-        let routes: Vec<Route> = origins.iter().map(|origin| self.route(*origin)).collect();
-        let ports = &self.store.state;
-        self.store.call(Port::Routes, ports.routes.bind(&routes, now, now + self.lease_ms)).await?;
-        let users: Vec<(AppId, UserId)> = routes.iter().map(|route| (route.app, route.user)).collect();
-        if self.store.call(Port::Presence, ports.presence.touch(&users, now)).await.is_err() {
+    fn route(&self, claim: Claim) -> Route {
+        let Claim { app, user, device, session } = claim;
+        Route { app, user, device, node: self.parts.node.clone(), epoch: self.parts.incarnation, session }
+    }
+
+    /// Binds routes of new sessions and says that their users are here, before the sessions know that they are let in. Whoever had a
+    /// route before, on another gateway, is ended there.
+    pub(crate) async fn welcome(&self, origins: &[Origin]) -> Result<RouteMark, Away> {
+        let (store, mark) = (&self.parts.store, self.mark());
+        let claims: Vec<Claim> = origins.iter().copied().map(Claim::of).collect();
+        if self.bind(&claims).await.is_err() {
+            // It may have been carried out, and nobody will come to give these back.
+            claims.iter().for_each(|claim| self.endings.put(*claim, Ended));
+            return Err(Away);
+        }
+        let users: Vec<(AppId, UserId)> = claims.iter().map(|claim| (claim.app, claim.user)).collect();
+        users.iter().for_each(|user| self.gone.forget(user));
+        if store.call(Port::Presence, store.state.presence.touch(&users, store.now_ms())).await.is_err() {
             // A route is enough to be let in; being seen follows with the next batch.
-            for user in users {
-                self.signs.put(user, Sign::Alive);
-            }
+            users.into_iter().for_each(|user| self.alive.put(user, Alive));
         }
+        Ok(mark)
+    }
+
+    async fn bind(&self, claims: &[Claim]) -> Result<(), Away> {
+        let routes: Vec<Route> = claims.iter().map(|claim| self.route(*claim)).collect();
+        let (store, now) = (&self.parts.store, self.parts.store.now_ms());
+        let former = store.call(Port::Routes, store.state.routes.bind(&routes, now, now + ROUTE_MS)).await?;
+        former.into_iter().flatten().for_each(|former| self.displace(former));
         Ok(())
+    }
+
+    /// Ends the session that had a route before, if it is on another gateway. On this one its seat tells; what an earlier life of this one
+    /// had is gone.
+    fn displace(&self, former: Route) {
+        if former.node == self.parts.node {
+            return;
+        }
+        let Route { app, user, device, node, epoch, session } = former;
+        let code = Reason::DuplicateLogin.number().unwrap_or_default();
+        let kick = Kick { app_id: app.0, user_id: user.0, device: device as u32, code, msg: String::new(), session };
+        self.parts.counters.kicks_relayed.add(1);
+        self.parts.upstream.relay(node, epoch, kick);
     }
 
     /// Writes until `stop`, then what is left.
     pub(crate) async fn run(&self, stop: &CancellationToken) {
-        tokio::join!(self.signs.run(stop, self), self.endings.run(stop, self));
+        tokio::join!(self.alive.run(stop, self), self.gone.run(stop, self), self.endings.run(stop, self), self.checks.run(stop, self));
     }
 
-    async fn write_signs(&self, signs: &[((AppId, UserId), Sign)]) -> Result<(), Away> {
-        let users =
-            |which: Sign| -> Vec<(AppId, UserId)> { signs.iter().filter(|(_, sign)| *sign == which).map(|(user, _)| *user).collect() };
-        let (alive, gone) = (users(Sign::Alive), users(Sign::Gone));
-        let now = unix_ms();
-        if !alive.is_empty() {
-            self.store.call(Port::Presence, self.store.state.presence.touch(&alive, now)).await?;
-            self.renew(&alive, now).await?;
-        }
-        if !gone.is_empty() {
-            self.store.call(Port::Presence, self.store.state.presence.remove(&gone)).await?;
-        }
-        Ok(())
-    }
-
-    async fn renew(&self, users: &[(AppId, UserId)], now: u64) -> Result<(), Away> {
-        let seats = users.iter().flat_map(|(app, user)| {
-            self.directory.lookup(app.0, user.0).into_iter().map(|seat| Origin {
-                app_id: app.0,
-                user_id: user.0,
-                device: seat.device,
-                session: seat.session,
-            })
-        });
-        let routes: Vec<Route> = seats.map(|origin| self.route(origin)).collect();
-        if routes.is_empty() {
+    async fn check(&self, claims: &[Claim]) -> Result<(), Away> {
+        let Some(held) = self.held(claims) else { return Ok(()) };
+        let (store, mark, now) = (&self.parts.store, self.mark(), self.parts.store.now_ms());
+        let routes: Vec<Route> = held.iter().map(|claim| self.route(*claim)).collect();
+        let stand = store.call(Port::Routes, store.state.routes.renew(&routes, now, now + ROUTE_MS)).await?;
+        let (kept, lost): (Vec<_>, Vec<_>) = held.into_iter().zip(stand).partition(|(_, stands)| *stands);
+        self.looked_after(kept.into_iter().map(|(claim, _)| claim), mark, RouteCheck::Kept);
+        let lost: Vec<Claim> = lost.into_iter().map(|(claim, _)| claim).collect();
+        if lost.is_empty() {
             return Ok(());
         }
-        let ports = &self.store.state;
-        let stand = self.store.call(Port::Routes, ports.routes.renew(&routes, now, now + self.lease_ms)).await?;
-        let lost: Vec<Route> = routes.into_iter().zip(stand).filter(|(_, stands)| !stands).map(|(route, _)| route).collect();
-        self.bind_forgotten(lost, now).await
-    }
-
-    /// Routes that the store has lost are bound again. One that another node's session has by now is that session's.
-    async fn bind_forgotten(&self, lost: Vec<Route>, now: u64) -> Result<(), Away> {
-        let mut by_app: BTreeMap<AppId, Vec<Route>> = BTreeMap::new();
-        for route in lost {
-            by_app.entry(route.app).or_default().push(route);
-        }
-        let ports = &self.store.state;
-        for (app, routes) in by_app {
-            let users: Vec<UserId> = routes.iter().map(|route| route.user).collect();
-            let standing = self.store.call(Port::Routes, ports.routes.lookup(app, &users, now)).await?;
-            let free = |(route, standing): (Route, Vec<Route>)| {
-                let taken = standing.iter().any(|other| other.device == route.device);
-                (!taken).then_some(route)
-            };
-            let forgotten: Vec<Route> = routes.into_iter().zip(standing).filter_map(free).collect();
-            if !forgotten.is_empty() {
-                self.store.call(Port::Routes, ports.routes.bind(&forgotten, now, now + self.lease_ms)).await?;
-            }
+        let standing = self.standing(&lost, now).await?;
+        let is_newer = |claim: &Claim| standing.get(&(claim.app, claim.user, claim.device)).is_some_and(|session| *session > claim.session);
+        let (displaced, free): (Vec<Claim>, Vec<Claim>) = lost.into_iter().partition(is_newer);
+        displaced.iter().for_each(|claim| self.end(*claim));
+        self.looked_after(displaced.into_iter(), mark, RouteCheck::Displaced);
+        if !free.is_empty() {
+            self.bind(&free).await?;
+            // Who ended meanwhile has given back what was not there yet.
+            let directory = &self.parts.directory;
+            let left = free.iter().filter(|claim| directory.seat_of(claim.origin()).is_none());
+            left.for_each(|claim| self.endings.put(*claim, Ended));
+            self.looked_after(free.into_iter(), mark, RouteCheck::Bound);
         }
         Ok(())
     }
 
-    async fn write_endings(&self, endings: &[(Ending, ())]) -> Result<(), Away> {
-        let origin =
-            |ending: &Ending| Origin { app_id: ending.app.0, user_id: ending.user.0, device: ending.device, session: ending.session };
-        let routes: Vec<Route> = endings.iter().map(|(ending, ())| self.route(origin(ending))).collect();
-        self.store.call(Port::Routes, self.store.state.routes.unbind(&routes)).await
+    /// Those whose sessions are still here; `None`: none is.
+    fn held(&self, claims: &[Claim]) -> Option<Vec<Claim>> {
+        let held: Vec<Claim> = claims.iter().copied().filter(|claim| self.parts.directory.seat_of(claim.origin()).is_some()).collect();
+        (!held.is_empty()).then_some(held)
+    }
+
+    /// Which sessions have the routes now.
+    async fn standing(&self, claims: &[Claim], now: u64) -> Result<HashMap<(AppId, UserId, DeviceKind), u64>, Away> {
+        let mut by_app: BTreeMap<AppId, Vec<UserId>> = BTreeMap::new();
+        for claim in claims {
+            by_app.entry(claim.app).or_default().push(claim.user);
+        }
+        let (store, mut standing) = (&self.parts.store, HashMap::new());
+        for (app, users) in by_app {
+            let routes = store.call(Port::Routes, store.state.routes.lookup(app, &users, now)).await?;
+            standing.extend(routes.into_iter().flatten().map(|route| ((app, route.user, route.device), route.session)));
+        }
+        Ok(standing)
+    }
+
+    /// Ends a session here: its user has a newer one elsewhere. Where its shard is behind, the next sign of life leads here again.
+    fn end(&self, claim: Claim) {
+        if let Some(Seat { key, .. }) = self.parts.directory.seat_of(claim.origin()) {
+            self.parts.shards.try_give(key.shard, ShardCommand::Kick { key, reason: Reason::DuplicateLogin, msg: None });
+        }
+    }
+
+    fn looked_after(&self, claims: impl Iterator<Item = Claim>, mark: RouteMark, found: RouteCheck) {
+        let mut count = 0;
+        for claim in claims {
+            count += 1;
+            if found != RouteCheck::Displaced {
+                self.parts.directory.mark(claim.origin(), mark);
+            }
+        }
+        self.parts.counters.route_checked(found, count);
+    }
+
+    async fn write_alive(&self, users: &[((AppId, UserId), Alive)]) -> Result<(), Away> {
+        let _word = self.word.lock().await;
+        // Who has gone meanwhile is not brought back.
+        let is_here = |(app, user): &(AppId, UserId)| !self.parts.directory.lookup(app.0, user.0).is_empty();
+        let users: Vec<(AppId, UserId)> = users.iter().map(|(user, Alive)| *user).filter(is_here).collect();
+        if users.is_empty() {
+            return Ok(());
+        }
+        let store = &self.parts.store;
+        store.call(Port::Presence, store.state.presence.touch(&users, store.now_ms())).await
+    }
+
+    async fn write_gone(&self, users: &[((AppId, UserId), Gone)]) -> Result<(), Away> {
+        let _word = self.word.lock().await;
+        let is_gone = |(app, user): &(AppId, UserId)| self.parts.directory.lookup(app.0, user.0).is_empty();
+        let users: Vec<(AppId, UserId)> = users.iter().map(|(user, Gone)| *user).filter(is_gone).collect();
+        if users.is_empty() {
+            return Ok(());
+        }
+        let store = &self.parts.store;
+        store.call(Port::Presence, store.state.presence.remove(&users)).await
     }
 }
 
-impl Write<(AppId, UserId), Sign> for Presence {
-    async fn write(&self, signs: &[((AppId, UserId), Sign)]) -> Result<(), Away> {
-        self.write_signs(signs).await
+impl Claim {
+    const fn of(origin: Origin) -> Self {
+        Self { app: AppId(origin.app_id), user: UserId(origin.user_id), device: origin.device, session: origin.session }
+    }
+
+    const fn origin(self) -> Origin {
+        Origin { app_id: self.app.0, user_id: self.user.0, device: self.device, session: self.session }
     }
 }
 
-impl Write<Ending, ()> for Presence {
-    async fn write(&self, endings: &[(Ending, ())]) -> Result<(), Away> {
-        self.write_endings(endings).await
+impl Write<(AppId, UserId), Alive> for Presence {
+    async fn write(&self, users: &[((AppId, UserId), Alive)]) -> Result<(), Away> {
+        self.write_alive(users).await
+    }
+}
+
+impl Write<(AppId, UserId), Gone> for Presence {
+    async fn write(&self, users: &[((AppId, UserId), Gone)]) -> Result<(), Away> {
+        self.write_gone(users).await
+    }
+}
+
+impl Write<Claim, Ended> for Presence {
+    async fn write(&self, claims: &[(Claim, Ended)]) -> Result<(), Away> {
+        let routes: Vec<Route> = claims.iter().map(|(claim, Ended)| self.route(*claim)).collect();
+        let store = &self.parts.store;
+        store.call(Port::Routes, store.state.routes.unbind(&routes)).await
+    }
+}
+
+impl Write<Claim, Check> for Presence {
+    async fn write(&self, claims: &[(Claim, Check)]) -> Result<(), Away> {
+        let claims: Vec<Claim> = claims.iter().map(|(claim, Check)| *claim).collect();
+        self.check(&claims).await
     }
 }
 
@@ -191,89 +293,16 @@ impl Write<Ending, ()> for Presence {
 const WAITING_MAX: usize = 131_072;
 /// What comes within this is one write.
 const GATHER: Duration = Duration::from_millis(100);
+/// Signs of life within this are one write: one command per bucket of users then serves all of them. Seen twelve times within two gaps.
+const ALIVE_GATHER: Duration = Duration::from_secs(5);
+/// So many are not gathered any longer: about half a megabyte of commands.
+const ALIVE_WRITE_MAX: usize = 16_384;
+/// How long a route stands. It counts only while its gateway lives, so this only collects what was left behind.
+const ROUTE_MS: u64 = 12 * 3600 * 1000;
+/// Routes looked after in one write.
+const CHECKS_MAX: usize = 300;
+/// From one such write to the next: 600 routes a second are one to three commands each, and 18,000 sessions take one heartbeat gap.
+const CHECKS_PAUSE: Duration = Duration::from_millis(500);
 
 #[cfg(test)]
-mod tests {
-    use super::{Presence, Sign};
-    use crate::{
-        clock::unix_ms,
-        directory::Directory,
-        metrics::ControlCounters,
-        shard::message::{ConnKey, Origin},
-        store::Store,
-    };
-    use billfish_state::{AppId, DeviceKind, State, UserId};
-    use std::sync::Arc;
-
-    const APP: AppId = AppId(10_001);
-    const USER: UserId = UserId(20_001);
-
-    fn presence() -> (Presence, Arc<Directory>, State) {
-        let (counters, directory, state) = (Arc::new(ControlCounters::default()), Arc::new(Directory::default()), State::in_memory());
-        let store = Arc::new(Store::new(state.clone(), Arc::clone(&counters)));
-        (Presence::new(store, Arc::clone(&directory), &counters, "g1".to_owned(), 7, 65_000), directory, state)
-    }
-
-    fn session(session: u64, device: DeviceKind) -> Origin {
-        Origin { app_id: APP.0, user_id: USER.0, device, session }
-    }
-
-    const KEY: ConnKey = ConnKey { shard: 0, index: 0, generation: 0 };
-
-    async fn sessions(state: &State) -> Vec<u64> {
-        let routes = state.routes.lookup(APP, &[USER], unix_ms()).await.unwrap();
-        let mut sessions: Vec<u64> = routes[0].iter().map(|route| route.session).collect();
-        sessions.sort_unstable();
-        sessions
-    }
-
-    async fn is_online(state: &State) -> bool {
-        state.presence.online(APP, &[USER], unix_ms() - 60_000).await.unwrap()[0]
-    }
-
-    #[tokio::test]
-    async fn a_welcomed_session_is_found_and_its_user_seen() {
-        let (presence, _, state) = presence();
-        presence.welcome(&[session(1, DeviceKind::Web)]).await.unwrap();
-        assert_eq!(sessions(&state).await, [1]);
-        assert!(is_online(&state).await);
-    }
-
-    #[tokio::test]
-    async fn the_user_is_gone_with_the_last_session_here_and_not_before() {
-        let (presence, directory, state) = presence();
-        let (web, phone) = (session(1, DeviceKind::Web), session(2, DeviceKind::Ios));
-        for origin in [web, phone] {
-            directory.insert(origin, KEY, "token");
-        }
-        presence.welcome(&[web, phone]).await.unwrap();
-        for (ending, online, left) in [(web, true, vec![2]), (phone, false, vec![])] {
-            assert!(directory.take(ending).is_some());
-            presence.ended(ending);
-            let stop = tokio_util::sync::CancellationToken::new();
-            stop.cancel();
-            presence.run(&stop).await;
-            assert_eq!((is_online(&state).await, sessions(&state).await), (online, left));
-        }
-    }
-
-    #[tokio::test]
-    async fn a_route_that_the_store_lost_is_bound_again_by_a_sign_of_life() {
-        let (presence, directory, state) = presence();
-        let origin = session(1, DeviceKind::Web);
-        directory.insert(origin, KEY, "token");
-        presence.write_signs(&[((APP, USER), Sign::Alive)]).await.unwrap();
-        assert_eq!(sessions(&state).await, [1]);
-    }
-
-    #[tokio::test]
-    async fn a_route_that_another_node_has_is_left_alone() {
-        let (presence, directory, state) = presence();
-        let origin = session(1, DeviceKind::Web);
-        directory.insert(origin, KEY, "token");
-        let theirs = billfish_state::Route { node: "g2".to_owned(), session: 99, ..presence.route(origin) };
-        state.routes.bind(std::slice::from_ref(&theirs), unix_ms(), unix_ms() + 60_000).await.unwrap();
-        presence.write_signs(&[((APP, USER), Sign::Alive)]).await.unwrap();
-        assert_eq!(sessions(&state).await, [99]);
-    }
-}
+mod tests;

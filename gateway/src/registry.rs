@@ -1,10 +1,10 @@
 //! This gateway's entry among the nodes: where it is, how full, and whether it takes anyone new.
 //!
 //! - Under a lease: an entry that is not renewed vanishes, so a gateway that was killed is not sent clients for long.
+//! - A store that may have forgotten it is told again at once.
 //! - Tells also which other gateways there are, for sending clients there.
 
 use crate::{
-    clock::unix_ms,
     health::Health,
     metrics::{Metrics, Port},
     store::Store,
@@ -29,10 +29,18 @@ pub(crate) struct Registration {
 impl Registration {
     /// Renews the entry until `stop`, then withdraws it.
     pub(crate) async fn run(&self, stop: &CancellationToken) {
+        let watch = &self.store.state.watch;
         loop {
+            let known = watch.generation();
             self.renew().await;
+            let due = async {
+                let at = tokio::time::Instant::now() + RENEW_EVERY;
+                while tokio::time::Instant::now() < at && watch.generation() == known {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep(RENEW_EVERY) => {}
+                () = due => {}
                 () = stop.cancelled() => break,
             }
         }
@@ -52,13 +60,13 @@ impl Registration {
             draining: self.health.is_draining(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let now = unix_ms();
+        let now = self.store.now_ms();
         drop(self.store.call(Port::Registry, self.store.state.registry.register(&node, now, now + LEASE_MS)).await);
     }
 
     /// Addresses of other gateways that take clients; none when the registry does not say.
     pub(crate) async fn others(&self) -> Vec<String> {
-        let nodes = self.store.call(Port::Registry, self.store.state.registry.nodes(NodeKind::Gateway, unix_ms())).await;
+        let nodes = self.store.call(Port::Registry, self.store.state.registry.nodes(NodeKind::Gateway, self.store.now_ms())).await;
         let others = nodes.unwrap_or_default().into_iter().filter(|node| node.id != self.node && !node.draining);
         let tcp = others.flat_map(|node| node.addresses).filter(|(transport, _)| transport == "tcp");
         tcp.map(|(_, address)| address).take(ADDRESSES_MAX).collect()
@@ -66,5 +74,7 @@ impl Registration {
 }
 
 /// A third of the lease, so that two renewals may fail.
-const RENEW_EVERY: Duration = Duration::from_secs(5);
-const LEASE_MS: u64 = 15_000;
+const RENEW_EVERY: Duration = Duration::from_secs(2);
+const LEASE_MS: u64 = 6_000;
+/// How soon a store that may have forgotten the entry is noticed.
+const LOOK_EVERY: Duration = Duration::from_millis(100);

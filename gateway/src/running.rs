@@ -9,7 +9,7 @@ use crate::{
     admin::{self, Pages, ReadyCheck},
     admission::Gate,
     auth::{Auth, Lanes, Revoked},
-    clock::unix_ms,
+    clock::Uptime,
     commands::Shards,
     config::GatewayConfig,
     directory::Directory,
@@ -20,8 +20,9 @@ use crate::{
     health::Health,
     link,
     metrics::{Account, ControlCounters, Metrics, ShardGauges},
-    presence::Presence,
+    presence::{Presence, PresenceParts},
     registry::Registration,
+    routers::Routers,
     shard::{
         Shard, ShardHandle, ShardParts, listeners,
         message::{Admission, ShardCommand},
@@ -29,7 +30,7 @@ use crate::{
     store::Store,
     upstream::Upstream,
 };
-use billfish_link::{Link, tcp::Identity};
+use billfish_link::{Link, PeerKind, tcp::Identity};
 use billfish_state::State;
 use prometheus_client::registry::Registry;
 use std::{
@@ -59,7 +60,7 @@ pub struct GatewayParts<'a> {
 pub enum Links {
     /// These, made by the caller: the ends of pipes to a router in the same process. More may follow by [`Running::attach`].
     Given(Vec<Link>),
-    /// Those to `link.routers` of the configuration, dialled again and again.
+    /// Those to `link.routers` of the configuration, or where that is empty to the routers of the registry, dialled again and again.
     Dialled,
 }
 
@@ -132,7 +133,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     let handles = spawn_shards(&config, listeners, &gate)?;
     let shards = Shards::new(handles.iter().map(|handle| Arc::clone(&handle.commands)).collect());
 
-    let incarnation = unix_ms();
+    let (incarnation, uptime) = (state.clock.now_ms(), Uptime::start());
     let store = Arc::new(Store::new(state, Arc::clone(&counters)));
     let directory = Arc::new(Directory::default());
     let upstream = Arc::new(Upstream::new(Arc::clone(&counters)));
@@ -144,14 +145,15 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     });
     registry.register_collector(Box::new(Arc::clone(&metrics)));
 
-    let presence = Arc::new(Presence::new(
-        Arc::clone(&store),
-        Arc::clone(&directory),
-        &counters,
-        config.node.clone(),
+    let presence = Arc::new(Presence::new(PresenceParts {
+        store: Arc::clone(&store),
+        directory: Arc::clone(&directory),
+        upstream: Arc::clone(&upstream),
+        shards: shards.clone(),
+        counters: Arc::clone(&counters),
+        node: config.node.clone(),
         incarnation,
-        config.presence_lease_ms(),
-    ));
+    }));
     let acks = Arc::new(Acks::new(Arc::clone(&store), &counters));
     let auth = Arc::new(Auth {
         gate,
@@ -167,7 +169,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         last_session: AtomicU64::new(0),
     });
     let registration = Arc::new(Registration {
-        store,
+        store: Arc::clone(&store),
         health: Arc::clone(&health),
         metrics: Arc::clone(&metrics),
         node: config.node.clone(),
@@ -180,6 +182,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         directory: Arc::clone(&directory),
         shards: shards.clone(),
         counters: Arc::clone(&counters),
+        uptime,
     });
 
     let (lanes, lane_ends) = Lanes::new();
@@ -192,6 +195,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         acks: Arc::clone(&acks),
         shards: shards.clone(),
         counters,
+        uptime,
     });
     let mut desks = JoinSet::new();
     for handle in &handles {
@@ -214,7 +218,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     let pulse = Arc::clone(&health);
     writers.set.spawn(async move { pulse.run(&health_stop).await });
     let (waiting, toward) = (Arc::clone(&upstream), shards.clone());
-    writers.set.spawn(async move { run_patience(&waiting, &toward, &patience_stop).await });
+    writers.set.spawn(async move { run_patience(&waiting, &toward, uptime, &patience_stop).await });
     writers.set.spawn(async move { presence.run(&presence_stop).await });
     writers.set.spawn(async move { acks.run(&acks_stop).await });
     writers.set.spawn(async move { auth.revoked.run(&auth_stop).await });
@@ -237,9 +241,9 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         writers,
         links: Mutex::default(),
     };
-    match links {
-        Links::Given(links) => links.into_iter().for_each(|link| parts.attach(link)),
-        Links::Dialled => parts.dial(incarnation),
+    parts.follow_routers(store, incarnation, matches!(links, Links::Dialled));
+    if let Links::Given(links) = links {
+        links.into_iter().for_each(|link| parts.attach(link));
     }
     info!(node = %parts.config.node, tcp = %tcp_addr, shards = parts.handles.len(), "gateway up");
     Ok(Running { parts: Some(parts), tcp_addr })
@@ -296,18 +300,17 @@ impl Parts {
         links.set.spawn_on(async move { link::drive(link, &fanout, &stop).await }, &self.runtime);
     }
 
-    fn dial(&self, incarnation: u64) {
+    /// Watches which routers there are, and keeps those dialled that are to be.
+    fn follow_routers(&self, store: Arc<Store>, incarnation: u64, dials: bool) {
+        let link = &self.config.link;
+        let secret = link.secret.clone();
+        let identity = Identity { node: self.config.node.clone(), kind: PeerKind::Gateway, incarnation, secret };
+        let named = if dials { link.routers.clone() } else { Vec::new() };
+        let discovers = dials && link.discover && named.is_empty();
+        let routers = Routers { store, fanout: Arc::clone(&self.fanout), identity, named, discovers };
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        for address in &self.config.link.routers {
-            let identity = Identity {
-                node: self.config.node.clone(),
-                kind: billfish_link::PeerKind::Gateway,
-                incarnation,
-                secret: self.config.link.secret.clone(),
-            };
-            let (address, fanout, stop) = (address.clone(), Arc::clone(&self.fanout), links.stop.clone());
-            links.set.spawn(link::keep_dialled(address, identity, fanout, stop));
-        }
+        let stop = links.stop.clone();
+        links.set.spawn_on(async move { routers.run(&stop).await }, &self.runtime);
     }
 
     /// Ends everything, in the order in which nothing is lost that can still be said.

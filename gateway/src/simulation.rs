@@ -6,17 +6,18 @@
 //! - Nothing here decides anything: every method is one of the gateway's own.
 
 use crate::{
+    clock::Uptime,
     commands::Shards,
-    directory::Directory,
+    directory::{Directory, RouteMark},
     fanout::Fanout,
     metrics::ControlCounters,
     shard::{
         mailbox::{Mailbox, Signal},
         message::{ConnKey, LeftCause, Origin, ShardCommand},
     },
-    upstream::{LinkId, Upstream},
+    upstream::{LinkId, RouterSeen, Upstream},
 };
-use billfish_link::message::envelope::Kind;
+use billfish_link::message::{Kick, envelope::Kind};
 use billfish_session::server::UpCall;
 use std::{collections::VecDeque, sync::Arc};
 
@@ -42,6 +43,7 @@ impl Control {
             directory: Arc::new(Directory::default()),
             shards: Shards::new(mailboxes),
             counters: Arc::clone(&counters),
+            uptime: Uptime::start(),
         };
         Self { fanout, counters }
     }
@@ -69,7 +71,10 @@ impl Control {
 
     /// The routers that the registry shows, each with whether it drains; `None`: the registry was never read.
     pub fn place(&self, routers: Option<&[(String, bool)]>) {
-        let _ = routers;
+        if let Some(routers) = routers {
+            let seen = |(node, draining): &(String, bool)| RouterSeen { node: node.clone(), draining: *draining };
+            self.fanout.upstream.place(routers.iter().map(seen).collect());
+        }
     }
 
     /// A session calls a router; `false`: there is no room for it, refuse it with 5001.
@@ -80,15 +85,15 @@ impl Control {
 
     /// A router said something: the commands that come of it, each for a shard, in order.
     pub fn sort(&self, link: LinkNumber, kind: Kind, now_ms: u64) -> Vec<(u16, ShardCommand)> {
-        let _ = (link, now_ms);
         let mut commands = self.fanout.shards.gather();
-        self.fanout.sort(kind, &mut commands);
+        self.fanout.sort(link.0, kind, now_ms, &mut commands);
         commands.into_parts()
     }
 
     /// Time has passed, call it every 100 ms or so: calls that waited for an owner go out, and those are named that have waited too long,
     /// to be refused with 5001.
     pub fn tick(&self, now_ms: u64) -> Vec<(ConnKey, u32)> {
+        self.fanout.upstream.retry(now_ms);
         self.fanout.upstream.expire(now_ms).into_iter().map(|caller| (caller.key, caller.request)).collect()
     }
 
@@ -98,6 +103,11 @@ impl Control {
         drop(self.fanout.directory.take(origin));
     }
 
+    /// A session of another gateway has been replaced by one here, as [`State::routes`](billfish_state::Routes) told at its LOGIN.
+    pub fn relay(&self, node: &str, incarnation: u64, kick: Kick) {
+        self.fanout.upstream.relay(node.to_owned(), incarnation, kick);
+    }
+
     /// A session is no longer in a room, or never came to be.
     pub fn left(&self, shard: u16, origin: Origin, room_id: i64, cause: LeftCause) {
         self.fanout.upstream.left(shard, origin, room_id, cause);
@@ -105,7 +115,7 @@ impl Control {
 
     /// Seats a session that was let in; the connection that had the seat before is to be kicked with 4010.
     pub fn seat(&self, origin: Origin, key: ConnKey) -> Option<ConnKey> {
-        self.fanout.directory.insert(origin, key, "").map(|seat| seat.key)
+        self.fanout.directory.insert(origin, key, "", RouteMark::default()).map(|seat| seat.key)
     }
 
     /// Calls to routers that await their answer.

@@ -31,9 +31,17 @@ impl Store {
         Self { state, counters, away: AtomicBool::new(false) }
     }
 
-    /// Whether the last call failed.
-    pub(crate) fn is_away(&self) -> bool {
-        self.away.load(Relaxed)
+    /// Why the store cannot be used, for a person; `None` while it can: as it says itself, or because the last call failed.
+    pub(crate) fn away(&self) -> Option<String> {
+        match self.state.watch.away() {
+            Some(why) => Some(format!("the state store is away: {why}")),
+            None => self.away.load(Relaxed).then(|| "the state store is away".to_owned()),
+        }
+    }
+
+    /// The time that all nodes agree on.
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.state.clock.now_ms()
     }
 
     /// Waits for one call to a port, but not for long.
@@ -84,10 +92,10 @@ mod tests {
         let before = tokio::time::Instant::now();
         let answer: Result<(), Away> = store.call(Port::Tokens, std::future::pending()).await;
         assert_eq!((answer, before.elapsed()), (Err(Away), CALL_WAIT));
-        assert!(store.is_away());
+        assert!(store.away().is_some());
         assert_eq!(counters.state_errors[Port::Tokens as usize].value(), 1);
         assert_eq!(store.call(Port::Tokens, async { Ok(7) }).await, Ok(7));
-        assert!(!store.is_away());
+        assert_eq!(store.away(), None);
     }
 
     #[tokio::test]
@@ -95,7 +103,15 @@ mod tests {
         let (store, counters) = store();
         let full = async { Err::<(), _>(StateError::Full { what: "tokens", limit: 1 }) };
         assert_eq!(store.call(Port::Tokens, full).await, Err(Away));
-        assert!(!store.is_away());
+        assert_eq!(store.away(), None);
         assert_eq!(counters.state_errors[Port::Tokens as usize].value(), 1);
+    }
+    #[test]
+    fn a_store_that_says_why_it_is_away_is_quoted() {
+        let (store, _) = store();
+        store.state.watch.set_away(Some("connection refused".to_owned()));
+        assert_eq!(store.away().as_deref(), Some("the state store is away: connection refused"));
+        store.state.watch.set_away(None);
+        assert_eq!(store.away(), None);
     }
 }

@@ -15,21 +15,48 @@ use billfish_wire::Reason;
 use smallvec::SmallVec;
 use std::time::Duration;
 
-/// How sessions are sent elsewhere.
+/// How sessions are sent elsewhere: each place of the slab has its moment within the spread, in the order of places. A session is told of its
+/// moment at once, and closed some time after it has come.
+///
+/// ```text
+///  told      |all|
+///  leave     |-------- spread --------|
+///  closed    |patience|------- at the rate, none before its moment and the patience -------|
+/// ```
 #[derive(Debug)]
 pub(super) struct Draining {
     addresses: Vec<String>,
     spread_ms: u64,
     close_per_s: u32,
+    from_ms: u64,
+    /// Places when it began. There are no later ones: nobody is let in any more.
+    places: u32,
     /// The next place to be told.
     next_told: u32,
     /// The next place to be closed.
     next_closed: u32,
-    /// When closing begins.
-    close_from_ms: u64,
     closed: u64,
 }
 
+impl Draining {
+    /// When the session of a place is to leave, from the beginning on.
+    fn leaves_after_ms(&self, place: u32) -> u64 {
+        self.spread_ms.saturating_mul(u64::from(place)) / u64::from(self.places.max(1))
+    }
+
+    /// The addresses, another one first for each session: clients begin with the first.
+    fn addresses_for(&self, place: u32) -> Vec<String> {
+        let mut addresses = self.addresses.clone();
+        if !addresses.is_empty() {
+            let first = place as usize % addresses.len();
+            addresses.rotate_left(first);
+        }
+        addresses
+    }
+}
+
+/// A client that was to leave has so long until it is closed: it has connected and logged in elsewhere by then, unless it does not want to.
+const PATIENCE_MS: u64 = 3_000;
 /// Sessions told to go elsewhere in one turn.
 const TOLD_PER_TURN: u32 = 512;
 /// Told to a LOGIN that comes too late: by then a balancer knows. Spread, so that they do not come back together.
@@ -179,11 +206,11 @@ impl Shard {
     fn begin_drain(&mut self, addresses: Vec<String>, spread: Duration, close_per_s: u32) {
         self.stop_listening();
         let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
-        let close_from_ms = self.desk.now.0.saturating_add(spread_ms);
-        self.draining = Some(Draining { addresses, spread_ms, close_per_s, next_told: 0, next_closed: 0, close_from_ms, closed: 0 });
+        let (from_ms, places) = (self.desk.now.0, self.slab.places());
+        self.draining = Some(Draining { addresses, spread_ms, close_per_s, from_ms, places, next_told: 0, next_closed: 0, closed: 0 });
     }
 
-    /// Goes on sending sessions elsewhere. Each is told its own moment within the spread; from its end on they are closed at the rate.
+    /// Goes on sending sessions elsewhere, and closes those whose time has come, no more than the rate allows.
     pub(super) fn drain_some(&mut self) {
         let Some(mut draining) = self.draining.take() else { return };
         let told_end = self.slab.places().min(draining.next_told.saturating_add(TOLD_PER_TURN));
@@ -191,20 +218,21 @@ impl Shard {
             let Self { slab, desk, .. } = self;
             let Some((key, Tenant::Open(conn))) = slab.at_mut(place) else { continue };
             if conn.session.is_live() {
-                let after_ms = fastrand::u64(0..=draining.spread_ms);
-                conn.session.on_drain(draining.addresses.clone(), after_ms, &mut desk.actions);
+                conn.session.on_drain(draining.addresses_for(place), draining.leaves_after_ms(place), &mut desk.actions);
                 self.carry_out(key);
                 self.end_doomed();
             }
         }
         draining.next_told = told_end;
-        if self.desk.now.0 >= draining.close_from_ms {
-            let due = (self.desk.now.0 - draining.close_from_ms).saturating_mul(u64::from(draining.close_per_s)) / 1_000;
-            while draining.closed < due && draining.next_closed < self.slab.places() {
-                let place = draining.next_closed;
-                draining.next_closed += 1;
-                draining.closed += u64::from(self.end_drained(place));
-            }
+        let passed_ms = self.desk.now.0.saturating_sub(draining.from_ms);
+        let due = passed_ms.saturating_sub(PATIENCE_MS).saturating_mul(u64::from(draining.close_per_s)) / 1_000;
+        while draining.closed < due
+            && draining.next_closed < self.slab.places()
+            && passed_ms >= draining.leaves_after_ms(draining.next_closed).saturating_add(PATIENCE_MS)
+        {
+            let place = draining.next_closed;
+            draining.next_closed += 1;
+            draining.closed += u64::from(self.end_drained(place));
         }
         self.draining = Some(draining);
     }

@@ -243,6 +243,7 @@ impl Shard {
             }
         });
         debug_assert!(was_in, "a session's rooms are those whose member it is");
+        room.seen.leave(index);
         desk.rooms.forget_if_empty(room_id);
     }
 

@@ -48,6 +48,11 @@ impl JobFrame {
         Self { push, except_user_id, keep_permille: if is_sampled { keep_permille } else { 0 }, came_us }
     }
 
+    /// Its place in the room; 0: none.
+    pub(super) fn seq(&self) -> i64 {
+        self.push.body().seq.unwrap_or(0)
+    }
+
     const fn is_for(&self, user_id: i64) -> bool {
         self.except_user_id == 0 || self.except_user_id != user_id
     }
@@ -124,13 +129,15 @@ pub(super) struct Job {
     per_class: [u64; Class::ALL.len()],
     /// Users who must not get one of the frames.
     excepts: SmallVec<[i64; 16]>,
+    /// Members who came with a snapshot up to this number, and have some of the frames in it. In the order of keys.
+    ahead: Vec<(SlabKey, i64)>,
     is_sampled: bool,
     wants_acks: bool,
     served: Served,
 }
 
 impl Job {
-    pub(super) fn new(room_id: i64, frames: Vec<JobFrame>) -> Self {
+    pub(super) fn new(room_id: i64, frames: Vec<JobFrame>, ahead: Vec<(SlabKey, i64)>) -> Self {
         let mut per_class = [0; Class::ALL.len()];
         for frame in &frames {
             per_class[frame.push.class() as usize] += 1;
@@ -146,6 +153,7 @@ impl Job {
             is_sampled: frames.iter().any(|frame| frame.keep_permille > 0),
             wants_acks: frames.iter().any(|frame| frame.push.wants_ack()),
             served: Served::default(),
+            ahead,
             frames,
         }
     }
@@ -161,7 +169,8 @@ impl Job {
     /// The connection cannot go on; the caller ends it when the walk allows. Its copies are accounted for.
     pub(super) fn serve(&mut self, key: SlabKey, conn: &mut Connection, first: usize, desk: &mut Desk) -> Result<(), Doom> {
         let user_id = conn.session.user_id();
-        let is_like_all = first == 0 && !self.is_sampled && self.excepts.binary_search(&user_id).is_err();
+        let has_up_to = self.has_up_to(key);
+        let is_like_all = first == 0 && !self.is_sampled && has_up_to == 0 && self.excepts.binary_search(&user_id).is_err();
         if is_like_all && conn.outbox.is_none() {
             let joined = joined(&mut self.joined, conn.form(), &self.frames);
             let taken = conn.transport.write(&joined.bytes);
@@ -179,7 +188,7 @@ impl Job {
             }
             return Ok(());
         }
-        let picked = self.pick(user_id, first);
+        let picked = self.pick(user_id, first, has_up_to);
         if picked.is_empty() {
             return Ok(());
         }
@@ -191,11 +200,20 @@ impl Job {
         Ok(())
     }
 
+    /// The number up to which a member has everything in its snapshot; 0 for nearly everyone.
+    fn has_up_to(&self, key: SlabKey) -> i64 {
+        if self.ahead.is_empty() {
+            return 0;
+        }
+        self.ahead.binary_search_by_key(&key, |(known, _)| *known).map_or(0, |at| self.ahead[at].1)
+    }
+
     /// The frames for one user, and the account of those that are his and are left out.
-    fn pick(&mut self, user_id: i64, first: usize) -> SmallVec<[usize; JOB_FRAMES_MAX]> {
+    fn pick(&mut self, user_id: i64, first: usize, has_up_to: i64) -> SmallVec<[usize; JOB_FRAMES_MAX]> {
         let mut picked = SmallVec::new();
         for (at, frame) in self.frames.iter().enumerate().skip(first) {
-            if !frame.is_for(user_id) {
+            let seq = frame.seq();
+            if !frame.is_for(user_id) || (seq > 0 && seq <= has_up_to) {
                 continue;
             }
             self.served.copies += 1;

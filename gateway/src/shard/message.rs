@@ -177,9 +177,9 @@ pub enum ShardCommand {
     Drain {
         /// Where to, `host:port` each.
         addresses: Vec<String>,
-        /// Each session is told to leave after a random part of this.
+        /// Each session is told to leave after its own part of this.
         spread: Duration,
-        /// Sessions closed a second, once `spread` has passed.
+        /// Sessions closed a second, each some time after its part of `spread` has passed.
         close_per_s: u32,
     },
     /// Closes everything at once and ends the thread.
@@ -360,7 +360,7 @@ impl Weigh for ShardEvent {
             + match self {
                 Self::Up { call, .. } => match &**call {
                     UpCall::Biz { data, .. } => data.len(),
-                    UpCall::Join { .. } | UpCall::Leave { .. } | UpCall::Sync { .. } => 0,
+                    UpCall::Join { .. } | UpCall::Leave { .. } | UpCall::Sync { .. } | UpCall::Redeliver => 0,
                 },
                 Self::Login { .. } => billfish_wire::limits::TOKEN_BYTES_MAX,
                 Self::RecordAck { push, .. } | Self::HandOver { push, .. } => push_bytes(push),

@@ -9,6 +9,8 @@
 //! - At most one fan-out job walks a room's members at a time. It serves everyone who was a member when it began and is one when its turn
 //!   comes, once. Who enters meanwhile stands behind `end` and is not served; who leaves makes room by one move across each boundary
 //!   behind it, so leaving costs the same in any room.
+//! - What was told once is not told again: pushes rise in `seq`, and one that does not is part of a log that a new owner replays. Whoever came
+//!   with a snapshot that is ahead of what the others have seen is passed over until they are as far: see [`Seen`].
 //! - The slot of a member is kept in its session. Whoever is moved has to be told: see [`RoomMembers::remove`].
 //! - A room is forgotten, its account with it, once it has no members, nothing in its queue and no copy in anybody's backlog.
 
@@ -70,6 +72,7 @@ pub(super) struct Room {
     pub(super) account: RoomAccount,
     /// Members on all gateways, as last heard.
     pub(super) audience: i64,
+    pub(super) seen: Seen,
     queue: VecDeque<RoomItem>,
     queued_bytes: usize,
     /// It stands in [`Rooms::active`].
@@ -237,6 +240,50 @@ impl Rooms {
     /// How many rooms there are.
     pub(super) fn len(&self) -> usize {
         self.by_id.len()
+    }
+}
+
+/// What the members of a room have seen of it, by the room's own numbers.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// All of them, but for those who are ahead, have everything up to this; 0: nothing yet.
+    seq: i64,
+    /// Those whose snapshots go further. Hardly ever anyone: the owner sends what comes before a snapshot ahead of it.
+    ahead: Vec<(SlabKey, i64)>,
+}
+
+impl Seen {
+    /// Whether a push is new to anyone. One without a number always is.
+    pub(super) fn pass(&mut self, seq: i64) -> bool {
+        let is_new = seq <= 0 || seq > self.seq;
+        self.seq = self.seq.max(seq);
+        is_new
+    }
+
+    /// A session has entered with a snapshot up to `seq`; `alone`: nobody else is in the room.
+    pub(super) fn enter(&mut self, key: SlabKey, seq: i64, alone: bool) {
+        if alone {
+            self.seq = self.seq.max(seq);
+            self.ahead.clear();
+        } else if seq > self.seq {
+            self.ahead.retain(|(known, _)| *known != key);
+            self.ahead.push((key, seq));
+        }
+    }
+
+    /// A session has left.
+    pub(super) fn leave(&mut self, index: u32) {
+        self.ahead.retain(|(known, _)| known.index != index);
+    }
+
+    /// Who is ahead of a job whose first push has this number, in the order of keys. Who was ahead of pushes that went by only is not any
+    /// more.
+    pub(super) fn ahead_of(&mut self, first_seq: i64) -> Vec<(SlabKey, i64)> {
+        let mut ahead: Vec<(SlabKey, i64)> = self.ahead.iter().copied().filter(|(_, seq)| *seq >= first_seq).collect();
+        ahead.sort_unstable();
+        let passed = self.seq;
+        self.ahead.retain(|(_, seq)| *seq > passed);
+        ahead
     }
 }
 

@@ -166,9 +166,11 @@ impl Shard {
             }
             match self.desk.rooms.pop(room_id) {
                 Some(RoomItem::Push(frame)) => {
-                    if frames.is_empty()
-                        && let Some(room) = self.desk.rooms.get_mut(room_id)
-                    {
+                    let Some(room) = self.desk.rooms.get_mut(room_id) else { break };
+                    if !room.seen.pass(frame.seq()) {
+                        continue;
+                    }
+                    if frames.is_empty() {
                         room.members.begin();
                     }
                     bytes += frame.push.body().data.as_ref().map_or(0, String::len) + FRAME_OVERHEAD_BYTES;
@@ -189,7 +191,9 @@ impl Shard {
         }
         self.desk.counters.fanout_jobs.add(1);
         self.desk.counters.fanout_frames.add(frames.len() as u64);
-        let mut job = Box::new(Job::new(room_id, frames));
+        let first_seq = frames.iter().map(JobFrame::seq).find(|seq| *seq > 0).unwrap_or(i64::MAX);
+        let ahead = self.desk.rooms.get_mut(room_id).map(|room| room.seen.ahead_of(first_seq)).unwrap_or_default();
+        let mut job = Box::new(Job::new(room_id, frames, ahead));
         for (key, first) in late {
             let Self { slab, desk, .. } = self;
             if first < job.frames().len()
@@ -264,6 +268,7 @@ impl Shard {
         };
         if is_in && let Some(room) = self.desk.rooms.get_mut(room_id) {
             room.audience = audience;
+            room.seen.enter(key, seq, room.members.len() == 1);
         }
         let cause = match (was_in, is_in) {
             (false, true) => return true,

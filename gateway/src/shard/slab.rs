@@ -6,7 +6,7 @@
 //! - Nothing shrinks: after a storm the places stay, empty.
 
 /// Names a tenant for as long as it lives there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct SlabKey {
     pub(super) index: u32,
     pub(super) generation: u32,

@@ -1,11 +1,20 @@
-use super::{ANSWER_WAIT_MS, CALLS_MAX, LinkId, MEMBERSHIP_WAIT_MS, OUTBOX_CALLS_MAX, Said, UpKind, Upstream};
+//! What is kept for routers, and what they are told.
+
+mod turns;
+
+use super::{
+    Caller, Heard, LinkId, RouterSeen, Said, Upstream,
+    calls::{ANSWER_WAIT_MS, CALLS_MAX, MEMBERSHIP_WAIT_MS},
+    placement::OUTBOX_CALLS_MAX,
+};
 use crate::{
     metrics::ControlCounters,
     shard::message::{ConnKey, LeftCause, Origin},
 };
-use billfish_link::message::{Gone, Interest, envelope::Kind};
+use billfish_link::message::{Gone, Interest, Kick, Relay, envelope::Kind, up::Call as UpKind};
 use billfish_session::server::UpCall;
 use billfish_state::DeviceKind;
+use smallvec::SmallVec;
 use std::{collections::VecDeque, sync::Arc};
 
 const ROOM: i64 = 7;
@@ -25,11 +34,11 @@ fn interest_is_taken_back_after_the_last_member_and_the_last_join() {
     let link = house.up("r1");
     house.join(1, ROOM);
     house.join(2, ROOM);
-    assert_eq!(house.upstream.answered(1, Said::Joined { epoch: 1 }).unwrap().origin.session, 1);
+    assert_eq!(house.joined(1, 1).unwrap().origin.session, 1);
     house.sent(link);
     house.upstream.left(0, origin(1), ROOM, LeftCause::Left);
     assert_eq!(house.sent(link), [""; 0], "a join is under way");
-    house.upstream.answered(2, Said::Other);
+    house.answered(2);
     assert_eq!(house.sent(link), ["interest 7 false 0"]);
     house.join(3, ROOM);
     assert_eq!(house.sent(link), ["interest 7 true 0", "join 7 of 3"]);
@@ -75,11 +84,11 @@ fn joining_twice_counts_twice_and_the_second_is_counted_down() {
 fn a_push_goes_to_shards_with_members_alone() {
     let house = House::new();
     house.up("r1");
-    assert!(house.upstream.shards_of(ROOM, 1).unwrap().is_empty());
+    assert!(house.shards_of(ROOM, 1).unwrap().is_empty());
     assert!(house.upstream.call(key(3), origin(1), 1, UpCall::Join { room_id: ROOM, resume_seq: None }, 0));
-    assert!(house.upstream.shards_of(ROOM, 1).unwrap().is_empty(), "joining is not being in");
-    house.upstream.answered(1, Said::Joined { epoch: 1 });
-    assert_eq!(house.upstream.shards_of(ROOM, 1).unwrap()[..], [3]);
+    assert!(house.shards_of(ROOM, 1).unwrap().is_empty(), "joining is not being in");
+    house.joined(1, 1);
+    assert_eq!(house.shards_of(ROOM, 1).unwrap()[..], [3]);
     assert_eq!(house.upstream.members_of(ROOM)[..], [3]);
 }
 
@@ -88,11 +97,11 @@ fn a_former_owner_is_known_by_its_epoch() {
     let house = House::new();
     house.up("r1");
     house.enter(1, ROOM);
-    assert!(house.upstream.shards_of(ROOM, 5).is_some());
-    assert!(house.upstream.shards_of(ROOM, 4).is_none());
-    assert!(house.upstream.shards_of(ROOM, 5).is_some());
-    assert!(house.upstream.shards_of(ROOM, 6).is_some());
-    assert!(house.upstream.shards_of(ROOM, 5).is_none());
+    assert!(house.shards_of(ROOM, 5).is_some());
+    assert!(house.shards_of(ROOM, 4).is_none());
+    assert!(house.shards_of(ROOM, 5).is_some());
+    assert!(house.shards_of(ROOM, 6).is_some());
+    assert!(house.shards_of(ROOM, 5).is_none());
 }
 
 #[test]
@@ -100,10 +109,10 @@ fn an_eviction_of_a_former_owner_is_refused_and_binds_nobody() {
     let house = House::new();
     house.up("r1");
     house.enter(1, ROOM);
-    house.upstream.shards_of(ROOM, 5);
+    house.shards_of(ROOM, 5);
     assert!(house.upstream.shards_to_evict(ROOM, 4).is_none());
     assert_eq!(house.upstream.shards_to_evict(ROOM, u64::MAX).unwrap()[..], [0]);
-    assert!(house.upstream.shards_of(ROOM, 5).is_some());
+    assert!(house.shards_of(ROOM, 5).is_some());
 }
 
 #[test]
@@ -111,8 +120,8 @@ fn the_epoch_of_a_join_counts_too() {
     let house = House::new();
     house.up("r1");
     house.join(1, ROOM);
-    house.upstream.answered(1, Said::Joined { epoch: 9 });
-    assert!(house.upstream.shards_of(ROOM, 8).is_none());
+    house.joined(1, 9);
+    assert!(house.shards_of(ROOM, 8).is_none());
 }
 
 #[test]
@@ -139,9 +148,9 @@ fn a_second_answer_is_ignored_and_counted() {
     let house = House::new();
     house.up("r1");
     house.biz(1, ROOM, "hello");
-    assert_eq!(house.upstream.answered(1, Said::Other).unwrap().request, 1);
-    assert_eq!(house.upstream.answered(1, Said::Other), None);
-    assert_eq!(house.upstream.answered(99, Said::Joined { epoch: 1 }), None);
+    assert_eq!(house.answered(1).unwrap().request, 1);
+    assert_eq!(house.answered(1), None);
+    assert_eq!(house.joined(99, 1), None);
     assert_eq!(house.counters.replies_stale.value(), 2);
 }
 
@@ -164,7 +173,7 @@ fn a_join_refused_for_time_and_granted_later_is_undone() {
     house.join(1, ROOM);
     assert_eq!(house.upstream.expire(ANSWER_WAIT_MS).len(), 1);
     house.sent(link);
-    assert_eq!(house.upstream.answered(1, Said::Joined { epoch: 1 }), None);
+    assert_eq!(house.joined(1, 1), None);
     assert_eq!(house.sent(link), ["leave 7 of 1", "interest 7 false 0"]);
 }
 
@@ -188,7 +197,7 @@ fn a_join_asked_again_after_its_time_is_not_undone_by_the_first() {
     assert_eq!(house.upstream.expire(ANSWER_WAIT_MS).len(), 1);
     house.enter(1, ROOM);
     house.sent(link);
-    assert_eq!(house.upstream.answered(1, Said::Joined { epoch: 1 }), None, "the first answer, late");
+    assert_eq!(house.joined(1, 1), None, "the first answer, late");
     house.upstream.expire(MEMBERSHIP_WAIT_MS);
     assert_eq!(house.sent(link), [""; 0], "a live member is left alone");
     assert_eq!(house.counters.upstream_in_flight.value(), 0);
@@ -217,7 +226,7 @@ fn a_join_asked_again_and_refused_undoes_what_the_first_left_behind() {
     house.upstream.expire(ANSWER_WAIT_MS);
     house.join(1, ROOM);
     house.sent(link);
-    assert!(house.upstream.answered(2, Said::Other).is_some());
+    assert!(house.answered(2).is_some());
     assert_eq!(house.sent(link), ["leave 7 of 1", "interest 7 false 0"]);
 }
 
@@ -348,7 +357,7 @@ impl House {
     fn enter(&self, session: u64, room_id: i64) {
         self.join(session, room_id);
         let id = self.upstream.table().last_id;
-        self.upstream.answered(id, Said::Joined { epoch: 1 }).unwrap();
+        self.joined(id, 1).unwrap();
     }
 
     fn biz(&self, session: u64, room_id: i64, data: &str) {
@@ -358,6 +367,42 @@ impl House {
     fn try_biz(&self, session: u64, room_id: i64, data: &str) -> bool {
         let call = UpCall::Biz { room_id, biz_code: 5555, data: data.to_owned(), msg_id: String::new() };
         self.upstream.call(key(0), origin(session), 1, call, 0)
+    }
+
+    /// The owner of an epoch lets a session in; over which link says the call itself.
+    fn joined(&self, id: u64, epoch: i64) -> Option<Caller> {
+        self.said(id, Said::Joined { seq: epoch << 32 })
+    }
+
+    fn answered(&self, id: u64) -> Option<Caller> {
+        self.said(id, Said::Other)
+    }
+
+    fn said(&self, id: u64, said: Said) -> Option<Caller> {
+        let link = self.upstream.table().calls.get(&id).and_then(|call| call.link).unwrap_or(LinkId(0));
+        self.upstream.answered(link, id, said, 0)
+    }
+
+    /// Shards that a push without a number goes to.
+    fn shards_of(&self, room_id: i64, epoch: u64) -> Option<SmallVec<[u16; 8]>> {
+        match self.upstream.heard(LinkId(0), room_id, epoch, 0) {
+            Heard::For(shards) => Some(shards),
+            Heard::Former => None,
+            Heard::Replayed => panic!("it has no number"),
+        }
+    }
+
+    /// What a new owner was told of what was seen.
+    fn last_seq_told(&self, link: LinkId) -> Vec<i64> {
+        let mut outbox = VecDeque::new();
+        assert!(self.upstream.take_outbox(link, &mut outbox));
+        let last_seq = |kind| if let Kind::Interest(Interest { interested: true, last_seq, .. }) = kind { Some(last_seq) } else { None };
+        outbox.into_iter().filter_map(last_seq).collect()
+    }
+
+    fn place(&self, routers: &[(&str, bool)]) {
+        let seen = |(node, draining): &(&str, bool)| RouterSeen { node: (*node).to_owned(), draining: *draining };
+        self.upstream.place(routers.iter().map(seen).collect());
     }
 
     fn sent(&self, link: LinkId) -> Vec<String> {

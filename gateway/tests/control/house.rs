@@ -210,10 +210,11 @@ impl Router {
         self.tell(Kind::UserPush(UserPush { app_id: APP, user_ids: user_ids.to_vec(), push: Some(push), session: 0 }));
     }
 
-    /// Every call so far.
+    /// Every call of clients so far: not what each LOGIN asks for by itself.
     pub(crate) fn calls(&self) -> Vec<Up> {
         let seen = self.seen.lock().unwrap();
-        seen.iter().filter_map(|kind| if let Kind::Up(up) = kind { Some(up.clone()) } else { None }).collect()
+        let call = |kind: &Kind| if let Kind::Up(up) = kind { Some(up.clone()) } else { None };
+        seen.iter().filter_map(call).filter(|up| !matches!(up.call, Some(Call::Redeliver(_)))).collect()
     }
 
     /// What was said of a room, one word for each message.

@@ -140,7 +140,7 @@ fn nobody_is_let_in_while_the_state_is_away_and_everybody_when_it_is_back() {
     let error = house.knock(&login_body(20_001, &token)).expect(Code::Error);
     assert_eq!(error.code, Reason::Unavailable.number());
     assert!(error.retry_after_ms.is_some_and(|ms| ms > 0));
-    assert_eq!(house.running().ready(), Err("the shared state is away".to_owned()));
+    assert_eq!(house.running().ready(), Err("the state store is away".to_owned()));
     assert_eq!(house.metric("gateway_state_errors_total", &[r#"port="tokens""#]), 1.0);
     assert_eq!(house.metric("gateway_logins_total", &[r#"result="unavailable""#]), 1.0);
     sick.is_away.store(false, SeqCst);

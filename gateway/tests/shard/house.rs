@@ -267,6 +267,8 @@ impl Control {
                         None
                     }
                     UpCall::Biz { .. } | UpCall::Leave { .. } => Some(UpReply::Accepted { ts_ms: 1, seq: 0 }),
+                    // An answer could come after the connection has ended, and be counted as stale.
+                    UpCall::Redeliver => None,
                     UpCall::Sync { room_id, .. } => Some(UpReply::Synced { room_id: *room_id, data: "{}".to_owned() }),
                 };
                 if let Some(reply) = reply {

@@ -67,6 +67,8 @@ struct InboxAsk {
     asks: u32,
     /// Something is missing, by a page of this reading.
     gap: bool,
+    /// LOGIN asked: its page begins with the oldest that is left, also before where the inbox was read to, and may end just there.
+    is_resume: bool,
 }
 
 /// One user's session.
@@ -422,7 +424,8 @@ impl ClientSession {
             server_time_ms: body.server_time.unwrap_or(0),
         });
         // LOGIN asked for the inbox; should the answer not come, it is asked for by itself.
-        self.inbox_ask = self.config.inbox.then_some(InboxAsk { again_at: now + self.config.answer_timeout_ms, asks: 1, gap: false });
+        self.inbox_ask =
+            self.config.inbox.then_some(InboxAsk { again_at: now + self.config.answer_timeout_ms, asks: 1, gap: false, is_resume: true });
         for msg_id in self.unproven.again() {
             self.send_ack(&msg_id);
         }
@@ -538,7 +541,9 @@ impl ClientSession {
 
     fn on_inbox_page(&mut self, now: Time, page: SyncPage) {
         let last_id = page.messages.last().and_then(|message| message.msg_id.clone());
-        let leads_on = last_id.as_ref().is_some_and(|last_id| *last_id != self.inbox_id);
+        // A page that leads nowhere would be asked for for ever.
+        let is_resume = self.inbox_ask.is_some_and(|ask| ask.is_resume);
+        let leads_on = last_id.as_ref().is_some_and(|last_id| is_resume || *last_id != self.inbox_id);
         self.inbox_id = last_id.unwrap_or(std::mem::take(&mut self.inbox_id));
         for message in page.messages {
             self.acknowledge(&message);
@@ -626,7 +631,7 @@ impl ClientSession {
             self.inbox_ask = None;
             return;
         }
-        self.inbox_ask = Some(InboxAsk { again_at: now + self.config.answer_timeout_ms, asks: asks + 1, gap });
+        self.inbox_ask = Some(InboxAsk { again_at: now + self.config.answer_timeout_ms, asks: asks + 1, gap, is_resume: false });
         let from_id = Some(self.inbox_id.clone()).filter(|id| !id.is_empty());
         self.send(Code::Sync, Body { from_id, ..Body::default() });
     }

@@ -227,12 +227,18 @@ impl ServerSession {
         };
         out.send(Code::Login, answer);
         out.push(ServerAction::Alive);
-        if let Some(wishes) = self.rare.as_mut().and_then(|rare| rare.wishes.take()) {
-            for (room_id, resume_seq) in wishes.rooms {
-                self.join(config, room_id, resume_seq, out);
+        let wishes = self.rare.as_mut().and_then(|rare| rare.wishes.take());
+        let (rooms, inbox) = wishes.map_or_else(Default::default, |wishes| (wishes.rooms, wishes.inbox));
+        for (room_id, resume_seq) in rooms {
+            self.join(config, room_id, resume_seq, out);
+        }
+        match inbox {
+            Some(from_id) => {
+                let pull = UpCall::Sync { room_id: 0, from_seq: 0, from_id, resume: true };
+                self.call_upstream(config, Call::Sync { room_id: 0 }, pull, out);
             }
-            if let Some(from_id) = wishes.inbox {
-                self.call_upstream(config, Call::Sync { room_id: 0 }, UpCall::Sync { room_id: 0, from_seq: 0, from_id }, out);
+            None => {
+                self.call_upstream(config, Call::Redeliver, UpCall::Redeliver, out);
             }
         }
         self.trim();
@@ -263,6 +269,8 @@ impl ServerSession {
             Call::Join { room_id, left: false } | Call::Sync { room_id } => (None, Some(room_id).filter(|room_id| *room_id != 0)),
             // The client has had its LEAVE echo and waits for nothing.
             Call::Join { left: true, .. } | Call::Leave => return,
+            // The client asked for nothing; its inbox keeps what it has.
+            Call::Redeliver => return,
         };
         out.send(Code::Error, Body { msg_id, room_id, retry_after_ms: retry_after_ms.map(wire_ms), ..refusal(reason, msg) });
     }
@@ -424,7 +432,7 @@ impl ServerSession {
             Code::Sync => {
                 let room_id = room_of(&body).unwrap_or(0);
                 let (from_seq, from_id) = (body.from_seq.unwrap_or(0), body.from_id.unwrap_or_default());
-                self.call_upstream(config, Call::Sync { room_id }, UpCall::Sync { room_id, from_seq, from_id }, out);
+                self.call_upstream(config, Call::Sync { room_id }, UpCall::Sync { room_id, from_seq, from_id, resume: false }, out);
             }
             // Only a server says these.
             Code::WsShake | Code::Kick | Code::Error | Code::Reconnect => refuse(Reason::UnknownCode, code, body, out),
@@ -524,6 +532,7 @@ impl ServerSession {
             let (msg_id, room_id) = match up_call {
                 UpCall::Biz { msg_id, .. } => (Some(msg_id).filter(|msg_id| !msg_id.is_empty()), None),
                 UpCall::Join { room_id, .. } | UpCall::Leave { room_id } | UpCall::Sync { room_id, .. } => (None, Some(room_id)),
+                UpCall::Redeliver => return false,
             };
             let room_id = room_id.filter(|room_id| *room_id != 0);
             let retry_after_ms = Some(wire_ms(RETRY_AFTER_MS));

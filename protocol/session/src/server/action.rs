@@ -65,7 +65,13 @@ pub enum UpCall {
         from_seq: i64,
         /// Everything after it, for the inbox; empty: from the oldest.
         from_id: String,
+        /// The client has just come back: everything in the inbox, also what is before `from_id`, which only says whether something has been
+        /// lost. What comes from two routers may have arrived in another order than that of its ids.
+        resume: bool,
     },
+    /// Pushes to this session what the inbox holds: a client that did not resume has no other way to it. Answered by
+    /// [`super::ServerSession::on_accepted`] or [`super::ServerSession::on_refused`], of which the client hears nothing.
+    Redeliver,
 }
 
 /// What the shell must do, in order.

@@ -19,6 +19,7 @@ pub(super) enum Call {
     Sync {
         room_id: i64,
     },
+    Redeliver,
 }
 
 #[derive(Debug, Default)]
@@ -52,7 +53,7 @@ impl Calls {
     pub(super) fn joining(&self) -> impl Iterator<Item = i64> {
         self.under_way.iter().filter_map(|(_, call)| match call {
             Call::Join { room_id, left: false } => Some(*room_id),
-            Call::Biz { .. } | Call::Join { .. } | Call::Leave | Call::Sync { .. } => None,
+            Call::Biz { .. } | Call::Join { .. } | Call::Leave | Call::Sync { .. } | Call::Redeliver => None,
         })
     }
 

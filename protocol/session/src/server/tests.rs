@@ -32,6 +32,9 @@ impl End {
         end.frame(Code::Login, &login());
         end.accept();
         assert!(end.session.is_live());
+        // The inbox was empty.
+        end.session.on_accepted(1, 0, 0, &mut end.out);
+        assert!(end.drain().is_empty());
         end
     }
 

@@ -88,8 +88,11 @@ impl Router {
                 (Reply::Joined { room_id: *room_id, seq: room.counter, data }, None)
             }
             UpCall::Leave { .. } => (Reply::Accepted { ts_ms: now.cast_signed(), seq: 0 }, None),
-            UpCall::Sync { room_id: 0, from_id, .. } => {
-                let after = from_id.strip_suffix("-0").and_then(|id| id.parse().ok()).unwrap_or(0);
+            // What it holds is pushed to the session before this answer: see [`Self::redelivered`].
+            UpCall::Redeliver => (Reply::Accepted { ts_ms: now.cast_signed(), seq: 0 }, None),
+            UpCall::Sync { room_id: 0, from_id, resume, .. } => {
+                let from = from_id.strip_suffix("-0").and_then(|id| id.parse().ok()).unwrap_or(0);
+                let after = if *resume { 0 } else { from };
                 let waiting: Vec<Body> = self.inbox.range(after + 1..).map(|(_, body)| body.clone()).collect();
                 (Reply::Synced { room_id: 0, data: page(waiting) }, None)
             }
@@ -131,6 +134,11 @@ impl Router {
         self.inbox.insert(self.inbox_counter, body.clone());
         self.inbox_all.insert(msg_id);
         Arc::new(Push::new(body))
+    }
+
+    /// What a session is sent again that did not say where it had been.
+    pub(crate) fn redelivered(&self) -> Vec<Arc<Push>> {
+        self.inbox.values().cloned().map(|body| Arc::new(Push::new(body))).collect()
     }
 
     pub(crate) fn acknowledged(&mut self, msg_id: &str) {

@@ -41,6 +41,7 @@ enum Down {
     Reply { gate: usize, request: u32, reply: Reply },
     Room { room_id: i64, push: Arc<Push>, from: Option<usize> },
     User(Arc<Push>),
+    Again { gate: usize, push: Arc<Push> },
     Evict(i64),
 }
 
@@ -336,6 +337,7 @@ impl World {
                     }
                 }
             }
+            Down::Again { gate, push } => self.gates[gate].push(now, delay, &config, &push),
             Down::User(push) => {
                 for gate in &mut self.gates {
                     gate.push(now, delay, &config, &push);
@@ -361,6 +363,11 @@ impl World {
                 } else {
                     self.router.call(self.now, &call)
                 };
+                if !away && matches!(*call, UpCall::Redeliver) {
+                    for push in self.router.redelivered() {
+                        self.send_down(Down::Again { gate, push });
+                    }
+                }
                 if let Some((room_id, push)) = push {
                     self.send_down(Down::Room { room_id, push, from: Some(gate) });
                 }

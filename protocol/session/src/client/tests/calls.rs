@@ -134,6 +134,20 @@ fn a_page_that_leads_nowhere_is_the_last() {
 }
 
 #[test]
+fn what_was_left_before_the_cursor_does_not_end_the_reading_after_a_login() {
+    let mut end = End::new();
+    end.connect();
+    end.login();
+    end.receive(Code::Sync, &page(&["1-0", "2-0"], false));
+    end.disconnect();
+    end.connect();
+    end.login();
+    // The ACKs were lost, so the first page ends where the inbox was read to.
+    let first = end.receive(Code::Sync, &page(&["1-0", "2-0"], true));
+    assert_eq!(first.last().unwrap(), r#"Sync {"fromId":"2-0"}"#);
+}
+
+#[test]
 fn a_gap_on_any_page_is_told_at_the_end() {
     let mut end = End::new();
     end.connect();

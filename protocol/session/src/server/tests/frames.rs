@@ -54,11 +54,11 @@ fn a_heartbeat_asks_for_the_audience_of_the_first_room() {
 fn a_biz_goes_up_and_its_verdict_comes_back_with_its_id() {
     let mut end = End::live();
     let sent_up = end.frame(Code::Biz, &Body { room_id: Some(3), user_id: Some(USER), app_id: Some(APP), ..biz("a") }).shown();
-    assert_eq!(sent_up, ["Upstream 1 Biz { room_id: 3, biz_code: 5555, data: \"{}\", msg_id: \"a\" }"]);
-    end.session.on_accepted(1, 77, 5, &mut end.out);
+    assert_eq!(sent_up, ["Upstream 2 Biz { room_id: 3, biz_code: 5555, data: \"{}\", msg_id: \"a\" }"]);
+    end.session.on_accepted(2, 77, 5, &mut end.out);
     let ack = Body { msg_id: text("a"), ts: Some(77), seq: Some(5), ..Body::default() };
     assert_eq!(end.drain().shown(), [sent(Code::Ack, ack)]);
-    end.session.on_accepted(1, 77, 5, &mut end.out);
+    end.session.on_accepted(2, 77, 5, &mut end.out);
     assert_eq!(end.drain().shown(), [""; 0], "answered once");
 
     end.frame(Code::Biz, &biz("b"));
@@ -92,7 +92,7 @@ fn a_biz_that_is_under_way_is_not_sent_up_twice() {
     let mut end = End::live();
     assert_eq!(end.frame(Code::Biz, &biz("a")).len(), 1);
     assert_eq!(end.frame(Code::Biz, &biz("a")).shown(), [""; 0]);
-    end.session.on_accepted(1, 1, 0, &mut end.out);
+    end.session.on_accepted(2, 1, 0, &mut end.out);
     end.drain();
     assert_eq!(end.frame(Code::Biz, &biz("a")).len(), 1, "after its answer the router tells copies apart");
 }
@@ -106,9 +106,9 @@ fn one_call_too_many_under_way_is_told_to_wait() {
     let wait = Body { retry_after_ms: Some(1_000), ..Body::refusal(Reason::RateLimited) };
     assert_eq!(end.frame(Code::Biz, &biz("one more")).shown(), [sent(Code::Error, Body { msg_id: text("one more"), ..wait.clone() })]);
     assert_eq!(end.frame(Code::Join, &room(3)).shown(), [sent(Code::Error, Body { room_id: Some(3), ..wait })]);
-    end.session.on_accepted(1, 1, 0, &mut end.out);
+    end.session.on_accepted(2, 1, 0, &mut end.out);
     end.drain();
-    assert_eq!(end.frame(Code::Join, &room(3)).shown(), ["Upstream 33 Join { room_id: 3, resume_seq: None }"]);
+    assert_eq!(end.frame(Code::Join, &room(3)).shown(), ["Upstream 34 Join { room_id: 3, resume_seq: None }"]);
 }
 
 #[test]

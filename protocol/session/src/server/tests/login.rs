@@ -20,7 +20,7 @@ fn a_login_is_checked_answered_in_its_encoding_and_counts_as_life() {
         assert_eq!((end.session.user_id(), end.session.app_id()), (0, 0), "not believed before the verdict");
 
         let answer = Body { session_id: text("s1"), node: text("n1"), heartbeat_secs: Some(30), server_time: Some(99), ..Body::yes() };
-        assert_eq!(end.accept(), [sent(Code::Login, answer), "Alive".to_owned()]);
+        assert_eq!(end.accept(), [sent(Code::Login, answer), "Alive".to_owned(), "Upstream 1 Redeliver".to_owned()]);
         assert!(end.session.is_live());
         assert_eq!((end.session.user_id(), end.session.app_id(), end.session.encoding()), (USER, APP, encoding));
     }
@@ -131,17 +131,34 @@ fn login_brings_back_its_room_its_resumed_rooms_and_the_inbox() {
     let expected = [
         "Upstream 1 Join { room_id: 4, resume_seq: Some(40) }",
         "Upstream 2 Join { room_id: 3, resume_seq: Some(30) }",
-        "Upstream 3 Sync { room_id: 0, from_seq: 0, from_id: \"5-0\" }",
+        "Upstream 3 Sync { room_id: 0, from_seq: 0, from_id: \"5-0\", resume: true }",
     ];
     assert_eq!(calls, expected);
 }
 
 #[test]
-fn an_empty_inbox_cursor_reads_from_the_oldest_and_no_cursor_reads_nothing() {
+fn an_empty_inbox_cursor_reads_from_the_oldest_and_no_cursor_reads_no_page() {
     let mut end = End::new();
     end.frame(Code::Login, &Body { resume: Some(Resume { inbox: text(""), ..Resume::default() }), ..login() });
-    assert_eq!(end.accept()[2..], ["Upstream 1 Sync { room_id: 0, from_seq: 0, from_id: \"\" }"]);
+    assert_eq!(end.accept()[2..], ["Upstream 1 Sync { room_id: 0, from_seq: 0, from_id: \"\", resume: true }"]);
     let mut end = End::new();
     end.frame(Code::Login, &Body { resume: Some(Resume::default()), ..login() });
-    assert_eq!(end.accept().len(), 2);
+    assert_eq!(end.accept()[2..], ["Upstream 1 Redeliver"]);
+}
+
+#[test]
+fn a_login_that_does_not_resume_its_inbox_has_it_sent_again_and_hears_nothing_else_of_it() {
+    for refused in [false, true] {
+        let mut end = End::new();
+        end.frame(Code::Login, &Body { room_id: Some(3), ..login() });
+        assert_eq!(end.accept()[2..], ["Upstream 1 Join { room_id: 3, resume_seq: None }", "Upstream 2 Redeliver"]);
+        if refused {
+            end.session.on_refused(2, Reason::Unavailable, None, Some(500), &mut end.out);
+        } else {
+            end.session.on_accepted(2, 99, 0, &mut end.out);
+        }
+        assert_eq!(end.drain().shown(), [""; 0]);
+        end.session.on_accepted(2, 99, 0, &mut end.out);
+        assert_eq!(end.drain().shown(), [""; 0], "the call is over");
+    }
 }

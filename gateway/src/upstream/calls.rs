@@ -1,0 +1,279 @@
+//! Calls under way: each stays in the table until a router answered it or its time is over.
+//!
+//! - JOIN and LEAVE leave something behind at the router. They are followed up beyond their caller's patience, until it is certain which
+//!   of them was the last word.
+//! - A newer JOIN or LEAVE of the same session and room is the last word. An older LEAVE is then never sent again: it would take out who
+//!   has just been let in.
+
+use super::{Caller, LinkId, Said, Table, link_origin, origin_of, placement::OUTBOX_CALLS_MAX};
+use crate::shard::message::{ConnKey, Origin};
+use billfish_link::message::{
+    Biz, Gone, Join, Leave, Redeliver, Sync, Up,
+    envelope::Kind,
+    up::{self, Call as UpKind},
+};
+use billfish_session::server::UpCall;
+
+#[derive(Debug)]
+pub(super) struct Call {
+    /// `None`: the gateway's own; nobody waits for the answer.
+    caller: Option<Caller>,
+    up: Up,
+    /// Where it was sent; `None`: nowhere yet, or not the owner, or that link is gone.
+    pub(super) link: Option<LinkId>,
+    sent_before: bool,
+    since_ms: u64,
+    /// A newer JOIN or LEAVE of the same session and room says where the session belongs: what this one left behind is not undone.
+    superseded: bool,
+    /// A JOIN that took the place of one whose undoing was due, or of a LEAVE: refused, it is undone itself.
+    owes_undo: bool,
+}
+
+impl Table {
+    pub(super) fn call(&mut self, key: ConnKey, origin: Origin, request: u32, call: UpCall, now_ms: u64) -> bool {
+        let kind = match call {
+            UpCall::Biz { room_id, biz_code, data, msg_id } => UpKind::Biz(Biz { room_id, biz_code, data, msg_id }),
+            UpCall::Join { room_id, resume_seq } => UpKind::Join(Join { room_id, resume_seq }),
+            UpCall::Leave { room_id } => UpKind::Leave(Leave { room_id }),
+            UpCall::Sync { room_id, from_seq, from_id, resume } => UpKind::Sync(Sync { room_id, from_seq, from_id, resume }),
+            UpCall::Redeliver => UpKind::Redeliver(Redeliver {}),
+        };
+        // A LEAVE is let in when nothing else is: refused, it would leave a member behind that is none.
+        let leave = matches!(kind, UpKind::Leave(_));
+        if !leave && !self.has_room(&kind, origin) {
+            self.counters.upstream_given_up.add(1);
+            return false;
+        }
+        let joining = if let UpKind::Join(join) = &kind { Some(join.room_id) } else { None };
+        if let Some(room_id) = joining {
+            self.interest_grew(room_id);
+        }
+        let caller = Caller { key, origin, request, joining };
+        self.keep(Some(caller), origin, kind, now_ms);
+        true
+    }
+
+    fn has_room(&self, kind: &UpKind, origin: Origin) -> bool {
+        let link = self.owner(place_of(kind, origin.user_id));
+        let outbox = link.and_then(|link| self.links.get(&link)).map_or(0, |state| state.outbox.len());
+        self.calls.len() < CALLS_MAX && self.bytes + bytes_of(kind) <= CALL_BYTES_MAX && outbox < OUTBOX_CALLS_MAX
+    }
+
+    fn keep(&mut self, caller: Option<Caller>, origin: Origin, kind: UpKind, now_ms: u64) {
+        self.last_id += 1;
+        let id = self.last_id;
+        self.bytes += bytes_of(&kind);
+        let up = Up { id, origin: Some(link_origin(origin)), call: Some(kind) };
+        let membership = membership_of(&up);
+        let owes_undo = membership.is_some_and(|place| self.supersede(place, id));
+        self.calls.insert(id, Call { caller, up, link: None, sent_before: false, since_ms: now_ms, superseded: false, owes_undo });
+        self.counters.upstream_in_flight.set(self.calls.len() as u64);
+        self.send(id);
+    }
+
+    /// A newer JOIN or LEAVE decides where a session belongs. An older JOIN that nobody waits for any more is forgotten, or its undoing
+    /// would take out who has just been let in. `true`: what it left behind is to be undone should the newer one be refused.
+    fn supersede(&mut self, place: (u64, i64), id: u64) -> bool {
+        let Some(older_id) = self.newest.insert(place, id) else { return false };
+        let Some(older) = self.calls.get_mut(&older_id) else { return false };
+        older.superseded = true;
+        if older.is_leave() {
+            return true;
+        }
+        if older.caller.is_some() {
+            return false;
+        }
+        self.forget_call(older_id);
+        self.join_is_over(place.1);
+        true
+    }
+
+    /// Posts a call to its owner's link, if there is one and its room is not waiting for one.
+    pub(super) fn send(&mut self, id: u64) {
+        let Some(call) = self.calls.get(&id) else { return };
+        let place = call.place();
+        if (call.superseded && call.is_leave()) || self.turns.get(&place).is_some_and(|turn| turn.is_waiting()) {
+            return;
+        }
+        let Some(link) = self.owner(place) else { return };
+        let up = call.up.clone();
+        if call.sent_before {
+            self.counters.upstream_retries.add(1);
+        }
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.link = Some(link);
+            call.sent_before = true;
+        }
+        self.post(link, Kind::Up(up));
+    }
+
+    pub(super) fn answered(&mut self, from: LinkId, id: u64, said: Said, now_ms: u64) -> Option<Caller> {
+        if self.is_former_owners(from, id, said, now_ms) {
+            return None;
+        }
+        let Some(call) = self.forget_call(id) else {
+            self.counters.replies_stale.add(1);
+            return None;
+        };
+        self.turned(call.place());
+        let Some(UpKind::Join(Join { room_id, .. })) = call.up.call else { return call.caller };
+        let room = self.room(room_id);
+        room.joins = room.joins.saturating_sub(1);
+        match (said, call.caller) {
+            (Said::Joined { seq }, Some(caller)) => {
+                room.epoch = room.epoch.max(epoch_of(seq));
+                room.enter(caller.key.shard, seq);
+                room.confirm(from);
+            }
+            (Said::Joined { .. }, None) => {
+                // The client was refused long ago and is not in the room: its owner has to know.
+                if let Some(origin) = call.up.origin.as_ref().and_then(origin_of) {
+                    self.keep(None, origin, UpKind::Leave(Leave { room_id }), call.since_ms);
+                }
+                self.interest_shrank(room_id);
+            }
+            (Said::Other, _) => {
+                // What the call before this one left behind is still to be undone.
+                if let (true, false, Some(origin)) = (call.owes_undo, call.superseded, call.up.origin.as_ref().and_then(origin_of)) {
+                    self.keep(None, origin, UpKind::Leave(Leave { room_id }), call.since_ms);
+                }
+                self.interest_shrank(room_id);
+            }
+        }
+        call.caller
+    }
+
+    /// A room has been spoken for by a later owner than the one that let this session in: the later one does not know of it, and what it
+    /// sent is not in this snapshot. The JOIN goes to the owner.
+    fn is_former_owners(&mut self, from: LinkId, id: u64, said: Said, now_ms: u64) -> bool {
+        let Said::Joined { seq } = said else { return false };
+        let Some(Call { up: Up { call: Some(UpKind::Join(join)), .. }, .. }) = self.calls.get(&id) else { return false };
+        if self.rooms.get(&join.room_id).is_none_or(|room| room.epoch <= epoch_of(seq)) {
+            return false;
+        }
+        self.counters.epochs_stale.add(1);
+        self.moved(from, id, "", now_ms);
+        true
+    }
+
+    pub(super) fn expire(&mut self, now_ms: u64) -> Vec<Caller> {
+        let late = |call: &Call, wait_ms: u64| now_ms.saturating_sub(call.since_ms) >= wait_ms;
+        let mut refused = Vec::new();
+        let mut over = Vec::new();
+        for (id, call) in &mut self.calls {
+            let is_leave = call.is_leave();
+            let is_join = call.is_join();
+            if late(call, ANSWER_WAIT_MS)
+                && let Some(caller) = call.caller.take()
+            {
+                // The echo of a LEAVE is with the client already: it never fails for it.
+                if !is_leave {
+                    refused.push(caller);
+                }
+            }
+            // A JOIN or LEAVE leaves something behind at the router, so it is followed up beyond its caller's patience.
+            // Not so one behind which there came another call: that one says where the session belongs.
+            let is_followed = (is_leave || is_join) && !call.superseded;
+            let patience_ms = if is_followed { MEMBERSHIP_WAIT_MS } else { ANSWER_WAIT_MS };
+            if call.caller.is_none() && late(call, patience_ms) {
+                over.push(*id);
+            }
+        }
+        for id in over {
+            let Some(call) = self.forget_call(id) else { continue };
+            let (Some(kind), Some(origin)) = (&call.up.call, &call.up.origin) else { continue };
+            match kind {
+                UpKind::Join(Join { room_id, .. }) => {
+                    self.join_is_over(*room_id);
+                    if !call.superseded {
+                        self.word(Kind::Gone(Gone { origin: Some(*origin), room_ids: vec![*room_id] }));
+                    }
+                }
+                UpKind::Leave(Leave { room_id }) if !call.superseded => {
+                    self.word(Kind::Gone(Gone { origin: Some(*origin), room_ids: vec![*room_id] }));
+                }
+                UpKind::Leave(_) | UpKind::Biz(_) | UpKind::Sync(_) | UpKind::Redeliver(_) | UpKind::Order(_) => {}
+            }
+        }
+        self.counters.upstream_given_up.add(refused.len() as u64);
+        refused
+    }
+
+    fn join_is_over(&mut self, room_id: i64) {
+        let room = self.room(room_id);
+        room.joins = room.joins.saturating_sub(1);
+        self.interest_shrank(room_id);
+    }
+
+    fn forget_call(&mut self, id: u64) -> Option<Call> {
+        let call = self.calls.remove(&id)?;
+        self.bytes -= call.up.call.as_ref().map_or(0, bytes_of);
+        if let Some(place) = membership_of(&call.up)
+            && self.newest.get(&place) == Some(&id)
+        {
+            self.newest.remove(&place);
+        }
+        self.counters.upstream_in_flight.set(self.calls.len() as u64);
+        Some(call)
+    }
+}
+
+impl Call {
+    const fn is_join(&self) -> bool {
+        matches!(self.up.call, Some(UpKind::Join(_)))
+    }
+
+    const fn is_leave(&self) -> bool {
+        matches!(self.up.call, Some(UpKind::Leave(_)))
+    }
+
+    /// What decides where it goes: the room, or without one the user.
+    pub(super) fn place(&self) -> i64 {
+        let user_id = self.up.origin.as_ref().map_or(0, |origin| origin.user_id);
+        self.up.call.as_ref().map_or(user_id, |kind| place_of(kind, user_id))
+    }
+}
+
+fn place_of(kind: &up::Call, user_id: i64) -> i64 {
+    let room_id = match kind {
+        UpKind::Biz(biz) => biz.room_id,
+        UpKind::Join(join) => join.room_id,
+        UpKind::Leave(leave) => leave.room_id,
+        UpKind::Sync(sync) => sync.room_id,
+        UpKind::Redeliver(_) => 0,
+        UpKind::Order(order) => order.room_id,
+    };
+    if room_id == 0 { user_id } else { room_id }
+}
+
+/// The session and the room, where a call says that one enters or leaves the other.
+fn membership_of(up: &Up) -> Option<(u64, i64)> {
+    let room_id = match up.call.as_ref()? {
+        UpKind::Join(join) => join.room_id,
+        UpKind::Leave(leave) => leave.room_id,
+        UpKind::Biz(_) | UpKind::Sync(_) | UpKind::Redeliver(_) | UpKind::Order(_) => return None,
+    };
+    up.origin.as_ref().map(|origin| (origin.session, room_id))
+}
+
+fn bytes_of(kind: &up::Call) -> usize {
+    match kind {
+        UpKind::Biz(biz) => biz.data.len(),
+        UpKind::Join(_) | UpKind::Leave(_) | UpKind::Sync(_) | UpKind::Redeliver(_) => 0,
+        UpKind::Order(order) => order.text.len(),
+    }
+}
+
+/// A sequence number begins with its owner's epoch.
+fn epoch_of(seq: i64) -> u64 {
+    u64::try_from(seq).unwrap_or(0) >> 32
+}
+
+/// Calls under way; with the 32 that one session may have, 2,000 sessions that all wait.
+pub(super) const CALLS_MAX: usize = 65_536;
+/// Bytes of their texts.
+const CALL_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// A client hears 5001 after this: it asks again, and by then there may be a router.
+pub(super) const ANSWER_WAIT_MS: u64 = 10_000;
+/// A JOIN or LEAVE is followed up for so long.
+pub(super) const MEMBERSHIP_WAIT_MS: u64 = 60_000;
