@@ -117,9 +117,10 @@ impl Keys {
         format!("{}:{id}", self.nodes(kind))
     }
 
-    /// `name` is chosen by our own code, as `room:1:owner`.
+    /// A lease and a cached value may have one name: beside the owners, which are named as everyone knows them, leases stand apart.
     pub(super) fn lease(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
+        let family = if name.ends_with(":owner") { "" } else { "lease:" };
+        format!("{}{family}{name}", self.prefix)
     }
 
     pub(super) fn rate_window(&self, key: &str) -> String {
@@ -156,6 +157,7 @@ mod tests {
         assert_eq!(keys.route(APP, user), "im:bindIp:10001:-7");
         assert_eq!(keys.node(NodeKind::Gateway, "g1"), "im:node:{gateway}:g1");
         assert_eq!(keys.lease("room:1:owner"), "im:room:1:owner");
+        assert_eq!(keys.lease("sweeper"), "im:lease:sweeper");
         assert_eq!(keys.rate_window("login:10001:1"), "im:limit:login:10001:1");
         assert_eq!(keys.dedup(APP, user, "m"), "im:dedup:10001:-7:m");
         assert_eq!(keys.cache("living_room_obj:1"), "im:living_room_obj:1");
