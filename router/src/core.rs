@@ -56,6 +56,8 @@ pub(crate) struct Core {
     pub(crate) remembered: Remembered,
     pub(crate) fleet: Fleet,
     pub(crate) known: tokio::sync::Mutex<Known>,
+    /// How often the list of gateways has been read, or tried to be.
+    pub(crate) looks: AtomicU64,
     /// Where others find the HTTP API, once it listens.
     pub(crate) http_address: OnceLock<String>,
     pub(crate) rooms: Rooms,
@@ -111,6 +113,7 @@ impl Core {
             remembered: Remembered::default(),
             fleet: Fleet::default(),
             known: tokio::sync::Mutex::default(),
+            looks: AtomicU64::new(0),
             http_address: OnceLock::new(),
             rooms: Rooms::default(),
             lanes,

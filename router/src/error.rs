@@ -65,13 +65,13 @@ const UNAVAILABLE_RETRY_MS: u64 = 500;
 impl From<StateError> for Refusal {
     fn from(error: StateError) -> Self {
         tracing::warn!(error = &error as &dyn std::error::Error, "refused, for the state store did not answer");
-        Self::unavailable()
+        Self::because(Reason::Unavailable, "the shared state is away; try again after retryAfterMs").retry_after(UNAVAILABLE_RETRY_MS)
     }
 }
 
 impl From<RecordError> for Refusal {
     fn from(error: RecordError) -> Self {
         tracing::warn!(error = &error as &dyn std::error::Error, "refused, for the records did not answer");
-        Self::unavailable()
+        Self::because(Reason::Unavailable, "the records are away; try again after retryAfterMs").retry_after(UNAVAILABLE_RETRY_MS)
     }
 }

@@ -114,9 +114,10 @@ impl Core {
 
     /// Reads the list of gateways again: nobody could be sent anywhere.
     pub(crate) async fn look_for_gateways(&self) {
+        let looks = self.looks.load(Ordering::Acquire);
         let mut known = self.known.lock().await;
-        // Whoever had the turn before may have found some.
-        if self.fleet.is_empty() {
+        // Whoever had the turn meanwhile has looked for all who waited.
+        if self.looks.load(Ordering::Acquire) == looks {
             let now_ms = self.state.clock.now_ms();
             let is_forgiving = now_ms < known.forgiving_until_ms;
             self.read_gateways(&mut known, now_ms, is_forgiving).await;
@@ -131,6 +132,7 @@ impl Core {
             }
             Err(error) => self.metrics.store_failed("registry", &error),
         }
+        self.looks.fetch_add(1, Ordering::Release);
     }
 
     /// Tells the others that this router drains, so that they own its rooms and send it nothing new.

@@ -26,6 +26,9 @@ const APP: AppId = AppId(10_001);
 /// Longer than anything a router waits for; on a paused clock it costs nothing.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Between two looks at what is to become true.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// What all routers of a test share.
 #[derive(Clone)]
 struct World {
@@ -106,6 +109,12 @@ impl Node {
     }
 }
 
+/// A link port on loopback: routers then find and dial each other.
+fn with_link_port(config: &mut RouterConfig) {
+    config.link.listen = Some(([127, 0, 0, 1], 0).into());
+    config.link.secret = "0123456789abcdef".to_owned();
+}
+
 /// Both ends of a link between routers: of who asks, and of who answers.
 fn peer_link(asking: &str, answering: &str, incarnation: u64) -> (Link, Link) {
     let (dialled, mut accepted) = pipe::pair(asking, answering, incarnation);
@@ -126,7 +135,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let give_up = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < give_up, "never: {what}");
-        sleep(Duration::from_millis(10)).await;
+        sleep(LOOK).await;
     }
 }
 

@@ -232,11 +232,7 @@ async fn a_router_that_does_not_answer_is_given_up_and_holds_no_place() {
 #[tokio::test]
 async fn routers_find_each_other_by_the_registry_and_link_themselves() {
     let world = World::new();
-    let listen = |config: &mut crate::RouterConfig| {
-        config.link.listen = Some(([127, 0, 0, 1], 0).into());
-        config.link.secret = "0123456789abcdef".to_owned();
-    };
-    let (first, second) = (world.router_with("r1", listen).await, world.router_with("r2", listen).await);
+    let (first, second) = (world.router_with("r1", super::with_link_port).await, world.router_with("r2", super::with_link_port).await);
     linked(&first, 1.0).await;
     linked(&second, 1.0).await;
     let room = world.room_of(&second).await;

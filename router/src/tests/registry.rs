@@ -23,8 +23,7 @@ fn gateway(id: &str) -> NodeInfo {
 async fn a_router_says_of_itself_where_it_is_what_it_carries_and_its_version() {
     let world = World::new();
     let listen = |config: &mut crate::RouterConfig| {
-        config.link.listen = Some(([127, 0, 0, 1], 0).into());
-        config.link.secret = "0123456789abcdef".to_owned();
+        super::with_link_port(config);
         config.link.advertise = Some("router-1.internal:7001".to_owned());
     };
     let router = world.router_with("r1", listen).await;
