@@ -80,11 +80,12 @@ pub trait Routes: Send + Sync {
 /// Deliveries that wait for an ACK: `imAckMap:{appId}:{userId % 100}`.
 #[async_trait]
 pub trait Acks: Send + Sync {
-    /// Stores or replaces, by user and message. Beyond [`ACKS_PER_USER_MAX`], a user's entries due soonest give way.
+    /// Stores or replaces, by user and message, in the order given. Beyond [`ACKS_PER_USER_MAX`], a user's entry due soonest gives way, of
+    /// several the first by name.
     async fn record(&self, pending: &[PendingAck]) -> Result<()>;
     /// Removes; what is not there is no error.
     async fn remove(&self, acked: &[(AppId, UserId, String)]) -> Result<()>;
-    /// What a user has not acknowledged.
+    /// What a user has not acknowledged, what is due soonest first.
     async fn pending(&self, app: AppId, user: UserId) -> Result<Vec<PendingAck>>;
     /// Drops at most `limit` entries due before `before_ms` and gives them: no field lives for ever. Like [`Presence::sweep`], a call
     /// may look at a part only.
@@ -96,8 +97,8 @@ pub trait Acks: Send + Sync {
 pub trait Inbox: Send + Sync {
     /// Appends one message to the inbox of each user and gives the id it got there: `id`, or, where the inbox already holds a
     /// later one or the same with another body, the next after its newest, so that ids of one inbox rise strictly in the order of
-    /// appending. `id` has the form `ms-n`, `ms` from the caller's clock. Repeating a call gives the ids of the first and adds
-    /// nothing, as long as the entries are there.
+    /// appending. `id` has the form `ms-n`, `ms` from the caller's clock, both below 2^53; `0-0` is the beginning, and given to none.
+    /// Repeating a call gives the ids of the first and adds nothing, as long as the entries are there.
     ///
     /// An inbox keeps the newest entries, up to [`INBOX_ENTRIES_MAX`], [`INBOX_BYTES_MAX`] and [`INBOX_AGE_MAX_MS`]. It is forgotten
     /// [`INBOX_KEPT_MS`] after its last message, or [`INBOX_EMPTY_KEPT_MS`] once all is acknowledged.
@@ -118,9 +119,9 @@ pub trait Inbox: Send + Sync {
 #[async_trait]
 pub trait RoomLog: Send + Sync {
     /// Appends the entries, in the order given, and says what became of each. One whose claim stands is passed over as `Repeated`; one
-    /// whose `seq` is not above every one appended before is passed over as `Stale`: a later owner has written, and whoever hears
-    /// this is none any more. Claims are made with the entries, in one atomic step: the log has an entry if and only if its claim stands
-    /// (for as long as a claim stands).
+    /// whose `seq` is not above every one appended before, or is below 1, is passed over as `Stale`: a later owner has written, and
+    /// whoever hears this is none any more. Claims are made with the entries, in one atomic step: the log has an entry if and only if
+    /// its claim stands (for as long as a claim stands).
     ///
     /// A log keeps the newest entries, up to [`ROOM_LOG_ENTRIES_MAX`], [`ROOM_LOG_BYTES_MAX`] and [`ROOM_LOG_AGE_MAX_MS`]. It is
     /// forgotten [`ROOM_LOG_KEPT_MS`] after the last append.

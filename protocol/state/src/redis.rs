@@ -29,6 +29,7 @@ mod room_log;
 mod routes;
 mod server;
 mod slots;
+mod stream;
 mod tokens;
 mod trouble;
 

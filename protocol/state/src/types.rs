@@ -165,6 +165,12 @@ impl InboxId {
         Some(Self { ms: number(ms)?, n: number(n)? })
     }
 
+    /// Reads an id that a message is to get. Its numbers are below 2^53, above which not every store can count.
+    pub(crate) fn parse_new(text: &str) -> Result<Self, StateError> {
+        let id = Self::parse(text).filter(|id| id.ms.max(id.n) < 1 << 53);
+        id.ok_or(StateError::Malformed { what: "inbox id" })
+    }
+
     /// The smallest id after this one; `None` after the largest of all.
     #[must_use]
     pub fn next(self) -> Option<Self> {

@@ -37,7 +37,11 @@ impl Table {
         let owner = (pending.app, pending.user);
         self.take(owner, &pending.msg_id);
         let of_user = self.by_user.get(&owner).filter(|waiting| waiting.len() >= ACKS_PER_USER_MAX);
-        let soonest = of_user.into_iter().flatten().min_by_key(|waiting| waiting.due_ms).map(|waiting| Arc::clone(&waiting.msg_id));
+        let soonest = of_user
+            .into_iter()
+            .flatten()
+            .min_by_key(|waiting| (waiting.due_ms, &waiting.msg_id))
+            .map(|waiting| Arc::clone(&waiting.msg_id));
         if let Some(msg_id) = soonest {
             self.take(owner, &msg_id);
         }

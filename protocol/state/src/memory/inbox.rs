@@ -16,6 +16,9 @@ const INBOXES_MAX: usize = 1_000_000;
 /// Bytes in all: what an embedded process can spare.
 const BYTES_MAX: usize = 512 * 1024 * 1024;
 
+/// The smallest id that a message gets: `0-0` stands for the beginning.
+const FIRST_ID: InboxId = InboxId { ms: 0, n: 1 };
+
 #[derive(Debug)]
 struct Stored {
     id: InboxId,
@@ -59,7 +62,7 @@ impl UserInbox {
 #[derive(Debug)]
 struct Table {
     inboxes: Expiring<(AppId, UserId), UserInbox>,
-    claims: Claims<InboxId>,
+    claims: Claims<(AppId, UserId), InboxId>,
     bytes: usize,
 }
 
@@ -96,11 +99,13 @@ impl Table {
             self.inboxes.set_until(owner, until_ms);
             return Ok(id);
         }
-        let entries = VecDeque::from([Stored { id: asked, asked, at_ms: now_ms, body: body.clone() }]);
-        let inbox = UserInbox { entries, last: asked, appended_ms: now_ms, trimmed_to: None, bytes: body.len() };
+        let id = asked.max(FIRST_ID);
+        let entries = VecDeque::from([Stored { id, asked, at_ms: now_ms, body: body.clone() }]);
+        let mut inbox = UserInbox { entries, last: id, appended_ms: now_ms, trimmed_to: None, bytes: body.len() };
+        inbox.trim(now_ms);
         self.bytes += inbox.bytes;
         self.inboxes.insert(owner, inbox, now_ms.saturating_add(INBOX_KEPT_MS));
-        Ok(asked)
+        Ok(id)
     }
 }
 
@@ -124,7 +129,7 @@ impl InboxTable {
 #[async_trait]
 impl Inbox for InboxTable {
     async fn append(&self, app: AppId, users: &[UserId], id: &str, body: Bytes, now_ms: u64) -> Result<Vec<String>> {
-        let asked = InboxId::parse(id).ok_or(StateError::Malformed { what: "inbox id" })?;
+        let asked = InboxId::parse_new(id)?;
         // A copy of its own: the body may be a slice of a read buffer a hundred times its size.
         let body = Bytes::copy_from_slice(&body);
         let mut table = lock(&self.table);
@@ -150,10 +155,10 @@ impl Inbox for InboxTable {
         claim: &MessageClaim,
         now_ms: u64,
     ) -> Result<AppendedOnce> {
-        let asked = InboxId::parse(id).ok_or(StateError::Malformed { what: "inbox id" })?;
+        let asked = InboxId::parse_new(id)?;
         let body = Bytes::copy_from_slice(&body);
         let mut table = lock(&self.table);
-        if let Some(first) = table.claims.standing(user.0, claim.app, claim.user, &claim.msg_id, now_ms) {
+        if let Some(first) = table.claims.standing((app, user), claim.app, claim.user, &claim.msg_id, now_ms) {
             return Ok(AppendedOnce { id: first.to_string(), is_first: false });
         }
         table.sweep(now_ms, 1);
@@ -164,7 +169,7 @@ impl Inbox for InboxTable {
             return Err(StateError::Full { what: "inbox bytes", limit: self.bytes_max });
         }
         let id = table.append((app, user), asked, &body, now_ms)?;
-        table.claims.make(user.0, claim, id, now_ms);
+        table.claims.make((app, user), claim, id, now_ms);
         Ok(AppendedOnce { id: id.to_string(), is_first: true })
     }
 

@@ -40,7 +40,7 @@ impl Log {
 #[derive(Debug)]
 struct Table {
     logs: Expiring<RoomId, Log>,
-    claims: Claims<i64>,
+    claims: Claims<RoomId, i64>,
     bytes: usize,
     /// The largest seq in any log that had to give way: below it, a log that is not there may have been one of them.
     evicted_to: Option<i64>,
@@ -96,12 +96,12 @@ impl RoomLog for RoomLogTable {
         let until_ms = now_ms.saturating_add(ROOM_LOG_KEPT_MS);
         if logs.live(&room, now_ms).is_none() {
             *bytes -= logs.remove(&room).map_or(0, |ended| ended.bytes);
-            logs.insert(room, Log { entries: VecDeque::new(), last_seq: i64::MIN, trimmed_to: None, bytes: 0 }, until_ms);
+            logs.insert(room, Log { entries: VecDeque::new(), last_seq: 0, trimmed_to: None, bytes: 0 }, until_ms);
         }
         let log = logs.stored_mut(&room).expect("put in a line ago");
         let before = log.bytes;
         let mut append = |LogAppend { entry, claim }: &LogAppend| {
-            let standing = claim.as_ref().and_then(|claim| claims.standing(room.0, claim.app, claim.user, &claim.msg_id, now_ms));
+            let standing = claim.as_ref().and_then(|claim| claims.standing(room, claim.app, claim.user, &claim.msg_id, now_ms));
             if let Some(seq) = standing {
                 return Appended::Repeated { seq };
             }
@@ -113,7 +113,7 @@ impl RoomLog for RoomLogTable {
             let body = Bytes::copy_from_slice(&entry.body);
             log.entries.push_back((now_ms, LogEntry { body, ..entry.clone() }));
             if let Some(claim) = claim {
-                claims.make(room.0, claim, entry.seq, now_ms);
+                claims.make(room, claim, entry.seq, now_ms);
             }
             Appended::Stored
         };

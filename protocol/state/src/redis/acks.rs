@@ -1,31 +1,162 @@
-//! [`Acks`] in Redis.
+//! [`Acks`]: a hash for each app and shard of users, `user:message` → `times%due%room`; and beside it the same fields by the time they
+//! are due, for [`Acks::expire`], and by name, where those of one user stand together.
+//!
+//! - A batch is one script for each shard that it touches.
+//! - Nothing here has a life of its own in Redis: what nobody removes is found by `expire`, which looks at a few shards a call and goes
+//!   round. The apps that have any are noted; a process notes each at most once a minute.
 
+use super::command::{Command, Script};
 use super::connection::Connection;
-use crate::port::{Acks, Result};
-use crate::types::*;
+use super::keys::{ACK_SHARDS, Keys};
+use crate::port::{ACKS_PER_USER_MAX, Acks, Result};
+use crate::types::{AppId, PendingAck, RoomId, UserId};
 use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
 
-#[derive(Debug)]
-pub(super) struct RedisAcks(Connection);
+static RECORD: Script = Script::new(include_str!("lua/acks_record.lua"));
+static REMOVE: Script = Script::new(include_str!("lua/acks_remove.lua"));
+static PENDING: Script = Script::new(include_str!("lua/acks_pending.lua"));
+static EXPIRE: Script = Script::new(include_str!("lua/acks_expire.lua"));
+
+/// ACKs in one script: beyond, it would keep others waiting, and Lua hands on no more than some thousand arguments.
+const ACKS_PER_COMMAND: usize = 1000;
+/// Shards that one call of `expire` looks at.
+const EXPIRED_AT_ONCE: usize = 10;
+/// How often a process notes that an app has pending ACKs.
+const NOTE_EVERY: Duration = Duration::from_secs(60);
+/// Apps that a process remembers having noted; beyond, it notes more often.
+const NOTED_MAX: usize = 1024;
+
+type Shard = (AppId, u64);
+
+pub(super) struct RedisAcks {
+    connection: Connection,
+    noted: Mutex<BTreeMap<AppId, Instant>>,
+    /// Where `expire` goes on.
+    expired: Mutex<Option<Shard>>,
+}
 
 impl RedisAcks {
     pub(super) fn new(connection: Connection) -> Self {
-        Self(connection)
+        Self { connection, noted: Mutex::default(), expired: Mutex::default() }
+    }
+
+    fn script(&self, script: &'static Script, (app, shard): Shard) -> Command {
+        let keys = self.connection.keys();
+        Command::script(script, &[&keys.acks(app, shard), &keys.acks_due(app, shard), &keys.acks_by_name(app, shard)])
+    }
+
+    fn noted(&self) -> MutexGuard<'_, BTreeMap<AppId, Instant>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which apps are to be noted now.
+    fn to_note(&self, pending: &[PendingAck]) -> Vec<AppId> {
+        let noted = self.noted();
+        let now = Instant::now();
+        let mut apps: Vec<AppId> = pending.iter().map(|ack| ack.app).collect();
+        apps.sort_unstable();
+        apps.dedup();
+        apps.retain(|app| noted.get(app).is_none_or(|at| now.duration_since(*at) >= NOTE_EVERY));
+        apps
+    }
+
+    fn note(&self, apps: Vec<AppId>) {
+        let now = Instant::now();
+        let mut noted = self.noted();
+        if noted.len() + apps.len() > NOTED_MAX {
+            noted.clear();
+        }
+        noted.extend(apps.into_iter().map(|app| (app, now)));
     }
 }
 
 #[async_trait]
 impl Acks for RedisAcks {
-    async fn record(&self, _pending: &[PendingAck]) -> Result<()> {
-        Err(StateError::Malformed { what: "call" })
+    async fn record(&self, pending: &[PendingAck]) -> Result<()> {
+        let apps = self.to_note(pending);
+        let mut commands = Vec::new();
+        if !apps.is_empty() {
+            let ids: Vec<i32> = apps.iter().map(|app| app.0).collect();
+            commands.push(Command::new("SADD", &self.connection.keys().ack_apps()).arg(ids));
+        }
+        let mut shards: BTreeMap<Shard, Vec<&PendingAck>> = BTreeMap::new();
+        for ack in pending {
+            shards.entry((ack.app, Keys::ack_shard(ack.user))).or_default().push(ack);
+        }
+        for (shard, acks) in shards {
+            for acks in acks.chunks(ACKS_PER_COMMAND) {
+                let command = self.script(&RECORD, shard).arg(ACKS_PER_USER_MAX);
+                let add = |command: Command, ack: &&PendingAck| command.arg(ack.user.0).arg(&ack.msg_id).arg(value_of(ack)).arg(ack.due_ms);
+                commands.push(acks.iter().fold(command, add));
+            }
+        }
+        self.connection.run_many::<()>("recording pending ACKs", commands).await?;
+        self.note(apps);
+        Ok(())
     }
-    async fn remove(&self, _acked: &[(AppId, UserId, String)]) -> Result<()> {
-        Err(StateError::Malformed { what: "call" })
+
+    async fn remove(&self, acked: &[(AppId, UserId, String)]) -> Result<()> {
+        let mut shards: BTreeMap<Shard, Vec<String>> = BTreeMap::new();
+        for (app, user, msg_id) in acked {
+            shards.entry((*app, Keys::ack_shard(*user))).or_default().push(format!("{user}:{msg_id}"));
+        }
+        let mut commands = Vec::with_capacity(shards.len());
+        for (shard, fields) in shards {
+            commands.extend(fields.chunks(ACKS_PER_COMMAND).map(|fields| self.script(&REMOVE, shard).arg(fields)));
+        }
+        self.connection.run_many::<()>("removing pending ACKs", commands).await.map(drop)
     }
-    async fn pending(&self, _app: AppId, _user: UserId) -> Result<Vec<PendingAck>> {
-        Err(StateError::Malformed { what: "call" })
+
+    async fn pending(&self, app: AppId, user: UserId) -> Result<Vec<PendingAck>> {
+        let command = self.script(&PENDING, (app, Keys::ack_shard(user))).arg(user.0);
+        let fields: Vec<(String, String)> = self.connection.run("listing pending ACKs", command).await?;
+        let mut pending: Vec<_> = fields.iter().filter_map(|(field, value)| read(app, field, value)).collect();
+        pending.sort_by(|a, b| a.due_ms.cmp(&b.due_ms).then_with(|| a.msg_id.cmp(&b.msg_id)));
+        Ok(pending)
     }
-    async fn expire(&self, _before_ms: u64, _limit: usize) -> Result<Vec<PendingAck>> {
-        Err(StateError::Malformed { what: "call" })
+
+    async fn expire(&self, before_ms: u64, limit: usize) -> Result<Vec<PendingAck>> {
+        let mut apps: Vec<i32> = self.connection.run("listing apps", Command::new("SMEMBERS", &self.connection.keys().ack_apps())).await?;
+        apps.sort_unstable();
+        let mut all: Vec<Shard> = apps.iter().flat_map(|app| (0..ACK_SHARDS).map(|shard| (AppId(*app), shard))).collect();
+        let last = *self.expired.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = last.map_or(0, |last| all.partition_point(|shard| *shard <= last)) % all.len().max(1);
+        all.rotate_left(from);
+        let mut expired = Vec::new();
+        for shard in all.into_iter().take(EXPIRED_AT_ONCE) {
+            let wanted = (limit - expired.len()).min(ACKS_PER_COMMAND);
+            if wanted == 0 {
+                break;
+            }
+            // Carried out twice, what the first had taken out would be told to nobody.
+            let command = self.script(&EXPIRE, shard).arg(before_ms).arg(wanted).once();
+            let fields: Vec<(String, String)> = self.connection.run("expiring pending ACKs", command).await?;
+            if fields.len() < wanted {
+                *self.expired.lock().unwrap_or_else(PoisonError::into_inner) = Some(shard);
+            }
+            expired.extend(fields.iter().filter_map(|(field, value)| read(shard.0, field, value)));
+        }
+        Ok(expired)
     }
+}
+
+fn value_of(ack: &PendingAck) -> String {
+    let room = ack.room.map(|room| room.to_string()).unwrap_or_default();
+    format!("{}%{}%{room}", ack.times_sent, ack.due_ms)
+}
+
+/// A field that is none of ours is passed over.
+fn read(app: AppId, field: &str, value: &str) -> Option<PendingAck> {
+    let (user, msg_id) = field.split_once(':')?;
+    let mut parts = value.split('%');
+    let (times_sent, due_ms) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    let room = match parts.next()? {
+        "" => None,
+        room => Some(RoomId(room.parse().ok()?)),
+    };
+    Some(PendingAck { app, user: UserId(user.parse().ok()?), msg_id: msg_id.to_owned(), room, times_sent, due_ms })
 }

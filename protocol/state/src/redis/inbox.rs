@@ -1,40 +1,105 @@
-//! [`Inbox`] in Redis.
+//! [`Inbox`]: a stream for each user, and a string for each claim.
+//!
+//! An inbox that is empty is its notes alone, and they go after a few minutes.
 
+use super::command::{Command, Script};
 use super::connection::Connection;
-use crate::port::{Inbox, Result};
-use crate::types::*;
+use super::life;
+use super::stream::{self, Bounds, Wanted, stream_script};
+use crate::port::{INBOX_AGE_MAX_MS, INBOX_BYTES_MAX, INBOX_EMPTY_KEPT_MS, INBOX_ENTRIES_MAX, INBOX_KEPT_MS, Inbox, Result};
+use crate::types::{AppId, AppendedOnce, InboxEntry, InboxId, MessageClaim, Page, StateError, UserId};
 use async_trait::async_trait;
 use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
 
-#[derive(Debug)]
+static APPEND: Script = stream_script!("lua/inbox_append.lua");
+static ACK: Script = Script::new(include_str!("lua/inbox_ack.lua"));
+
+const BOUNDS: Bounds = Bounds { entries: INBOX_ENTRIES_MAX, bytes: INBOX_BYTES_MAX, age_ms: INBOX_AGE_MAX_MS };
+
 pub(super) struct RedisInbox(Connection);
 
 impl RedisInbox {
     pub(super) fn new(connection: Connection) -> Self {
         Self(connection)
     }
+
+    fn append_one(&self, app: AppId, user: UserId, asked: InboxId, body: &[u8], claim: Option<&MessageClaim>, now_ms: u64) -> Command {
+        let keys = self.0.keys();
+        let mut names = vec![keys.inbox(app, user), keys.inbox_notes(app, user)];
+        names.extend(claim.map(|claim| keys.inbox_claim(app, user, claim.app, claim.user, &claim.msg_id)));
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let until_ms = now_ms.saturating_add(INBOX_KEPT_MS);
+        let command =
+            stream::call(&APPEND, &names, BOUNDS, now_ms).arg(asked.to_string()).arg(body).arg(until_ms).arg(life(now_ms, until_ms));
+        match claim {
+            // A second time it would find its own claim.
+            Some(claim) => command.arg(claim.until_ms).arg(life(now_ms, claim.until_ms)).once(),
+            None => command,
+        }
+    }
 }
 
 #[async_trait]
 impl Inbox for RedisInbox {
-    async fn append(&self, _app: AppId, _users: &[UserId], _id: &str, _body: Bytes, _now_ms: u64) -> Result<Vec<String>> {
-        Err(StateError::Malformed { what: "call" })
+    async fn append(&self, app: AppId, users: &[UserId], id: &str, body: Bytes, now_ms: u64) -> Result<Vec<String>> {
+        let asked = InboxId::parse_new(id)?;
+        let commands = users.iter().map(|user| self.append_one(app, *user, asked, &body, None, now_ms)).collect();
+        let given: Vec<(String, bool)> = self.0.run_many("appending to inboxes", commands).await?;
+        Ok(given.into_iter().map(|(id, _)| id).collect())
     }
+
     async fn append_once(
         &self,
-        _app: AppId,
-        _user: UserId,
-        _id: &str,
-        _body: Bytes,
-        _claim: &MessageClaim,
-        _now_ms: u64,
+        app: AppId,
+        user: UserId,
+        id: &str,
+        body: Bytes,
+        claim: &MessageClaim,
+        now_ms: u64,
     ) -> Result<AppendedOnce> {
-        Err(StateError::Malformed { what: "call" })
+        let asked = InboxId::parse_new(id)?;
+        let command = self.append_one(app, user, asked, &body, Some(claim), now_ms);
+        let (id, is_first) = self.0.run("appending to an inbox", command).await?;
+        Ok(AppendedOnce { id, is_first })
     }
-    async fn read(&self, _app: AppId, _user: UserId, _after: Option<&str>, _limit: usize, _now_ms: u64) -> Result<Page<InboxEntry>> {
-        Err(StateError::Malformed { what: "call" })
+
+    async fn read(&self, app: AppId, user: UserId, after: Option<&str>, limit: usize, now_ms: u64) -> Result<Page<InboxEntry>> {
+        let after = after.map(|id| InboxId::parse(id).ok_or(StateError::Malformed { what: "inbox id" })).transpose()?;
+        let from = match after {
+            None => "-".to_owned(),
+            Some(after) => match after.next() {
+                Some(next) => next.to_string(),
+                // Nothing comes after the largest of all.
+                None => return Ok(Page::default()),
+            },
+        };
+        let keys = [&*self.0.keys().inbox(app, user), &*self.0.keys().inbox_notes(app, user)];
+        let wanted = Wanted { from, gap_after: after.map(|after| after.to_string()), limit };
+        let (entries, more, gap) = stream::read(&self.0, "reading an inbox", keys, BOUNDS, wanted, now_ms).await?;
+        Ok(Page { entries: entries.into_iter().map(|raw| InboxEntry { id: raw.id, body: raw.body }).collect(), more, gap })
     }
-    async fn ack(&self, _acked: &[(AppId, UserId, String)]) -> Result<()> {
-        Err(StateError::Malformed { what: "call" })
+
+    async fn ack(&self, acked: &[(AppId, UserId, String)]) -> Result<()> {
+        let mut by_inbox: BTreeMap<(AppId, UserId), BTreeSet<InboxId>> = BTreeMap::new();
+        for (app, user, id) in acked {
+            if let Some(id) = InboxId::parse(id) {
+                by_inbox.entry((*app, *user)).or_default().insert(id);
+            }
+        }
+        let keys = self.0.keys();
+        let mut commands = Vec::with_capacity(by_inbox.len());
+        for ((app, user), ids) in &by_inbox {
+            let ids: Vec<String> = ids.iter().map(InboxId::to_string).collect();
+            for ids in ids.chunks(INBOX_ENTRIES_MAX) {
+                let command = Command::script(&ACK, &[&keys.inbox(*app, *user), &keys.inbox_notes(*app, *user)])
+                    .arg(life(0, INBOX_EMPTY_KEPT_MS))
+                    .arg(INBOX_KEPT_MS)
+                    .arg(INBOX_EMPTY_KEPT_MS)
+                    .arg(ids);
+                commands.push(command);
+            }
+        }
+        self.0.run_many::<i64>("acknowledging inbox entries", commands).await.map(drop)
     }
 }

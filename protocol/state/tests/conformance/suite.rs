@@ -1,6 +1,7 @@
 //! What the documentation of `port.rs` promises, sentence by sentence; and per port random histories against a naive model.
 //!
 //! - Nothing here knows an adapter. Each test and each history starts from [`Store::fresh`], an empty store.
+//! - Where a store's server is missing its tests are passed over, loudly; `REQUIRE_SERVERS=1` makes that a failure.
 //! - Times begin at the wall clock and run ahead of it, so that a store with a clock of its own never lets an entry go too early.
 //! - Where a port leaves an adapter free (which entries a sweep meets first), the model accepts all that is allowed.
 
@@ -26,6 +27,12 @@ use std::time::SystemTime;
 
 /// Makes a store for the suite.
 pub(crate) trait Store {
+    /// What stores live in, for as long as a test holds it.
+    type Server;
+    /// Random histories per port where `PROPTEST_CASES` does not say.
+    const HISTORIES: u32;
+    /// Starts what stores live in, or shares it with other tests of this process. `None` where it is not installed.
+    fn server() -> Option<Self::Server>;
     /// All ports, empty, and apart from those of every other call.
     fn fresh() -> impl Future<Output = State> + Send;
 }
@@ -37,8 +44,6 @@ pub(crate) const MINUTE: u64 = 60 * SECOND;
 pub(crate) const HOUR: u64 = 60 * MINUTE;
 pub(crate) const DAY: u64 = 24 * HOUR;
 
-/// Histories per port. Raise it with `PROPTEST_CASES`.
-const HISTORIES: u32 = 64;
 /// Rounds after which a sweep that may look at a part of the table must have met all of it.
 pub(crate) const SWEEP_ROUNDS: usize = 20_000;
 
@@ -67,7 +72,7 @@ pub(crate) fn histories<S: Store, Step: std::fmt::Debug + Clone>(
 ) {
     let mut config = ProptestConfig::default();
     if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = HISTORIES;
+        config.cases = S::HISTORIES;
     }
     config.failure_persistence = Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/conformance.txt")));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -78,11 +83,11 @@ pub(crate) fn histories<S: Store, Step: std::fmt::Debug + Clone>(
     }
 }
 
-/// Makes the tests of one adapter: `conformance!(name, its Store)`.
+/// Makes the tests of one adapter: `conformance!(name, its Store, each)`, a test for each sentence; or `together`, where a server is dear.
 macro_rules! conformance {
-    ($adapter:ident, $store:ty) => {
+    ($adapter:ident, $store:ty, $how:ident) => {
         mod $adapter {
-            $crate::suite::tests! { $store;
+            $crate::suite::$how! { $store;
                 tokens {
                     a_token_lets_its_owner_in_until_it_runs_out,
                     a_revoked_token_lets_nobody_in,
@@ -110,6 +115,7 @@ macro_rules! conformance {
                     recording_again_replaces,
                     expiring_drops_what_is_due_and_no_more_than_asked,
                     of_too_many_those_due_soonest_give_way,
+                    of_many_recording_at_once_none_is_lost,
                 }
                 inbox {
                     ids_are_given_as_asked_or_the_next_after_the_newest,
@@ -125,6 +131,13 @@ macro_rules! conformance {
                     a_forgotten_inbox_is_a_new_one,
                     each_user_has_an_inbox_in_each_app,
                     a_malformed_id_is_refused_and_no_ack_of_one_hurts,
+                    the_beginning_is_given_to_no_message_and_numbers_are_bounded,
+                    bodies_come_back_byte_for_byte,
+                    a_message_is_taken_once_while_its_claim_stands,
+                    a_claim_is_of_one_sender_and_one_receiver,
+                    a_claim_outlives_the_acknowledgement,
+                    of_many_sending_one_message_at_once_one_is_first,
+                    of_many_appending_at_once_each_gets_an_id_of_its_own,
                 }
                 room_log {
                     entries_come_back_in_order_and_in_pages,
@@ -134,6 +147,15 @@ macro_rules! conformance {
                     entries_age_and_the_last_seq_is_remembered,
                     a_log_is_forgotten_in_the_end,
                     a_removed_log_is_forgotten,
+                    each_entry_is_told_what_became_of_it,
+                    a_claim_is_made_with_its_entry_or_not_at_all,
+                    a_claim_is_of_one_sender_and_one_room,
+                    a_claim_runs_out,
+                    a_claim_outlives_its_entry,
+                    whom_an_entry_was_not_pushed_to_is_kept,
+                    bodies_come_back_byte_for_byte,
+                    of_many_with_one_claim_at_once_one_is_stored,
+                    of_several_owners_at_once_the_log_is_in_order,
                 }
                 members {
                     a_user_counts_once_whatever_the_devices,
@@ -143,6 +165,7 @@ macro_rules! conformance {
                     who_stays_is_met_whatever_comes_and_goes,
                     a_closed_room_is_empty,
                     a_quiet_list_is_forgotten_and_a_busy_one_is_not,
+                    of_many_coming_and_going_at_once_who_stays_is_counted,
                 }
                 registry {
                     a_node_is_listed_until_its_lease_ends,
@@ -156,6 +179,7 @@ macro_rules! conformance {
                     the_epoch_rises_whenever_the_lease_is_taken_anew,
                     only_the_holder_with_its_epoch_releases,
                     of_many_at_once_one_holds,
+                    a_lease_taken_by_a_clock_set_back_since_counts_as_run_out,
                 }
                 rate_windows {
                     the_limit_holds_in_a_window_and_the_next_begins_anew,
@@ -178,20 +202,44 @@ macro_rules! conformance {
     };
 }
 
-macro_rules! tests {
+macro_rules! each {
     ($store:ty; $($port:ident { $($sentence:ident,)+ })+) => {
         $(mod $port {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $sentence() {
+                let Some(_server) = <$store as $crate::suite::Store>::server() else { return };
                 $crate::suite::$port::$sentence::<$store>().await;
             })+
 
             #[test]
             fn histories_end_as_in_the_model() {
+                let Some(_server) = <$store as $crate::suite::Store>::server() else { return };
                 $crate::suite::$port::histories_end_as_in_the_model::<$store>();
             }
         })+
     };
 }
 
-pub(crate) use {conformance, tests};
+macro_rules! together {
+    ($store:ty; $($port:ident { $($sentence:ident,)+ })+) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn every_sentence_holds() {
+            let Some(_server) = <$store as $crate::suite::Store>::server() else { return };
+            $($(
+                eprintln!(concat!(stringify!($port), ": ", stringify!($sentence)));
+                $crate::suite::$port::$sentence::<$store>().await;
+            )+)+
+        }
+
+        #[test]
+        fn histories_end_as_in_the_models() {
+            let Some(_server) = <$store as $crate::suite::Store>::server() else { return };
+            $(
+                eprintln!(stringify!($port));
+                $crate::suite::$port::histories_end_as_in_the_model::<$store>();
+            )+
+        }
+    };
+}
+
+pub(crate) use {conformance, each, together};

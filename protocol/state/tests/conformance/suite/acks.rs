@@ -84,6 +84,27 @@ pub(crate) async fn of_too_many_those_due_soonest_give_way<S: Store>() {
     assert_eq!(acks.pending(APP, UserId(2)).await.unwrap(), [bystander]);
 }
 
+pub(crate) async fn of_many_recording_at_once_none_is_lost<S: Store>() {
+    let acks = S::fresh().await.acks;
+    let tasks: Vec<_> = (0..50)
+        .map(|number| {
+            let acks = acks.clone();
+            let mine = [ack(1, &format!("m{number}"), 5), ack(101, &format!("m{number}"), 5)];
+            tokio::spawn(async move {
+                acks.record(&mine).await.unwrap();
+                if number % 2 == 0 {
+                    acks.remove(&[(APP, UserId(1), mine[0].msg_id.clone())]).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(acks.pending(APP, UserId(1)).await.unwrap().len(), 25);
+    assert_eq!(acks.pending(APP, UserId(101)).await.unwrap().len(), 50);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Record(Vec<(i64, u8, u64)>),

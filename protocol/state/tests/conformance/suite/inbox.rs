@@ -2,7 +2,7 @@
 
 use super::*;
 use billfish_state::port::{INBOX_AGE_MAX_MS, INBOX_BYTES_MAX, INBOX_EMPTY_KEPT_MS, INBOX_ENTRIES_MAX, INBOX_KEPT_MS};
-use billfish_state::{Inbox, InboxEntry, InboxId, Page, StateError};
+use billfish_state::{AppendedOnce, Inbox, InboxEntry, InboxId, MessageClaim, Page, StateError};
 use std::collections::BTreeMap;
 
 const USER: UserId = UserId(1);
@@ -182,9 +182,125 @@ pub(crate) async fn a_malformed_id_is_refused_and_no_ack_of_one_hurts<S: Store>(
     assert_eq!(read(&*inbox, None, 9, 1).await.entries.len(), 1);
 }
 
+pub(crate) async fn the_beginning_is_given_to_no_message_and_numbers_are_bounded<S: Store>() {
+    let inbox = S::fresh().await.inbox;
+    assert_eq!(append(&*inbox, "0-0", "m", 0).await, "0-1");
+    assert_eq!(append(&*inbox, "0-0", "m", 0).await, "0-1", "a repeat");
+    let bound = 1u64 << 53;
+    for id in [format!("{bound}-0"), format!("0-{bound}")] {
+        let appended = inbox.append(APP, &[USER], &id, body("m"), at(0)).await;
+        assert!(matches!(appended, Err(StateError::Malformed { .. })), "{id}: {appended:?}");
+    }
+    let largest = format!("{}-7", bound - 1);
+    assert_eq!(append(&*inbox, &largest, "n", 0).await, largest);
+    for after in [largest, format!("{}-0", u64::MAX), format!("{0}-{0}", u64::MAX)] {
+        assert_eq!(read(&*inbox, Some(&after), 9, 0).await, Page::default(), "{after}");
+    }
+    assert_eq!(read(&*inbox, Some(&format!("0-{}", u64::MAX)), 9, 0).await.entries.len(), 1);
+}
+
+pub(crate) async fn bodies_come_back_byte_for_byte<S: Store>() {
+    let inbox = S::fresh().await.inbox;
+    for bytes in [&b""[..], b"a%b\r\n{}", &[0, 255, 10, 128], "Grüße 🎁".as_bytes()] {
+        let given = inbox.append(APP, &[USER], &id(0, 0), Bytes::from_static(bytes), at(0)).await.unwrap().remove(0);
+        assert_eq!(entries(&read(&*inbox, None, 9, 0).await).last(), Some(&(given.as_str(), bytes)));
+    }
+}
+
+fn claim(user: i64, msg_id: &str, until: u64) -> MessageClaim {
+    MessageClaim { app: APP, user: UserId(user), msg_id: msg_id.to_owned(), until_ms: at(until) }
+}
+
+async fn append_once(inbox: &dyn Inbox, asked: &str, text: &str, claim: &MessageClaim, now: u64) -> AppendedOnce {
+    inbox.append_once(APP, USER, asked, body(text), claim, at(now)).await.unwrap()
+}
+
+fn first(id: String) -> AppendedOnce {
+    AppendedOnce { id, is_first: true }
+}
+
+fn repeated(id: String) -> AppendedOnce {
+    AppendedOnce { id, is_first: false }
+}
+
+pub(crate) async fn a_message_is_taken_once_while_its_claim_stands<S: Store>() {
+    let inbox = S::fresh().await.inbox;
+    append(&*inbox, &id(9, 0), "before", 9).await;
+    assert_eq!(append_once(&*inbox, &id(5, 0), "m", &claim(2, "a", MINUTE), 9).await, first(id(9, 1)));
+    assert_eq!(append_once(&*inbox, &id(12, 0), "m", &claim(2, "a", HOUR), 12).await, repeated(id(9, 1)), "whatever id is asked for");
+    assert_eq!(append_once(&*inbox, &id(13, 0), "other", &claim(2, "a", HOUR), MINUTE - 1).await, repeated(id(9, 1)), "whatever the body");
+    assert_eq!(read(&*inbox, None, 9, 12).await.entries.len(), 2);
+    let later = append_once(&*inbox, &id(MINUTE, 0), "m", &claim(2, "a", HOUR), MINUTE).await;
+    assert_eq!(later, first(id(MINUTE, 0)), "a second try had renewed nothing");
+    assert_eq!(append_once(&*inbox, &id(MINUTE, 9), "m", &claim(2, "a", HOUR), HOUR - 1).await, repeated(id(MINUTE, 0)));
+    assert_eq!(read(&*inbox, None, 9, HOUR).await.entries.len(), 3);
+    let refused = inbox.append_once(APP, USER, "1", body("m"), &claim(2, "b", HOUR), at(0)).await;
+    assert!(matches!(refused, Err(StateError::Malformed { .. })));
+    assert!(append_once(&*inbox, &id(HOUR, 0), "m", &claim(2, "b", 2 * HOUR), HOUR).await.is_first, "what was refused claimed nothing");
+}
+
+pub(crate) async fn a_claim_is_of_one_sender_and_one_receiver<S: Store>() {
+    let inbox = S::fresh().await.inbox;
+    let other_app = MessageClaim { app: OTHER_APP, ..claim(2, "a", HOUR) };
+    let claims = [claim(2, "a", HOUR), claim(2, "A", HOUR), claim(-2, "a", HOUR), claim(2, "2:a", HOUR), claim(22, "a", HOUR), other_app];
+    for (app, user) in [(APP, USER), (APP, UserId(2)), (OTHER_APP, USER), (APP, UserId(-1))] {
+        for (claim, n) in claims.iter().zip(0..) {
+            let once = inbox.append_once(app, user, &id(0, n), body(&n.to_string()), claim, at(0)).await.unwrap();
+            assert_eq!(once, first(id(0, n)), "{app} {user} {claim:?}");
+        }
+    }
+}
+
+pub(crate) async fn a_claim_outlives_the_acknowledgement<S: Store>() {
+    let inbox = S::fresh().await.inbox;
+    append_once(&*inbox, &id(9, 0), "m", &claim(2, "a", 2 * HOUR), 9).await;
+    inbox.ack(&[(APP, USER, id(9, 0))]).await.unwrap();
+    assert_eq!(append_once(&*inbox, &id(10, 0), "m", &claim(2, "a", 2 * HOUR), 10).await, repeated(id(9, 0)));
+    let forgotten = INBOX_EMPTY_KEPT_MS + MINUTE;
+    assert_eq!(append_once(&*inbox, &id(forgotten, 0), "m", &claim(2, "a", 2 * HOUR), forgotten).await, repeated(id(9, 0)));
+    assert_eq!(read(&*inbox, None, 9, forgotten).await, Page::default());
+}
+
+pub(crate) async fn of_many_sending_one_message_at_once_one_is_first<S: Store>() {
+    let inbox = S::fresh().await.inbox;
+    let tasks: Vec<_> = (0..50)
+        .map(|n| {
+            let inbox = inbox.clone();
+            tokio::spawn(async move { append_once(&*inbox, &id(n, 0), "m", &claim(2, "a", HOUR), n).await })
+        })
+        .collect();
+    let mut told = Vec::new();
+    for task in tasks {
+        told.push(task.await.unwrap());
+    }
+    let page = read(&*inbox, None, 99, 50).await;
+    assert_eq!(page.entries.len(), 1);
+    assert_eq!(told.iter().filter(|once| once.is_first).count(), 1);
+    assert!(told.iter().all(|once| once.id == page.entries[0].id));
+}
+
+pub(crate) async fn of_many_appending_at_once_each_gets_an_id_of_its_own<S: Store>() {
+    let inbox = S::fresh().await.inbox;
+    let tasks: Vec<_> = (0..50)
+        .map(|number| {
+            let inbox = inbox.clone();
+            tokio::spawn(async move { append(&*inbox, &id(0, 0), &number.to_string(), 0).await })
+        })
+        .collect();
+    let mut given = Vec::new();
+    for task in tasks {
+        given.push(InboxId::parse(&task.await.unwrap()).unwrap());
+    }
+    given.sort_unstable();
+    assert_eq!(given, (0..50).map(|n| InboxId { ms: at(0), n }).collect::<Vec<_>>());
+    let page = read(&*inbox, None, 99, 0).await;
+    assert_eq!(page.entries.iter().map(|entry| InboxId::parse(&entry.id).unwrap()).collect::<Vec<_>>(), given);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Append(Vec<i64>, u64, u64, u8),
+    AppendOnce(i64, u64, u64, u8, u64),
     Ack(i64, usize),
     Read(i64, Option<usize>, usize),
     Pass(u64),
@@ -198,10 +314,11 @@ struct Stored {
     text: String,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Model {
     entries: Vec<Stored>,
-    last: InboxId,
+    /// `None` before the first.
+    last: Option<InboxId>,
     until: u64,
     appended: u64,
     trimmed: Option<InboxId>,
@@ -214,6 +331,26 @@ impl Model {
         }
     }
 
+    /// The message got the id `given`: whether that adds an entry.
+    fn append(&mut self, asked: InboxId, text: &str, given: InboxId, now: u64) -> Result<bool, TestCaseError> {
+        // Whether an aged entry still tells a repeat is left to the adapter.
+        if self.repeated(asked, text) == Some(given) {
+            return Ok(false);
+        }
+        self.age(now);
+        prop_assert_eq!(self.repeated(asked, text), None, "a repeat must give the id of the first");
+        let expected = match self.last {
+            Some(last) if asked <= last => last.next().expect("far from the end"),
+            Some(_) | None => asked,
+        };
+        prop_assert_eq!(given, expected);
+        self.entries.push(Stored { id: given, asked, at: now, text: text.to_owned() });
+        self.last = Some(given);
+        self.appended = now;
+        self.until = now + INBOX_KEPT_MS;
+        Ok(true)
+    }
+
     /// What a repeated call adds: nothing. `None` when this is not one.
     fn repeated(&self, asked: InboxId, text: &str) -> Option<InboxId> {
         self.entries.iter().find(|stored| stored.asked == asked && stored.text == text).map(|stored| stored.id)
@@ -224,6 +361,8 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
     let step = prop_oneof![
         4 => (proptest::collection::vec(0i64..3, 1..3), 0..3 * SECOND, 0u64..3, 0u8..3)
             .prop_map(|(users, ago, n, text)| Step::Append(users, ago / SECOND * SECOND, n, text)),
+        3 => (0i64..3, 0..3 * SECOND, 0u64..3, 0u8..4, prop_oneof![0..MINUTE, 0..2 * DAY])
+            .prop_map(|(user, ago, n, text, life)| Step::AppendOnce(user, ago / SECOND * SECOND, n, text, life)),
         2 => (0i64..3, 0usize..5).prop_map(|(user, index)| Step::Ack(user, index)),
         3 => (0i64..3, proptest::option::of(0usize..5), 0usize..4).prop_map(|(user, after, limit)| Step::Read(user, after, limit)),
         2 => prop_oneof![0..3 * SECOND, 0..9 * MINUTE, 0..6 * DAY].prop_map(|ms| Step::Pass(ms / SECOND * SECOND)),
@@ -233,7 +372,9 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
         let mut now = at(MINUTE);
         let mut models: BTreeMap<i64, Model> = BTreeMap::new();
         let mut known: Vec<InboxId> = Vec::new();
+        let mut claims: BTreeMap<(i64, u8), (u64, InboxId)> = BTreeMap::new();
         for step in steps {
+            claims.retain(|_, (until, _)| now < *until);
             models.retain(|_, model| now < model.until);
             match step {
                 Step::Append(ids, ago, n, text) => {
@@ -242,22 +383,25 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
                     let given = inbox.append(APP, &users(ids.iter().copied()), &asked.to_string(), body(&text), now).await.unwrap();
                     prop_assert_eq!(given.len(), ids.len());
                     for (user, given) in ids.into_iter().zip(given) {
-                        let fresh = Model { entries: vec![], last: InboxId { ms: 0, n: 0 }, until: 0, appended: 0, trimmed: None };
-                        let model = models.entry(user).or_insert(fresh);
                         let given = InboxId::parse(&given).expect("of the form ms-n");
-                        // Whether an aged entry still tells a repeat is left to the adapter.
-                        if model.repeated(asked, &text) == Some(given) {
-                            continue;
+                        let was_added = models.entry(user).or_default().append(asked, &text, given, now)?;
+                        known.extend(was_added.then_some(given));
+                    }
+                }
+                Step::AppendOnce(user, ago, n, text, life) => {
+                    let asked = InboxId { ms: now - ago, n };
+                    let claim = MessageClaim { app: APP, user: UserId(9), msg_id: text.to_string(), until_ms: now + life };
+                    let text_of = text.to_string();
+                    let once = inbox.append_once(APP, UserId(user), &asked.to_string(), body(&text_of), &claim, now).await.unwrap();
+                    let given = InboxId::parse(&once.id).expect("of the form ms-n");
+                    match claims.get(&(user, text)) {
+                        Some((_, first)) => prop_assert_eq!((given, once.is_first), (*first, false)),
+                        None => {
+                            prop_assert!(once.is_first);
+                            let was_added = models.entry(user).or_default().append(asked, &text_of, given, now)?;
+                            known.extend(was_added.then_some(given));
+                            claims.insert((user, text), (now + life, given));
                         }
-                        model.age(now);
-                        prop_assert_eq!(model.repeated(asked, &text), None, "a repeat must give the id of the first");
-                        let expected = if asked > model.last { asked } else { model.last.next().expect("far from the end") };
-                        prop_assert_eq!(given, expected);
-                        model.entries.push(Stored { id: given, asked, at: now, text: text.clone() });
-                        model.last = given;
-                        model.appended = now;
-                        model.until = now + INBOX_KEPT_MS;
-                        known.push(given);
                     }
                 }
                 Step::Ack(user, index) => {

@@ -68,6 +68,18 @@ pub(crate) async fn of_many_at_once_one_holds<S: Store>() {
     assert!(told.iter().all(|lease| *lease == told[0]), "{told:?}");
 }
 
+pub(crate) async fn a_lease_taken_by_a_clock_set_back_since_counts_as_run_out<S: Store>() {
+    let leases = S::fresh().await.leases;
+    let ahead = leases.acquire("l", "a", at(DAY), at(DAY + MINUTE)).await.unwrap();
+    // The clock is right again. Ten times what is asked for is the bound: ends within it are believed.
+    let now = DAY + MINUTE - 10 * MINUTE;
+    assert_eq!(leases.acquire("l", "b", at(now), at(now + MINUTE)).await.unwrap(), ahead);
+    assert_eq!(leases.acquire("l", "b", at(now - 1), at(now - 1 + MINUTE)).await.unwrap().holder, "b");
+    let taken = leases.acquire("l", "b", at(0), at(MINUTE)).await.unwrap();
+    assert_eq!(taken, held("b", taken.epoch, MINUTE));
+    assert!(taken.epoch > ahead.epoch + 1, "it was taken anew each time, also by the same holder");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Acquire(u8, u8, u64),

@@ -120,6 +120,28 @@ pub(crate) async fn a_quiet_list_is_forgotten_and_a_busy_one_is_not<S: Store>() 
     assert_eq!(members.join(APP, RoomId(2), &on_ios([4]), later).await.unwrap(), 1);
 }
 
+pub(crate) async fn of_many_coming_and_going_at_once_who_stays_is_counted<S: Store>() {
+    let members = S::fresh().await.members;
+    let tasks: Vec<_> = (0..50)
+        .map(|user| {
+            let members = members.clone();
+            tokio::spawn(async move {
+                // All with two devices, and half of them leave with one, the others with both.
+                let both = [member(user, DeviceKind::Ios), member(user, DeviceKind::Web)];
+                members.join(APP, ROOM, &both, at(0)).await.unwrap();
+                let leaving = if user % 2 == 0 { &both[..1] } else { &both[..] };
+                members.leave(APP, ROOM, leaving, at(0)).await.unwrap();
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(members.count(APP, ROOM).await.unwrap(), 25);
+    let stays: Vec<bool> = (0..50).map(|user| user % 2 == 0).collect();
+    assert_eq!(members.contains(APP, ROOM, &users(0..50)).await.unwrap(), stays);
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Join(i64, Vec<(i64, usize)>),

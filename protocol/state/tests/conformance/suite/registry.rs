@@ -13,7 +13,7 @@ fn node(kind: NodeKind, id: &str, incarnation: u64) -> NodeInfo {
         capacity: 20_000,
         load: incarnation,
         draining: incarnation.is_multiple_of(2),
-        version: String::new(),
+        version: format!("1.{incarnation}.0-test+a b"),
     }
 }
 
@@ -36,6 +36,7 @@ pub(crate) async fn registering_again_renews_and_updates<S: Store>() {
     router.load = 99;
     router.draining = true;
     router.addresses.clear();
+    router.version = String::new();
     registry.register(&router, at(SECOND), at(HOUR)).await.unwrap();
     assert_eq!(registry.nodes(NodeKind::Router, at(MINUTE)).await.unwrap(), [router]);
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use billfish_state::port::{ROOM_LOG_AGE_MAX_MS, ROOM_LOG_BYTES_MAX, ROOM_LOG_ENTRIES_MAX, ROOM_LOG_KEPT_MS};
-use billfish_state::{LogAppend, LogEntry, Page, RoomId};
+use billfish_state::{Appended, LogAppend, LogEntry, MessageClaim, Page, RoomId};
 use std::collections::BTreeMap;
 
 const ROOM: RoomId = RoomId(1);
@@ -100,9 +100,152 @@ pub(crate) async fn a_removed_log_is_forgotten<S: Store>() {
     assert_eq!(room_log.last(RoomId(2), 9, at(0)).await.unwrap(), log([5]));
 }
 
+fn claim(user: i64, msg_id: &str, until: u64) -> MessageClaim {
+    MessageClaim { app: APP, user: UserId(user), msg_id: msg_id.to_owned(), until_ms: at(until) }
+}
+
+fn claimed(seq: i64, claim: MessageClaim) -> LogAppend {
+    LogAppend { entry: entry(seq), claim: Some(claim) }
+}
+
+pub(crate) async fn each_entry_is_told_what_became_of_it<S: Store>() {
+    let room_log = S::fresh().await.room_log;
+    assert_eq!(room_log.append(ROOM, &[], at(0)).await.unwrap(), []);
+    let first = [claimed(5, claim(1, "a", HOUR)), entry(6).into(), entry(6).into(), claimed(7, claim(1, "a", HOUR)), entry(7).into()];
+    let appended = room_log.append(ROOM, &first, at(0)).await.unwrap();
+    let stored = Appended::Stored;
+    assert_eq!(appended, [stored, stored, Appended::Stale, Appended::Repeated { seq: 5 }, stored]);
+    assert_eq!(room_log.last(ROOM, 9, at(0)).await.unwrap(), log([5, 6, 7]));
+    // Of a former owner, who asks again too.
+    let late = [claimed(4, claim(1, "a", HOUR)), claimed(4, claim(1, "b", HOUR)), entry(0).into(), entry(-7).into()];
+    let appended = room_log.append(ROOM, &late, at(0)).await.unwrap();
+    assert_eq!(appended, [Appended::Repeated { seq: 5 }, Appended::Stale, Appended::Stale, Appended::Stale]);
+    assert_eq!(room_log.append(RoomId(2), &appends(log([0, i64::MIN])), at(0)).await.unwrap(), [Appended::Stale; 2], "they begin at 1");
+}
+
+pub(crate) async fn a_claim_is_made_with_its_entry_or_not_at_all<S: Store>() {
+    let room_log = S::fresh().await.room_log;
+    room_log.append(ROOM, &appends(log([9])), at(0)).await.unwrap();
+    let message = || claim(1, "a", HOUR);
+    assert_eq!(room_log.append(ROOM, &[claimed(9, message())], at(0)).await.unwrap(), [Appended::Stale]);
+    assert_eq!(
+        room_log.append(ROOM, &[claimed(10, message())], at(0)).await.unwrap(),
+        [Appended::Stored],
+        "what was stale claimed nothing"
+    );
+    let large = (1 << 52) + 3;
+    assert_eq!(room_log.append(ROOM, &[claimed(large, claim(1, "b", HOUR))], at(0)).await.unwrap(), [Appended::Stored]);
+    let again = [claimed(large + 1, message()), claimed(large + 2, claim(1, "b", HOUR))];
+    let repeated = [Appended::Repeated { seq: 10 }, Appended::Repeated { seq: large }];
+    assert_eq!(room_log.append(ROOM, &again, at(0)).await.unwrap(), repeated);
+    assert_eq!(room_log.last(ROOM, 9, at(0)).await.unwrap(), log([9, 10, large]));
+}
+
+pub(crate) async fn a_claim_is_of_one_sender_and_one_room<S: Store>() {
+    let room_log = S::fresh().await.room_log;
+    let other_app = MessageClaim { app: OTHER_APP, ..claim(1, "a", HOUR) };
+    let claims = [claim(1, "a", HOUR), claim(1, "A", HOUR), claim(-1, "a", HOUR), claim(1, "1:a", HOUR), claim(11, "a", HOUR), other_app];
+    for room in [ROOM, RoomId(2), RoomId(-1)] {
+        let entries: Vec<_> = claims.iter().cloned().zip(1..).map(|(claim, seq)| claimed(seq, claim)).collect();
+        assert_eq!(room_log.append(room, &entries, at(0)).await.unwrap(), [Appended::Stored; 6], "{room}");
+    }
+}
+
+pub(crate) async fn a_claim_runs_out<S: Store>() {
+    let room_log = S::fresh().await.room_log;
+    room_log.append(ROOM, &[claimed(1, claim(1, "a", MINUTE))], at(0)).await.unwrap();
+    let again = |seq| [claimed(seq, claim(1, "a", HOUR))];
+    let repeated = [Appended::Repeated { seq: 1 }];
+    assert_eq!(room_log.append(ROOM, &again(2), at(MINUTE - 1)).await.unwrap(), repeated);
+    assert_eq!(room_log.append(ROOM, &again(2), at(MINUTE)).await.unwrap(), [Appended::Stored], "a second try had renewed nothing");
+    assert_eq!(room_log.append(ROOM, &again(3), at(HOUR - 1)).await.unwrap(), [Appended::Repeated { seq: 2 }]);
+    // One that has run out already.
+    let ended = || claim(1, "b", 0);
+    assert_eq!(room_log.append(ROOM, &[claimed(4, ended()), claimed(5, ended())], at(0)).await.unwrap(), [Appended::Stored; 2]);
+}
+
+pub(crate) async fn a_claim_outlives_its_entry<S: Store>() {
+    let room_log = S::fresh().await.room_log;
+    room_log.append(ROOM, &[claimed(1, claim(1, "a", 3 * HOUR))], at(0)).await.unwrap();
+    let repeated = [Appended::Repeated { seq: 1 }];
+    let aged = at(ROOM_LOG_AGE_MAX_MS + MINUTE);
+    assert_eq!(room_log.append(ROOM, &[claimed(2, claim(1, "a", 3 * HOUR))], aged).await.unwrap(), repeated);
+    assert_eq!(room_log.last(ROOM, 9, aged).await.unwrap(), []);
+    room_log.remove(ROOM).await.unwrap();
+    assert_eq!(room_log.append(ROOM, &[claimed(3, claim(1, "a", 3 * HOUR))], aged).await.unwrap(), repeated);
+}
+
+pub(crate) async fn whom_an_entry_was_not_pushed_to_is_kept<S: Store>() {
+    let room_log = S::fresh().await.room_log;
+    let excepts = [None, Some(UserId(7)), Some(UserId(0)), Some(UserId(i64::MIN)), Some(UserId(i64::MAX))];
+    let entries: Vec<_> = excepts.into_iter().zip(1..).map(|(except, seq)| LogEntry { except, ..entry(seq) }).collect();
+    room_log.append(ROOM, &appends(entries.clone()), at(0)).await.unwrap();
+    assert_eq!(room_log.last(ROOM, 9, at(0)).await.unwrap(), entries);
+    assert_eq!(room_log.read(ROOM, 0, 9, at(0)).await.unwrap().entries, entries);
+}
+
+pub(crate) async fn bodies_come_back_byte_for_byte<S: Store>() {
+    let room_log = S::fresh().await.room_log;
+    let bodies: [&[u8]; 5] = [b"", b"a%b\r\n{}", &[0, 255, 10, 128], "Grüße 🎁".as_bytes(), b"stored"];
+    let entries: Vec<_> =
+        bodies.into_iter().zip(1..).map(|(body, seq)| LogEntry { body: Bytes::from_static(body), ..entry(seq) }).collect();
+    room_log.append(ROOM, &appends(entries.clone()), at(0)).await.unwrap();
+    assert_eq!(room_log.last(ROOM, 9, at(0)).await.unwrap(), entries);
+}
+
+pub(crate) async fn of_many_with_one_claim_at_once_one_is_stored<S: Store>() {
+    let room_log = S::fresh().await.room_log;
+    let tasks: Vec<_> = (1..=50)
+        .map(|seq| {
+            let room_log = room_log.clone();
+            tokio::spawn(async move { room_log.append(ROOM, &[claimed(seq, claim(1, "a", HOUR))], at(0)).await.unwrap().remove(0) })
+        })
+        .collect();
+    let mut told = Vec::new();
+    for task in tasks {
+        told.push(task.await.unwrap());
+    }
+    let stored = room_log.last(ROOM, 99, at(0)).await.unwrap();
+    assert_eq!(stored.len(), 1);
+    assert_eq!(told.iter().filter(|appended| **appended == Appended::Stored).count(), 1);
+    assert_eq!(told.iter().filter(|appended| **appended == Appended::Repeated { seq: stored[0].seq }).count(), 49);
+}
+
+pub(crate) async fn of_several_owners_at_once_the_log_is_in_order<S: Store>() {
+    let room_log = S::fresh().await.room_log;
+    let tasks: Vec<_> = (0..4)
+        .map(|owner| {
+            let room_log = room_log.clone();
+            tokio::spawn(async move {
+                let mut stored = Vec::new();
+                for number in 0..25 {
+                    let seq = 1 + owner + 4 * number;
+                    if room_log.append(ROOM, &appends([entry(seq)]), at(0)).await.unwrap() == [Appended::Stored] {
+                        stored.push(seq);
+                    }
+                }
+                stored
+            })
+        })
+        .collect();
+    let mut stored = Vec::new();
+    for task in tasks {
+        stored.extend(task.await.unwrap());
+    }
+    stored.sort_unstable();
+    assert_eq!(room_log.last(ROOM, 999, at(0)).await.unwrap(), log(stored));
+}
+
+#[derive(Clone, Debug)]
+struct Claimed {
+    sender: i64,
+    msg_id: u8,
+    life: u64,
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    Append(i64, Vec<i64>),
+    Append(i64, Vec<(i64, Option<Claimed>)>),
     Read(i64, i64, usize),
     Last(i64, usize),
     Remove(i64),
@@ -112,15 +255,17 @@ enum Step {
 #[derive(Default)]
 struct Model {
     entries: Vec<(u64, LogEntry)>,
-    last: Option<i64>,
+    last: i64,
     trimmed: Option<i64>,
     until: u64,
 }
 
 pub(crate) fn histories_end_as_in_the_model<S: Store>() {
     let room = || 0i64..2;
+    let any_claim = || (0i64..2, 0u8..3, 0..40 * MINUTE).prop_map(|(sender, msg_id, life)| Claimed { sender, msg_id, life });
     let step = prop_oneof![
-        4 => (room(), proptest::collection::vec(0i64..60, 1..6)).prop_map(|(room, seqs)| Step::Append(room, seqs)),
+        4 => (room(), proptest::collection::vec((-1i64..60, proptest::option::of(any_claim())), 1..6))
+            .prop_map(|(room, entries)| Step::Append(room, entries)),
         3 => (room(), -1i64..60, 0usize..5).prop_map(|(room, after, limit)| Step::Read(room, after, limit)),
         1 => (room(), 0usize..5).prop_map(|(room, limit)| Step::Last(room, limit)),
         1 => room().prop_map(Step::Remove),
@@ -129,7 +274,9 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
     histories::<S, _>(step, async |state, steps| {
         let mut now = at(0);
         let mut models: BTreeMap<i64, Model> = BTreeMap::new();
+        let mut claims: BTreeMap<(i64, i64, u8), (u64, i64)> = BTreeMap::new();
         for step in steps {
+            claims.retain(|_, (until, _)| now < *until);
             models.retain(|_, model| now < model.until);
             for model in models.values_mut() {
                 while model.entries.first().is_some_and(|(at, _)| now - at >= ROOM_LOG_AGE_MAX_MS) {
@@ -137,16 +284,34 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
                 }
             }
             match step {
-                Step::Append(room, seqs) => {
-                    state.room_log.append(RoomId(room), &appends(log(seqs.iter().copied())), now).await.unwrap();
+                Step::Append(room, entries) => {
+                    let named = |Claimed { sender, msg_id, life }: &Claimed| MessageClaim {
+                        app: APP,
+                        user: UserId(*sender),
+                        msg_id: msg_id.to_string(),
+                        until_ms: now + life,
+                    };
+                    let asked: Vec<_> =
+                        entries.iter().map(|(seq, claim)| LogAppend { entry: entry(*seq), claim: claim.as_ref().map(named) }).collect();
+                    let told = state.room_log.append(RoomId(room), &asked, now).await.unwrap();
                     let model = models.entry(room).or_default();
                     model.until = now + ROOM_LOG_KEPT_MS;
-                    for seq in seqs {
-                        if model.last.is_none_or(|last| seq > last) {
-                            model.last = Some(seq);
+                    let mut expected = Vec::new();
+                    for (seq, claim) in entries {
+                        let key = claim.as_ref().map(|claim| (room, claim.sender, claim.msg_id));
+                        let standing = key.and_then(|key| claims.get(&key)).filter(|(until, _)| now < *until);
+                        if let Some((_, seq)) = standing {
+                            expected.push(Appended::Repeated { seq: *seq });
+                        } else if seq <= model.last {
+                            expected.push(Appended::Stale);
+                        } else {
+                            expected.push(Appended::Stored);
+                            model.last = seq;
                             model.entries.push((now, entry(seq)));
+                            claims.extend(key.zip(claim).map(|(key, claim)| (key, (now + claim.life, seq))));
                         }
                     }
+                    prop_assert_eq!(told, expected);
                 }
                 Step::Read(room, after, limit) => {
                     let page = state.room_log.read(RoomId(room), after, limit, now).await.unwrap();

@@ -1,0 +1,42 @@
+-- Appends to an inbox. KEYS[3]: the claim of the message, if it has one. ARGV from 5: id asked for, body, until, life in ms, and with a
+-- claim its end and its life in ms.
+-- The id, and 1 where no claim stood.
+local first = standing(known[2])
+if first then
+  return { first, 0 }
+end
+local asked, body = ARGV[5], ARGV[6]
+if not notes then
+  begin()
+end
+local id
+if is_after(asked, notes.last) then
+  id = asked
+else
+  -- The same call as before, perhaps. Ids given are never below those asked for: entries below need not be looked at.
+  for _, entry in ipairs(redis.call('XREVRANGE', KEYS[1], '+', asked)) do
+    if entry[2][4] == body and entry[2][6] == asked then
+      id = entry[1]
+      break
+    end
+  end
+  if id then
+    asked = nil
+  else
+    local ms, n = string.match(notes.last, '^(%d+)%-(%d+)$')
+    id = ms .. '-' .. string.format('%.0f', tonumber(n) + 1)
+  end
+end
+if asked then
+  add(id, body, 'asked', asked)
+  trim()
+  notes.ends = ARGV[7]
+  write_notes('PX', ARGV[8])
+  if notes.entries > 0 then
+    redis.call('PEXPIRE', KEYS[1], ARGV[8])
+  end
+end
+if KEYS[3] then
+  redis.call('SET', KEYS[3], ARGV[9] .. '%' .. id, 'PX', ARGV[10])
+end
+return { id, 1 }

@@ -1,0 +1,536 @@
+//! Random histories over all ports, played on a store and on the in-process one at once: every answer must be the same.
+//!
+//! Where a port leaves a store free, what is compared is what it promises: what a sweep names first, the order of a page, where epochs
+//! begin, whether something that has run out is still seen by a call that is told no time.
+
+use crate::suite::{APP, DAY, HOUR, MINUTE, OTHER_APP, SECOND, Store, at, body, histories, users};
+use billfish_state::port::{ACKS_PER_USER_MAX, MEMBERS_KEPT_MS, PRESENCE_KEPT_MS};
+use billfish_state::*;
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+macro_rules! differential {
+    ($name:ident, $store:ty) => {
+        #[test]
+        fn $name() {
+            let Some(_server) = <$store as $crate::suite::Store>::server() else { return };
+            $crate::differential::answers_are_those_of_the_model::<$store>();
+        }
+    };
+}
+pub(crate) use differential;
+
+/// Calls after which a sweep that looks at a part each time must have met everything.
+const SWEEPS: usize = 40;
+/// Seqs as an owner counts them: the epoch above, near the largest there are, so that a store that rounds is found out.
+const BASE_SEQ: i64 = ((1 << 21) - 1) << 32;
+
+type Checked = Result<(), TestCaseError>;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Pass(u64),
+    Issue { token: u8, user: i64, life: u64 },
+    Revoke(u8),
+    Touch { users: Vec<i64>, ago: u64 },
+    Gone(Vec<i64>),
+    Online { ago: u64 },
+    Sweep { ago: u64, limit: usize },
+    Bind(Vec<AnyRoute>, u64),
+    Renew(Vec<AnyRoute>, u64),
+    Unbind(Vec<AnyRoute>),
+    Record(Vec<(i64, u16, u64)>),
+    RecordMany { user: i64, count: u16, due: u64 },
+    Remove(Vec<(i64, u16)>),
+    Expire { before: u64, limit: usize },
+    Append { users: Vec<i64>, asked: Asked, text: Text },
+    AppendMany { user: i64, count: u64 },
+    AppendOnce { user: i64, asked: Asked, text: Text, claim: AnyClaim },
+    ReadInbox { user: i64, after: Option<usize>, limit: usize },
+    Ack(Vec<(i64, usize)>),
+    Log { room: i64, entries: Vec<(i64, Text, Option<AnyClaim>)> },
+    LogMany { room: i64, count: i64 },
+    ReadLog { room: i64, back: i64, limit: usize },
+    LastOfLog { room: i64, limit: usize },
+    ForgetLog(i64),
+    Join(i64, Vec<(i64, usize)>),
+    Leave(i64, Vec<(i64, usize)>),
+    Members(i64),
+    Empty(i64),
+    Register { kind: bool, id: u8, incarnation: u64, life: u64 },
+    Deregister { kind: bool, id: u8, incarnation: u64 },
+    Acquire { name: u8, holder: u8, life: u64 },
+    Release { name: u8, holder: u8, is_late: bool },
+    Hit(Vec<(u8, u32, u64)>),
+    Claim { user: i64, ids: Vec<u8>, life: u64 },
+    GiveBack { user: i64, id: u8 },
+    Put { key: u8, text: Text, life: u64 },
+    Forget(u8),
+}
+
+#[derive(Clone, Debug)]
+struct AnyRoute {
+    user: i64,
+    device: usize,
+    session: u64,
+}
+
+/// An inbox id around now.
+#[derive(Clone, Debug)]
+struct Asked {
+    ago: u64,
+    n: u64,
+}
+
+/// A body: some bytes, now and then so many that a few are too much for one log or inbox.
+#[derive(Clone, Debug)]
+struct Text(u8, usize);
+
+#[derive(Clone, Debug)]
+struct AnyClaim {
+    sender: i64,
+    msg_id: u8,
+    life: u64,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let user = || prop_oneof![4 => 0i64..4, 1 => 100i64..104, 1 => -3i64..0];
+    let some = || vec(user(), 0..5);
+    let room = || 0i64..3;
+    let life = || prop_oneof![0..20 * SECOND, 0..2 * HOUR];
+    let route = || vec((0i64..3, 0usize..3, 1u64..4).prop_map(|(user, device, session)| AnyRoute { user, device, session }), 1..4);
+    let asked = || (0..3 * SECOND, 0u64..3).prop_map(|(ago, n)| Asked { ago: ago / SECOND * SECOND, n });
+    let text = || (0u8..3, prop_oneof![20 => 0usize..3, 1 => Just(300_000usize)]).prop_map(|(byte, length)| Text(byte, length));
+    let claim = || (0i64..2, 0u8..3, life()).prop_map(|(sender, msg_id, life)| AnyClaim { sender, msg_id, life });
+    let members = || vec((0i64..12, 0usize..3), 0..6);
+    prop_oneof![
+        20 => prop_oneof![6 => 0..8 * SECOND, 3 => 0..20 * MINUTE, 2 => 0..2 * HOUR, 1 => 0..13 * HOUR, 1 => 0..8 * DAY].prop_map(Step::Pass),
+        3 => (0u8..4, user(), life()).prop_map(|(token, user, life)| Step::Issue { token, user, life }),
+        1 => (0u8..4).prop_map(Step::Revoke),
+        4 => (some(), 0..3 * SECOND).prop_map(|(users, ago)| Step::Touch { users, ago }),
+        1 => some().prop_map(Step::Gone),
+        3 => (0..PRESENCE_KEPT_MS).prop_map(|ago| Step::Online { ago }),
+        1 => (0..PRESENCE_KEPT_MS, 0usize..6).prop_map(|(ago, limit)| Step::Sweep { ago, limit }),
+        4 => (route(), life()).prop_map(|(routes, life)| Step::Bind(routes, life)),
+        3 => (route(), life()).prop_map(|(routes, life)| Step::Renew(routes, life)),
+        2 => route().prop_map(Step::Unbind),
+        4 => vec((user(), 0u16..4, 0..MINUTE), 0..5).prop_map(Step::Record),
+        2 => (user(), 200u16..700, 0..MINUTE).prop_map(|(user, count, due)| Step::RecordMany { user, count, due }),
+        3 => vec((user(), 0u16..4), 0..5).prop_map(Step::Remove),
+        2 => (0..2 * MINUTE, 0usize..20).prop_map(|(before, limit)| Step::Expire { before, limit }),
+        6 => (vec(0i64..4, 0..4), asked(), text()).prop_map(|(users, asked, text)| Step::Append { users, asked, text }),
+        1 => (0i64..2, 100u64..300).prop_map(|(user, count)| Step::AppendMany { user, count }),
+        5 => (0i64..3, asked(), text(), claim()).prop_map(|(user, asked, text, claim)| Step::AppendOnce { user, asked, text, claim }),
+        6 => (0i64..3, option::of(0usize..8), 0usize..9).prop_map(|(user, after, limit)| Step::ReadInbox { user, after, limit }),
+        5 => vec((0i64..3, 0usize..6), 1..6).prop_map(Step::Ack),
+        8 => (room(), vec((-1i64..4, text(), option::of(claim())), 1..5)).prop_map(|(room, entries)| Step::Log { room, entries }),
+        1 => (room(), 200i64..600).prop_map(|(room, count)| Step::LogMany { room, count }),
+        6 => (room(), -2i64..9, 0usize..9).prop_map(|(room, back, limit)| Step::ReadLog { room, back, limit }),
+        2 => (room(), 0usize..9).prop_map(|(room, limit)| Step::LastOfLog { room, limit }),
+        1 => room().prop_map(Step::ForgetLog),
+        5 => (room(), members()).prop_map(|(room, members)| Step::Join(room, members)),
+        4 => (room(), members()).prop_map(|(room, members)| Step::Leave(room, members)),
+        2 => room().prop_map(Step::Members),
+        1 => room().prop_map(Step::Empty),
+        4 => (any::<bool>(), 0u8..3, 1u64..4, life())
+            .prop_map(|(kind, id, incarnation, life)| Step::Register { kind, id, incarnation, life }),
+        1 => (any::<bool>(), 0u8..3, 1u64..4).prop_map(|(kind, id, incarnation)| Step::Deregister { kind, id, incarnation }),
+        6 => (0u8..2, 0u8..3, life()).prop_map(|(name, holder, life)| Step::Acquire { name, holder, life }),
+        2 => (0u8..2, 0u8..3, any::<bool>()).prop_map(|(name, holder, is_late)| Step::Release { name, holder, is_late }),
+        4 => vec((0u8..3, 0u32..3, prop_oneof![Just(10 * SECOND), Just(MINUTE)]), 1..5).prop_map(Step::Hit),
+        3 => (0i64..2, vec(0u8..4, 0..4), life()).prop_map(|(user, ids, life)| Step::Claim { user, ids, life }),
+        1 => (0i64..2, 0u8..4).prop_map(|(user, id)| Step::GiveBack { user, id }),
+        3 => (0u8..3, text(), life()).prop_map(|(key, text, life)| Step::Put { key, text, life }),
+        1 => (0u8..3).prop_map(Step::Forget),
+    ]
+}
+
+pub(crate) fn answers_are_those_of_the_model<S: Store>() {
+    histories::<S, _>(any_step(), async |store, steps| {
+        let mut pair = Pair {
+            store,
+            model: State::in_memory(),
+            now: at(MINUTE),
+            inbox_ids: Vec::new(),
+            last_seq: BASE_SEQ,
+            epochs: BTreeMap::new(),
+            lists: BTreeMap::new(),
+        };
+        for step in steps {
+            pair.play(step).await?;
+        }
+        pair.compare().await
+    });
+}
+
+struct Pair {
+    store: State,
+    model: State,
+    now: u64,
+    inbox_ids: Vec<String>,
+    last_seq: i64,
+    /// By lease, the epoch in the store and that in the model.
+    epochs: BTreeMap<u8, (u64, u64)>,
+    /// By room, when its member list is forgotten.
+    lists: BTreeMap<i64, u64>,
+}
+
+/// Makes a call on both, and compares.
+macro_rules! same {
+    ($pair:ident, $port:ident . $call:ident ( $($argument:expr),* )) => {{
+        let answer = $pair.store.$port.$call($($argument),*).await.unwrap();
+        prop_assert_eq!(&answer, &$pair.model.$port.$call($($argument),*).await.unwrap());
+        answer
+    }};
+}
+
+impl Pair {
+    async fn play(&mut self, step: Step) -> Checked {
+        let now = self.now;
+        match step {
+            Step::Pass(ms) => {
+                self.now += ms;
+                return self.compare().await;
+            }
+            Step::Issue { token, user, life } => {
+                let owner = TokenOwner { app: app_of(user), user: UserId(user), device: DeviceKind::from_number(u32::from(token)) };
+                same!(self, tokens.issue(&token.to_string(), owner, now, now + life));
+            }
+            Step::Revoke(token) => same!(self, tokens.revoke(&[token.to_string()])),
+            Step::Touch { users, ago } => same!(self, presence.touch(&with_apps(&users), now - ago)),
+            Step::Gone(users) => same!(self, presence.remove(&with_apps(&users))),
+            Step::Online { ago } => drop(self.online(ago).await?),
+            Step::Sweep { ago, limit } => self.sweep(ago, limit).await?,
+            Step::Bind(routes, life) => self.bind(&routes, life).await?,
+            Step::Renew(routes, life) => drop(same!(self, routes.renew(&named(&routes), now, now + life))),
+            Step::Unbind(routes) => same!(self, routes.unbind(&named(&routes))),
+            Step::Record(acks) => {
+                let acks: Vec<_> = acks.iter().map(|(user, id, due)| self.ack(*user, *id, *due)).collect();
+                same!(self, acks.record(&acks));
+            }
+            Step::RecordMany { user, count, due } => {
+                // Due in an order of their own, some at the same time.
+                let acks: Vec<_> = (0..count).map(|id| self.ack(user, 100 + id, due + u64::from(id * 7 % 50))).collect();
+                same!(self, acks.record(&acks));
+                prop_assert!(self.store.acks.pending(app_of(user), UserId(user)).await.unwrap().len() <= ACKS_PER_USER_MAX);
+            }
+            Step::Remove(acks) => {
+                let acked: Vec<_> = acks.iter().map(|(user, id)| (app_of(*user), UserId(*user), msg_id(*id))).collect();
+                same!(self, acks.remove(&acked));
+            }
+            Step::Expire { before, limit } => self.expire(before, limit).await?,
+            Step::Append { users: ids, asked, text } => {
+                let asked = inbox_id(now, &asked);
+                let given = same!(self, inbox.append(APP, &users(ids.iter().copied()), &asked, text.bytes(), now));
+                self.inbox_ids.extend(given);
+            }
+            Step::AppendMany { user, count } => {
+                for number in 0..count {
+                    let given = same!(self, inbox.append(APP, &users([user]), &format!("{now}-0"), body(&number.to_string()), now));
+                    self.inbox_ids.extend(given);
+                }
+            }
+            Step::AppendOnce { user, asked, text, claim } => {
+                let asked = inbox_id(now, &asked);
+                let claim = message_claim(now, &claim);
+                let once = same!(self, inbox.append_once(APP, UserId(user), &asked, text.bytes(), &claim, now));
+                self.inbox_ids.push(once.id);
+            }
+            Step::ReadInbox { user, after, limit } => {
+                let after = after.and_then(|back| self.inbox_ids.iter().rev().nth(back).cloned());
+                same!(self, inbox.read(APP, UserId(user), after.as_deref(), limit, now));
+            }
+            Step::Ack(acks) => {
+                let id = |back: usize| self.inbox_ids.iter().rev().nth(back).cloned();
+                let acked: Vec<_> = acks.iter().filter_map(|(user, back)| Some((APP, UserId(*user), id(*back)?))).collect();
+                same!(self, inbox.ack(&acked));
+            }
+            Step::Log { room, entries } => {
+                let mut appends = Vec::new();
+                for (ahead, text, claim) in entries {
+                    let entry = self.entry(ahead, text.bytes());
+                    appends.push(LogAppend { entry, claim: claim.map(|claim| message_claim(now, &claim)) });
+                }
+                same!(self, room_log.append(RoomId(room), &appends, now));
+            }
+            Step::LogMany { room, count } => {
+                let appends: Vec<_> = (0..count).map(|number| LogAppend::from(self.entry(1, body(&number.to_string())))).collect();
+                same!(self, room_log.append(RoomId(room), &appends, now));
+            }
+            Step::ReadLog { room, back, limit } => {
+                same!(self, room_log.read(RoomId(room), self.last_seq - back, limit, now));
+            }
+            Step::LastOfLog { room, limit } => drop(same!(self, room_log.last(RoomId(room), limit, now))),
+            Step::ForgetLog(room) => same!(self, room_log.remove(RoomId(room))),
+            Step::Join(room, members) => {
+                let count = same!(self, members.join(APP, RoomId(room), &devices(&members), now));
+                if !members.is_empty() {
+                    self.list_changed(room, count);
+                }
+            }
+            Step::Leave(room, members) => {
+                let count = same!(self, members.leave(APP, RoomId(room), &devices(&members), now));
+                self.list_changed(room, count);
+            }
+            Step::Members(room) => self.members(room).await?,
+            Step::Empty(room) => {
+                same!(self, members.remove(APP, RoomId(room)));
+                self.lists.remove(&room);
+            }
+            Step::Register { kind, id, incarnation, life } => {
+                same!(self, registry.register(&node(kind, id, incarnation), now, now + life));
+            }
+            Step::Deregister { kind, id, incarnation } => same!(self, registry.deregister(kind_of(kind), &id.to_string(), incarnation)),
+            Step::Acquire { name, holder, life } => self.acquire(name, &holder.to_string(), life).await?,
+            Step::Release { name, holder, is_late } => {
+                let (store, model) = self.epochs.get(&name).copied().unwrap_or((1, 1));
+                let late = u64::from(is_late);
+                self.store.leases.release(&lease(name), &holder.to_string(), store - late).await.unwrap();
+                self.model.leases.release(&lease(name), &holder.to_string(), model - late).await.unwrap();
+            }
+            Step::Hit(hits) => {
+                let hit =
+                    |(key, limit, window_ms): &(u8, u32, u64)| WindowHit { key: key.to_string(), limit: *limit, window_ms: *window_ms };
+                same!(self, rate_windows.hit(&hits.iter().map(hit).collect::<Vec<_>>(), now));
+            }
+            Step::Claim { user, ids, life } => {
+                let ids: Vec<String> = ids.iter().map(u8::to_string).collect();
+                same!(self, dedup.claim(APP, UserId(user), &ids, now, now + life));
+            }
+            Step::GiveBack { user, id } => same!(self, dedup.release(APP, UserId(user), &[id.to_string()])),
+            Step::Put { key, text, life } => same!(self, cache.put(&cached(key), text.bytes(), now, now + life)),
+            Step::Forget(key) => same!(self, cache.remove(&cached(key))),
+        }
+        Ok(())
+    }
+
+    /// Everything that can be seen without changing anything much.
+    async fn compare(&mut self) -> Checked {
+        let now = self.now;
+        same!(self, tokens.resolve(&(0..4u8).map(|token| token.to_string()).collect::<Vec<_>>(), now));
+        self.online(PRESENCE_KEPT_MS - 1).await?;
+        let sorted = |mut found: Vec<Vec<Route>>| {
+            found.iter_mut().for_each(|routes| routes.sort_by_key(|route| route.device));
+            found
+        };
+        let found = self.store.routes.lookup(APP, &users(0..3), now).await.unwrap();
+        prop_assert_eq!(sorted(found), sorted(self.model.routes.lookup(APP, &users(0..3), now).await.unwrap()));
+        for user in (-3..4).chain(100..104) {
+            same!(self, acks.pending(app_of(user), UserId(user)));
+        }
+        for user in 0..4 {
+            same!(self, inbox.read(APP, UserId(user), None, usize::MAX, now));
+        }
+        for room in 0..3 {
+            same!(self, room_log.read(RoomId(room), i64::MIN, usize::MAX, now));
+            self.members(room).await?;
+        }
+        for kind in [NodeKind::Gateway, NodeKind::Router] {
+            same!(self, registry.nodes(kind, now));
+        }
+        for key in 0..3 {
+            same!(self, cache.get(&cached(key), now));
+        }
+        Ok(())
+    }
+
+    async fn online(&self, ago: u64) -> Checked {
+        let everyone = users((-3..4).chain(100..104));
+        for app in [APP, OTHER_APP] {
+            same!(self, presence.online(app, &everyone, self.now - ago));
+        }
+        Ok(())
+    }
+
+    /// A store may name those that it forgets in any order, a part of them each time: in the end they are the model's.
+    async fn sweep(&self, ago: u64, limit: usize) -> Checked {
+        let before = self.now - ago;
+        for _ in 0..if limit == 0 { 1 } else { SWEEPS } {
+            let named = self.store.presence.sweep(before, limit).await.unwrap();
+            prop_assert!(named.len() <= limit);
+            for (app, user) in &named {
+                prop_assert_eq!(self.model.presence.online(*app, &[*user], before).await.unwrap(), [false], "{} has been seen since", user);
+            }
+            self.model.presence.remove(&named).await.unwrap();
+        }
+        if limit > 0 {
+            // The model may have forgotten some before.
+            let left = self.model.presence.sweep(before, usize::MAX).await.unwrap();
+            prop_assert_eq!(left, [], "not named");
+        }
+        Ok(())
+    }
+
+    /// What has run out may be given or be forgotten.
+    async fn bind(&self, routes: &[AnyRoute], life: u64) -> Checked {
+        for route in named(routes) {
+            let live = self.model.routes.lookup(APP, &[route.user], self.now).await.unwrap().remove(0);
+            let standing = live.into_iter().find(|other| other.device == route.device);
+            for state in [&self.store, &self.model] {
+                let before = state.routes.bind(std::slice::from_ref(&route), self.now, self.now + life).await.unwrap().remove(0);
+                if standing.is_some() {
+                    prop_assert_eq!(&before, &standing);
+                }
+                prop_assert!(before.is_none_or(|before| (before.user, before.device) == (route.user, route.device)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn expire(&self, before: u64, limit: usize) -> Checked {
+        let before = self.now.saturating_sub(MINUTE) + before;
+        for _ in 0..if limit == 0 { 1 } else { SWEEPS } {
+            let expired = self.store.acks.expire(before, limit).await.unwrap();
+            prop_assert!(expired.len() <= limit);
+            for ack in expired {
+                prop_assert!(ack.due_ms < before);
+                let pending = self.model.acks.pending(ack.app, ack.user).await.unwrap();
+                prop_assert!(pending.contains(&ack), "{:?} is none of {:?}", ack, pending);
+                self.model.acks.remove(&[(ack.app, ack.user, ack.msg_id)]).await.unwrap();
+            }
+        }
+        Ok(())
+    }
+
+    fn list_changed(&mut self, room: i64, count: u64) {
+        if count == 0 {
+            self.lists.remove(&room);
+        } else {
+            self.lists.insert(room, self.now + MEMBERS_KEPT_MS);
+        }
+    }
+
+    async fn members(&self, room: i64) -> Checked {
+        // These calls are told no time: whether they still see a list that is over is the store's own affair.
+        if self.lists.get(&room).is_some_and(|until| self.now >= *until) {
+            return Ok(());
+        }
+        let everyone = users(0..12);
+        let count = same!(self, members.count(APP, RoomId(room)));
+        let contained = same!(self, members.contains(APP, RoomId(room), &everyone));
+        let mut expected: Vec<UserId> = everyone.into_iter().zip(contained).filter_map(|(user, is_in)| is_in.then_some(user)).collect();
+        prop_assert_eq!(expected.len() as u64, count);
+        let mut met = Vec::new();
+        let mut cursor = 0;
+        loop {
+            let page = self.store.members.page(APP, RoomId(room), cursor, 3).await.unwrap();
+            met.extend(page.users);
+            cursor = page.cursor;
+            if cursor == 0 {
+                break;
+            }
+        }
+        met.sort_unstable();
+        met.dedup();
+        expected.sort_unstable();
+        prop_assert_eq!(met, expected);
+        Ok(())
+    }
+
+    /// Epochs begin where a store likes; they rise in both or in neither.
+    async fn acquire(&mut self, name: u8, holder: &str, life: u64) -> Checked {
+        let mut told = Vec::new();
+        for state in [&self.store, &self.model] {
+            told.push(state.leases.acquire(&lease(name), holder, self.now, self.now + life).await.unwrap());
+        }
+        let (store, model) = (&told[0], &told[1]);
+        prop_assert_eq!((&store.holder, store.until_ms), (&model.holder, model.until_ms));
+        if let Some((store_before, model_before)) = self.epochs.insert(name, (store.epoch, model.epoch)) {
+            prop_assert_eq!(store.epoch.cmp(&store_before), model.epoch.cmp(&model_before));
+            prop_assert_ne!(store.epoch.cmp(&store_before), Ordering::Less);
+        }
+        Ok(())
+    }
+
+    fn ack(&self, user: i64, id: u16, due: u64) -> PendingAck {
+        PendingAck {
+            app: app_of(user),
+            user: UserId(user),
+            msg_id: msg_id(id),
+            room: id.is_multiple_of(2).then_some(RoomId(user)),
+            times_sent: u32::from(id),
+            due_ms: self.now + due,
+        }
+    }
+
+    /// An entry `ahead` of the newest of all rooms.
+    fn entry(&mut self, ahead: i64, body: Bytes) -> LogEntry {
+        let seq = self.last_seq + ahead;
+        self.last_seq = self.last_seq.max(seq);
+        LogEntry { seq, body, except: (seq % 3 == 0).then_some(UserId(seq)) }
+    }
+}
+
+impl Text {
+    fn bytes(&self) -> Bytes {
+        Bytes::from(vec![b'%' + self.0; self.1])
+    }
+}
+
+/// A few users are of another app.
+fn app_of(user: i64) -> AppId {
+    if user == 3 { OTHER_APP } else { APP }
+}
+
+fn with_apps(users: &[i64]) -> Vec<(AppId, UserId)> {
+    users.iter().map(|user| (app_of(*user), UserId(*user))).collect()
+}
+
+fn named(routes: &[AnyRoute]) -> Vec<Route> {
+    let named = |AnyRoute { user, device, session }: &AnyRoute| Route {
+        app: APP,
+        user: UserId(*user),
+        device: DeviceKind::ALL[*device],
+        node: format!("gateway%{}", session % 2),
+        epoch: session % 2,
+        session: *session,
+    };
+    routes.iter().map(named).collect()
+}
+
+fn msg_id(id: u16) -> String {
+    format!("m%{id}:;")
+}
+
+fn inbox_id(now: u64, asked: &Asked) -> String {
+    InboxId { ms: now - asked.ago, n: asked.n }.to_string()
+}
+
+fn message_claim(now: u64, claim: &AnyClaim) -> MessageClaim {
+    MessageClaim { app: APP, user: UserId(claim.sender), msg_id: claim.msg_id.to_string(), until_ms: now + claim.life }
+}
+
+/// Names of leases and of values, as the nodes use them: to a store they may be names of one kind.
+fn lease(name: u8) -> String {
+    format!("room:{name}:owner")
+}
+
+fn cached(key: u8) -> String {
+    format!("living_room_obj:{key}")
+}
+
+fn devices(members: &[(i64, usize)]) -> Vec<Member> {
+    members.iter().map(|(user, device)| Member { user: UserId(*user), device: DeviceKind::ALL[*device] }).collect()
+}
+
+fn kind_of(is_gateway: bool) -> NodeKind {
+    if is_gateway { NodeKind::Gateway } else { NodeKind::Router }
+}
+
+fn node(kind: bool, id: u8, incarnation: u64) -> NodeInfo {
+    NodeInfo {
+        kind: kind_of(kind),
+        id: id.to_string(),
+        incarnation,
+        addresses: vec![("tcp".to_owned(), format!("10.0.0.{id}:8085"))],
+        capacity: incarnation * 10,
+        load: u64::from(id),
+        draining: incarnation == 2,
+        version: format!("0.{incarnation}"),
+    }
+}
