@@ -75,6 +75,8 @@ pub(crate) struct Claim {
     until_ms: u64,
     /// When the store was last asked in vain after that.
     unanswered_ms: Option<u64>,
+    /// For ever.
+    is_lost: bool,
 }
 
 /// A room was not claimed.
@@ -169,7 +171,7 @@ impl Ownership {
             return Err(NotClaimed { refusal: Refusal::moved(other.unwrap_or_default()), again_ms: Some(again_ms) });
         }
         let until_ms = lease.until_ms.min(until_ms);
-        let mut claim = Claim { name, holder, lease_epoch: lease.epoch, epoch: 0, until_ms, unanswered_ms: None };
+        let mut claim = Claim { name, holder, lease_epoch: lease.epoch, epoch: 0, until_ms, unanswered_ms: None, is_lost: false };
         let epoch: Result<Option<u64>, RecordError> = self.records.raise_epoch(room).await;
         let refusal = match epoch {
             Ok(Some(epoch)) if epoch <= EPOCH_MAX => {
@@ -189,6 +191,9 @@ impl Ownership {
 
     /// What may be done under a claim now. Asks the store where its time has passed.
     pub(crate) async fn hold(&self, claim: &mut Claim, room: RoomId, now_ms: u64) -> Hold {
+        if claim.is_lost {
+            return Hold::Lost;
+        }
         if now_ms < claim.until_ms {
             return Hold::Owned;
         }
@@ -206,7 +211,8 @@ impl Ownership {
     /// Renews a claim, unless the room has moved. One whose time has passed is taken again if nobody had it in between: whenever a lease
     /// changes hands its epoch rises by one, and so it does when its last holder takes it anew.
     pub(crate) async fn renew(&self, claim: &mut Claim, room: RoomId, now_ms: u64) -> Renewal {
-        if !self.is_mine(room) {
+        if claim.is_lost || !self.is_mine(room) {
+            claim.is_lost = true;
             return Renewal::Lost;
         }
         let until_ms = now_ms + self.lease_ms;
@@ -222,8 +228,11 @@ impl Ownership {
             }
             Ok(lease) => {
                 tracing::debug!(%room, holder = lease.holder, epoch = lease.epoch, "the lease of a room was another's");
-                // It may just have become ours, and is of no use: this life is over.
-                claim.lease_epoch = lease.epoch;
+                if lease.holder == claim.holder {
+                    // It has just become ours, and is of no use: this life is over. It is to be given back.
+                    claim.lease_epoch = lease.epoch;
+                }
+                claim.is_lost = true;
                 Renewal::Lost
             }
             Err(error) => {
@@ -253,17 +262,38 @@ impl Ownership {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ownership, Renewal};
+    use super::{Hold, Ownership, Renewal};
     use crate::{
         services::ports::{NewRoom, RoomKind, RoomRecords},
         testing::TestRecords,
     };
-    use billfish_state::{AppId, NodeInfo, NodeKind, RoomId, State, UserId};
+    use async_trait::async_trait;
+    use billfish_state::{AppId, Lease, Leases, NodeInfo, NodeKind, RoomId, State, StateError, UserId};
     use billfish_wire::Reason;
-    use std::{sync::Arc, time::Duration};
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
+        },
+        time::Duration,
+    };
 
     const ROOM: RoomId = RoomId(1);
     const LEASE: Duration = Duration::from_secs(10);
+    const LEASE_MS: u64 = 10_000;
+
+    fn node(id: &str, draining: bool) -> NodeInfo {
+        NodeInfo {
+            kind: NodeKind::Router,
+            id: id.to_owned(),
+            incarnation: 1,
+            addresses: Vec::new(),
+            capacity: 1,
+            load: 0,
+            draining,
+            version: String::new(),
+        }
+    }
 
     async fn records() -> Arc<TestRecords> {
         let records = Arc::new(TestRecords::default());
@@ -326,21 +356,122 @@ mod tests {
         let ownership = Ownership::new("r1", 1, state.leases.clone(), records.clone(), LEASE);
         assert!((1..1_000).all(|room| ownership.is_mine(RoomId(room))));
         let mut claim = ownership.claim(ROOM, 0).await.unwrap();
-        let node = |id: &str, draining| NodeInfo {
-            kind: NodeKind::Router,
-            id: id.to_owned(),
-            incarnation: 1,
-            addresses: Vec::new(),
-            capacity: 1,
-            load: 0,
-            draining,
-            version: String::new(),
-        };
         ownership.set_routers(&[node("r1", false), node("r2", false)]);
         let mine = (1..1_000).filter(|&room| ownership.is_mine(RoomId(room))).count();
         assert!((300..700).contains(&mine), "{mine}");
         ownership.set_routers(&[node("r1", true), node("r2", false)]);
         assert!(!(1..1_000).any(|room| ownership.is_mine(RoomId(room))));
         assert_eq!(ownership.renew(&mut claim, ROOM, 1).await, Renewal::Lost);
+    }
+
+    /// Leases that can be away.
+    struct Cut {
+        leases: Arc<dyn Leases>,
+        is_cut: AtomicBool,
+        asked: AtomicU32,
+    }
+
+    #[async_trait]
+    impl Leases for Cut {
+        async fn acquire(&self, name: &str, holder: &str, now_ms: u64, until_ms: u64) -> Result<Lease, StateError> {
+            self.asked.fetch_add(1, Relaxed);
+            if self.is_cut.load(Relaxed) {
+                return Err(StateError::Away { what: "test", cause: "told to be".into() });
+            }
+            self.leases.acquire(name, holder, now_ms, until_ms).await
+        }
+
+        async fn release(&self, name: &str, holder: &str, epoch: u64) -> Result<(), StateError> {
+            self.leases.release(name, holder, epoch).await
+        }
+    }
+
+    /// An owner whose store can be cut off, and another who reaches it.
+    async fn rivals() -> (Ownership, Arc<Cut>, Ownership) {
+        let (state, records) = (State::in_memory(), records().await);
+        let cut = Arc::new(Cut { leases: state.leases.clone(), is_cut: AtomicBool::new(false), asked: AtomicU32::new(0) });
+        let one = Ownership::new("r1", 1, cut.clone(), records.clone(), LEASE);
+        (one, cut, Ownership::new("r2", 1, state.leases.clone(), records, LEASE))
+    }
+
+    #[tokio::test]
+    async fn within_its_time_a_claim_holds_and_nobody_is_asked() {
+        let (one, cut, _) = rivals().await;
+        let mut claim = one.claim(ROOM, 0).await.unwrap();
+        cut.is_cut.store(true, Relaxed);
+        assert_eq!(one.renew(&mut claim, ROOM, 5_000).await, Renewal::Unknown);
+        assert_eq!(one.hold(&mut claim, ROOM, 9_999).await, Hold::Owned);
+        assert_eq!(cut.asked.load(Relaxed), 2, "to claim and to renew");
+    }
+
+    #[tokio::test]
+    async fn past_its_time_and_without_an_answer_a_claim_is_degraded_and_asks_twice_a_second() {
+        let (one, cut, _) = rivals().await;
+        let mut claim = one.claim(ROOM, 0).await.unwrap();
+        cut.is_cut.store(true, Relaxed);
+        for now_ms in [10_000, 10_100, 10_499, 10_500, 10_999] {
+            assert_eq!(one.hold(&mut claim, ROOM, now_ms).await, Hold::Degraded, "{now_ms}");
+        }
+        assert_eq!(cut.asked.load(Relaxed), 3, "to claim, and twice in vain");
+        cut.is_cut.store(false, Relaxed);
+        assert_eq!(one.hold(&mut claim, ROOM, 11_000).await, Hold::Owned, "nobody had it in between");
+        assert_eq!(one.hold(&mut claim, ROOM, 20_999).await, Hold::Owned);
+        assert_eq!(cut.asked.load(Relaxed), 4);
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_another_has_had_in_between_is_lost_though_it_is_free_again() {
+        let (one, cut, two) = rivals().await;
+        let mut claim = one.claim(ROOM, 0).await.unwrap();
+        cut.is_cut.store(true, Relaxed);
+        assert_eq!(one.hold(&mut claim, ROOM, 10_000).await, Hold::Degraded);
+        let other = two.claim(ROOM, 10_000).await.unwrap();
+        cut.is_cut.store(false, Relaxed);
+        two.release(&other).await;
+        assert_eq!(one.hold(&mut claim, ROOM, 10_500).await, Hold::Lost);
+        assert_eq!(one.hold(&mut claim, ROOM, 10_501).await, Hold::Lost, "for ever");
+        // What it took by asking it gives back.
+        one.release(&claim).await;
+        assert!(two.claim(ROOM, 11_001).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_another_has_is_lost() {
+        let (one, cut, two) = rivals().await;
+        let mut claim = one.claim(ROOM, 0).await.unwrap();
+        cut.is_cut.store(true, Relaxed);
+        assert_eq!(one.hold(&mut claim, ROOM, 10_000).await, Hold::Degraded);
+        let other = two.claim(ROOM, 10_000).await.unwrap();
+        cut.is_cut.store(false, Relaxed);
+        assert_eq!(one.hold(&mut claim, ROOM, 10_500).await, Hold::Lost);
+        one.release(&claim).await;
+        let mut other = other;
+        assert_eq!(two.renew(&mut other, ROOM, 10_600).await, Renewal::Kept, "the loser takes nothing from it");
+    }
+
+    #[tokio::test]
+    async fn a_degraded_claim_on_a_room_that_moved_is_lost() {
+        let (one, cut, _) = rivals().await;
+        let mut claim = one.claim(ROOM, 0).await.unwrap();
+        cut.is_cut.store(true, Relaxed);
+        assert_eq!(one.hold(&mut claim, ROOM, 10_000).await, Hold::Degraded);
+        one.set_routers(&[node("r2", false)]);
+        assert_eq!(one.hold(&mut claim, ROOM, 10_500).await, Hold::Lost);
+        assert_eq!(one.elsewhere(ROOM).moved_to(), Some("r2"));
+    }
+
+    #[tokio::test]
+    async fn a_lease_of_a_router_that_lives_names_it_and_one_of_a_dead_router_names_nobody() {
+        let (one, _, two) = rivals().await;
+        one.claim(ROOM, 0).await.unwrap();
+        two.set_routers(&[node("r2", false)]);
+        let dead = two.claim(ROOM, 1_000).await.unwrap_err();
+        assert_eq!((dead.refusal.moved_to(), dead.again_ms), (Some(""), Some(1_000 + LEASE_MS / 3)));
+        let soon = two.claim(ROOM, 9_990).await.unwrap_err();
+        assert_eq!(soon.again_ms, Some(10_090), "it runs out in a moment");
+        two.set_routers(&[node("r1", false), node("r2", false)]);
+        let not_mine = (1..).map(RoomId).find(|room| !two.is_mine(*room)).unwrap();
+        let elsewhere = two.claim(not_mine, 0).await.unwrap_err();
+        assert_eq!((elsewhere.refusal.moved_to(), elsewhere.again_ms), (Some("r1"), None));
     }
 }

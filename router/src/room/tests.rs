@@ -1,11 +1,13 @@
 //! A router with virtual gateways at the ends of in-memory links, on a paused clock: what a gateway hears, in which order.
 
 mod chat;
+mod histories;
 mod lives;
 mod members;
 mod orders;
 mod owners;
 mod resume;
+mod town;
 mod trouble;
 mod users;
 

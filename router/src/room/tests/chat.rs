@@ -91,3 +91,137 @@ async fn two_equal_messages_in_one_millisecond_are_two_messages() {
     let page = house.state.inbox.read(APP, UserId(BOB), None, 10, 0).await.unwrap();
     assert_eq!(page.entries.len(), 2);
 }
+
+fn sync_inbox(from: &str, resume: bool) -> Call {
+    Call::Sync(Sync { room_id: 0, from_seq: 0, from_id: from.to_owned(), resume })
+}
+
+fn ids(result: &reply::Result) -> (Vec<String>, bool) {
+    let reply::Result::Synced(page) = result else { panic!("not synced: {result:?}") };
+    let page: SyncPage = serde_json::from_str(&page.data).unwrap();
+    (page.messages.into_iter().filter_map(|message| message.msg_id).collect(), page.gap)
+}
+
+fn route_of(user: i64, node: &str, epoch: u64) -> Route {
+    Route { app: APP, user: UserId(user), device: WEB, node: node.to_owned(), epoch, session: user.unsigned_abs() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_to_one_user_is_kept_once_on_whatever_routers_it_is_sent_again() {
+    let (records, state) = (Arc::new(TestRecords::default()), State::in_memory());
+    let mut gateways = Vec::new();
+    let houses = [House::with(|_| {}, records.clone(), state.clone()).await, House::with(|_| {}, records, state.clone()).await];
+    for house in &houses {
+        let gateway = house.gateway("g1");
+        settle().await;
+        gateways.push(gateway);
+    }
+    state.routes.bind(&[route_of(BOB, "g1", 1)], 0, u64::MAX).await.unwrap();
+    let mut ids = Vec::new();
+    for gateway in &mut gateways {
+        // The text is the first one's: it went through the guards.
+        let content = format!("text {}", ids.len());
+        assert!(is_accepted(&gateway.ask(ALICE, whisper(BOB, &content, "m1")).await));
+        let push = gateway.user_push().await.push.unwrap();
+        assert!(push.data.contains("text 0"), "{}", push.data);
+        ids.push(push.msg_id);
+    }
+    assert_eq!(ids[0], ids[1]);
+    let now_ms = state.clock.now_ms();
+    assert_eq!(state.inbox.read(APP, UserId(BOB), None, 10, now_ms).await.unwrap().entries.len(), 1);
+    // Once he has acknowledged it there is nothing to push.
+    state.inbox.ack(&[(APP, UserId(BOB), ids[0].clone())]).await.unwrap();
+    assert!(is_accepted(&gateways[0].ask(ALICE, whisper(BOB, "text", "m1")).await));
+    assert_eq!(gateways[0].rest(PATIENCE).await, []);
+    // The same id to another is another message.
+    assert!(is_accepted(&gateways[0].ask(ALICE, whisper(CAROL, "text", "m1")).await));
+    assert_eq!(state.inbox.read(APP, UserId(CAROL), None, 10, now_ms).await.unwrap().entries.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_is_confirmed_when_its_sender_has_used_up_his_rate_and_a_new_message_is_refused() {
+    let house = House::with(|config| config.chat.user_messages_max = 2, Arc::new(TestRecords::default()), State::in_memory()).await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    assert!(is_accepted(&gateway.ask(ALICE, whisper(BOB, "one", "w1")).await));
+    assert!(is_accepted(&gateway.ask(ALICE, chat(room, "two", "m2")).await));
+    for _ in 0..3 {
+        assert!(is_accepted(&gateway.ask(ALICE, whisper(BOB, "one", "w1")).await));
+        assert!(is_accepted(&gateway.ask(ALICE, chat(room, "two", "m2")).await));
+    }
+    assert_eq!(gateway.refusal(ALICE, whisper(BOB, "three", "w3")).await, Reason::RateLimited);
+    assert_eq!(gateway.refusal(ALICE, chat(room, "three", "m3")).await, Reason::RateLimited);
+    assert_eq!(gateway.refusal(ALICE, whisper(CAROL, "free?", "w1")).await, Reason::RateLimited, "good for one receiver");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_to_a_user_is_recorded_where_it_is_made_and_nowhere_else() {
+    let house = House::start().await;
+    let mut gateway = house.gateway_life("g1", 2);
+    settle().await;
+    // Bob's route is of an earlier life of the gateway, Carol has none.
+    house.state.routes.bind(&[route_of(ALICE, "g1", 2), route_of(BOB, "g1", 1)], 0, u64::MAX).await.unwrap();
+    let pushed = house.handle.push(user_push(&[ALICE, BOB, CAROL], 1)).await.unwrap();
+    assert_eq!(pushed.accepted, 3, "all have it in their inbox");
+    let push = gateway.user_push().await;
+    assert_eq!(push.user_ids, [ALICE]);
+    let pending = house.state.acks.pending(APP, UserId(ALICE)).await.unwrap();
+    assert_eq!((pending.len(), pending[0].msg_id.as_str(), pending[0].times_sent), (1, push.push.unwrap().msg_id.as_str(), 1));
+    for user in [BOB, CAROL] {
+        assert_eq!(house.state.acks.pending(APP, UserId(user)).await.unwrap(), []);
+    }
+    assert_eq!(house.metric(r#"router_link_dropped_total{class="event",reason="no_link"} "#), 1.0);
+    assert_eq!(house.handle.push(user_push(&[ALICE, BOB, CAROL], 0)).await.unwrap().accepted, 1, "QoS 0 reaches who is there");
+    let kick = |user| crate::handle::KickRequest { app: APP, user: UserId(user), device: None, message: String::new() };
+    assert_eq!(house.handle.kick(kick(ALICE)).await.unwrap(), 1);
+    assert_eq!(house.handle.kick(kick(BOB)).await.unwrap(), 0, "that session is gone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_resumes_gets_all_that_he_has_not_acknowledged_and_hears_of_a_gap_after_what_he_knows() {
+    let house = House::start().await;
+    let mut gateway = house.gateway("g1");
+    let mut sent = Vec::new();
+    for _ in 0..4 {
+        sent.push(house.handle.push(user_push(&[BOB], 1)).await.unwrap().msg_id.unwrap());
+        settle().await;
+    }
+    house.state.inbox.ack(&[(APP, UserId(BOB), sent[1].clone())]).await.unwrap();
+    let resumed = ids(&gateway.ask(BOB, sync_inbox(&sent[2], true)).await);
+    assert_eq!(resumed, (vec![sent[0].clone(), sent[2].clone(), sent[3].clone()], false));
+    assert_eq!(ids(&gateway.ask(BOB, sync_inbox(&sent[2], false)).await), (vec![sent[3].clone()], false));
+    assert_eq!(gateway.refusal(BOB, sync_inbox("nonsense", true)).await, Reason::Malformed);
+    // More than an inbox holds.
+    for _ in 0..600 {
+        house.handle.push(user_push(&[BOB], 1)).await.unwrap();
+    }
+    assert!(ids(&gateway.ask(BOB, sync_inbox(&sent[2], true)).await).1, "some after that are lost");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_says_nothing_of_what_he_knows_gets_his_inbox_pushed_before_he_is_answered() {
+    let house = House::start().await;
+    let mut gateway = house.gateway("g1");
+    for index in 0..230 {
+        assert!(is_accepted(&gateway.ask(20_100 + index, whisper(BOB, &index.to_string(), "")).await));
+    }
+    let session = 77;
+    let id = gateway.call_from(BOB, WEB, session, Call::Redeliver(billfish_link::message::Redeliver {})).await;
+    assert!(is_accepted(&gateway.answer(id).await));
+    let mut contents = Vec::new();
+    for kind in gateway.heard.drain(..) {
+        let Kind::UserPush(push) = kind else { panic!("{kind:?}") };
+        let message = push.push.unwrap();
+        assert_eq!((push.user_ids.as_slice(), push.session, message.qos, message.class), (&[BOB][..], session, 1, 1));
+        let data: Value = serde_json::from_str(&message.data).unwrap();
+        contents.push((data["content"].as_str().unwrap().to_owned(), message.msg_id));
+    }
+    assert_eq!(
+        contents.iter().map(|(content, _)| content.clone()).collect::<Vec<_>>(),
+        (0..230).map(|n| n.to_string()).collect::<Vec<_>>()
+    );
+    let page = house.state.inbox.read(APP, UserId(BOB), None, 500, house.state.clock.now_ms()).await.unwrap();
+    assert!(page.entries.iter().map(|entry| &entry.id).eq(contents.iter().map(|(_, id)| id)));
+    assert_eq!(house.state.acks.pending(APP, UserId(BOB)).await.unwrap().len(), 230);
+}
