@@ -128,3 +128,102 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const MISSING_MAX: Duration = Duration::from_secs(30);
 /// Routers dialled at a time; each is a task and a socket.
 const ROUTERS_MAX: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::{Dialled, MISSING_MAX, ROUTERS_MAX, Routers};
+    use crate::{clock::Uptime, commands::Shards, fanout::Fanout, metrics::ControlCounters, store::Store, upstream::Upstream};
+    use billfish_link::{PeerKind, tcp::Identity};
+    use billfish_state::{NodeInfo, NodeKind, State};
+    use std::{collections::BTreeMap, sync::Arc, time::Duration};
+    use tokio::task::JoinSet;
+    use tokio_util::sync::CancellationToken;
+
+    struct House {
+        routers: Routers,
+        dialled: BTreeMap<String, Dialled>,
+        diallers: JoinSet<()>,
+        stop: CancellationToken,
+    }
+
+    impl House {
+        fn new() -> Self {
+            let counters = Arc::new(ControlCounters::default());
+            let fanout = Fanout {
+                upstream: Arc::new(Upstream::new(Arc::clone(&counters))),
+                directory: Arc::default(),
+                shards: Shards::new(Vec::new()),
+                counters: Arc::clone(&counters),
+                uptime: Uptime::start(),
+            };
+            let routers = Routers {
+                store: Arc::new(Store::new(State::in_memory(), counters)),
+                fanout: Arc::new(fanout),
+                identity: Identity { node: "g1".to_owned(), kind: PeerKind::Gateway, incarnation: 1, secret: String::new() },
+                named: Vec::new(),
+                discovers: true,
+            };
+            Self { routers, dialled: BTreeMap::new(), diallers: JoinSet::new(), stop: CancellationToken::new() }
+        }
+
+        /// The registry shows these; gives who is dialled, and where.
+        fn follow(&mut self, shown: &[(&str, &str)]) -> Vec<(String, String)> {
+            let shown: Vec<NodeInfo> = shown.iter().map(|(id, address)| router(id, address)).collect();
+            self.routers.follow(&shown, &mut self.dialled, &self.stop, &mut self.diallers);
+            self.dialled.iter().map(|(node, dialled)| (node.clone(), dialled.address.clone())).collect()
+        }
+    }
+
+    fn router(id: &str, address: &str) -> NodeInfo {
+        NodeInfo {
+            kind: NodeKind::Router,
+            id: id.to_owned(),
+            incarnation: 1,
+            addresses: vec![("http".to_owned(), "h:1".to_owned()), ("link".to_owned(), address.to_owned())],
+            capacity: 1,
+            load: 0,
+            draining: false,
+            version: String::new(),
+        }
+    }
+
+    fn pair(node: &str, address: &str) -> (String, String) {
+        (node.to_owned(), address.to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_router_that_left_the_registry_is_dialled_until_it_has_been_missing_for_long_and_has_no_link() {
+        let mut house = House::new();
+        let _linked = house.routers.fanout.upstream.link_up("r2");
+        let both = [("r1", "127.0.0.1:1"), ("r2", "127.0.0.1:2")];
+        assert_eq!(house.follow(&both).len(), 2);
+        let token = house.dialled["r1"].stop.clone();
+        house.follow(&[]);
+        tokio::time::advance(MISSING_MAX).await;
+        assert_eq!(house.follow(&[]).len(), 2);
+        // Seen once more, its time begins anew.
+        house.follow(&both[..1]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(house.follow(&[]).len(), 2);
+        tokio::time::advance(MISSING_MAX + Duration::from_millis(1)).await;
+        assert_eq!(house.follow(&[]), [pair("r2", "127.0.0.1:2")], "a link that works is left alone");
+        assert!(token.is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_router_that_has_moved_is_dialled_where_it_is_now() {
+        let mut house = House::new();
+        house.follow(&[("r1", "127.0.0.1:1")]);
+        let token = house.dialled["r1"].stop.clone();
+        assert_eq!(house.follow(&[("r1", "127.0.0.1:2")]), [pair("r1", "127.0.0.1:2")]);
+        assert!(token.is_cancelled());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_router_too_many_is_not_dialled() {
+        let mut house = House::new();
+        let names: Vec<String> = (0..=ROUTERS_MAX).map(|number| format!("r{number:03}")).collect();
+        let shown: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "127.0.0.1:1")).collect();
+        assert_eq!(house.follow(&shown).len(), ROUTERS_MAX);
+    }
+}

@@ -122,6 +122,21 @@ fn draining_sends_everyone_elsewhere_and_then_closes_them_at_the_rate() {
     until("every end to be told", || house.seen(|event| matches!(event, ShardEvent::Gone { reason: Reason::Drained, .. })) == 50);
 }
 
+/// A full gateway has to be empty within its grace: those who do not leave are closed behind the spread, not after it.
+#[test]
+fn closing_follows_the_spread_and_does_not_wait_for_its_end() {
+    let house = House::new();
+    let mut clients: Vec<Client> = (0..3).map(|nth| house.log_in(10_000 + nth)).collect();
+    house.tell(ShardCommand::Drain { addresses: Vec::new(), spread: Duration::from_secs(3_600), close_per_s: 500 });
+    let leave_after: Vec<i64> = clients.iter_mut().map(|client| client.expect(Code::Reconnect).after_ms.unwrap()).collect();
+    assert_eq!(leave_after, [0, 1_200_000, 2_400_000]);
+    clients[0].expect_end();
+    for client in &mut clients[1..] {
+        client.beat();
+    }
+    assert_eq!(house.closed(Reason::Drained), 1);
+}
+
 /// Let in, it would be closed without a RECONNECT. The directory has given it a seat, which it has to take back.
 #[test]
 fn a_login_granted_while_draining_is_sent_away_and_its_seat_given_up() {
