@@ -17,6 +17,9 @@ static ACK: Script = Script::new(include_str!("lua/inbox_ack.lua"));
 
 const BOUNDS: Bounds = Bounds { entries: INBOX_ENTRIES_MAX, bytes: INBOX_BYTES_MAX, age_ms: INBOX_AGE_MAX_MS };
 
+/// Inboxes that one round trip appends to: each is sent a copy of the body, and 256 of the largest are 16 MiB.
+const INBOXES_AT_ONCE: usize = 256;
+
 pub(super) struct RedisInbox(Connection);
 
 impl RedisInbox {
@@ -44,9 +47,13 @@ impl RedisInbox {
 impl Inbox for RedisInbox {
     async fn append(&self, app: AppId, users: &[UserId], id: &str, body: Bytes, now_ms: u64) -> Result<Vec<String>> {
         let asked = InboxId::parse_new(id)?;
-        let commands = users.iter().map(|user| self.append_one(app, *user, asked, &body, None, now_ms)).collect();
-        let given: Vec<(String, bool)> = self.0.run_many("appending to inboxes", commands).await?;
-        Ok(given.into_iter().map(|(id, _)| id).collect())
+        let mut ids = Vec::with_capacity(users.len());
+        for users in users.chunks(INBOXES_AT_ONCE) {
+            let commands = users.iter().map(|user| self.append_one(app, *user, asked, &body, None, now_ms)).collect();
+            let given: Vec<(String, bool)> = self.0.run_many("appending to inboxes", commands).await?;
+            ids.extend(given.into_iter().map(|(id, _)| id));
+        }
+        Ok(ids)
     }
 
     async fn append_once(

@@ -1,0 +1,153 @@
+//! What a call of each port costs Redis: commands as `INFO commandstats` counts them, those inside scripts too. The table stands in the
+//! README; the budget is that of a room's message.
+#![expect(clippy::unwrap_used, reason = "a test that fails here says so")]
+
+use billfish_state::redis::{Redis, RedisConfig};
+use billfish_state::*;
+use billfish_testing::{RedisOptions, RedisServer};
+use bytes::Bytes;
+use prometheus_client::registry::Registry;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+const APP: AppId = AppId(10001);
+const ROOM: RoomId = RoomId(1);
+const USER: UserId = UserId(1);
+/// What the connection does for itself: that is not part of a call.
+const OF_THE_CONNECTION: [&str; 10] =
+    ["time", "ping", "info", "hello", "client|setinfo", "select", "auth", "script|load", "cluster|slots", "cluster|shards"];
+/// Commands per delivered copy of a message to a room of 1,000.
+const BUDGET: f64 = 0.02;
+
+#[tokio::test]
+async fn calls_cost_what_the_readme_says() {
+    let Some(server) = start() else { return };
+    let mut meter = Meter::new(&server).await;
+    let Meter { state, now, .. } = &meter;
+    let (state, now) = (state.clone(), *now);
+    let later = now + 3_600_000;
+    let thousand: Vec<UserId> = (0..1000).map(UserId).collect();
+    let signs: Vec<_> = thousand.iter().map(|user| (APP, *user)).collect();
+    let route = |user: &UserId| Route { app: APP, user: *user, device: DeviceKind::Ios, node: "g".to_owned(), epoch: 1, session: 1 };
+    let routes: Vec<_> = thousand.iter().map(route).collect();
+    let acks: Vec<_> = thousand
+        .iter()
+        .map(|user| PendingAck { app: APP, user: *user, msg_id: "m".to_owned(), room: None, times_sent: 1, due_ms: now })
+        .collect();
+    let acked: Vec<_> = acks.iter().map(|ack| (APP, ack.user, ack.msg_id.clone())).collect();
+    let claim = |msg_id: usize| MessageClaim { app: APP, user: USER, msg_id: msg_id.to_string(), until_ms: later };
+    let entry = |seq: i64| LogEntry { seq, body: Bytes::from_static(b"{}"), except: Some(USER) };
+    let claimed = |seq: i64| LogAppend { entry: entry(seq), claim: Some(claim(usize::try_from(seq).unwrap())) };
+    let members: Vec<_> = thousand.iter().map(|user| Member { user: *user, device: DeviceKind::Ios }).collect();
+    let node = NodeInfo {
+        kind: NodeKind::Gateway,
+        id: "g".to_owned(),
+        incarnation: 1,
+        addresses: vec![],
+        capacity: 1,
+        load: 0,
+        draining: false,
+        version: String::new(),
+    };
+    let id = |n: u64| format!("{now}-{n}");
+    let body = Bytes::from_static(b"{}");
+    let owner = TokenOwner { app: APP, user: USER, device: None };
+
+    meter.count("`Tokens::issue`, `resolve`, `revoke`, each", state.tokens.issue("t", owner, now, later)).await;
+    state.presence.touch(&signs, now).await.unwrap();
+    meter.count("`Presence::touch` of 1,000 users", state.presence.touch(&signs, now + 1)).await;
+    meter.count("`Presence::online` of 1,000 users", state.presence.online(APP, &thousand, now)).await;
+    meter.count("`Presence::sweep`, 8 buckets, nobody there", state.presence.sweep(now, 1000)).await;
+    meter.count("`Routes::bind`, one", state.routes.bind(&routes[..1], now, later)).await;
+    meter.count("`Routes::renew`, one", state.routes.renew(&routes[..1], now, later + 1)).await;
+    meter.count("`Routes::lookup` of 1,000 users", state.routes.lookup(APP, &thousand, now)).await;
+    meter.count("`Routes::unbind`, one", state.routes.unbind(&routes[..1])).await;
+    state.acks.record(&acks[..1]).await.unwrap();
+    meter.count("`Acks::record`, one", state.acks.record(&acks[..1])).await;
+    meter.count("`Acks::record` of 1,000 users", state.acks.record(&acks)).await;
+    meter.count("`Acks::pending`", state.acks.pending(APP, USER)).await;
+    meter.count("`Acks::remove`, one", state.acks.remove(&acked[..1])).await;
+    meter.count("`Acks::remove` of 1,000 users", state.acks.remove(&acked)).await;
+    meter.count("`Acks::expire`, 10 shards, nothing due", state.acks.expire(now, 1000)).await;
+    meter.count("`Inbox::append`, one user, new inbox", state.inbox.append(APP, &[USER], &id(1), body.clone(), now)).await;
+    meter.count("`Inbox::append`, one user", state.inbox.append(APP, &[USER], &id(2), body.clone(), now)).await;
+    meter.count("`Inbox::append_once`", state.inbox.append_once(APP, USER, &id(3), body.clone(), &claim(0), now)).await;
+    meter.count("`Inbox::append_once`, a repeat", state.inbox.append_once(APP, USER, &id(4), body.clone(), &claim(0), now)).await;
+    meter.count("`Inbox::read`", state.inbox.read(APP, USER, None, 100, now)).await;
+    meter.count("`Inbox::ack`, one of several", state.inbox.ack(&[(APP, USER, id(1))])).await;
+    state.inbox.ack(&[(APP, USER, id(2))]).await.unwrap();
+    meter.count("`Inbox::ack`, the last", state.inbox.ack(&[(APP, USER, id(3))])).await;
+    meter.count("`RoomLog::append`, one message, new log", state.room_log.append(ROOM, &[claimed(1)], now)).await;
+    meter.count("`RoomLog::append`, one message", state.room_log.append(ROOM, &[claimed(2)], now)).await;
+    let many: Vec<_> = (3..=500).map(|seq| entry(seq).into()).collect();
+    state.room_log.append(ROOM, &many, now).await.unwrap();
+    let of_one = meter.count("`RoomLog::append`, one message, full log", state.room_log.append(ROOM, &[claimed(501)], now)).await;
+    let ten: Vec<_> = (502..512).map(claimed).collect();
+    let of_ten = meter.count("`RoomLog::append`, 10 messages, full log", state.room_log.append(ROOM, &ten, now)).await;
+    meter.count("`RoomLog::read`, `last`, each", state.room_log.read(ROOM, 400, 50, now)).await;
+    meter.count("`Members::join` of 1,000 users", state.members.join(APP, ROOM, &members, now)).await;
+    meter.count("`Members::leave`, one", state.members.leave(APP, ROOM, &members[..1], now)).await;
+    meter.count("`Members::count`, `page`, `contains`, each", state.members.count(APP, ROOM)).await;
+    meter.count("`Registry::register`", state.registry.register(&node, now, later)).await;
+    meter.count("`Registry::nodes`, one node", state.registry.nodes(NodeKind::Gateway, now)).await;
+    meter.count("`Leases::acquire`", state.leases.acquire("l", "a", now, later)).await;
+    let hit = [WindowHit { key: "k".to_owned(), limit: 3, window_ms: 1000 }];
+    meter.count("`RateWindows::hit`, one", state.rate_windows.hit(&hit, now)).await;
+    meter.count("`Dedup::claim`, one", state.dedup.claim(APP, USER, &["m".to_owned()], now, later)).await;
+    meter.count("`Cache::get`, `put`, each", state.cache.get("k", now)).await;
+
+    assert!(of_one as f64 / 1000.0 <= BUDGET, "{of_one} for a room of 1,000");
+    assert!(of_ten as f64 / 10_000.0 <= BUDGET / 4.0, "batches of a busy room cost less: {of_ten} for ten messages");
+    let readme = include_str!("../README.md");
+    assert!(readme.contains(&meter.table), "the README is to say:\n\n{}", meter.table);
+}
+
+fn start() -> Option<RedisServer> {
+    RedisServer::start_with(RedisOptions { appendonly: false, ..RedisOptions::default() })
+}
+
+struct Meter<'a> {
+    server: &'a RedisServer,
+    state: State,
+    /// Kept: the adapter ends with it.
+    _redis: Redis,
+    now: u64,
+    table: String,
+}
+
+impl<'a> Meter<'a> {
+    async fn new(server: &'a RedisServer) -> Self {
+        let patience = Duration::from_secs(20);
+        let config = RedisConfig {
+            nodes: vec![server.address().to_string()],
+            command_timeout: patience,
+            connect_timeout: patience,
+            ..RedisConfig::default()
+        };
+        let redis = Redis::start(config, &mut Registry::default()).await.unwrap();
+        let state = redis.state();
+        let now = state.clock.now_ms();
+        Self { server, state, _redis: redis, now, table: "| call | commands |\n|---|---|\n".to_owned() }
+    }
+
+    /// Makes a call and adds a row. Calls are made once before where the first is another: a script that is not loaded is asked for twice.
+    async fn count<T>(&mut self, name: &str, call: impl Future<Output = Result<T, StateError>>) -> u64 {
+        let before = self.calls();
+        call.await.unwrap();
+        let cost = self.calls() - before;
+        writeln!(self.table, "| {name} | {cost} |").unwrap();
+        cost
+    }
+
+    fn calls(&self) -> u64 {
+        let stats = self.server.command(&["INFO", "commandstats"]).unwrap();
+        let calls = |line: &str| {
+            let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+            // A script that was not there did nothing, and is called again.
+            let number = |text: &str| text.split(',').next()?.parse::<u64>().ok();
+            let failed = rest.split_once("failed_calls=").map_or(Some(0), |(_, failed)| number(failed))?;
+            (!OF_THE_CONNECTION.contains(&name)).then_some(number(rest)?.checked_sub(failed)?)
+        };
+        stats.lines().filter_map(calls).sum()
+    }
+}
