@@ -2,6 +2,7 @@
 
 mod drain;
 mod orders;
+mod redis;
 mod registry;
 mod sweep;
 
