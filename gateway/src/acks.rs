@@ -53,10 +53,12 @@ impl Acks {
     /// An ACK came.
     pub(crate) fn acked(&self, origin: Origin, msg_id: String, room_id: Option<i64>, recorded: bool) {
         let delivery = (AppId(origin.app_id), UserId(origin.user_id), msg_id);
-        if room_id.is_none() && is_inbox_id(&delivery.2) {
+        let is_inbox = room_id.is_none() && is_inbox_id(&delivery.2);
+        if is_inbox {
             self.inbox.put(delivery.clone(), ());
         }
-        if recorded {
+        // What goes to an inbox was recorded by the router that sent it.
+        if recorded || is_inbox {
             self.late.put(delivery, Late::Remove);
         }
     }
@@ -116,7 +118,7 @@ mod tests {
     use super::{Acks, is_inbox_id};
     use crate::{metrics::ControlCounters, shard::message::Origin, store::Store};
     use billfish_session::Push;
-    use billfish_state::{AppId, DeviceKind, State, UserId};
+    use billfish_state::{AppId, DeviceKind, PendingAck, State, UserId};
     use billfish_wire::Body;
     use bytes::Bytes;
     use std::sync::Arc;
@@ -182,6 +184,19 @@ mod tests {
         flush(&acks).await;
         assert!(state.inbox.read(APP, USER, None, 10, now).await.unwrap().entries.is_empty());
         assert_eq!(state.inbox.read(APP, other, None, 10, now).await.unwrap().entries.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_a_router_recorded_when_it_sent_it_is_removed_by_the_ack() {
+        let (acks, state) = acks();
+        for msg_id in ["1700000000000-0", "1700000000001-0"] {
+            let pending = PendingAck { app: APP, user: USER, msg_id: msg_id.to_owned(), room: None, times_sent: 1, due_ms: 1 };
+            state.acks.record(&[pending]).await.unwrap();
+        }
+        acks.acked(ORIGIN, "1700000000000-0".to_owned(), None, false);
+        flush(&acks).await;
+        let left = state.acks.pending(APP, USER).await.unwrap();
+        assert_eq!(left.iter().map(|pending| pending.msg_id.as_str()).collect::<Vec<_>>(), ["1700000000001-0"]);
     }
 
     #[test]

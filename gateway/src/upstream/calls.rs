@@ -160,16 +160,16 @@ impl Table {
         let late = |call: &Call, wait_ms: u64| now_ms.saturating_sub(call.since_ms) >= wait_ms;
         let mut refused = Vec::new();
         let mut over = Vec::new();
+        let mut given_up = 0;
         for (id, call) in &mut self.calls {
             let is_leave = call.is_leave();
             let is_join = call.is_join();
             if late(call, ANSWER_WAIT_MS)
                 && let Some(caller) = call.caller.take()
             {
-                // The echo of a LEAVE is with the client already: it never fails for it.
-                if !is_leave {
-                    refused.push(caller);
-                }
+                // The echo of a LEAVE is with the client already: its session hears of it in silence, and has room for another call.
+                given_up += u64::from(!is_leave);
+                refused.push(caller);
             }
             // A JOIN or LEAVE leaves something behind at the router, so it is followed up beyond its caller's patience.
             // Not so one behind which there came another call: that one says where the session belongs.
@@ -195,7 +195,7 @@ impl Table {
                 UpKind::Leave(_) | UpKind::Biz(_) | UpKind::Sync(_) | UpKind::Redeliver(_) | UpKind::Order(_) => {}
             }
         }
-        self.counters.upstream_given_up.add(refused.len() as u64);
+        self.counters.upstream_given_up.add(given_up);
         refused
     }
 
