@@ -184,7 +184,7 @@ fn routers_are_found_in_the_registry_and_dialled() {
     let (mut second, second_address) = acceptor("router-2");
     register(&house, &router_entry("router-1", &first_address, false));
     let first = Router::new(&house.runtime, house.runtime.block_on(first.accept()).unwrap(), true);
-    house.join(20_001, 30_001).beat();
+    let _member = house.join(20_001, 30_001);
     assert_eq!(first.heard_of(30_001), ["interest", "join"]);
     register(&house, &router_entry("router-2", &second_address, false));
     let _second = Router::new(&house.runtime, house.runtime.block_on(second.accept()).unwrap(), true);

@@ -62,7 +62,7 @@ fn a_biz_goes_up_and_its_verdict_comes_back_with_its_id() {
     assert_eq!(end.drain().shown(), [""; 0], "answered once");
 
     end.frame(Code::Biz, &biz("b"));
-    end.session.on_refused(2, Reason::Muted, Some("for 5 min"), Some(300_000), &mut end.out);
+    end.session.on_refused(3, Reason::Muted, Some("for 5 min"), Some(300_000), &mut end.out);
     let refusal = Body { msg_id: text("b"), msg: text("for 5 min"), retry_after_ms: Some(300_000), ..Body::refusal(Reason::Muted) };
     assert_eq!(end.drain().shown(), [sent(Code::Error, refusal)]);
 }
@@ -73,9 +73,9 @@ fn a_biz_without_an_id_gets_no_ack_but_its_refusal() {
     for msg_id in [None, text("")] {
         end.frame(Code::Biz, &Body { msg_id, ..biz("") });
     }
-    end.session.on_accepted(1, 77, 0, &mut end.out);
+    end.session.on_accepted(2, 77, 0, &mut end.out);
     assert_eq!(end.drain().shown(), [""; 0]);
-    end.session.on_refused(2, Reason::Muted, None, None, &mut end.out);
+    end.session.on_refused(3, Reason::Muted, None, None, &mut end.out);
     assert_eq!(end.drain().shown(), [error(Reason::Muted)]);
 }
 

@@ -68,7 +68,7 @@ fn a_leave_is_echoed_at_once_and_its_router_told() {
     end.enter(3);
     let actions = end.frame(Code::Leave, &room(3)).shown();
     assert_eq!(actions, ["Upstream 3 Leave { room_id: 3 }".to_owned(), "LeaveRoom 3".to_owned(), sent(Code::Leave, room(3))]);
-    end.session.on_refused(2, Reason::Unavailable, None, None, &mut end.out);
+    end.session.on_refused(3, Reason::Unavailable, None, None, &mut end.out);
     assert_eq!(end.drain().shown(), [""; 0]);
     assert_eq!(end.frame(Code::Leave, &room(3)).shown(), [sent(Code::Leave, room(3))], "of a room it is not in: only the echo");
 }
