@@ -54,13 +54,25 @@ impl World {
         }
     }
 
-    pub(crate) fn check(&mut self) {
-        self.trace.set_now(self.now);
+    /// After the probes: one owner for each room, one session for each client, nothing under way, every probe taken.
+    pub(crate) fn check_house(&mut self) {
         note!(self.trace, "CHECK");
         self.check_sessions();
         for text in std::mem::take(&mut self.probes) {
             self.journal.check_probe(&text);
         }
+        for (room, speakers) in std::mem::take(&mut self.probe_speakers) {
+            if speakers.len() > 1 {
+                self.journal.violated(format!("room {room} has several owners after the calm: {speakers:?}"));
+            }
+        }
+        self.journal.whispers_so_far();
+    }
+
+    /// At the end: everything that was accepted has been shown to everyone, once.
+    pub(crate) fn check_promises(&mut self) {
+        self.trace.set_now(self.now);
+        note!(self.trace, "END");
         for room in self.rooms.clone() {
             let now_ms = crate::router::UNIX_MS + self.now;
             let log = at_once(self.shared.truth.room_log.read(RoomId(room), 0, 10_000, now_ms));
@@ -69,11 +81,6 @@ impl World {
             self.journal.log_has(room, texts.collect::<Vec<_>>());
         }
         self.journal.check_promises();
-        for (room, speakers) in std::mem::take(&mut self.probe_speakers) {
-            if speakers.len() > 1 {
-                self.journal.violated(format!("room {room} has several owners after the calm: {speakers:?}"));
-            }
-        }
         for user in self.clients.iter().map(|client| client.user).collect::<std::collections::BTreeSet<_>>() {
             let now_ms = crate::router::UNIX_MS + self.now;
             let inbox = at_once(self.shared.truth.inbox.read(AppId(APP), UserId(user), None, 100, now_ms));

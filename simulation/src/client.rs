@@ -10,7 +10,6 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// One transport between a client and one life of a gateway.
 pub(crate) struct Conn {
-    pub(crate) client: usize,
     pub(crate) gateway: usize,
     pub(crate) life: u64,
     rng: fastrand::Rng,
@@ -26,11 +25,10 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn new(client: usize, gateway: usize, life: u64, seed: u64, delay_ms: u64) -> Self {
+    pub(crate) fn new(gateway: usize, life: u64, seed: u64, delay_ms: u64) -> Self {
         Self {
             rng: fastrand::Rng::with_seed(seed),
             delay_ms,
-            client,
             gateway,
             life,
             up: VecDeque::new(),

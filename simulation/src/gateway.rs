@@ -14,7 +14,7 @@ use billfish_gateway::{
     shard::message::{ConnKey, LeftCause, Origin, ShardCommand, UpReply},
     simulation::{Control, LinkNumber},
 };
-use billfish_link::message::{Kick, Relay, envelope::Kind};
+use billfish_link::message::{Kick, envelope::Kind};
 use billfish_session::{
     Push, Time,
     server::{LoginAccepted, LoginRequest, ServerAction, ServerActions, ServerConfig, ServerSession},
@@ -44,8 +44,6 @@ pub(crate) enum Want {
     Write { conn: usize, bytes: Bytes },
     /// The connection is closed, behind what was written.
     Hangup { conn: usize },
-    /// A router is to pass something on to another gateway.
-    Relay(Relay),
 }
 
 struct Seat {
@@ -295,7 +293,7 @@ impl Gateway {
                 msg: String::new(),
                 session: former.session,
             };
-            self.wants.push(Want::Relay(Relay { node: former.node, incarnation: former.epoch, kick: Some(kick) }));
+            self.control.relay(&former.node, former.epoch, kick);
         }
         let key = key_of(index);
         if let Some(older) = self.control.seat(origin, key) {

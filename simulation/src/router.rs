@@ -61,7 +61,6 @@ pub(crate) struct Router {
     began_ms: u64,
     run_to_ms: u64,
     paused_until_ms: u64,
-    incarnation: u64,
 }
 
 impl Router {
@@ -75,7 +74,6 @@ impl Router {
         let inside = runtime.enter();
         let (began, clock, watch) = (Instant::now(), Clock::start(), Watch::default());
         clock.set(UNIX_MS + now + skew_ms);
-        let incarnation = clock.now_ms();
         let state_line = Line::new(name, seed ^ 1, shared.trace.clone());
         let record_line = Line::new(name, seed ^ 2, shared.trace.clone());
         let reached =
@@ -99,7 +97,6 @@ impl Router {
             began_ms: now,
             run_to_ms: now,
             paused_until_ms: 0,
-            incarnation,
         }
     }
 
@@ -114,10 +111,6 @@ impl Router {
 
     pub(crate) fn is_paused(&self, now: u64) -> bool {
         now < self.paused_until_ms
-    }
-
-    pub(crate) fn incarnation(&self) -> u64 {
-        self.incarnation
     }
 
     /// A gateway has dialled in.

@@ -75,10 +75,6 @@ impl Line {
         self.inner().weather = weather;
     }
 
-    pub(crate) fn is_away(&self) -> bool {
-        self.inner().weather.away
-    }
-
     fn fate(&self, what: &'static str, key: u64, may_be_late: bool) -> Fate {
         let mut inner = self.inner();
         let Inner { calls, weather } = &mut *inner;

@@ -72,10 +72,6 @@ impl<Id> Wire<Id> {
         self.id.is_none() && self.to_router.is_none()
     }
 
-    pub(crate) fn is_whole(&self) -> bool {
-        !self.is_cut && !self.router_closed && self.id.is_some()
-    }
-
     /// From the gateway's outbox onto the wire.
     pub(crate) fn send_up(&mut self, now: u64, kind: Kind) {
         if !self.is_cut {

@@ -8,7 +8,7 @@ use crate::{
     chaos::Plan,
     client::{Client, Conn, comes_back_at_once},
     gateway::{Gateway, Want},
-    journal::{Journal, content},
+    journal::{Journal, To, content},
     records::Database,
     router::{Router, Shared, UNIX_MS},
     store::{Late, Stragglers, at_once},
@@ -35,9 +35,11 @@ pub(crate) const APP: i32 = 10_001;
 pub(crate) const TROUBLE_MS: u64 = 40_000;
 /// Long enough for every lease, registration, silence and patience to run out once.
 pub(crate) const CALM_MS: u64 = 35_000;
-pub(crate) const PROBE_MS: u64 = 12_000;
+pub(crate) const PROBE_MS: u64 = 10_000;
+/// At the end everyone logs in once more: what nobody could push lies in the inboxes.
+const LAST_LOGIN_MS: u64 = 6_000;
 /// Shortest and longest step.
-const STEP_MS: (u64, u64) = (2, 16);
+const STEP_MS: (u64, u64) = (3, 30);
 
 /// A place for a router: it has one life after the other.
 pub(crate) struct RouterPlace {
@@ -162,7 +164,8 @@ impl World {
         note!(self.trace, "seed {}: {:?}", self.seed, self.plan);
         let mut is_calm = false;
         let mut is_probed = false;
-        while self.now < TROUBLE_MS + CALM_MS + PROBE_MS {
+        let mut is_last = false;
+        while self.now < TROUBLE_MS + CALM_MS + PROBE_MS + LAST_LOGIN_MS {
             self.trace.set_now(self.now);
             if self.now < TROUBLE_MS {
                 self.stir();
@@ -172,11 +175,15 @@ impl World {
             } else if self.now >= TROUBLE_MS + CALM_MS && !is_probed {
                 is_probed = true;
                 self.probe();
+            } else if self.now >= TROUBLE_MS + CALM_MS + PROBE_MS && !is_last {
+                is_last = true;
+                self.check_house();
+                self.log_in_again();
             }
             self.step();
             self.now = self.next();
         }
-        self.check();
+        self.check_promises();
     }
 
     pub(crate) fn report(self) -> crate::Report {
@@ -186,6 +193,15 @@ impl World {
             fingerprint: self.trace.fingerprint(),
             trace: self.trace.take(),
             counts: self.journal.counts,
+        }
+    }
+
+    fn log_in_again(&mut self) {
+        note!(self.trace, "LAST LOGINS");
+        for client in 0..self.clients.len() {
+            self.hang_up(client);
+            self.clients[client].lost();
+            self.carry_out(client);
         }
     }
 
@@ -369,13 +385,6 @@ impl World {
                         self.conns[conn].send_down(self.now, bytes);
                     }
                     Want::Hangup { conn } => self.conns[conn].gateway_closes(self.now),
-                    Want::Relay(relay) => {
-                        let wire = self.wires.iter_mut().find(|wire| wire.gateway == index && wire.is_whole());
-                        note!(self.trace, "g{index} asks to relay a kick to {}", relay.node);
-                        if let Some(wire) = wire {
-                            wire.send_up(self.now, Kind::Relay(relay));
-                        }
-                    }
                 }
             }
         }
@@ -402,9 +411,8 @@ impl World {
             wire.collect_down(now, |kind| {
                 let Kind::RoomPush(RoomPush { push: Some(push), .. }) = kind else { return };
                 let Some(text) = content(&push.data) else { return };
-                let page = at_once(self.shared.truth.room_log.read(RoomId(push.room_id), push.seq - 1, 1, UNIX_MS + now));
-                if page.is_ok_and(|page| page.entries.first().is_none_or(|entry| entry.seq != push.seq)) {
-                    self.journal.is_pushed_unlogged(&text, now);
+                if !is_logged(&self.shared.truth, push.room_id, push.seq, now) {
+                    self.journal.is_unlogged(&text, now);
                 }
             });
         }
@@ -449,7 +457,7 @@ impl World {
             return;
         };
         let conn = self.conns.len();
-        self.conns.push(Conn::new(client, gateway, place.lives, seed, self.plan.client_delay_ms));
+        self.conns.push(Conn::new(gateway, place.lives, seed, self.plan.client_delay_ms));
         self.open.insert(conn);
         node.accept(conn, self.now);
         let app = &mut self.clients[client];
@@ -496,6 +504,12 @@ impl World {
             }
             ClientEvent::HeartbeatEcho { .. } => {}
             other => note!(self.trace, "{user}/{client} hears {other:?}"),
+        }
+        if let ClientEvent::Accepted { msg_id, seq: Some(seq), .. } = &event
+            && let Some((_, To::Room(room))) = self.journal.said_by(msg_id)
+            && !is_logged(&self.shared.truth, room, *seq, self.now)
+        {
+            self.journal.is_unlogged(msg_id, self.now);
         }
         self.journal.hears(client, &event, self.now);
         match event {
@@ -544,8 +558,12 @@ fn mix(seed: u64, numbers: &[u64]) -> u64 {
     })
 }
 
-fn message(to: crate::journal::To, text: &str) -> Message {
-    use crate::journal::To;
+fn is_logged(truth: &State, room: i64, seq: i64, now: u64) -> bool {
+    let page = at_once(truth.room_log.read(RoomId(room), seq - 1, 1, UNIX_MS + now));
+    page.is_ok_and(|page| page.entries.first().is_some_and(|entry| entry.seq == seq))
+}
+
+fn message(to: To, text: &str) -> Message {
     let (room_id, data) = match to {
         To::Room(room) => (Some(room), format!(r#"{{"roomId":{room},"content":"{text}"}}"#)),
         To::User(user) => (None, format!(r#"{{"objectId":{user},"content":"{text}"}}"#)),
