@@ -70,14 +70,22 @@ pub(crate) fn histories<S: Store, Step: std::fmt::Debug + Clone>(
     step: impl Strategy<Value = Step>,
     play: impl AsyncFn(State, Vec<Step>) -> Result<(), TestCaseError>,
 ) {
+    histories_of::<S, _>(S::HISTORIES, proptest::collection::vec(step, 1..50), play);
+}
+
+/// The same, for histories that are made otherwise: `usual` of them where `PROPTEST_CASES` does not say.
+pub(crate) fn histories_of<S: Store, History: std::fmt::Debug>(
+    usual: u32,
+    history: impl Strategy<Value = History>,
+    play: impl AsyncFn(State, History) -> Result<(), TestCaseError>,
+) {
     let mut config = ProptestConfig::default();
     if std::env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = S::HISTORIES;
+        config.cases = usual;
     }
     config.failure_persistence = Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/conformance.txt")));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let outcome = TestRunner::new(config)
-        .run(&proptest::collection::vec(step, 1..50), |steps| runtime.block_on(async { play(S::fresh().await, steps).await }));
+    let outcome = TestRunner::new(config).run(&history, |steps| runtime.block_on(async { play(S::fresh().await, steps).await }));
     if let Err(failure) = outcome {
         panic!("{failure}");
     }
@@ -127,6 +135,7 @@ macro_rules! conformance {
                     ids_rise_though_all_is_acknowledged,
                     the_newest_entries_are_kept_and_a_gap_is_told,
                     an_inbox_is_bounded_in_bytes,
+                    what_is_acknowledged_makes_room,
                     entries_age,
                     a_forgotten_inbox_is_a_new_one,
                     each_user_has_an_inbox_in_each_app,

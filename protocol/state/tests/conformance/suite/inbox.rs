@@ -135,6 +135,21 @@ pub(crate) async fn an_inbox_is_bounded_in_bytes<S: Store>() {
     assert_eq!((ids, page.gap), (vec![id(2, 0), id(3, 0)], true));
 }
 
+pub(crate) async fn what_is_acknowledged_makes_room<S: Store>() {
+    let inbox = S::fresh().await.inbox;
+    let half = "x".repeat(INBOX_BYTES_MAX / 2);
+    for n in 1..=2 {
+        append(&*inbox, &id(n, 0), &half, n).await;
+    }
+    // In the middle and at either end, with some left each time.
+    for (acked, next) in [(1, 3), (3, 4), (2, 5)] {
+        inbox.ack(&[(APP, USER, id(acked, 0))]).await.unwrap();
+        append(&*inbox, &id(next, 0), &half, next).await;
+        let page = read(&*inbox, Some("0-0"), 9, next).await;
+        assert_eq!((page.entries.len(), page.gap), (2, false), "exactly full again");
+    }
+}
+
 pub(crate) async fn entries_age<S: Store>() {
     let inbox = S::fresh().await.inbox;
     append(&*inbox, &id(0, 0), "old", 0).await;
