@@ -246,7 +246,7 @@ fn redis_cluster_partition(stage: &mut Stage) -> Result<()> {
     stage.begin(&format!("primary {victim} of the Redis Cluster parted from the others"), true);
     nft(&format!(
         "table ip billfish_faults {{ chain input {{ type filter hook input priority 0; \
-         ip saddr {alone} ip daddr {{ {others} }} drop; ip saddr {{ {others} }} ip daddr {alone} drop; }} }}"
+         ip saddr {alone} ip daddr {{ {others} }} drop; ip saddr {{ {others} }} ip daddr {alone} drop; }}; }}"
     ))?;
     // Until the others have chosen a new primary, and some.
     stage.run_for(Duration::from_secs(4), Duration::from_secs(10));

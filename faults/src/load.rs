@@ -181,6 +181,7 @@ impl Load {
                 shared: Arc::clone(&self.shared),
                 number: self.shared.client(),
                 room,
+                index,
                 users,
                 pace: is_speaker.then_some(self.options.pace),
                 ended: ended.clone(),
@@ -265,7 +266,9 @@ struct Member {
     shared: Arc<Shared>,
     number: u32,
     room: i64,
-    /// How many users there are to write to.
+    /// Its user's place among the users.
+    index: usize,
+    /// How many users there are.
     users: usize,
     /// Between its messages, where it speaks.
     pace: Option<Duration>,
@@ -347,7 +350,9 @@ impl Member {
             journal.put(What::SentRoom { client: number, id, room: self.room, msg: msg.0, began_ms });
         }
         if fastrand::u8(..3) == 0 {
-            let (id, began_ms, user) = (self.shared.id(), journal.now_ms(), user_at(fastrand::usize(..self.users)));
+            let (id, began_ms) = (self.shared.id(), journal.now_ms());
+            // Anyone else: a message to oneself is refused.
+            let user = user_at((self.index + fastrand::usize(1..self.users)) % self.users);
             if let Ok(msg) = client.chat_to(user, &format!("{MARK}{id}")).await {
                 journal.put(What::SentUser { client: number, id, user, msg: msg.0, began_ms });
             }

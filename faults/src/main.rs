@@ -128,7 +128,7 @@ fn run_all(options: &Run) -> Result<bool> {
         pace: Duration::from_millis(options.pace_ms),
         ..LoadOptions::default()
     };
-    ensure!(load.rooms > 0 && load.members > 0, "without members nobody sees anything");
+    ensure!(load.rooms > 0 && load.members > 1, "a message needs someone who sees it");
     let run_options =
         RunOptions { binary, repeats: options.repeats, seed: options.seed, directory: options.journal.clone(), load, keep: options.keep };
     println!("{}", table::HEAD);

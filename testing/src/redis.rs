@@ -142,6 +142,8 @@ impl RedisServer {
         }
         if self.options.cluster {
             put("cluster-enabled", "yes");
+            // Replicas come from addresses of their own, which are loopback too and which Redis takes for strangers.
+            put("protected-mode", "no");
             put("cluster-node-timeout", "1000");
         }
         if let Some((user, password)) = &self.options.credentials {
@@ -257,6 +259,18 @@ mod tests {
         assert!(server.command(&["PING"]).is_err());
         server.cont();
         assert_eq!(server.command(&["PING"]).unwrap(), "PONG");
+    }
+
+    #[test]
+    fn its_wall_clock_can_be_moved() {
+        let options = RedisOptions { fake_time: true, ..RedisOptions::default() };
+        let Some(server) = RedisServer::start_with(options) else { return };
+        let seconds = || server.command(&["TIME"]).unwrap().lines().next().unwrap().parse::<i64>().unwrap();
+        let before = seconds();
+        server.set_clock(3_600);
+        assert!(seconds() >= before + 3_600);
+        server.set_clock(-3_600);
+        assert!(seconds() < before);
     }
 
     #[test]

@@ -68,7 +68,13 @@ impl RedisCluster {
             eprintln!("{}", String::from_utf8_lossy(&output.stdout));
             return false;
         }
-        eventually_within(PATIENCE, || self.is_whole(replicas > 0))
+        let is_whole = eventually_within(PATIENCE, || self.is_whole(replicas > 0));
+        if !is_whole {
+            for node in &self.nodes {
+                eprintln!("--- {}\n{}", node.address(), node.log());
+            }
+        }
+        is_whole
     }
 
     /// Every running node says `cluster_state:ok`, and where there are replicas each running one follows its primary.
