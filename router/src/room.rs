@@ -472,7 +472,7 @@ impl Room {
             return waiting.refuse(&self.core, refusal).await;
         }
         let until_ms = now_ms + crate::clock::millis(self.core.config.dedup_life);
-        let claim = (!msg_id.is_empty()).then(|| MessageClaim { app: asker.app, user: asker.user, msg_id, until_ms });
+        let claim = (!msg_id.is_empty()).then_some(MessageClaim { app: asker.app, user: asker.user, msg_id, until_ms });
         if let Some(claim) = &claim {
             let key = self.taken.key(claim.user, &claim.msg_id);
             if self.taken.seq(key, now_ms).is_some() {

@@ -309,7 +309,7 @@ impl Room {
         let gateways: Vec<Arc<Gateway>> = self.membership.interested().cloned().collect();
         for out in std::mem::take(&mut self.outbox.out) {
             match out {
-                Out::Tell { message, class } => self.to_gateways(&gateways, &message, class).await,
+                Out::Tell { message, class } => self.deliver(&gateways, &message, class).await,
                 Out::Again { key, waiting } => {
                     let now_ms = self.core.state.clock.now_ms();
                     // Not there: what it repeats stood in this batch, and was refused.
@@ -372,7 +372,7 @@ impl Room {
             }
             self.recent.push_back(self.outbox.batch[index].entry.body.clone());
         }
-        self.to_gateways(gateways, &Kind::RoomPush(said.push), said.class).await;
+        self.deliver(gateways, &Kind::RoomPush(said.push), said.class).await;
         self.outbox.sent_seq = seq;
         if let Some(waiting) = waiting {
             self.answer(waiting, seq, gateways.len() as u64).await;
@@ -384,7 +384,7 @@ impl Room {
         seq > self.log_seen_seq && seq.cast_unsigned() >> 32 < self.claim.epoch
     }
 
-    async fn to_gateways(&mut self, gateways: &[Arc<Gateway>], message: &Kind, class: Class) {
+    async fn deliver(&mut self, gateways: &[Arc<Gateway>], message: &Kind, class: Class) {
         for gateway in gateways {
             if !gateway.send(message.clone(), class).await {
                 if !class.may_drop() {

@@ -269,11 +269,10 @@ fn accepted(result: reply::Result) -> i64 {
 
 /// Number and text of every chat message heard.
 fn pushes(heard: &[Kind]) -> Vec<(i64, String)> {
-    let said = |kind: &Kind| match kind {
-        Kind::RoomPush(push) if body(push).key.is_empty() => {
-            Some((body(push).seq, data(push)["content"].as_str().unwrap_or_default().to_owned()))
-        }
-        _ => None,
+    let said = |kind: &Kind| {
+        let Kind::RoomPush(push) = kind else { return None };
+        let content = || data(push)["content"].as_str().unwrap_or_default().to_owned();
+        body(push).key.is_empty().then(|| (body(push).seq, content()))
     };
     heard.iter().filter_map(said).collect()
 }

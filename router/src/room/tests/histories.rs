@@ -134,14 +134,13 @@ impl Story {
             let (owner, room) = (self.owner, self.room);
             let Viewer { links, user, .. } = &mut self.viewers[viewer];
             let id = links[owner].call(*user, chat(room, content, content)).await;
-            match links[owner].answer(id).await {
-                reply::Result::Accepted(_) => {
-                    self.accepted.insert(content.to_owned());
-                    return;
-                }
-                reply::Result::Moved(_) | reply::Result::Refused(Refused { code: 5001, .. }) => {}
-                other => panic!("{other:?}"),
+            let answer = links[owner].answer(id).await;
+            if is_accepted(&answer) {
+                self.accepted.insert(content.to_owned());
+                return;
             }
+            let is_later = matches!(answer, reply::Result::Moved(_) | reply::Result::Refused(Refused { code: 5001, .. }));
+            assert!(is_later, "{answer:?}");
             tokio::time::sleep(Duration::from_millis(300)).await;
         }
         panic!("{content} was never taken");
@@ -228,9 +227,10 @@ impl Story {
                     let (owner, room) = (self.owner, self.room);
                     let Viewer { links, user, .. } = &mut self.viewers[viewer];
                     let id = links[owner].call(*user, chat(room, &content, &content)).await;
-                    match links[owner].answer(id).await {
-                        reply::Result::Accepted(_) => drop(self.accepted.insert(content)),
-                        _ => self.open.push((viewer, content)),
+                    if is_accepted(&links[owner].answer(id).await) {
+                        self.accepted.insert(content);
+                    } else {
+                        self.open.push((viewer, content));
                     }
                     tokio::time::sleep(Duration::from_millis(ms)).await;
                 }

@@ -156,6 +156,21 @@ async fn a_router_that_was_stopped_for_longer_than_its_lease_finds_out_before_it
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_owner_whose_log_another_has_written_says_nothing_more_though_its_lease_stands() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    gateway.rest(Duration::from_secs(2)).await;
+    // As where the store has lost the lease, and given it to two.
+    let entry = LogEntry { seq: 9 << 32, body: "{}".into(), except: None };
+    house.state.room_log.append(room, &[entry.into()], house.state.clock.now_ms()).await.unwrap();
+    assert_eq!(gateway.moved(ALICE, chat(room, "stale", "m1")).await, "");
+    assert_eq!(pushes(&gateway.rest(Duration::from_secs(1)).await), []);
+    assert_eq!(house.metric("router_rooms_lost_total "), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_router_that_was_stopped_goes_on_where_nobody_has_had_the_room() {
     let town = Town::new();
     town.shows(&["r1"]);
