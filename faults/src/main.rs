@@ -9,7 +9,8 @@ use billfish_faults::{
     run::{RunOptions, recheck, run},
     table,
 };
-use clap::{Args, Parser, Subcommand};
+use billfish_testing::LedgerKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{
     env,
     os::unix::process::CommandExt as _,
@@ -58,6 +59,9 @@ struct Run {
     /// Where journals and logs of failed runs stay.
     #[arg(long, default_value = "target/faults")]
     journal: PathBuf,
+    /// Where the routers' records are.
+    #[arg(long, value_enum, default_value_t)]
+    ledger: Ledger,
     /// Keep them of clean runs too.
     #[arg(long)]
     keep: bool,
@@ -73,6 +77,15 @@ struct Run {
     /// Between two messages of a speaker, ms.
     #[arg(long, default_value_t = 1_000)]
     pace_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Ledger {
+    /// One SQLite file of all routers.
+    #[default]
+    Sqlite,
+    /// A private MariaDB.
+    Maria,
 }
 
 fn main() -> ExitCode {
@@ -129,8 +142,18 @@ fn run_all(options: &Run) -> Result<bool> {
         ..LoadOptions::default()
     };
     ensure!(load.rooms > 0 && load.members > 1, "a message needs someone who sees it");
-    let run_options =
-        RunOptions { binary, repeats: options.repeats, seed: options.seed, directory: options.journal.clone(), load, keep: options.keep };
+    let run_options = RunOptions {
+        binary,
+        repeats: options.repeats,
+        seed: options.seed,
+        directory: options.journal.clone(),
+        load,
+        ledger: match options.ledger {
+            Ledger::Sqlite => LedgerKind::SharedSqlite,
+            Ledger::Maria => LedgerKind::Maria,
+        },
+        keep: options.keep,
+    };
     println!("{}", table::HEAD);
     let mut is_clean = true;
     for fault in faults {

@@ -8,6 +8,7 @@ use crate::{
     stage::Stage,
 };
 use anyhow::{Context as _, Result};
+use billfish_testing::{ClusterOptions, LedgerKind};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -30,6 +31,8 @@ pub struct RunOptions {
     pub directory: PathBuf,
     /// How much load.
     pub load: LoadOptions,
+    /// Where the routers' records are.
+    pub ledger: LedgerKind,
     /// Journals and logs of clean runs stay too.
     pub keep: bool,
 }
@@ -65,7 +68,8 @@ pub fn run(fault: Fault, options: &RunOptions) -> Result<Option<Outcome>> {
     let began = Instant::now();
     fs::create_dir_all(&options.directory).with_context(|| format!("cannot make {}", options.directory.display()))?;
     let path = options.directory.join(format!("{fault}-{}.jsonl", options.seed));
-    let Some(mut stage) = Stage::set(fault.cluster(&options.binary), options.load, &path, options.seed)? else { return Ok(None) };
+    let cluster = ClusterOptions { ledger: options.ledger, ..fault.cluster(&options.binary) };
+    let Some(mut stage) = Stage::set(cluster, options.load, &path, options.seed)? else { return Ok(None) };
     let mut problem = None;
     for repeat in 1..=options.repeats {
         stage.run_for(CALM.0, CALM.1);
