@@ -146,7 +146,8 @@ pub(crate) async fn run(core: Arc<Core>, id: RoomId, mut receiver: mpsc::Receive
             Ok(room) => match live(&core, room, first.take(), &mut receiver).await {
                 End::Closed => break Some(Refusal::new(Reason::RoomNotFound)),
                 End::Stopped => break Some(core.ownership.elsewhere(id)),
-                End::Lost if !core.ownership.is_mine(id) => break Some(core.ownership.elsewhere(id)),
+                // While the router goes it takes nothing again: it has been told to stop, and is told so once.
+                End::Lost if core.is_draining() || !core.ownership.is_mine(id) => break Some(core.ownership.elsewhere(id)),
                 // Somebody listens, who will not say so again.
                 End::Lost if door::is_wanted(&core, id) => {}
                 // What came meanwhile is for the next life.
@@ -160,6 +161,7 @@ pub(crate) async fn run(core: Arc<Core>, id: RoomId, mut receiver: mpsc::Receive
                     first.refuse(refusal.clone()).await;
                 }
                 match door::turn_away(&core, id, &mut receiver, &refusal, again_ms).await {
+                    door::After::Again if core.is_draining() => break Some(refusal),
                     door::After::Again => {}
                     door::After::Nobody => break None,
                     door::After::Stopped => break Some(refusal),
