@@ -14,7 +14,7 @@ use crate::{
     services::{Asker, Outgoing},
 };
 use billfish_link::message::{AllPush, Push, UserPush, envelope::Kind};
-use billfish_state::{AppId, AppendedOnce, InboxId, MessageClaim, PendingAck, UserId, port::INBOX_ENTRIES_MAX};
+use billfish_state::{AppId, AppendedOnce, InboxId, MessageClaim, PendingAck, Route, UserId, port::INBOX_ENTRIES_MAX};
 use billfish_wire::{Body, Class, Encoding};
 use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc};
@@ -40,7 +40,7 @@ pub(crate) async fn to_users(core: &Core, app: AppId, users: &[UserId], push: &O
         let body = Bytes::from(body(push, now_ms).to_vec(Encoding::Json));
         msg_ids = core.state.inbox.append(app, users, &core.next_inbox_id(now_ms), body, now_ms).await?;
     }
-    let online = send(core, app, users, &message(push, String::new(), now_ms), &msg_ids, now_ms).await?;
+    let online = send(core, app, users, &message(push, String::new(), now_ms), &msg_ids, Awaited::first(now_ms), now_ms).await?;
     let reached = if push.acknowledged { users.len() } else { online };
     Ok(Delivered { msg_id: msg_ids.into_iter().next(), users: reached as u64 })
 }
@@ -66,11 +66,24 @@ pub(crate) async fn to_user_once(
             None => return Ok(()),
         }
     }
-    send(core, app, &[user], &push, &[id], now_ms).await.map(drop)
+    send(core, app, &[user], &push, &[id], Awaited::first(now_ms), now_ms).await.map(drop)
+}
+
+/// How often a push has been sent now, and when its ACK is due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Awaited {
+    pub(crate) times_sent: u32,
+    pub(crate) due_ms: u64,
+}
+
+impl Awaited {
+    fn first(now_ms: u64) -> Self {
+        Self { times_sent: 1, due_ms: now_ms + ACK_WAIT_MS }
+    }
 }
 
 /// The largest id before this one; none before the first of all.
-fn before(id: &str) -> Option<String> {
+pub(crate) fn before(id: &str) -> Option<String> {
     let id = InboxId::parse(id)?;
     let before = match id {
         InboxId { ms: 0, n: 0 } => return None,
@@ -81,26 +94,39 @@ fn before(id: &str) -> Option<String> {
 }
 
 /// Puts a push to users on the links of their gateways. Gives how many of them have one.
-async fn send(core: &Core, app: AppId, users: &[UserId], push: &Push, msg_ids: &[String], now_ms: u64) -> Result<usize, Refusal> {
+///
+/// An ACK is awaited of everyone whose gateway is up, linked or not: what is in no gateway's hands is then overdue, and sent again.
+pub(crate) async fn send(
+    core: &Core,
+    app: AppId,
+    users: &[UserId],
+    push: &Push,
+    msg_ids: &[String],
+    awaited: Awaited,
+    now_ms: u64,
+) -> Result<usize, Refusal> {
     let (class, is_kept) = (Class::from_number(push.class), !msg_ids.is_empty());
-    let routes = match core.state.routes.lookup(app, users, now_ms).await {
-        Ok(routes) => routes,
-        // It is in the inbox: the client finds it there.
+    let found = core.state.routes.lookup(app, users, now_ms).await;
+    let gateways = core.links.all();
+    let divided = match found {
+        Ok(routes) => {
+            let linked: HashMap<(&str, u64), &Arc<Gateway>> =
+                gateways.iter().map(|gateway| ((&*gateway.node, gateway.incarnation), gateway)).collect();
+            let is_linked = |route: &Route| linked.contains_key(&(route.node.as_str(), route.epoch));
+            route::by_gateway(routes, msg_ids, is_linked, |route| core.fleet.is_up(&route.node, route.epoch))
+        }
+        // Nobody says where they are, and who is connected does not look into the inbox: each gateway passes it to those it has.
         Err(error) if is_kept => {
             core.metrics.store_failed("routes", &error);
-            Vec::new()
+            route::to_each(gateways.iter().map(|gateway| &*gateway.node), users, msg_ids)
         }
         Err(error) => return Err(error.into()),
     };
-    let gateways = core.links.all();
-    let linked: HashMap<(&str, u64), &Arc<Gateway>> =
-        gateways.iter().map(|gateway| ((&*gateway.node, gateway.incarnation), gateway)).collect();
-    let divided = route::by_gateway(routes, msg_ids, |route| linked.contains_key(&(route.node.as_str(), route.epoch)));
     for _ in 0..divided.unlinked {
         core.metrics.link_dropped(class, "no_link");
     }
-    let awaited = divided.reached.iter().filter_map(|&index| Some((*users.get(index)?, msg_ids.get(index)?.clone())));
-    await_acks(core, app, awaited, now_ms).await;
+    let of_whom = divided.awaited.iter().filter_map(|&index| Some((*users.get(index)?, msg_ids.get(index)?.clone())));
+    await_acks(core, app, of_whom, awaited).await;
     for ((node, msg_id), users) in divided.groups {
         let Some(gateway) = gateways.iter().find(|gateway| *gateway.node == *node) else { continue };
         let push = if msg_id.is_empty() { push.clone() } else { Push { msg_id, ..push.clone() } };
@@ -113,9 +139,9 @@ async fn send(core: &Core, app: AppId, users: &[UserId], push: &Push, msg_ids: &
 }
 
 /// Records deliveries before they are made: the gateway takes a record out once the ACK has come, and must find it there.
-async fn await_acks(core: &Core, app: AppId, awaited: impl Iterator<Item = (UserId, String)>, now_ms: u64) {
-    let pending: Vec<PendingAck> =
-        awaited.map(|(user, msg_id)| PendingAck { app, user, msg_id, room: None, times_sent: 1, due_ms: now_ms + ACK_WAIT_MS }).collect();
+async fn await_acks(core: &Core, app: AppId, of_whom: impl Iterator<Item = (UserId, String)>, awaited: Awaited) {
+    let Awaited { times_sent, due_ms } = awaited;
+    let pending: Vec<PendingAck> = of_whom.map(|(user, msg_id)| PendingAck { app, user, msg_id, room: None, times_sent, due_ms }).collect();
     if pending.is_empty() {
         return;
     }
@@ -132,7 +158,7 @@ pub(crate) async fn again(core: &Core, gateway: &Gateway, asker: Asker) -> Resul
         let now_ms = core.state.clock.now_ms();
         let page = core.state.inbox.read(asker.app, asker.user, after.as_deref(), INBOX_PAGE, now_ms).await?;
         let awaited = page.entries.iter().map(|entry| (asker.user, entry.id.clone()));
-        await_acks(core, asker.app, awaited, now_ms).await;
+        await_acks(core, asker.app, awaited, Awaited::first(now_ms)).await;
         for entry in &page.entries {
             let Some(push) = stored_push(&entry.body) else { continue };
             let class = Class::from_number(push.class);

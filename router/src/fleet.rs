@@ -35,6 +35,8 @@ pub(crate) struct Fleet {
 struct Gateways {
     ring: Arc<Ring>,
     by_id: BTreeMap<String, Listed>,
+    /// The life of every registered gateway, of those that drain too.
+    lives: BTreeMap<String, u64>,
 }
 
 #[derive(Debug)]
@@ -62,7 +64,13 @@ impl Fleet {
             let weights: Vec<(&str, u32)> = by_id.keys().map(|id| (id.as_str(), 1)).collect();
             Arc::new(Ring::new(&weights))
         };
-        self.gateways.store(Arc::new(Gateways { ring, by_id }));
+        let lives = nodes.iter().map(|node| (node.id.clone(), node.incarnation)).collect();
+        self.gateways.store(Arc::new(Gateways { ring, by_id, lives }));
+    }
+
+    /// Whether a gateway is registered in this life, linked here or not: its sessions are somewhere.
+    pub(crate) fn is_up(&self, node: &str, incarnation: u64) -> bool {
+        self.gateways.load().lives.get(node) == Some(&incarnation)
     }
 
     /// Whether no gateway is known that takes users.

@@ -22,6 +22,7 @@ mod membership;
 mod metrics;
 mod ownership;
 mod peers;
+mod resend;
 mod room;
 mod route;
 pub mod services;

@@ -50,6 +50,8 @@ pub(crate) struct Metrics {
     pub(crate) sweeper: Gauge,
     /// `router_presence_swept_total`
     pub(crate) presence_swept: Counter,
+    /// `router_resent_total`
+    pub(crate) resent: Counter,
     /// `router_acks_expired_total`
     pub(crate) acks_expired: Counter,
     delivery: Histogram,
@@ -127,6 +129,7 @@ impl Metrics {
             orders_repeated: Counter::default(),
             sweeper: Gauge::default(),
             presence_swept: Counter::default(),
+            resent: Counter::default(),
             acks_expired: Counter::default(),
             delivery: Histogram::new(SECONDS),
             list_refresh: Histogram::new(SECONDS),
@@ -166,7 +169,8 @@ impl Metrics {
         );
         registry.register("router_sweeper", "1 while this router sweeps the shared state for all, else 0", metrics.sweeper.clone());
         registry.register("router_presence_swept", "Users forgotten who had gone silent", metrics.presence_swept.clone());
-        registry.register("router_acks_expired", "Deliveries forgotten whose message was gone", metrics.acks_expired.clone());
+        registry.register("router_acks_expired", "Deliveries whose ACK was overdue, taken out of the store", metrics.acks_expired.clone());
+        registry.register("router_resent", "Pushes to users sent once more because their ACK was overdue", metrics.resent.clone());
         registry.register_with_unit(
             "router_delivery",
             "From a message's arrival on a link to its pushes being on theirs",

@@ -13,20 +13,31 @@ pub(crate) struct Divided {
     pub(crate) groups: BTreeMap<(String, String), BTreeSet<UserId>>,
     /// Users with a route that counts, by their place in the question.
     pub(crate) reached: BTreeSet<usize>,
+    /// Users with a route that counts, or whose gateway is up though it is not linked here.
+    pub(crate) awaited: BTreeSet<usize>,
     /// Routes that do not count.
     pub(crate) unlinked: usize,
 }
 
 /// Groups the routes of users; `msg_ids` has one for each user, or none at all.
-pub(crate) fn by_gateway(routes: Vec<Vec<Route>>, msg_ids: &[String], is_linked: impl Fn(&Route) -> bool) -> Divided {
+pub(crate) fn by_gateway(
+    routes: Vec<Vec<Route>>,
+    msg_ids: &[String],
+    is_linked: impl Fn(&Route) -> bool,
+    is_up: impl Fn(&Route) -> bool,
+) -> Divided {
     let mut divided = Divided::default();
     for (index, routes) in routes.into_iter().enumerate() {
         let msg_id = msg_ids.get(index);
         for route in routes {
             if !is_linked(&route) {
                 divided.unlinked += 1;
+                if is_up(&route) {
+                    divided.awaited.insert(index);
+                }
                 continue;
             }
+            divided.awaited.insert(index);
             divided.reached.insert(index);
             divided.groups.entry((route.node, msg_id.cloned().unwrap_or_default())).or_default().insert(route.user);
         }
@@ -34,9 +45,21 @@ pub(crate) fn by_gateway(routes: Vec<Vec<Route>>, msg_ids: &[String], is_linked:
     divided
 }
 
+/// The same push to every gateway: for when the routes cannot be asked. Nobody counts as reached.
+pub(crate) fn to_each<'a>(gateways: impl Iterator<Item = &'a str>, users: &[UserId], msg_ids: &[String]) -> Divided {
+    let mut divided = Divided::default();
+    for node in gateways {
+        for (user, msg_id) in users.iter().zip(msg_ids) {
+            divided.groups.entry((node.to_owned(), msg_id.clone())).or_default().insert(*user);
+        }
+    }
+    divided.awaited = (0..users.len()).collect();
+    divided
+}
+
 #[cfg(test)]
 mod tests {
-    use super::by_gateway;
+    use super::{by_gateway, to_each};
     use billfish_state::{AppId, DeviceKind, Route, UserId};
 
     fn route(user: i64, device: DeviceKind, node: &str) -> Route {
@@ -47,7 +70,7 @@ mod tests {
     fn a_user_with_two_devices_on_a_gateway_stands_there_once() {
         let (web, ios) = (DeviceKind::Web, DeviceKind::Ios);
         let routes = vec![vec![route(1, web, "a"), route(1, ios, "a"), route(1, ios, "b")], vec![], vec![route(3, web, "a")]];
-        let divided = by_gateway(routes, &[], |_| true);
+        let divided = by_gateway(routes, &[], |_| true, |_| false);
         let grouped: Vec<_> = divided.groups.into_iter().map(|((node, _), users)| (node, users.len())).collect();
         assert_eq!(grouped, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
         assert_eq!((divided.reached.into_iter().collect::<Vec<_>>(), divided.unlinked), (vec![0, 2], 0));
@@ -56,14 +79,22 @@ mod tests {
     #[test]
     fn users_whose_inbox_gave_another_id_get_a_message_of_their_own() {
         let routes = vec![vec![route(1, DeviceKind::Web, "a")], vec![route(2, DeviceKind::Web, "a")]];
-        let divided = by_gateway(routes, &["5-0".to_owned(), "5-1".to_owned()], |_| true);
+        let divided = by_gateway(routes, &["5-0".to_owned(), "5-1".to_owned()], |_| true, |_| false);
         assert_eq!(divided.groups.len(), 2);
     }
 
     #[test]
     fn a_route_to_another_life_of_a_gateway_reaches_nobody() {
         let routes = vec![vec![route(1, DeviceKind::Web, "a"), route(1, DeviceKind::Ios, "b")], vec![route(2, DeviceKind::Web, "b")]];
-        let divided = by_gateway(routes, &[], |route| route.node == "a");
+        let divided = by_gateway(routes, &[], |route| route.node == "a", |_| false);
         assert_eq!((divided.groups.len(), divided.reached.len(), divided.unlinked), (1, 1, 2));
+    }
+
+    #[test]
+    fn without_routes_every_gateway_gets_each_users_message() {
+        let divided = to_each(["a", "b"].into_iter(), &[UserId(1), UserId(2)], &["5-0".to_owned(), "5-1".to_owned()]);
+        let groups: Vec<_> = divided.groups.iter().map(|((node, msg_id), users)| (node.as_str(), msg_id.as_str(), users.len())).collect();
+        assert_eq!(groups, [("a", "5-0", 1), ("a", "5-1", 1), ("b", "5-0", 1), ("b", "5-1", 1)]);
+        assert!(divided.reached.is_empty());
     }
 }

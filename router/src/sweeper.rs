@@ -1,4 +1,5 @@
-//! Forgets what nobody will ask for again: users who went silent, and deliveries whose message is gone. One router at a time, under a lease.
+//! Forgets what nobody will ask for again, users who went silent, and sends again what was not acknowledged. One router at a time, under a
+//! lease.
 //!
 //! - Nothing waits for a sweep: who is online, and what is to be sent again, is told by times and by inboxes. A sweep keeps the store small.
 //! - A turn is bounded; what is left over is for the next one. While the store is away nothing is swept, and nothing is owed.
@@ -7,8 +8,8 @@ use crate::{
     clock::millis,
     core::Core,
     housekeeping::{every, tick},
+    resend::{OVERDUE_MS, resend},
 };
-use billfish_state::port::INBOX_AGE_MAX_MS;
 use std::{sync::Arc, time::Duration};
 
 /// Who sweeps.
@@ -21,9 +22,6 @@ const LEASE_LIFE: Duration = Duration::from_secs(6);
 const CALLS_PER_TURN: usize = 4;
 /// Entries one call may forget: at most 2,000 users a second, as many as a gateway of 20,000 leaves behind when it dies, in ten.
 const ENTRIES_PER_CALL: usize = 1_000;
-/// A delivery that was due so long ago is forgotten. It stands for an entry of an inbox, and no inbox keeps one for longer; a room's log
-/// keeps its own for an hour. So no field lives for ever, and none is forgotten whose message could still be sent.
-const ACK_KEPT_MS: u64 = INBOX_AGE_MAX_MS;
 
 /// Sweeps whenever it is this router's turn, until the router drains.
 pub(crate) async fn keep_swept(core: Arc<Core>) {
@@ -65,8 +63,11 @@ async fn sweep(core: &Core, now_ms: u64) {
         };
     }
     for _ in 0..CALLS_PER_TURN {
-        match core.state.acks.expire(now_ms.saturating_sub(ACK_KEPT_MS), ENTRIES_PER_CALL).await {
-            Ok(expired) => core.metrics.acks_expired.inc_by(expired.len() as u64),
+        match core.state.acks.expire(now_ms.saturating_sub(OVERDUE_MS), ENTRIES_PER_CALL).await {
+            Ok(overdue) => {
+                core.metrics.acks_expired.inc_by(overdue.len() as u64);
+                resend(core, overdue).await;
+            }
             Err(error) => {
                 core.metrics.store_failed("ack_expiry", &error);
                 return;
