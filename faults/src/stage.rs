@@ -15,10 +15,10 @@ use std::{
 
 /// From the end of a fault until everything is well again. The longest wait inside the system is a silent session's: two heartbeat gaps.
 pub const RECOVERY_MAX: Duration = Duration::from_secs(90);
-/// Nothing happened for so long: nothing will. Longer than any resend.
-const QUIET: Duration = Duration::from_secs(8);
+/// Nothing happened for so long: nothing will. What reached no gateway is overdue after 14 s and found by a sweep that goes round in 16 s.
+const QUIET: Duration = Duration::from_secs(35);
 /// Then the run counts as it is.
-const QUIET_WAIT_MAX: Duration = Duration::from_secs(60);
+const QUIET_WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// Processes, clients and their journal.
 #[derive(Debug)]
