@@ -75,7 +75,11 @@ impl Stage {
     pub fn owner(&mut self) -> usize {
         let room = self.load.rooms()[self.random.usize(..self.load.rooms().len())];
         let any = self.random.usize(..self.cluster.routers.len());
-        self.cluster.owner_of(room).unwrap_or(any)
+        let owner = self.cluster.owner_of(room);
+        if owner.is_none() {
+            eprintln!("no owner of room {room} is known: any router will do");
+        }
+        owner.unwrap_or(any)
     }
 
     /// Writes down that a fault begins.
