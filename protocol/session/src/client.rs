@@ -7,7 +7,7 @@
 //! ```
 //!
 //! - What was sent with an id is kept until the server accepted or refused it, and goes out again with the same id after a reconnect.
-//! - Rooms wanted are entered again by themselves; a room shows each `seq` once and in order, across connections.
+//! - Rooms wanted are entered again by themselves; a room shows each `seq` and each id once and in order, across connections.
 //! - QoS-1 messages are acknowledged when they are handed to the app, and again when they come again.
 //! - [`ClientEvent::Closed`] is told once per connection, as the last thing. Back-off, addresses and tokens are the shell's.
 
@@ -446,7 +446,7 @@ impl ClientSession {
         if room.standing != Standing::In {
             return;
         }
-        let is_new = room.pass(body.seq);
+        let is_new = room.pass(&body);
         self.acknowledge(&body);
         if is_new {
             self.tell(ClientEvent::Push(Box::new(body)));
@@ -484,22 +484,24 @@ impl ClientSession {
             return self.leave_unwanted(room_id);
         };
         let seq = body.seq.unwrap_or(0);
-        room.standing = Standing::In;
         // The room's numbers began anew: what was shown before says nothing about what is to be shown now.
         if room.shown_seq.is_some_and(|shown_seq| shown_seq > seq) {
-            room.shown_seq = None;
+            room.begin_anew();
             gap = true;
         }
-        let mut messages = std::mem::take(&mut snapshot.messages);
-        messages.retain_mut(|message| {
+        let messages = std::mem::take(&mut snapshot.messages);
+        let pass = |mut message: Body| {
             message.room_id.get_or_insert(room_id);
-            room.pass(message.seq)
-        });
-        room.pass(Some(seq));
+            (room.pass(&message), message)
+        };
+        let messages: Vec<(bool, Body)> = messages.into_iter().map(pass).collect();
+        room.enter(seq);
         self.tell(ClientEvent::Joined { room_id, seq, snapshot: Box::new(snapshot), gap });
-        for message in messages {
+        for (is_new, message) in messages {
             self.acknowledge(&message);
-            self.tell(ClientEvent::Push(Box::new(message)));
+            if is_new {
+                self.tell(ClientEvent::Push(Box::new(message)));
+            }
         }
         self.send_joins();
     }

@@ -28,7 +28,7 @@ pub struct ClientConfig {
     /// Messages that wait to be accepted. With the rooms and the inbox they must stay below what the server lets be under way, 32, so that a
     /// resume is not refused.
     pub in_flight_max: usize,
-    /// Ids of messages outside rooms that are remembered, to show each once.
+    /// Ids of messages outside rooms that are remembered, to show each once. A room remembers its own.
     pub seen_max: usize,
 }
 

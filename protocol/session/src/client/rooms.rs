@@ -1,8 +1,11 @@
 //! The rooms a user wants to be in, over all connections.
 //!
-//! Each remembers the last `seq` shown: it is what LOGIN and JOIN resume from, and what keeps a message from being shown twice.
+//! Each remembers the last `seq` shown: it is what LOGIN and JOIN resume from, and what keeps a message from being shown twice. One that a
+//! server was in doubt about may come again under a larger number, with the id it had: the ids shown last are remembered too.
 
+use super::seen::Seen;
 use crate::time::Time;
+use billfish_wire::Body;
 use std::collections::BTreeMap;
 
 /// Rooms that may be asked for at once. A snapshot is up to 56 KiB of JSON; two of them, a page of the inbox and a page of a log fit into the
@@ -11,6 +14,8 @@ use std::collections::BTreeMap;
 pub(super) const ASKED_MAX: usize = 2;
 /// LEAVEs that may await their echo. More are answered to the app at once; what still comes of such a room is not shown.
 const LEAVING_MAX: usize = 64;
+/// Ids remembered of a room: a copy comes within seconds, and not when more has been said since than the room's log holds, which is 500.
+const IDS_MAX: usize = 512;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
@@ -28,16 +33,30 @@ pub(super) enum Standing {
 pub(super) struct Room {
     pub(super) standing: Standing,
     pub(super) shown_seq: Option<i64>,
+    shown_ids: Seen,
 }
 
 impl Room {
-    /// Whether a message may be shown: it is the newest so far. One without a number always may.
-    pub(super) fn pass(&mut self, seq: Option<i64>) -> bool {
-        if seq.is_some() && seq <= self.shown_seq {
+    /// Whether a message may be shown: it is the newest so far, and was not shown under another number. One without a number and an id
+    /// always may.
+    pub(super) fn pass(&mut self, message: &Body) -> bool {
+        if message.seq.is_some() && message.seq <= self.shown_seq {
             return false;
         }
-        self.shown_seq = seq.or(self.shown_seq);
-        true
+        self.shown_seq = message.seq.or(self.shown_seq);
+        message.msg_id.as_deref().is_none_or(|msg_id| self.shown_ids.insert(msg_id, IDS_MAX))
+    }
+
+    /// The snapshot goes up to `seq`.
+    pub(super) fn enter(&mut self, seq: i64) {
+        self.standing = Standing::In;
+        self.shown_seq = self.shown_seq.max(Some(seq));
+    }
+
+    /// The room's numbers began anew, and with them the ids that are made of them.
+    pub(super) fn begin_anew(&mut self) {
+        self.shown_seq = None;
+        self.shown_ids = Seen::default();
     }
 }
 
@@ -66,7 +85,7 @@ impl Rooms {
     }
 
     pub(super) fn want(&mut self, room_id: i64) {
-        self.wanted.entry(room_id).or_insert(Room { standing: Standing::Wanted, shown_seq: None });
+        self.wanted.entry(room_id).or_insert_with(|| Room { standing: Standing::Wanted, shown_seq: None, shown_ids: Seen::default() });
     }
 
     /// `false` when it was not wanted.

@@ -1,6 +1,6 @@
-//! The ids of the messages shown last.
+//! The ids of the messages shown last: of those outside rooms, and of each room.
 //!
-//! Bounded: the oldest is forgotten first. Only messages outside rooms stand here, within a room `seq` tells what was shown.
+//! Bounded: the oldest is forgotten first.
 
 use std::{
     collections::{BTreeSet, VecDeque},

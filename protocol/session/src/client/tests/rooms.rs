@@ -23,6 +23,41 @@ fn a_copy_is_not_shown_again_but_acknowledged_again() {
     assert_eq!(end.receive(Code::Biz, &push), [r#"Ack {"msgId":"r3-10"}"#]);
 }
 
+/// The server was in doubt whether its log had taken the message, and says it again under a new number.
+#[test]
+fn a_message_that_comes_again_under_another_number_is_shown_once_and_acknowledged_again() {
+    let mut end = End::live();
+    end.enter(3, 9);
+    let push = |seq| Body { msg_id: text("r3-10"), qos: Some(1), ..in_room(3, seq) };
+    let ack = r#"Ack {"msgId":"r3-10"}"#;
+    assert_eq!(end.receive(Code::Biz, &push(10)), [ack, "Push 3 r3-10"]);
+    assert_eq!(end.receive(Code::Biz, &push(12)), [ack]);
+    assert_eq!(end.receive(Code::Biz, &in_room(3, 11)), [""; 0], "its number counts all the same");
+    end.disconnect();
+    assert!(end.connect()[0].contains(r#""rooms":{"3":12}"#));
+    end.login();
+    end.receive(Code::Sync, &page(&[], false));
+    let messages = vec![in_room(3, 13), push(14)];
+    let snapshot = RoomSnapshot { messages, ..RoomSnapshot::default() };
+    let answer = Body { seq: Some(14), data: Some(serde_json::to_string(&snapshot).unwrap()), ..room(3) };
+    assert_eq!(end.receive(Code::Join, &answer), ["Joined 3 14 gap false", "Push 3 13", ack], "nor by a snapshot");
+    let other = Body { msg_id: text("r4-10"), qos: Some(1), ..in_room(3, 15) };
+    assert_eq!(end.receive(Code::Biz, &other).len(), 2);
+}
+
+#[test]
+fn numbers_that_begin_anew_bring_their_ids_again() {
+    let mut end = End::live();
+    end.enter(3, 9);
+    let push = |seq| Body { msg_id: Some(format!("r3-{seq}")), qos: Some(1), ..in_room(3, seq) };
+    end.receive(Code::Biz, &push(10));
+    end.disconnect();
+    end.connect();
+    end.login();
+    assert_eq!(end.receive(Code::Join, &joined(3, 1, &[], false))[0], "Joined 3 1 gap true");
+    assert_eq!(end.receive(Code::Biz, &push(10)), [r#"Ack {"msgId":"r3-10"}"#, "Push 3 r3-10"]);
+}
+
 #[test]
 fn a_snapshot_brings_its_states_then_the_missed_messages_then_the_live_ones() {
     let mut end = End::live();
