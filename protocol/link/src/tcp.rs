@@ -33,6 +33,13 @@ const HELLOS_MAX: usize = 64;
 /// Pause after an accept that failed (out of descriptors, as a rule), so that the loop does not spin.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
+/// An idle link is heard this often: three times before it counts as silent, so one ping that comes late cuts nothing.
+const PING_EVERY: Duration = Duration::from_secs(2);
+/// As long as a node's lease in the registry: a router that hangs loses its rooms and its links at the same time, and calls that wait for
+/// it go to the next owner. A node that stands still for a second or three (a pause, a full core, a route that changes) is not cut off.
+const SILENT_AFTER: Duration = Duration::from_secs(6);
+const _: () = assert!(SILENT_AFTER.as_millis() >= 3 * PING_EVERY.as_millis(), "a late ping is not the end");
+
 /// Who this node is to the other end.
 #[derive(Clone)]
 pub struct Identity {
@@ -74,8 +81,8 @@ impl Default for Timing {
         Self {
             connect: Duration::from_secs(2),
             hello: Duration::from_secs(5),
-            ping_every: Duration::from_secs(5),
-            silent_after: Duration::from_secs(15),
+            ping_every: PING_EVERY,
+            silent_after: SILENT_AFTER,
             flush: Duration::from_secs(5),
             credit: CREDIT_ENVELOPES,
         }
