@@ -259,6 +259,15 @@ impl RoomLog for Reached {
         }
     }
 
+    async fn fence(&self, room: RoomId, seq: i64, now_ms: u64) -> Result<i64> {
+        let late = move |truth: &State| drop(at_once(truth.room_log.fence(room, seq, now_ms)));
+        let last = self.call_or_late("room_log.fence", room.key(), self.truth.room_log.fence(room, seq, now_ms), Some(late)).await;
+        if let Ok(last) = &last {
+            note!(self.line.trace, "{} log {room}: fenced at {seq:x}, was used up to {last:x}", self.line.node);
+        }
+        last
+    }
+
     async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>> {
         self.call("room_log.read", room.key(), self.truth.room_log.read(room, after_seq, limit, now_ms)).await
     }

@@ -119,13 +119,19 @@ pub trait Inbox: Send + Sync {
 #[async_trait]
 pub trait RoomLog: Send + Sync {
     /// Appends the entries, in the order given, and says what became of each. One whose claim stands is passed over as `Repeated`; one
-    /// whose `seq` is not above every one appended before, or is below 1, is passed over as `Stale`: a later owner has written, and
-    /// whoever hears this is none any more. Claims are made with the entries, in one atomic step: the log has an entry if and only if
+    /// whose `seq` is not above every one appended or fenced before, or is below 1, is passed over as `Stale`: there is a later owner,
+    /// and whoever hears this is none any more. Claims are made with the entries, in one atomic step: the log has an entry if and only if
     /// its claim stands (for as long as a claim stands).
     ///
     /// A log keeps the newest entries, up to [`ROOM_LOG_ENTRIES_MAX`], [`ROOM_LOG_BYTES_MAX`] and [`ROOM_LOG_AGE_MAX_MS`]. It is
-    /// forgotten [`ROOM_LOG_KEPT_MS`] after the last append.
+    /// forgotten [`ROOM_LOG_KEPT_MS`] after the last append or fence.
     async fn append(&self, room: RoomId, entries: &[LogAppend], now_ms: u64) -> Result<Vec<Appended>>;
+    /// From now on an entry with this `seq` or one below it is `Stale`: what a former owner still has on its way is not taken. Adds
+    /// nothing, and is never a gap to a reader. Gives the largest `seq` that was ever appended or fenced, this one included (0: none);
+    /// one larger than this is a later owner's, and then nothing has changed.
+    ///
+    /// An owner fences before it looks at the log: what it does not find there will never be there.
+    async fn fence(&self, room: RoomId, seq: i64, now_ms: u64) -> Result<i64>;
     /// At most `limit` entries after `after_seq`, oldest first; `gap` when something after it was trimmed.
     async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>>;
     /// The newest `limit` entries, oldest first.

@@ -77,6 +77,8 @@ async fn calls_cost_what_the_readme_says() {
     meter.count("`Inbox::ack`, one of several", state.inbox.ack(&[(APP, USER, id(1))])).await;
     state.inbox.ack(&[(APP, USER, id(2))]).await.unwrap();
     meter.count("`Inbox::ack`, the last", state.inbox.ack(&[(APP, USER, id(3))])).await;
+    state.room_log.fence(RoomId(2), 1, now).await.unwrap();
+    meter.count("`RoomLog::fence`", state.room_log.fence(RoomId(2), 2, now)).await;
     meter.count("`RoomLog::append`, one message, new log", state.room_log.append(ROOM, &[claimed(1)], now)).await;
     meter.count("`RoomLog::append`, one message", state.room_log.append(ROOM, &[claimed(2)], now)).await;
     let many: Vec<_> = (3..=500).map(|seq| entry(seq).into()).collect();

@@ -88,6 +88,7 @@ async fn beyond_its_bounds_the_quietest_room_log_gives_way_and_its_readers_are_t
         for room in 1..=3i64 {
             let at = NOW + 2000 * room.unsigned_abs();
             table.append(RoomId(room), &[entry(100 + room, bytes)], at).await.unwrap();
+            table.fence(RoomId(room), 200, at).await.unwrap();
         }
         let now = NOW + 7000;
         assert_eq!(table.last(RoomId(1), 9, now).await.unwrap(), []);

@@ -18,6 +18,7 @@ const BYTES_MAX: usize = 256 * 1024 * 1024;
 #[derive(Debug)]
 struct Log {
     entries: VecDeque<(u64, LogEntry)>,
+    /// The largest there ever was, in an entry or of a fence.
     last_seq: i64,
     trimmed_to: Option<i64>,
     bytes: usize,
@@ -57,12 +58,31 @@ impl Table {
         Some(log)
     }
 
+    /// The log to write to: one that has ended begins anew. It is kept from `now_ms` on.
+    fn writable(&mut self, room: RoomId, now_ms: u64) -> &mut Log {
+        let until_ms = now_ms.saturating_add(ROOM_LOG_KEPT_MS);
+        if self.logs.live(&room, now_ms).is_none() {
+            self.bytes -= self.logs.remove(&room).map_or(0, |ended| ended.bytes);
+            self.logs.insert(room, Log { entries: VecDeque::new(), last_seq: 0, trimmed_to: None, bytes: 0 }, until_ms);
+        } else {
+            self.logs.set_until(room, until_ms);
+        }
+        self.logs.stored_mut(&room).expect("put in a line ago")
+    }
+
+    fn sweep(&mut self, now_ms: u64) {
+        let bytes = &mut self.bytes;
+        self.logs.sweep(now_ms, 1, |_, log| *bytes -= log.bytes);
+    }
+
     fn make_room(&mut self, logs_max: usize, bytes_max: usize) {
         // The last log stays: it is bounded by itself.
         while self.logs.len() > 1 && (self.logs.len() > logs_max || self.bytes > bytes_max) {
             let Some((_, log)) = self.logs.evict_soonest() else { return };
             self.bytes -= log.bytes;
-            self.evicted_to = self.evicted_to.max(Some(log.last_seq));
+            // Of a fence nobody misses anything.
+            let newest = log.entries.back().map(|(_, entry)| entry.seq).or(log.trimmed_to);
+            self.evicted_to = self.evicted_to.max(newest);
         }
     }
 }
@@ -88,16 +108,12 @@ impl RoomLogTable {
 impl RoomLog for RoomLogTable {
     async fn append(&self, room: RoomId, entries: &[LogAppend], now_ms: u64) -> Result<Vec<Appended>> {
         let mut table = lock(&self.table);
-        let Table { logs, bytes, claims, .. } = &mut *table;
-        logs.sweep(now_ms, 1, |_, log| *bytes -= log.bytes);
+        table.sweep(now_ms);
         if entries.is_empty() {
             return Ok(Vec::new());
         }
-        let until_ms = now_ms.saturating_add(ROOM_LOG_KEPT_MS);
-        if logs.live(&room, now_ms).is_none() {
-            *bytes -= logs.remove(&room).map_or(0, |ended| ended.bytes);
-            logs.insert(room, Log { entries: VecDeque::new(), last_seq: 0, trimmed_to: None, bytes: 0 }, until_ms);
-        }
+        table.writable(room, now_ms);
+        let Table { logs, bytes, claims, .. } = &mut *table;
         let log = logs.stored_mut(&room).expect("put in a line ago");
         let before = log.bytes;
         let mut append = |LogAppend { entry, claim }: &LogAppend| {
@@ -120,9 +136,18 @@ impl RoomLog for RoomLogTable {
         let appended = entries.iter().map(&mut append).collect();
         log.trim(now_ms);
         *bytes = *bytes - before + log.bytes;
-        logs.set_until(room, until_ms);
         table.make_room(self.logs_max, self.bytes_max);
         Ok(appended)
+    }
+
+    async fn fence(&self, room: RoomId, seq: i64, now_ms: u64) -> Result<i64> {
+        let mut table = lock(&self.table);
+        table.sweep(now_ms);
+        let log = table.writable(room, now_ms);
+        log.last_seq = log.last_seq.max(seq);
+        let last_seq = log.last_seq;
+        table.make_room(self.logs_max, self.bytes_max);
+        Ok(last_seq)
     }
 
     async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>> {

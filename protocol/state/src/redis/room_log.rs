@@ -11,6 +11,7 @@ use crate::types::{Appended, LogAppend, LogEntry, Page, RoomId, StateError, User
 use async_trait::async_trait;
 
 static APPEND: Script = stream_script!("lua/log_append.lua");
+static FENCE: Script = stream_script!("lua/log_fence.lua");
 static LAST: Script = stream_script!("lua/stream_last.lua");
 
 const BOUNDS: Bounds = Bounds { entries: ROOM_LOG_ENTRIES_MAX, bytes: ROOM_LOG_BYTES_MAX, age_ms: ROOM_LOG_AGE_MAX_MS };
@@ -54,6 +55,14 @@ impl RoomLog for RedisRoomLog {
             appended.extend(self.append_some(room, some, now_ms).await?);
         }
         Ok(appended)
+    }
+
+    async fn fence(&self, room: RoomId, seq: i64, now_ms: u64) -> Result<i64> {
+        let keys = [&*self.0.keys().room_log(room), &*self.0.keys().room_log_notes(room)];
+        let until_ms = now_ms.saturating_add(ROOM_LOG_KEPT_MS);
+        let command = stream::call(&FENCE, &keys, BOUNDS, now_ms).arg(until_ms).arg(life(now_ms, until_ms)).arg(id_of(seq));
+        let last: String = self.0.run("fencing a room's log", command).await?;
+        seq_of(&last).ok_or(StateError::Malformed { what: "notes in the store" })
     }
 
     async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>> {

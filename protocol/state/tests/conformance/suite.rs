@@ -151,6 +151,8 @@ macro_rules! conformance {
                 room_log {
                     entries_come_back_in_order_and_in_pages,
                     a_seq_not_above_all_before_is_passed_over,
+                    below_a_fence_nothing_is_taken_and_nobody_misses_anything,
+                    a_fence_keeps_a_log_and_is_forgotten_with_it,
                     the_newest_entries_are_kept_and_a_gap_is_told,
                     a_log_is_bounded_in_bytes,
                     entries_age_and_the_last_seq_is_remembered,

@@ -19,6 +19,8 @@ pub(super) struct Between {
     pub(super) answers_lost: AtomicU32,
     /// So many appends are not carried out.
     pub(super) appends_lost: AtomicU32,
+    /// So many reads of the log are not carried out.
+    pub(super) reads_lost: AtomicU32,
     /// The next append is carried out, and its answer takes so long.
     pub(super) answer_ms: AtomicU64,
     /// Which routers the registry shows.
@@ -51,8 +53,16 @@ impl RoomLog for Between {
         if Self::take(&self.answers_lost) { Err(away()) } else { Ok(appended) }
     }
 
+    async fn fence(&self, room: RoomId, seq: i64, now_ms: u64) -> Result<i64, StateError> {
+        self.pass()?;
+        self.state.room_log.fence(room, seq, now_ms).await
+    }
+
     async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>, StateError> {
         self.pass()?;
+        if Self::take(&self.reads_lost) {
+            return Err(away());
+        }
         self.state.room_log.read(room, after_seq, limit, now_ms).await
     }
 
@@ -168,6 +178,7 @@ impl Town {
             is_cut: AtomicBool::new(false),
             answers_lost: AtomicU32::new(0),
             appends_lost: AtomicU32::new(0),
+            reads_lost: AtomicU32::new(0),
             answer_ms: AtomicU64::new(0),
             routers: Arc::clone(&self.routers),
         });

@@ -31,6 +31,10 @@ impl RoomLog for TroubledLog {
         self.log.append(room, entries, now_ms).await
     }
 
+    async fn fence(&self, room: RoomId, seq: i64, now_ms: u64) -> Result<i64, StateError> {
+        self.log.fence(room, seq, now_ms).await
+    }
+
     async fn read(&self, room: RoomId, after_seq: i64, limit: usize, now_ms: u64) -> Result<Page<LogEntry>, StateError> {
         self.log.read(room, after_seq, limit, now_ms).await
     }

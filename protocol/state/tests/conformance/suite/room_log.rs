@@ -45,6 +45,46 @@ pub(crate) async fn a_seq_not_above_all_before_is_passed_over<S: Store>() {
     assert_eq!(room_log.last(ROOM, 99, at(0)).await.unwrap(), log([5, 9, 12, 13]));
 }
 
+pub(crate) async fn below_a_fence_nothing_is_taken_and_nobody_misses_anything<S: Store>() {
+    let room_log = S::fresh().await.room_log;
+    assert_eq!(room_log.fence(ROOM, 0, at(0)).await.unwrap(), 0, "there was none");
+    room_log.append(ROOM, &[claimed(5, claim(1, "a", HOUR))], at(0)).await.unwrap();
+    let fence = 7 << 32;
+    assert_eq!(room_log.fence(ROOM, fence, at(1)).await.unwrap(), fence);
+    assert_eq!(room_log.fence(ROOM, fence, at(1)).await.unwrap(), fence, "a repeat changes nothing");
+    assert_eq!(room_log.read(ROOM, 0, 9, at(1)).await.unwrap(), Page { entries: log([5]), more: false, gap: false });
+    assert_eq!(room_log.read(ROOM, 5, 9, at(1)).await.unwrap(), Page::default(), "no entry, no gap");
+    assert_eq!(room_log.last(ROOM, 9, at(1)).await.unwrap(), log([5]));
+    // Of the former owner; then the later one's.
+    let late = [claimed(6, claim(1, "a", HOUR)), claimed(6, claim(1, "b", HOUR)), entry(fence).into(), entry(fence + 1).into()];
+    let told = [Appended::Repeated { seq: 5 }, Appended::Stale, Appended::Stale, Appended::Stored];
+    assert_eq!(room_log.append(ROOM, &late, at(2)).await.unwrap(), told);
+    assert_eq!(room_log.fence(ROOM, 6 << 32, at(2)).await.unwrap(), fence + 1, "a former owner hears of the later one");
+    assert_eq!(room_log.append(ROOM, &[claimed(fence + 2, claim(1, "b", HOUR))], at(2)).await.unwrap(), [Appended::Stored]);
+    assert_eq!(room_log.last(ROOM, 9, at(2)).await.unwrap(), log([5, fence + 1, fence + 2]));
+    // A log of nothing but a fence.
+    let empty = RoomId(2);
+    assert_eq!(room_log.fence(empty, (1 << 52) + 9, at(0)).await.unwrap(), (1 << 52) + 9);
+    assert_eq!(room_log.append(empty, &appends(log([(1 << 52) + 8])), at(0)).await.unwrap(), [Appended::Stale]);
+    assert_eq!((room_log.read(empty, 0, 9, at(0)).await.unwrap(), room_log.last(empty, 9, at(0)).await.unwrap()), Default::default());
+}
+
+pub(crate) async fn a_fence_keeps_a_log_and_is_forgotten_with_it<S: Store>() {
+    let room_log = S::fresh().await.room_log;
+    room_log.append(ROOM, &appends(log([5])), at(0)).await.unwrap();
+    room_log.fence(ROOM, 9, at(MINUTE)).await.unwrap();
+    assert!(room_log.read(ROOM, 0, 9, at(ROOM_LOG_KEPT_MS)).await.unwrap().gap, "the log is known, though what it had has aged");
+    assert!(!room_log.read(ROOM, 5, 9, at(ROOM_LOG_KEPT_MS)).await.unwrap().gap);
+    let kept = at(ROOM_LOG_KEPT_MS + MINUTE - 1);
+    assert_eq!(room_log.append(ROOM, &[], kept).await.unwrap(), []);
+    assert_eq!(room_log.read(ROOM, 0, 9, kept).await.unwrap(), Page { gap: true, ..Page::default() });
+    let later = at(ROOM_LOG_KEPT_MS + MINUTE);
+    assert_eq!(room_log.append(ROOM, &appends(log([9])), later).await.unwrap(), [Appended::Stored]);
+    room_log.fence(ROOM, 20, later).await.unwrap();
+    room_log.remove(ROOM).await.unwrap();
+    assert_eq!(room_log.append(ROOM, &appends(log([10])), later).await.unwrap(), [Appended::Stored]);
+}
+
 pub(crate) async fn the_newest_entries_are_kept_and_a_gap_is_told<S: Store>() {
     let room_log = S::fresh().await.room_log;
     let count = i64::try_from(ROOM_LOG_ENTRIES_MAX).unwrap();
@@ -246,6 +286,7 @@ struct Claimed {
 #[derive(Clone, Debug)]
 enum Step {
     Append(i64, Vec<(i64, Option<Claimed>)>),
+    Fence(i64, i64),
     Read(i64, i64, usize),
     Last(i64, usize),
     Remove(i64),
@@ -266,6 +307,7 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
     let step = prop_oneof![
         4 => (room(), proptest::collection::vec((-1i64..60, proptest::option::of(any_claim())), 1..6))
             .prop_map(|(room, entries)| Step::Append(room, entries)),
+        1 => (room(), -1i64..60).prop_map(|(room, seq)| Step::Fence(room, seq)),
         3 => (room(), -1i64..60, 0usize..5).prop_map(|(room, after, limit)| Step::Read(room, after, limit)),
         1 => (room(), 0usize..5).prop_map(|(room, limit)| Step::Last(room, limit)),
         1 => room().prop_map(Step::Remove),
@@ -312,6 +354,13 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
                         }
                     }
                     prop_assert_eq!(told, expected);
+                }
+                Step::Fence(room, seq) => {
+                    let last = state.room_log.fence(RoomId(room), seq, now).await.unwrap();
+                    let model = models.entry(room).or_default();
+                    model.until = now + ROOM_LOG_KEPT_MS;
+                    model.last = model.last.max(seq);
+                    prop_assert_eq!(last, model.last);
                 }
                 Step::Read(room, after, limit) => {
                     let page = state.room_log.read(RoomId(room), after, limit, now).await.unwrap();
