@@ -72,8 +72,8 @@ Examples:
   billfish --data-dir /var/lib/billfish --log-format json
   billfish --config billfish.toml            see `billfish check-config` for every key and its default
   BILLFISH__HTTP__LISTEN=127.0.0.1:0 billfish --ports-file ports.json
-  billfish router --config docs/examples/cluster/router-1.toml
-  billfish gateway --config docs/examples/cluster/gateway-1.toml
-  billfish check-config --role gateway --config docs/examples/cluster/gateway-1.toml
+  billfish router --config docs/examples/cluster/router.toml
+  billfish gateway --config docs/examples/cluster/gateway.toml
+  billfish check-config --role gateway --config docs/examples/cluster/gateway.toml
 
 Exit codes: 0 stopped cleanly, 1 failed, 2 wrong use.";
