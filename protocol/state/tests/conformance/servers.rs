@@ -44,7 +44,16 @@ impl Store for Cluster {
     const HISTORIES: u32 = 8;
 
     fn server() -> Option<Self::Server> {
-        shared(&CLUSTER, || RedisCluster::start(PRIMARIES, 0))
+        shared(&CLUSTER, || {
+            let cluster = RedisCluster::start(PRIMARIES, 0)?;
+            for index in 0..cluster.len() {
+                // Nobody is to be given up because the machine is busy, and nothing is to survive.
+                for setting in [["cluster-node-timeout", "60000"], ["appendonly", "no"]] {
+                    cluster.node(index).command(&["CONFIG", "SET", setting[0], setting[1]]).unwrap();
+                }
+            }
+            Some(cluster)
+        })
     }
 
     async fn fresh() -> State {

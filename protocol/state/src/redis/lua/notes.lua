@@ -1,7 +1,8 @@
 -- What every script of a room's log or an inbox begins with: the notes beside the stream, and the trimming.
 -- KEYS: the stream, the notes, and more. ARGV: now, most entries, most bytes, most age in ms, and more.
--- The notes: `until%last%trimmed%entries%bytes%oldest`: when all is forgotten, the newest id there ever was (of an entry or a fence), the newest that was trimmed
--- (or nothing), how many entries there are with how many bytes of bodies, and when the oldest came (or an earlier time).
+-- The notes: `until%last%trimmed%entries%bytes%oldest`: when all is forgotten, the newest id there ever was (of an entry or a fence), the
+-- newest that was trimmed (or nothing), how many entries there are with how many bytes of bodies, and when the oldest came (or an earlier
+-- time).
 -- An entry: `at`, `body`, and one field more.
 local now, entries_max, bytes_max, age_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 -- The notes, then the values of the other keys.
