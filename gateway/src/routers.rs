@@ -3,7 +3,8 @@
 //! - The registry decides who owns rooms, the links decide who can be asked: see [`crate::upstream`].
 //! - Where routers are found by the registry, each gets a dialler of its own. It goes when the router has been missing for a while and its
 //!   link is dead: a registry that lost an entry ends no link that works.
-//! - A registry that cannot be read changes nothing.
+//! - A registry that cannot be read changes nothing. Where it may have forgotten, a router that is missing counts as there for as long as a
+//!   registration stands: by then everyone who lives has registered again.
 
 use crate::{fanout::Fanout, link, metrics::Port, store::Store, upstream::RouterSeen};
 use billfish_link::tcp::Identity;
@@ -29,6 +30,16 @@ pub(crate) struct Routers {
     pub(crate) discovers: bool,
 }
 
+/// What the registry said last.
+#[derive(Debug, Default)]
+struct Known {
+    /// [`billfish_state::Watch::generation`] when it was read.
+    generation: u64,
+    /// Until when a router that is missing is taken to be there.
+    forgiving_until: Option<Instant>,
+    routers: Vec<NodeInfo>,
+}
+
 /// One router that is dialled because the registry showed it.
 #[derive(Debug)]
 struct Dialled {
@@ -47,17 +58,18 @@ impl Routers {
         }
         let mut dialled: BTreeMap<String, Dialled> = BTreeMap::new();
         let watch = &self.store.state.watch;
+        let mut known = Known { generation: watch.generation(), ..Known::default() };
         while !stop.is_cancelled() {
-            let known = watch.generation();
-            if let Some(routers) = self.look().await
+            let generation = watch.generation();
+            if let Some(routers) = self.look(&mut known).await
                 && self.discovers
             {
-                self.follow(&routers, &mut dialled, stop, &mut diallers);
+                self.follow(routers, &mut dialled, stop, &mut diallers);
             }
             while diallers.try_join_next().is_some() {}
             let next = async {
                 let at = Instant::now() + LOOK_EVERY;
-                while Instant::now() < at && watch.generation() == known {
+                while Instant::now() < at && watch.generation() == generation {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
             };
@@ -70,9 +82,11 @@ impl Routers {
     }
 
     /// Reads the registry and places rooms by it; `None`: it cannot be read.
-    async fn look(&self) -> Option<Vec<NodeInfo>> {
+    async fn look<'a>(&self, known: &'a mut Known) -> Option<&'a [NodeInfo]> {
         let registry = &self.store.state.registry;
-        let routers = self.store.call(Port::Registry, registry.nodes(NodeKind::Router, self.store.now_ms())).await.ok()?;
+        let read = self.store.call(Port::Registry, registry.nodes(NodeKind::Router, self.store.now_ms())).await.ok()?;
+        // Looked at behind the answer: it may be the first of a store that has forgotten.
+        let routers = known.learn(read, self.store.state.watch.generation(), Instant::now());
         self.fanout.counters.routers_seen.set(routers.len() as u64);
         let seen = |router: &NodeInfo| RouterSeen { node: router.id.clone(), draining: router.draining };
         self.fanout.upstream.place(routers.iter().map(seen).collect());
@@ -120,6 +134,25 @@ impl Routers {
     }
 }
 
+impl Known {
+    /// Takes what was read; gives the routers that count.
+    fn learn(&mut self, read: Vec<NodeInfo>, generation: u64, now: Instant) -> &[NodeInfo] {
+        if generation != self.generation {
+            self.generation = generation;
+            self.forgiving_until = Some(now + REGISTERED);
+        }
+        let before = std::mem::replace(&mut self.routers, read);
+        if self.forgiving_until.is_some_and(|until| now < until) {
+            let missing = |node: &NodeInfo| self.routers.iter().all(|other| other.id != node.id);
+            let missing: Vec<NodeInfo> = before.into_iter().filter(missing).collect();
+            self.routers.extend(missing);
+        }
+        &self.routers
+    }
+}
+
+/// How long a registration of a router stands.
+const REGISTERED: Duration = Duration::from_secs(6);
 /// A router that comes or goes is noticed within this.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How soon a store that may have forgotten its entries is read again.
@@ -131,12 +164,12 @@ const ROUTERS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use super::{Dialled, MISSING_MAX, ROUTERS_MAX, Routers};
+    use super::{Dialled, Known, MISSING_MAX, REGISTERED, ROUTERS_MAX, Routers};
     use crate::{clock::Uptime, commands::Shards, fanout::Fanout, metrics::ControlCounters, store::Store, upstream::Upstream};
     use billfish_link::{PeerKind, tcp::Identity};
     use billfish_state::{NodeInfo, NodeKind, State};
     use std::{collections::BTreeMap, sync::Arc, time::Duration};
-    use tokio::task::JoinSet;
+    use tokio::{task::JoinSet, time::Instant};
     use tokio_util::sync::CancellationToken;
 
     struct House {
@@ -172,6 +205,24 @@ mod tests {
             self.routers.follow(&shown, &mut self.dialled, &self.stop, &mut self.diallers);
             self.dialled.iter().map(|(node, dialled)| (node.clone(), dialled.address.clone())).collect()
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_registry_that_may_have_forgotten_is_forgiven_what_is_missing_for_as_long_as_a_registration_stands() {
+        let mut known = Known::default();
+        let mut learn = |read: &[&str], generation| {
+            let read = read.iter().map(|id| router(id, "127.0.0.1:1")).collect();
+            known.learn(read, generation, Instant::now()).iter().map(|router| router.id.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(learn(&["r1", "r2"], 0), ["r1", "r2"]);
+        assert_eq!(learn(&["r2"], 0), ["r2"], "r1 died");
+        assert_eq!(learn(&[], 1), ["r2"], "the store was started again");
+        tokio::time::advance(REGISTERED - Duration::from_millis(1)).await;
+        assert_eq!(learn(&["r3"], 1), ["r3", "r2"]);
+        assert_eq!(learn(&["r2"], 1), ["r2", "r3"], "one that is back counts once");
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(learn(&["r2"], 1), ["r2"], "and one that does not come back is gone");
+        assert_eq!(learn(&[], 1), [""; 0]);
     }
 
     fn router(id: &str, address: &str) -> NodeInfo {

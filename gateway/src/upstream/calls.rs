@@ -124,6 +124,10 @@ impl Table {
                 room.epoch = room.epoch.max(epoch_of(seq));
                 room.enter(caller.key.shard, seq);
                 room.confirm(from);
+                if room.owner != Some(from) {
+                    // The next owner was told when nothing of the room had been seen here. It sends what comes after this snapshot.
+                    self.tell(room_id);
+                }
             }
             (Said::Joined { .. }, None) => {
                 // The client was refused long ago and is not in the room: its owner has to know.
@@ -225,6 +229,12 @@ impl Call {
 
     const fn is_leave(&self) -> bool {
         matches!(self.up.call, Some(UpKind::Leave(_)))
+    }
+
+    /// Whether routers tell that they have had it before, so that two of them may have it at a time. A message without an id is sent on only
+    /// when its link is dead.
+    pub(super) fn is_recognised(&self) -> bool {
+        !matches!(&self.up.call, Some(UpKind::Biz(biz)) if biz.msg_id.is_empty())
     }
 
     /// What decides where it goes: the room, or without one the user.

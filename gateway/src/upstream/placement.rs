@@ -3,8 +3,10 @@
 //! - Rooms, and users where there is no room, belong to the routers that the registry shows as alive and not draining, as far as they
 //!   are linked. Without any such router, or as long as the registry was never read, to whoever is linked.
 //! - A registry that cannot be read changes nothing: the last that was seen counts, and a router that dies loses its link.
+//! - Calls that wait for a router which is dropped from the registry, or drains, do not wait for the end of its link: they go to the next
+//!   owners at once. It may still carry them out, so that goes for calls alone whose repeats routers recognise.
 
-use super::{LinkId, RouterSeen, Table, link_origin};
+use super::{LinkId, RouterSeen, Table, calls::Call, link_origin};
 use crate::shard::message::Origin;
 use billfish_link::message::{Gone, envelope::Kind};
 use billfish_ring::Ring;
@@ -96,6 +98,7 @@ impl Table {
         if self.links.is_empty() {
             return;
         }
+        self.take_back();
         let waiting: Vec<u64> = self.calls.iter().filter(|(_, call)| call.link.is_none()).map(|(id, _)| *id).collect();
         for id in waiting {
             self.send(id);
@@ -103,13 +106,38 @@ impl Table {
         self.tell_kept();
     }
 
-    fn ring_now(&self) -> Ring {
-        let takes_rooms = |peer: &str| {
-            let seen = |routers: &Vec<RouterSeen>| routers.iter().any(|router| router.node == peer && !router.draining);
-            self.routers.as_ref().is_some_and(seen)
+    /// Takes calls from the links of routers that take no rooms any more, where others do.
+    fn take_back(&mut self) {
+        let takes_none = |state: &LinkState| !self.takes_rooms(&state.peer);
+        let left: Vec<LinkId> = self.links.iter().filter(|(_, state)| takes_none(state)).map(|(link, _)| *link).collect();
+        if left.is_empty() {
+            return;
+        }
+        let moves = |call: &Call| {
+            let is_stranded = call.link.is_some_and(|link| left.contains(&link));
+            is_stranded && call.is_recognised() && self.owner(call.place()).is_some_and(|owner| !left.contains(&owner))
         };
+        let moved: Vec<u64> = self.calls.iter().filter(|(_, call)| moves(call)).map(|(id, _)| *id).collect();
+        for id in moved {
+            if let Some(call) = self.calls.get_mut(&id) {
+                call.link = None;
+            }
+        }
+    }
+
+    /// Whether the registry shows a router as alive and not draining.
+    fn takes_rooms(&self, peer: &str) -> bool {
+        self.routers.iter().flatten().any(|router| router.node == peer && !router.draining)
+    }
+
+    /// Whether the registry knows routers, and not this one: it is not worth waiting for.
+    pub(super) fn is_dropped(&self, peer: &str) -> bool {
+        self.routers.as_ref().is_some_and(|routers| !routers.is_empty() && routers.iter().all(|router| router.node != peer))
+    }
+
+    fn ring_now(&self) -> Ring {
         let linked = || self.links.values().map(|state| state.peer.as_str());
-        let mut nodes: Vec<(&str, u32)> = linked().filter(|peer| takes_rooms(peer)).map(|peer| (peer, 1)).collect();
+        let mut nodes: Vec<(&str, u32)> = linked().filter(|peer| self.takes_rooms(peer)).map(|peer| (peer, 1)).collect();
         if nodes.is_empty() {
             nodes = linked().map(|peer| (peer, 1)).collect();
         }

@@ -97,7 +97,7 @@ impl Table {
         }
     }
 
-    fn tell(&mut self, room_id: i64) {
+    pub(super) fn tell(&mut self, room_id: i64) {
         let Some(room) = self.rooms.get(&room_id) else { return };
         let Some(owner) = room.owner else { return };
         let (members, last_seq) = (room.members(), room.last_seq);

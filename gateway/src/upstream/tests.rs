@@ -1,5 +1,6 @@
 //! What is kept for routers, and what they are told.
 
+mod registry;
 mod turns;
 
 use super::{

@@ -47,7 +47,7 @@ impl Table {
             }
         }
         // The room may have turned since this call was sent.
-        let next = self.owner(place).filter(|link| *link != from).or_else(|| self.link_to(owner));
+        let next = self.owner(place).filter(|link| *link != from).or_else(|| self.named(owner));
         let turn = self.turns.entry(place).or_default();
         if turn.is_waiting() {
             return;
@@ -69,6 +69,12 @@ impl Table {
         // Half of it at random: rooms that moved together do not come back together.
         turn.until_ms = Some(now_ms + turn.waited_ms / 2 + fastrand::u64(0..=turn.waited_ms / 2));
         self.counters.moved_to_wait.add(behind.len() as u64);
+    }
+
+    /// The link to a router that was named as an owner. One that the registry has dropped may have its lease still, and hang: it is left
+    /// until its lease is another's, or it is registered again.
+    fn named(&self, owner: &str) -> Option<LinkId> {
+        if self.is_dropped(owner) { None } else { self.link_to(owner) }
     }
 
     /// The room's owner has answered: the next round begins anew.

@@ -74,7 +74,7 @@ fn a_message_that_reached_the_wrong_router_goes_to_the_one_it_names() {
     client.say(room, "two", "m2");
     assert_eq!(client.expect(Code::Ack).msg_id.as_deref(), Some("m2"));
     assert_eq!(second.heard_of(room), ["interest", "biz", "biz"]);
-    assert_eq!(first.heard_of(room).last(), Some(&"no interest"));
+    until("the first is told", || first.heard_of(room).last() == Some(&"no interest"));
     assert_eq!(house.metric("gateway_upstream_moved_total", &[r#"then="owner""#]), 1.0);
 }
 
@@ -167,6 +167,31 @@ fn rooms_of_a_router_that_drains_move_at_once() {
     client.say(room, "hello", "m1");
     client.expect(Code::Ack);
     assert_eq!(second.heard_of(room), ["interest", "biz"]);
+}
+
+/// A router that hangs: its link is up and silent, and its registration runs out.
+#[test]
+fn what_waits_for_a_router_that_left_the_registry_goes_to_the_next_owner() {
+    let house = House::alone(|_| {});
+    let (first, second, room) = two_routers(&house);
+    for id in ["router-1", "router-2"] {
+        register(&house, &router_entry(id, "127.0.0.1:1", false));
+    }
+    until("the registry is read", || house.metric("gateway_routers_seen", &[]) == 2.0);
+    let mut client = house.join(20_001, room);
+    let seq = first.push_room(room, "hello");
+    assert_eq!(client.expect(Code::Biz).seq, Some(seq));
+    first.answers.store(false, SeqCst);
+    client.say(room, "one", "m1");
+    client.say(room, "two", "m2");
+    until("the first has both", || first.heard_of(room).ends_with(&["biz", "biz"]));
+    house.runtime.block_on(house.state.registry.deregister(NodeKind::Router, "router-1", 1)).unwrap();
+    for msg_id in ["m1", "m2"] {
+        assert_eq!(client.expect(Code::Ack).msg_id.as_deref(), Some(msg_id));
+    }
+    assert_eq!(second.heard_of(room), ["interest", "biz", "biz"]);
+    assert_eq!(interests(&second, room), [seq]);
+    assert_eq!(house.metric("gateway_link_up", &[]), 2.0);
 }
 
 #[test]

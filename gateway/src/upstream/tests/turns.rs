@@ -8,7 +8,7 @@ fn room_of(house: &House, link: LinkId) -> i64 {
     (1..).find(|room| house.upstream.table().owner(*room) == Some(link)).unwrap()
 }
 
-fn two_routers() -> (House, LinkId, LinkId, i64) {
+pub(super) fn two_routers() -> (House, LinkId, LinkId, i64) {
     let house = House::new();
     let (first, second) = (house.up("r1"), house.up("r2"));
     let room = room_of(&house, first);
@@ -150,16 +150,17 @@ fn a_snapshot_counts_as_seen_only_by_whoever_is_alone() {
 #[test]
 fn a_join_that_a_former_owner_granted_goes_to_the_owner() {
     let (house, first, second, room) = two_routers();
+    house.place(&[("r2", false)]);
     house.enter(1, room);
     house.join(2, room);
-    house.sent(first);
-    // The second has taken the room over, and the first does not know yet.
-    house.upstream.heard(second, room, 7, 7 << 32 | 1);
-    house.place(&[("r2", false)]);
     house.sent(second);
-    assert_eq!(house.upstream.answered(first, 2, Said::Joined { seq: 1 << 32 }, 0), None);
-    assert_eq!(house.sent(second), [format!("join {room} of 2")]);
-    assert!(house.upstream.answered(second, 2, Said::Joined { seq: 7 << 32 | 1 }, 0).is_some());
+    // The first has taken the room over, and the second does not know yet.
+    house.place(&[("r1", false), ("r2", false)]);
+    house.upstream.heard(first, room, 7, 7 << 32 | 1);
+    house.sent(first);
+    assert_eq!(house.upstream.answered(second, 2, Said::Joined { seq: 1 << 32 }, 0), None);
+    assert_eq!(house.sent(first), [format!("join {room} of 2")]);
+    assert!(house.upstream.answered(first, 2, Said::Joined { seq: 7 << 32 | 1 }, 0).is_some());
 }
 
 #[test]
