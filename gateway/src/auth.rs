@@ -18,7 +18,7 @@ use crate::{
     store::{Away, Store},
 };
 use billfish_session::server::{LoginAccepted, LoginRequest};
-use billfish_state::{DeviceKind, TokenOwner, WindowHit, WindowVerdict};
+use billfish_state::{DeviceKind, SESSIONS_PER_MS, TokenOwner, WindowHit, WindowVerdict};
 use billfish_wire::Reason;
 use std::{
     hash::BuildHasher,
@@ -257,8 +257,6 @@ pub(crate) fn unavailable() -> LoginDenied {
     LoginDenied { reason: Reason::Unavailable, retry_after_ms: Some(fastrand::u64(1_000..3_000)) }
 }
 
-/// Session numbers in a millisecond; today's have 51 bits, which JSON can carry.
-const SESSIONS_PER_MS: u64 = 1024;
 /// Batches decided at the same time: with 1 ms per call to the store and four calls, 8 lanes of 256 let in 500,000 a second.
 const LANES: usize = 8;
 /// LOGINs that wait in a lane. All lanes together hold more than a gateway's connections without login.

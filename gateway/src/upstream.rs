@@ -89,7 +89,7 @@ struct Table {
     bytes: usize,
     last_id: u64,
     /// The newest JOIN or LEAVE under way of a session in a room. Bounded by `calls`.
-    newest: HashMap<(u64, i64), u64, foldhash::fast::RandomState>,
+    newest: BTreeMap<(u64, i64), u64>,
     /// Rooms and users whose calls were sent to the wrong router. Bounded by `calls` and `rooms`.
     turns: HashMap<i64, Turn, foldhash::fast::RandomState>,
     links: BTreeMap<LinkId, LinkState>,
@@ -109,7 +109,7 @@ impl Upstream {
             calls: BTreeMap::new(),
             bytes: 0,
             last_id: 0,
-            newest: HashMap::default(),
+            newest: BTreeMap::new(),
             turns: HashMap::default(),
             links: BTreeMap::new(),
             last_link: 0,
@@ -182,13 +182,14 @@ impl Upstream {
         refused
     }
 
-    /// A session has ended: its rooms lose a member, and their owners hear of it.
+    /// A session has ended: its rooms lose a member, their owners hear of it, and rooms that it was entering are to forget it.
     pub(crate) fn gone(&self, shard: u16, origin: Origin, rooms: &[i64]) {
         let mut table = self.table();
         table.tell_gone(origin, rooms);
         for room in rooms {
             table.leave(*room, shard);
         }
+        table.abandon_joins(origin.session);
     }
 
     /// A session of another gateway has been replaced by one here: some router passes it on.

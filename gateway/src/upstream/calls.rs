@@ -2,6 +2,8 @@
 //!
 //! - JOIN and LEAVE leave something behind at the router. They are followed up beyond their caller's patience, until it is certain which
 //!   of them was the last word.
+//! - A JOIN for which nobody waits any more is not sent again: by then its user may be in the room with another session. Where it may have
+//!   been granted, a LEAVE goes to the owner in its stead.
 //! - A newer JOIN or LEAVE of the same session and room is the last word. An older LEAVE is then never sent again: it would take out who
 //!   has just been let in.
 
@@ -91,6 +93,9 @@ impl Table {
     /// Posts a call to its owner's link, if there is one and its room is not waiting for one.
     pub(super) fn send(&mut self, id: u64) {
         let Some(call) = self.calls.get(&id) else { return };
+        if call.is_join() && call.caller.is_none() {
+            return self.undo_join(id);
+        }
         let place = call.place();
         if (call.superseded && call.is_leave()) || self.turns.get(&place).is_some_and(|turn| turn.is_waiting()) {
             return;
@@ -105,6 +110,29 @@ impl Table {
             call.sent_before = true;
         }
         self.post(link, Kind::Up(up));
+    }
+
+    /// Leaves where a JOIN may have led that nobody waits for any more.
+    fn undo_join(&mut self, id: u64) {
+        let Some(call) = self.forget_call(id) else { return };
+        let Some(UpKind::Join(Join { room_id, .. })) = call.up.call else { return };
+        let may_be_in = (call.sent_before || call.owes_undo) && !call.superseded;
+        if let (true, Some(origin)) = (may_be_in, call.up.origin.as_ref().and_then(origin_of)) {
+            self.keep(None, origin, UpKind::Leave(Leave { room_id }), call.since_ms);
+        }
+        self.join_is_over(room_id);
+    }
+
+    /// A session has ended: nobody waits for its JOINs any more. One that a router has is undone when it is answered, any other now.
+    pub(super) fn abandon_joins(&mut self, session: u64) {
+        let newest: Vec<u64> = self.newest.range((session, i64::MIN)..=(session, i64::MAX)).map(|(_, id)| *id).collect();
+        for id in newest {
+            let Some(call) = self.calls.get_mut(&id).filter(|call| call.is_join()) else { continue };
+            call.caller = None;
+            if call.link.is_none() {
+                self.undo_join(id);
+            }
+        }
     }
 
     pub(super) fn answered(&mut self, from: LinkId, id: u64, said: Said, now_ms: u64) -> Option<Caller> {

@@ -114,9 +114,13 @@ pub struct Route {
     pub node: String,
     /// The gateway's incarnation.
     pub epoch: u64,
-    /// The session on that gateway.
+    /// The session on that gateway; the Unix ms of its login, times [`SESSIONS_PER_MS`], and what it takes to be unique.
     pub session: u64,
 }
+
+/// Session numbers in a millisecond. So of two sessions anywhere the larger is the newer, as far as clocks agree; today's have 51 bits,
+/// which JSON can carry.
+pub const SESSIONS_PER_MS: u64 = 1024;
 
 /// One unacknowledged delivery: field `userId:msgId` of `imAckMap:{appId}:{userId % 100}`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -208,6 +208,66 @@ fn a_join_that_overtook_a_leave_and_is_refused_leaves_nobody_behind() {
 }
 
 #[test]
+fn a_join_whose_caller_has_waited_too_long_is_not_sent_to_the_next_owner_its_undoing_is() {
+    let house = House::new();
+    let first = house.up("r1");
+    house.join(1, ROOM);
+    house.upstream.expire(ANSWER_WAIT_MS);
+    house.upstream.link_down(first);
+    let second = house.up("r2");
+    assert_eq!(house.sent(second), ["interest 7 true 0", "leave 7 of 1", "interest 7 false 0"]);
+    assert!(house.answered(2).is_none());
+    assert_eq!(house.counters.upstream_in_flight.value(), 0);
+}
+
+#[test]
+fn a_join_of_a_session_that_ended_is_not_sent_to_the_next_owner_its_undoing_is() {
+    let house = House::new();
+    let first = house.up("r1");
+    house.join(1, ROOM);
+    house.sent(first);
+    house.upstream.gone(0, origin(1), &[]);
+    assert_eq!(house.sent(first), [""; 0], "it may be granted yet");
+    house.upstream.link_down(first);
+    let second = house.up("r2");
+    assert_eq!(house.sent(second), ["interest 7 true 0", "leave 7 of 1", "interest 7 false 0"]);
+}
+
+#[test]
+fn a_join_granted_to_a_session_that_ended_is_undone() {
+    let house = House::new();
+    let link = house.up("r1");
+    house.join(1, ROOM);
+    house.upstream.gone(0, origin(1), &[]);
+    house.sent(link);
+    assert_eq!(house.joined(1, 1), None);
+    assert_eq!(house.sent(link), ["leave 7 of 1", "interest 7 false 0"]);
+}
+
+#[test]
+fn a_session_that_ends_before_its_join_was_sent_leaves_nothing_behind() {
+    let house = House::new();
+    house.join(1, ROOM);
+    house.join(2, ROOM);
+    house.upstream.gone(0, origin(1), &[]);
+    let link = house.up("r1");
+    assert_eq!(house.sent(link), ["interest 7 true 0", "join 7 of 2"]);
+}
+
+#[test]
+fn a_join_that_was_moved_after_its_session_ended_is_undone_at_the_owner() {
+    let (house, first, second, room) = two_routers();
+    house.join(1, room);
+    house.biz(2, room, "a");
+    house.sent(first);
+    house.upstream.gone(0, origin(1), &[]);
+    house.upstream.moved(first, 1, "r2", 0);
+    let expected =
+        [format!("interest {room} true 0"), format!("leave {room} of 1"), format!("interest {room} false 0"), "biz a of 2".into()];
+    assert_eq!(house.sent(second), expected);
+}
+
+#[test]
 fn a_kick_for_another_gateway_waits_for_a_router() {
     let house = House::new();
     let kick = Kick { app_id: 1, user_id: 2, device: 3, code: 4_010, msg: String::new(), session: 9 };
