@@ -10,6 +10,7 @@
 mod door;
 mod orders;
 mod outbox;
+mod parting;
 mod replay;
 pub(crate) mod snapshot;
 mod taken;
@@ -33,15 +34,17 @@ use crate::{
     },
     timers::RoomTimers,
 };
-use billfish_link::message::{Evict, Joined, Left, Synced, envelope::Kind, reply};
+use billfish_link::message::{Evict, Joined, Synced, envelope::Kind, reply};
 use billfish_state::{AppId, DeviceKind, Member, MessageClaim, RoomId, UserId};
 use billfish_wire::{Class, Reason};
 use bytes::Bytes;
 use outbox::{Out, Outbox, Waiting};
+use parting::Fate;
 use snapshot::States;
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 use taken::Taken;
 use tokio::sync::{mpsc, oneshot};
+use upkeep::Signs;
 
 /// Calls worked off before their outcome is sent: joins the room log's writes of a busy room, and adds less than a millisecond.
 const BATCH: usize = 64;
@@ -237,6 +240,9 @@ struct Room {
     /// The log was empty when this life began: what is older than its epoch is not there.
     log_begins_here: bool,
     sweep_cursor: u64,
+    /// Who has logged in since and is in the room has a seat.
+    seated_since_ms: u64,
+    signs: Signs,
     timers: RoomTimers,
     outbox: Outbox,
     /// What was said here, by its sender's id.
@@ -302,6 +308,8 @@ impl Room {
             log_seen_seq: recent.last().map_or(0, |newest| newest.seq),
             recent: recent.into_iter().map(|entry| entry.body).collect(),
             sweep_cursor: 0,
+            seated_since_ms: now_ms,
+            signs: Signs { generation: core.state.watch.generation(), since_ms: now_ms },
             timers,
             outbox: Outbox::new((epoch << 32).cast_signed()),
             taken: Taken::new(crate::clock::millis(core.config.dedup_life)),
@@ -338,7 +346,9 @@ impl Room {
             let due_ms = self.outbox.due_ms().unwrap_or(u64::MAX);
             let wake = self.core.state.clock.instant(due_ms.min(self.timers.next_ms()));
             // Cancel-safe: `recv_many` takes nothing unless it returns.
+            // Calls come first: that starves nothing, for the timers are looked at before each turn, and a replayed history stays the same.
             tokio::select! {
+                biased;
                 received = receiver.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
                         return End::Stopped;
@@ -364,7 +374,7 @@ impl Room {
                 // What was decided before goes to those who were interested before.
                 self.flush().await;
                 let gone = self.membership.interest(&gateway, false);
-                self.take_out(&gone).await;
+                self.part(&gone, Fate::Over).await;
             }
             RoomCall::Join { gateway, id, asker, resume_seq } => self.on_join(gateway, id, asker, resume_seq).await,
             RoomCall::Leave { gateway, id, asker } => self.on_leave(&gateway, id, asker).await,
@@ -386,6 +396,11 @@ impl Room {
 
     async fn on_join(&mut self, gateway: Arc<Gateway>, id: u64, asker: Asker, resume_seq: Option<i64>) {
         self.flush().await;
+        if gateway.is_down() {
+            // It will not hear the answer: it asks anew over its next link, or says there that nobody wants it any more, and has perhaps
+            // said so already.
+            return;
+        }
         let result = self.join(&gateway, asker, resume_seq).await;
         let Ok(joined) = result else {
             let refusal = result.expect_err("the other case was taken");
@@ -440,15 +455,6 @@ impl Room {
     /// Who has seen nothing (0) misses nothing.
     fn is_before_the_log(&self, seq: i64) -> bool {
         self.log_begins_here && seq > 0 && seq.cast_unsigned() >> 32 < self.claim.epoch
-    }
-
-    async fn on_leave(&mut self, gateway: &Gateway, id: Option<u64>, asker: Asker) {
-        if self.membership.leave_seat(gateway, asker.user, asker.device, asker.session) {
-            self.take_out(&[Member { user: asker.user, device: asker.device }]).await;
-        }
-        if let Some(id) = id {
-            gateway.reply(id, reply::Result::Left(Left { room_id: self.record.room.0 })).await;
-        }
     }
 
     async fn on_sync(&mut self, gateway: &Gateway, id: u64, asker: Asker, from_seq: i64) {

@@ -8,7 +8,7 @@
 //! - Where something between has been trimmed away, or the log is away, the gateway's sessions are sent to resume (4012): they are told
 //!   what is lost, a viewer who only listens would never know.
 
-use super::Room;
+use super::{Room, parting::Fate};
 use crate::{delivery::stored_push, link::Gateway, metrics::Audience};
 use billfish_link::message::{self, Kick, RoomPush, envelope::Kind};
 use billfish_state::{LogEntry, StateError, UserId};
@@ -36,7 +36,7 @@ impl Room {
             }
         }
         let gone = self.membership.interest(gateway, true);
-        self.take_out(&gone).await;
+        self.part(&gone, Fate::Over).await;
         if after_seq > 0 {
             // It has viewers, and says so until it hears of the room: interest has no answer.
             let members = self.audience.cast_signed();

@@ -6,6 +6,7 @@ mod lives;
 mod members;
 mod orders;
 mod owners;
+mod parting;
 mod resume;
 mod town;
 mod trouble;

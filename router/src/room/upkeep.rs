@@ -18,18 +18,41 @@ const RENEW_AGAIN_MS: u64 = 500;
 /// second is reached after 49 days.
 const COUNTER_TOP: u32 = u32::MAX / 2;
 
+/// Since when signs of life have reached the store without a break, as far as is known here. Who shows none from a time in which it was
+/// away, or that it has forgotten, may live.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signs {
+    pub(super) generation: u64,
+    pub(super) since_ms: u64,
+}
+
+impl Signs {
+    /// The store may have forgotten some.
+    fn look(&mut self, generation: u64, now_ms: u64) {
+        if generation != self.generation {
+            *self = Self { generation, since_ms: now_ms };
+        }
+    }
+
+    /// When to ask again, where too little is known yet.
+    fn lacking_until(self, now_ms: u64, silence_ms: u64) -> Option<u64> {
+        let known_ms = self.since_ms.saturating_add(silence_ms);
+        (now_ms < known_ms).then_some(known_ms)
+    }
+}
+
 impl Room {
     pub(super) async fn on_tick(&mut self, now_ms: u64) {
         if now_ms >= self.timers.renew_ms {
             self.heal().await;
+            self.signs.look(self.core.state.watch.generation(), now_ms);
             self.renew(now_ms).await;
             if self.end.is_some() {
                 // The members are another owner's by now.
                 return;
             }
             let gone = self.membership.on_tick(now_ms, self.core.config.silence_ms());
-            self.core.metrics.stale_members.inc_by(gone.len() as u64);
-            self.take_out(&gone).await;
+            self.lose_sight_of(gone, now_ms).await;
             self.rules.on_tick(now_ms);
             self.rules.set_house_words(self.core.house_words.load_full());
         }
@@ -73,7 +96,10 @@ impl Room {
                 self.timers.renew_ms = now_ms + self.core.ownership.renew_every_ms();
                 self.replay_late().await;
             }
-            Renewal::Unknown => self.timers.renew_ms = now_ms + RENEW_AGAIN_MS,
+            Renewal::Unknown => {
+                self.timers.renew_ms = now_ms + RENEW_AGAIN_MS;
+                self.signs.since_ms = now_ms;
+            }
             Renewal::Lost => {
                 self.timers.renew_ms = u64::MAX;
                 self.lose().await;
@@ -84,10 +110,15 @@ impl Room {
     /// One step through the members that the store knows and nobody here vouches for: whoever shows no sign of life goes.
     async fn sweep(&mut self, now_ms: u64) {
         let silence_ms = self.core.config.silence_ms();
+        self.signs.look(self.core.state.watch.generation(), now_ms);
+        if let Some(again_ms) = self.signs.lacking_until(now_ms, silence_ms) {
+            self.timers.sweep_ms = again_ms;
+            return;
+        }
         let (app, room) = (self.record.app, self.record.room);
         let step = async {
             let page = self.core.state.members.page(app, room, self.sweep_cursor, SWEEP_USERS).await?;
-            let strangers: Vec<UserId> = page.users.into_iter().filter(|user| !self.membership.contains(*user)).collect();
+            let strangers: Vec<UserId> = page.users.into_iter().filter(|user| !self.membership.vouches_for(*user)).collect();
             if strangers.is_empty() {
                 return Ok((page.cursor, Vec::new()));
             }
@@ -99,10 +130,12 @@ impl Room {
             Ok(step) => step,
             Err(error) => {
                 self.core.metrics.store_failed("sweep", &error);
+                self.signs.since_ms = now_ms;
                 (0, Vec::new())
             }
         };
         self.core.metrics.stale_members.inc_by(gone.len() as u64);
+        gone.iter().for_each(|user| self.membership.remove_user(*user));
         let members: Vec<Member> = gone.into_iter().flat_map(|user| DeviceKind::ALL.map(|device| Member { user, device })).collect();
         self.take_out(&members).await;
         self.sweep_cursor = cursor;
