@@ -220,6 +220,8 @@ impl History {
                 self.messages.insert(*id, message);
             }
             What::PushFailed { .. } => self.findings.refused += 1,
+            // That it is not in is seen by what it lacks.
+            What::RoomRefused { .. } => {}
             What::Seen { client, id, room, seq } => self.seen(at_ms, *client, *id, *room, *seq),
             What::FaultBegan { repeat, is_store_away, .. } => {
                 self.findings.faults += 1;

@@ -119,6 +119,15 @@ pub enum What {
         /// Why.
         reason: String,
     },
+    /// The server refused to let a client into a room. It tries again, or it does not, by the reason.
+    RoomRefused {
+        /// Which.
+        client: u32,
+        /// Where to.
+        room: i64,
+        /// Why.
+        reason: String,
+    },
     /// The API accepted a push to a room.
     Pushed {
         /// The message.

@@ -325,7 +325,9 @@ impl Member {
             Event::Refused { msg_id: Some(msg), reason, .. } => {
                 journal.put(What::Refused { client, msg, reason: reason.label().to_owned() });
             }
-            // A JOIN that was refused is tried again by the SDK where that makes sense.
+            Event::Refused { room_id: Some(room), reason, .. } => {
+                journal.put(What::RoomRefused { client, room, reason: reason.label().to_owned() });
+            }
             _ => {}
         }
     }

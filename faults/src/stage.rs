@@ -39,18 +39,17 @@ impl Stage {
     ///
     /// # Errors
     /// When the load does not come up.
-    pub fn set(cluster: ClusterOptions, load: LoadOptions, journal: &Path, seed: u64) -> Result<Option<Self>> {
+    pub fn set(cluster: ClusterOptions, load: LoadOptions, path: &Path, seed: u64) -> Result<Option<Self>> {
         let Some(cluster) = Cluster::start(cluster) else { return Ok(None) };
-        let journal = Journal::create(journal).context("cannot write the journal")?;
+        let journal = Journal::create(path).context("cannot write the journal")?;
         let routers = cluster.routers.iter().map(|router| router.address("http")).collect();
         let load = Load::start(load, journal.clone(), routers, cluster.api_key())?;
         let stage = Self { cluster, load, journal, random: fastrand::Rng::with_seed(seed), repeat: 0 };
         if !eventually_within(RECOVERY_MAX, || stage.load.is_settled()) {
-            for node in stage.cluster.gateways.iter().chain(&stage.cluster.routers) {
-                eprintln!("--- {} ---\n{}", node.name(), node.log());
-            }
+            stage.keep_logs(&path.with_extension("logs"));
+            stage.journal.finish()?;
         }
-        ensure!(stage.load.is_settled(), "only {} members came into their rooms", stage.load.settled());
+        ensure!(stage.load.is_settled(), "only {} members came into their rooms; see {}", stage.load.settled(), path.display());
         stage.load.speak(true);
         Ok(Some(stage))
     }
