@@ -30,6 +30,8 @@ pub(crate) struct Metrics {
     /// `router_dedup_hits_total`
     pub(crate) dedup_hits: Counter,
     store_errors: Family<StoreLabels, Counter>,
+    /// `router_rooms_degraded`
+    pub(crate) rooms_degraded: Gauge,
     /// `router_rooms_lost_total`
     pub(crate) rooms_lost: Counter,
     /// `router_holed_sessions_total`
@@ -117,6 +119,7 @@ impl Metrics {
             joins: Family::default(),
             dedup_hits: Counter::default(),
             store_errors: Family::default(),
+            rooms_degraded: Gauge::default(),
             rooms_lost: Counter::default(),
             holed_sessions: Counter::default(),
             stale_members: Counter::default(),
@@ -145,6 +148,7 @@ impl Metrics {
         registry.register("router_joins", "Joins decided, by result", metrics.joins.clone());
         registry.register("router_dedup_hits", "Messages that had been taken before", metrics.dedup_hits.clone());
         registry.register("router_store_errors", "Calls to a store that failed and were lived without", metrics.store_errors.clone());
+        registry.register("router_rooms_degraded", "Rooms whose lease is not proven: only chat goes on", metrics.rooms_degraded.clone());
         registry.register("router_rooms_lost", "Rooms stopped because their lease was lost", metrics.rooms_lost.clone());
         registry.register(
             "router_holed_sessions",

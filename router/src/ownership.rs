@@ -79,6 +79,13 @@ pub(crate) struct Claim {
     is_lost: bool,
 }
 
+impl Claim {
+    /// Its time has passed, and the store does not say whether it stands.
+    pub(crate) const fn is_unproven(&self) -> bool {
+        self.unanswered_ms.is_some() && !self.is_lost
+    }
+}
+
 /// A room was not claimed.
 #[derive(Debug)]
 pub(crate) struct NotClaimed {
@@ -86,6 +93,13 @@ pub(crate) struct NotClaimed {
     pub(crate) refusal: Refusal,
     /// The ring gives it to this router and another lease stands: when it is worth trying again, Unix ms.
     pub(crate) again_ms: Option<u64>,
+}
+
+impl NotClaimed {
+    /// The room's log has seen a larger epoch than the one just given: a later owner's, or the records were set back.
+    pub(crate) fn overtaken(now_ms: u64) -> Self {
+        Self { refusal: Refusal::moved(""), again_ms: Some(now_ms + CLAIM_AGAIN_MS) }
+    }
 }
 
 impl From<Refusal> for NotClaimed {

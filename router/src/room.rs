@@ -182,6 +182,8 @@ pub(crate) async fn run(core: Arc<Core>, id: RoomId, mut receiver: mpsc::Receive
 async fn live(core: &Core, mut room: Room, first: Option<RoomCall>, receiver: &mut mpsc::Receiver<RoomCall>) -> End {
     core.metrics.rooms.inc();
     let end = room.serve(first, receiver).await;
+    room.heal().await;
+    room.show_degraded(false);
     core.metrics.rooms.dec();
     if end == End::Lost {
         tracing::warn!(room = %room.record.room, epoch = room.claim.epoch, "the lease of a room was lost; it stops here");
@@ -247,12 +249,13 @@ struct Room {
     outbox: Outbox,
     /// What was said here, by its sender's id.
     taken: Taken,
-    /// The newest entry of the log when this life began.
-    log_seen_seq: i64,
     /// As far as is known the log has never had an entry.
     log_is_empty: bool,
-    /// Gateways that could not be told what they missed.
-    unreplayed: Vec<Arc<Gateway>>,
+    /// Up to when the store is known to have this life's fence in the log.
+    fenced_generation: u64,
+    /// Gateways that could not be told yet what they missed after this `seq`, and hear nothing newer.
+    unreplayed: Vec<(Arc<Gateway>, i64)>,
+    is_degraded: bool,
     opened_ms: u64,
     end: Option<End>,
 }
@@ -270,15 +273,23 @@ impl Room {
                 return Err(not_claimed);
             }
         };
+        let first_seq = (claim.epoch << 32).cast_signed();
+        let fenced_generation = core.state.watch.generation();
         let read = async {
+            // Before the log is looked at: what is not there now, of a former owner, will never be.
+            let newest_seq = core.state.room_log.fence(id, first_seq, now_ms).await?;
             let moderation = core.records.moderation(id, now_ms).await?;
             let audience = core.state.members.count(record.app, id).await?;
             let recent = core.state.room_log.last(id, NEWCOMER_MESSAGES, now_ms).await?;
             let states = core.state.cache.get(&states_key(id), now_ms).await?;
-            Ok::<_, Refusal>((moderation, audience, recent, states))
+            Ok::<_, Refusal>((newest_seq, moderation, audience, recent, states))
         };
         let (moderation, audience, recent, states) = match read.await {
-            Ok(read) => read,
+            Ok((newest_seq, ..)) if newest_seq > first_seq => {
+                core.ownership.release(&claim).await;
+                return Err(NotClaimed::overtaken(now_ms));
+            }
+            Ok((_, moderation, audience, recent, states)) => (moderation, audience, recent, states),
             Err(refusal) => {
                 core.ownership.release(&claim).await;
                 return Err(refusal.into());
@@ -291,7 +302,6 @@ impl Room {
             idle_ms: None,
         };
         let rules = Rules::new(moderation, core.house_words.load_full());
-        let epoch = claim.epoch;
         Ok(Self {
             claim,
             counter: 0,
@@ -305,15 +315,16 @@ impl Room {
             guard: Guard::default(),
             log_begins_here: recent.is_empty(),
             log_is_empty: recent.is_empty(),
-            log_seen_seq: recent.last().map_or(0, |newest| newest.seq),
             recent: recent.into_iter().map(|entry| entry.body).collect(),
             sweep_cursor: 0,
             seated_since_ms: now_ms,
             signs: Signs { generation: core.state.watch.generation(), since_ms: now_ms },
             timers,
-            outbox: Outbox::new((epoch << 32).cast_signed()),
+            outbox: Outbox::new(first_seq),
             taken: Taken::new(crate::clock::millis(core.config.dedup_life)),
+            fenced_generation,
             unreplayed: Vec::new(),
+            is_degraded: false,
             opened_ms: now_ms,
             end: None,
             record,
@@ -340,6 +351,7 @@ impl Room {
                 self.on_tick(now_ms).await;
             }
             self.flush().await;
+            self.show_degraded(self.claim.is_unproven());
             if let Some(end) = self.end {
                 return end;
             }
@@ -373,6 +385,7 @@ impl Room {
             RoomCall::Interest { gateway, after_seq: None } => {
                 // What was decided before goes to those who were interested before.
                 self.flush().await;
+                self.unreplayed.retain(|(other, _)| other.node != gateway.node);
                 let gone = self.membership.interest(&gateway, false);
                 self.part(&gone, Fate::Over).await;
             }
@@ -550,6 +563,14 @@ impl Room {
         self.core.ownership.hold(&mut self.claim, self.record.room, now_ms).await
     }
 
+    fn show_degraded(&mut self, is_degraded: bool) {
+        match (std::mem::replace(&mut self.is_degraded, is_degraded), is_degraded) {
+            (false, true) => drop(self.core.metrics.rooms_degraded.inc()),
+            (true, false) => drop(self.core.metrics.rooms_degraded.dec()),
+            (false, false) | (true, true) => {}
+        }
+    }
+
     fn check_state(&self, key: &str, push: &Outgoing) -> Result<(), Refusal> {
         if key == AUDIENCE_KEY {
             return Err(Refusal::because(Reason::Malformed, "the key audience is the room's own"));
@@ -597,6 +618,11 @@ impl Room {
             return Ok(());
         }
         door::check_member(&self.core, self.record.room, asker).await
+    }
+
+    /// Below every number of this life, and above all of those before.
+    fn first_seq(&self) -> i64 {
+        (self.claim.epoch << 32).cast_signed()
     }
 
     /// The last sequence number used.

@@ -20,8 +20,10 @@
 //!   sender, asking again, will hear that it was taken; if not, it was never said.
 //! - An entry that is in the log and was not pushed, because the process died or the lease was lost in between, is pushed by the next
 //!   life: gateways say the last `seq` they have seen (see `replay`).
-//! - One that was written for a former owner only *after* this life had looked at the log is nobody's: neither pushed nor to be replayed.
-//!   The repeat of its sender finds it, and is said under a number of its own.
+//! - A life fences the log before it looks at it and before it says anything. Nothing of a former owner lands in it later, so what was
+//!   `behind` for that one is lost: it was QoS 0, and has been pushed to the gateways that did not know of a later owner yet.
+//! - What was in doubt for a former owner may be in the log below numbers that gateways have passed. The repeat of its sender, who was
+//!   refused or sent on, finds it there and is pushed under a new number. The id is that of the first: viewers show an id once.
 
 use super::{End, NEWCOMER_MESSAGES, Room, snapshot::States, states_key, taken::Key};
 use crate::{
@@ -33,8 +35,8 @@ use crate::{
     services::{Outgoing, room::AUDIENCE_KEY},
 };
 use billfish_link::message::{Accepted, Push, RoomPush, envelope::Kind, reply};
-use billfish_state::{Appended, LogAppend, LogEntry, MessageClaim, StateError, UserId};
-use billfish_wire::{BizCode, Body, Class, Encoding};
+use billfish_state::{Appended, LogAppend, LogEntry, MessageClaim, RoomId, StateError};
+use billfish_wire::{Body, Class, Encoding};
 use bytes::Bytes;
 use std::{
     collections::VecDeque,
@@ -83,6 +85,8 @@ pub(super) struct Said {
     logged: Option<usize>,
     key: Option<Key>,
     waiting: Option<Waiting>,
+    /// The number that the log has it under, where it is not its own.
+    logged_seq: Option<i64>,
 }
 
 impl Said {
@@ -93,20 +97,6 @@ impl Said {
     fn seq(&self) -> i64 {
         self.push.push.as_ref().map_or(0, |push| push.seq)
     }
-
-    /// As it was before it had a number.
-    fn outgoing(&self) -> Outgoing {
-        let push = self.push.push.clone().unwrap_or_default();
-        Outgoing {
-            biz_code: BizCode(push.biz_code),
-            data: push.data,
-            acknowledged: push.qos > 0,
-            class: self.class,
-            key: None,
-            except: (self.push.except_user_id != 0).then_some(UserId(self.push.except_user_id)),
-            keep_permille: self.push.keep_permille,
-        }
-    }
 }
 
 /// What a round leaves behind it.
@@ -115,7 +105,7 @@ struct Left {
     /// Numbers that the log is not to be asked for again.
     refused: Vec<i64>,
     /// To be said under other numbers.
-    anew: Vec<(Said, Option<Waiting>)>,
+    anew: Vec<Said>,
 }
 
 /// Who is told what became of a message.
@@ -172,10 +162,20 @@ impl Outbox {
         self.sent_seq
     }
 
+    /// Pushed, and not in the log as far as is known.
+    pub(super) fn behind(&self) -> impl Iterator<Item = &LogEntry> {
+        self.batch.iter().take(self.behind).map(|append| &append.entry)
+    }
+
     /// When the log is to be asked again, Unix ms.
     pub(super) fn due_ms(&self) -> Option<u64> {
         (self.behind > 0).then_some(self.again_ms)
     }
+}
+
+/// By which viewers tell that they have a message already.
+fn msg_id_of(room: RoomId, seq: i64) -> String {
+    format!("r{room}-{seq}")
 }
 
 /// What the log said.
@@ -194,7 +194,7 @@ impl Room {
     pub(super) fn put(&mut self, push: Outgoing, claim: Option<MessageClaim>, waiting: Option<Waiting>, now_ms: u64) {
         self.counter = self.counter.checked_add(1).expect("the room begins a new epoch at half of this");
         let (room, seq) = (self.record.room.0, self.seq());
-        let msg_id = if push.acknowledged { format!("r{room}-{seq}") } else { String::new() };
+        let msg_id = if push.acknowledged { msg_id_of(self.record.room, seq) } else { String::new() };
         let body = Body {
             biz_code: Some(push.biz_code.0),
             data: Some(push.data),
@@ -240,7 +240,7 @@ impl Room {
             except_user_id: push.except.map_or(0, |user| user.0),
             keep_permille: push.keep_permille,
         };
-        self.outbox.push(Out::Said(Said { push: message, class: push.class, logged, key: taken, waiting }));
+        self.outbox.push(Out::Said(Said { push: message, class: push.class, logged, key: taken, waiting, logged_seq: None }));
     }
 
     /// Sends what was decided: log first, then links, in order.
@@ -297,7 +297,7 @@ impl Room {
     /// Queues a message that the log has, under a number that viewers have not passed. Its id stays.
     fn put_aside(&mut self, said: Said) {
         self.counter = self.counter.checked_add(1).expect("the room begins a new epoch at half of this");
-        let mut said = Said { logged: None, key: None, waiting: None, ..said };
+        let mut said = Said { logged: None, key: None, logged_seq: Some(said.logged_seq.unwrap_or(said.seq())), ..said };
         if let Some(push) = &mut said.push.push {
             push.seq = (self.claim.epoch << 32 | u64::from(self.counter)).cast_signed();
         }
@@ -309,7 +309,14 @@ impl Room {
         let gateways: Vec<Arc<Gateway>> = self.membership.interested().cloned().collect();
         for out in std::mem::take(&mut self.outbox.out) {
             match out {
-                Out::Tell { message, class } => self.deliver(&gateways, &message, class).await,
+                Out::Tell { message, class } => {
+                    self.deliver(&gateways, &message, class).await;
+                    if class == Class::Control {
+                        // It has no number that could hide another.
+                        let unreplayed: Vec<_> = self.unreplayed.iter().map(|(gateway, _)| Arc::clone(gateway)).collect();
+                        self.deliver(&unreplayed, &message, class).await;
+                    }
+                }
                 Out::Again { key, waiting } => {
                     let now_ms = self.core.state.clock.now_ms();
                     // Not there: what it repeats stood in this batch, and was refused.
@@ -333,15 +340,17 @@ impl Room {
         };
         match appended {
             Some(Appended::Repeated { seq }) if seq != said.seq() => {
-                if self.landed_late(seq) {
-                    return left.anew.push((said, waiting));
-                }
                 self.core.metrics.dedup_hits.inc();
                 if let Some(key) = said.key {
                     let now_ms = self.core.state.clock.now_ms();
                     self.taken.put(key, seq, now_ms);
                 }
-                if let Some(waiting) = waiting {
+                if said.must_arrive() && seq < self.first_seq() {
+                    if let Some(push) = &mut said.push.push {
+                        push.msg_id = msg_id_of(self.record.room, seq);
+                    }
+                    left.anew.push(Said { waiting, logged_seq: Some(seq), ..said });
+                } else if let Some(waiting) = waiting {
                     self.answer(waiting, seq, 0).await;
                 }
                 return;
@@ -375,13 +384,8 @@ impl Room {
         self.deliver(gateways, &Kind::RoomPush(said.push), said.class).await;
         self.outbox.sent_seq = seq;
         if let Some(waiting) = waiting {
-            self.answer(waiting, seq, gateways.len() as u64).await;
+            self.answer(waiting, said.logged_seq.unwrap_or(seq), gateways.len() as u64).await;
         }
-    }
-
-    /// In the log since this life has looked at it, and said by a former owner: nobody has pushed it.
-    fn landed_late(&self, seq: i64) -> bool {
-        seq > self.log_seen_seq && seq.cast_unsigned() >> 32 < self.claim.epoch
     }
 
     async fn deliver(&mut self, gateways: &[Arc<Gateway>], message: &Kind, class: Class) {
@@ -422,14 +426,8 @@ impl Room {
             }
         }
         outbox.behind = outbox.batch.len();
-        for (said, waiting) in left.anew {
-            let now_ms = self.core.state.clock.now_ms();
-            // Its claim stands already.
-            self.put(said.outgoing(), None, waiting, now_ms);
-            if let Some(key) = said.key {
-                let seq = self.seq();
-                self.taken.put(key, seq, now_ms);
-            }
+        for said in left.anew {
+            self.put_aside(said);
         }
     }
 
@@ -500,8 +498,26 @@ impl Room {
         if !appended.iter().any(is_stale) {
             return Ok(false);
         }
-        let newest = self.core.state.room_log.last(self.record.room, 1, self.core.state.clock.now_ms()).await?;
-        Ok(newest.last().is_some_and(|newest| newest.seq.cast_unsigned() >> 32 > self.claim.epoch))
+        self.is_overtaken().await
+    }
+
+    /// Whether the log has a later owner. It is fenced by this.
+    async fn is_overtaken(&self) -> Result<bool, StateError> {
+        let now_ms = self.core.state.clock.now_ms();
+        Ok(self.core.state.room_log.fence(self.record.room, self.first_seq(), now_ms).await?.cast_unsigned() >> 32 > self.claim.epoch)
+    }
+
+    /// A store that may have forgotten the fence is given it again.
+    pub(super) async fn fence_again(&mut self) {
+        let generation = self.core.state.watch.generation();
+        if generation == self.fenced_generation {
+            return;
+        }
+        match self.is_overtaken().await {
+            Ok(true) => self.lose().await,
+            Ok(false) => self.fenced_generation = generation,
+            Err(error) => self.core.metrics.store_failed("room_log", &error),
+        }
     }
 
     async fn write_states(&mut self) {

@@ -5,8 +5,10 @@
 //! - A gateway that listens on this link already has missed nothing: all that was said since stands on the link, though what it has said it
 //!   has seen may be older.
 //! - Interest has no answer, so a gateway with viewers is told the audience: it need not say it again.
-//! - Where something between has been trimmed away, or the log is away, the gateway's sessions are sent to resume (4012): they are told
-//!   what is lost, a viewer who only listens would never know.
+//! - Where the log is away, it hears nothing of the room until it can be told: what is newer would let it pass what it missed, and no later
+//!   owner would tell it either. What is said meanwhile comes with the rest.
+//! - Where something between has been trimmed away, the gateway's sessions are sent to resume (4012) before they see anything newer: they
+//!   are told what is lost, a viewer who only listens would never know.
 
 use super::{Room, parting::Fate};
 use crate::{delivery::stored_push, link::Gateway, metrics::Audience};
@@ -20,23 +22,24 @@ const RESUME_USERS: usize = 500;
 /// Steps of one search: a room of 20,000 that another router owned when they joined. Who is beyond finds the gap at his next resume.
 const RESUME_STEPS: usize = 40;
 
+/// After a replay whose store did not answer, which costs the room a time-out.
+const REPLAY_AGAIN_MS: u64 = 1_000;
+
 impl Room {
     /// A gateway wants the room's pushes from after this `seq` on; 0: from now on.
     pub(super) async fn on_interest(&mut self, gateway: &Arc<Gateway>, after_seq: i64) {
         // What was decided before goes to those who were interested before.
         self.flush().await;
-        if after_seq > 0 && !self.membership.is_interested(gateway) {
-            match self.replay(gateway, after_seq).await {
-                Ok(false) => {}
-                Ok(true) => self.send_to_resume(gateway).await,
-                Err(error) => {
-                    self.core.metrics.store_failed("replay", &error);
-                    self.unreplayed.push(Arc::clone(gateway));
-                }
-            }
-        }
-        let gone = self.membership.interest(gateway, true);
+        let is_told = after_seq == 0 || self.membership.is_interested(gateway) || self.replay(gateway, after_seq).await;
+        self.unreplayed.retain(|(other, _)| other.node != gateway.node);
+        let gone = self.membership.interest(gateway, is_told);
         self.part(&gone, Fate::Over).await;
+        if !is_told {
+            self.unreplayed.push((Arc::clone(gateway), after_seq));
+            let again_ms = self.core.state.clock.now_ms() + REPLAY_AGAIN_MS;
+            self.timers.renew_ms = self.timers.renew_ms.min(again_ms);
+            return;
+        }
         if after_seq > 0 {
             // It has viewers, and says so until it hears of the room: interest has no answer.
             let members = self.audience.cast_signed();
@@ -44,28 +47,52 @@ impl Room {
         }
     }
 
-    /// The store answers again: whoever could not be told what he missed is sent to ask for it.
+    /// The store answers: it has this life's fence, and gateways that could not be told what they missed are told now.
     pub(super) async fn replay_late(&mut self) {
-        for gateway in std::mem::take(&mut self.unreplayed) {
+        self.fence_again().await;
+        let mut waiting = std::mem::take(&mut self.unreplayed).into_iter();
+        while self.end.is_none()
+            && let Some((gateway, after_seq)) = waiting.next()
+        {
             if !gateway.is_down() {
-                self.send_to_resume(&gateway).await;
+                self.on_interest(&gateway, after_seq).await;
+            }
+            if !self.unreplayed.is_empty() {
+                // The others would wait for the same time-out.
+                self.unreplayed.extend(waiting);
+                return;
             }
         }
     }
 
-    /// `true`: something is missing.
-    async fn replay(&mut self, gateway: &Arc<Gateway>, after_seq: i64) -> Result<bool, StateError> {
+    /// `false`: the gateway has not been told, or not all.
+    async fn replay(&mut self, gateway: &Arc<Gateway>, after_seq: i64) -> bool {
+        let told = self.try_replay(gateway, after_seq).await;
+        if let Err(error) = &told {
+            self.core.metrics.store_failed("replay", error);
+        }
+        told.is_ok()
+    }
+
+    async fn try_replay(&mut self, gateway: &Arc<Gateway>, after_seq: i64) -> Result<(), StateError> {
         let now_ms = self.core.state.clock.now_ms();
         let page = self.core.state.room_log.read(self.record.room, after_seq, billfish_state::port::ROOM_LOG_ENTRIES_MAX, now_ms).await?;
+        if page.gap || page.more {
+            self.send_to_resume(gateway).await?;
+        }
         let mut pushes: Vec<RoomPush> = page.entries.iter().filter_map(|entry| self.as_push(entry)).collect();
         let states = self.states.values().filter_map(|body| {
             let entry = LogEntry { seq: 0, body: body.clone().into_bytes().into(), except: None };
             self.as_push(&entry).filter(|push| push.push.as_ref().is_some_and(|push| push.seq > after_seq))
         });
         pushes.extend(states);
+        // Others have heard it already, and the log is yet to.
+        pushes.extend(self.outbox.behind().filter(|entry| entry.seq > after_seq).filter_map(|entry| self.as_push(entry)));
         // In one order: viewers show rising numbers only.
+        let seq_of = |push: &mut RoomPush| push.push.as_ref().map(|push| push.seq);
         pushes.sort_by_key(|push| push.push.as_ref().map(|push| push.seq));
-        let mut is_whole = !page.gap && !page.more;
+        pushes.dedup_by_key(seq_of);
+        let mut is_whole = true;
         for push in pushes {
             let class = Class::from_number(push.push.as_ref().map_or(0, |push| push.class));
             if gateway.send(Kind::RoomPush(push), class).await {
@@ -74,7 +101,7 @@ impl Room {
                 is_whole &= class.may_drop();
             }
         }
-        Ok(!is_whole)
+        if is_whole { Ok(()) } else { self.send_to_resume(gateway).await }
     }
 
     /// An entry of the log as it is pushed.
@@ -86,15 +113,9 @@ impl Room {
 
     /// The members behind a gateway have a hole in what they saw. Those who joined here are known; those who joined an earlier owner are
     /// looked up.
-    async fn send_to_resume(&mut self, gateway: &Arc<Gateway>) {
+    async fn send_to_resume(&mut self, gateway: &Arc<Gateway>) -> Result<(), StateError> {
         self.membership.mark_hole(gateway);
         self.heal().await;
-        if let Err(error) = self.send_strangers_to_resume(gateway).await {
-            self.core.metrics.store_failed("replay", &error);
-        }
-    }
-
-    async fn send_strangers_to_resume(&self, gateway: &Arc<Gateway>) -> Result<(), StateError> {
         let (app, state) = (self.record.app, &self.core.state);
         let mut cursor = 0;
         for _ in 0..RESUME_STEPS {

@@ -208,6 +208,7 @@ async fn while_the_store_is_away_an_owner_goes_on_with_chat_and_takes_nothing_th
     assert_eq!(reason(one.house.handle.mute(mute).await), Reason::Unavailable);
     let heard: Vec<i64> = pushes(&gateway.rest(Duration::from_secs(1)).await).into_iter().map(|(seq, _)| seq).collect();
     assert_eq!(heard, said);
+    assert_eq!(one.house.metric("router_rooms_degraded "), 1.0);
 
     // It comes back, and nobody had the room: what was said is in the log, with its claims, and the life goes on.
     one.cut(false);
@@ -216,6 +217,7 @@ async fn while_the_store_is_away_an_owner_goes_on_with_chat_and_takes_nothing_th
     let page = town.state.room_log.read(room, 0, 100, town.state.clock.now_ms()).await.unwrap();
     let logged: Vec<i64> = page.entries.iter().map(|entry| entry.seq).collect();
     assert_eq!((logged[..10].to_vec(), logged.len()), (said, 11));
+    assert_eq!(one.house.metric("router_rooms_degraded "), 0.0);
     assert_eq!(one.house.metric("router_rooms_lost_total "), 0.0);
 }
 
@@ -338,25 +340,135 @@ async fn who_asks_again_for_what_was_said_in_another_life_is_confirmed_whatever_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_a_former_owner_wrote_too_late_is_said_when_it_is_sent_again() {
+async fn what_a_former_owner_has_on_its_way_is_not_taken_once_the_next_has_begun() {
     let house = House::start().await;
     let room = house.open(ANCHOR).await;
     house.say(room, "{}").await;
-    // A second life, which has looked at the log.
+    // A second life, which has said nothing yet.
     steal_and_return(&house, room).await;
     let mut gateway = house.gateway("g1");
     let begun = gateway.join(room, ALICE).await.seq;
     assert_eq!(begun >> 32, 2);
-    // What was on its way from the first arrives.
     let now_ms = house.state.clock.now_ms();
     let claim = billfish_state::MessageClaim { app: APP, user: UserId(ALICE), msg_id: "m1".to_owned(), until_ms: now_ms + 60_000 };
     let entry = LogEntry { seq: (1 << 32) + 50, body: "{}".into(), except: None };
     let late = LogAppend { entry, claim: Some(claim) };
-    assert_eq!(house.state.room_log.append(room, &[late], now_ms).await.unwrap(), [Appended::Stored]);
+    assert_eq!(house.state.room_log.append(room, &[late], now_ms).await.unwrap(), [Appended::Stale]);
     let seq = accepted(gateway.ask(ALICE, chat(room, "late", "m1")).await);
     assert!(seq > begun);
     assert_eq!(accepted(gateway.ask(ALICE, chat(room, "late", "m1")).await), seq);
     assert_eq!(pushes(&gateway.rest(Duration::from_secs(1)).await), [(seq, "late".to_owned())]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_stops_when_its_log_is_fenced_by_another_that_has_written_nothing() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let one = town.router("r1").await;
+    tokio::time::sleep(SEEN).await;
+    for has_some_behind in [false, true] {
+        let room = one.house.open(UserId(ANCHOR.0 + i64::from(has_some_behind))).await;
+        let mut gateway = one.house.gateway("g1");
+        gateway.join(room, ALICE).await;
+        gateway.rest(Duration::from_secs(2)).await;
+        let lost = one.house.metric("router_rooms_lost_total ");
+        if has_some_behind {
+            one.between.appends_lost.store(1, Relaxed);
+            accepted(gateway.ask(ALICE, chat(room, "behind", "m1")).await);
+        }
+        assert_eq!(town.state.room_log.fence(room, 9 << 32, town.state.clock.now_ms()).await.unwrap(), 9 << 32);
+        if !has_some_behind {
+            assert_eq!(gateway.moved(ALICE, chat(room, "stale", "m1")).await, "");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(one.house.metric("router_rooms_lost_total "), lost + 1.0, "{has_some_behind}");
+        assert_eq!(town.state.room_log.last(room, 9, town.state.clock.now_ms()).await.unwrap(), []);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_could_not_be_told_what_it_missed_hears_nothing_newer_until_it_is() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let one = town.router("r1").await;
+    tokio::time::sleep(SEEN).await;
+    let room = one.house.open(ANCHOR).await;
+    let (mut well, mut cut) = (one.house.gateway("g1"), one.house.gateway("g2"));
+    well.join(room, ALICE).await;
+    cut.join(room, BOB).await;
+    let seen = accepted(well.ask(ALICE, chat(room, "seen", "")).await);
+    drop(cut);
+    settle().await;
+    accepted(well.ask(ALICE, chat(room, "missed", "")).await);
+    let mut cut = one.house.gateway("g2");
+    one.between.reads_lost.store(2, Relaxed);
+    interest(&cut, room, seen).await;
+    settle().await;
+    accepted(well.ask(ALICE, chat(room, "newer", "")).await);
+    // By a JOIN too it does not begin to hear.
+    let id = cut.call(CAROL, join(room, None)).await;
+    joined(cut.answer(id).await);
+    assert_eq!(shown(&cut.rest(Duration::from_millis(500)).await), Vec::<String>::new());
+    let heard = cut.rest(Duration::from_secs(3)).await;
+    assert_eq!(shown(&heard), ["missed", "newer"]);
+    assert!(!heard.iter().any(|kind| matches!(kind, Kind::Kick(_))), "nobody lost anything");
+    accepted(well.ask(ALICE, chat(room, "next", "")).await);
+    assert_eq!(shown(&cut.rest(Duration::from_secs(1)).await), ["next"]);
+    assert_eq!(one.between.reads_lost.load(Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_gateways_cannot_be_told_before_the_owner_changes_the_next_owner_tells_them() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let (one, two) = (town.router("r1").await, town.router("r2").await);
+    tokio::time::sleep(SEEN).await;
+    let room = one.house.open(ANCHOR).await;
+    let mut well = one.house.gateway("g1");
+    well.join(room, ALICE).await;
+    let seen = accepted(well.ask(ALICE, chat(room, "seen", "")).await);
+    accepted(well.ask(ALICE, chat(room, "missed", "")).await);
+    let mut cut = one.house.gateway("g2");
+    one.cut(true);
+    interest(&cut, room, seen).await;
+    tokio::time::sleep(LEASE).await;
+    accepted(well.ask(ALICE, chat(room, "only of one owner", "")).await);
+    assert_eq!(shown(&cut.rest(Duration::from_secs(1)).await), Vec::<String>::new());
+    town.shows(&["r2"]);
+    let mut cut = two.house.gateway("g2");
+    interest(&cut, room, seen).await;
+    assert_eq!(shown(&cut.rest(LEASE).await), ["missed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_in_doubt_when_its_owner_went_is_shown_when_it_is_sent_again_with_the_id_of_the_first() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let (one, two) = (town.router("r1").await, town.router("r2").await);
+    tokio::time::sleep(SEEN).await;
+    let room = one.house.open(ANCHOR).await;
+    let mut gateway = one.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    gateway.rest(Duration::from_secs(2)).await;
+    let push = || PushRequest { qos: 1, ..room_push(room, r#"{"content":"in doubt"}"#) };
+    one.between.answers_lost.store(3, Relaxed);
+    assert_eq!(reason(one.house.handle.push_once(push(), "k1".to_owned()).await), Reason::Unavailable);
+    one.cut(true);
+    let passed = accepted(gateway.ask(ALICE, chat(room, "newer", "")).await);
+    assert_eq!(shown(&gateway.rest(Duration::from_secs(1)).await), ["newer"]);
+    town.shows(&["r2"]);
+    tokio::time::sleep(LEASE).await;
+    let mut gateway = two.house.gateway("g1");
+    interest(&gateway, room, passed).await;
+    assert_eq!(shown(&gateway.rest(Duration::from_secs(1)).await), Vec::<String>::new(), "it has seen newer ones");
+    let first = two.house.handle.push_once(push(), "k1".to_owned()).await.unwrap().seq.unwrap();
+    assert!(first < passed, "the number it has in the log");
+    assert_eq!(two.house.handle.push_once(push(), "k1".to_owned()).await.unwrap().seq, Some(first));
+    let pushed = gateway.push().await;
+    assert!(body(&pushed).seq > passed);
+    assert_eq!(body(&pushed).msg_id, format!("r{room}-{first}"));
+    assert_eq!(pushes(&gateway.rest(Duration::from_secs(1)).await), [], "once");
+    assert_eq!(town.state.room_log.last(room, 9, town.state.clock.now_ms()).await.unwrap().len(), 1);
 }
 
 async fn steal_and_return(house: &House, room: RoomId) {
