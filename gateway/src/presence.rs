@@ -4,7 +4,8 @@
 //! - A route stands for half a day and is not renewed by heartbeats. It is looked after when half its life is over, and, once for each
 //!   time that the store may have forgotten something, at the session's next sign of life; at a pace that leaves the store alone.
 //! - Of two sessions that claim one route the newer one has it, wherever they are: the other is ended, here or through a router.
-//! - A session that ended gives its own route back; the user is gone when no other session of the user is here.
+//! - A session that ended gives its own route back. Its user is gone when there is no other session, neither here nor, as the user's routes
+//!   tell, elsewhere; and what is taken back is this gateway's own word alone: a sign of life that came later from elsewhere stands.
 //! - A lost write is made good by a later sign of life, half a heartbeat gap on.
 
 use crate::{
@@ -21,7 +22,7 @@ use billfish_state::{AppId, DeviceKind, Route, UserId};
 use billfish_wire::Reason;
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::sync::Mutex;
@@ -31,11 +32,11 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(crate) struct Presence {
     alive: Batch<(AppId, UserId), Alive>,
-    gone: Batch<(AppId, UserId), Gone>,
     endings: Batch<Claim, Ended>,
     checks: Batch<Claim, Check>,
-    /// Held while a user is said to be here or gone: the later word is written later.
+    /// Held while users are said to be here or gone, so that the later word is written later.
     word: Mutex<()>,
+    told: Told,
     parts: PresenceParts,
 }
 
@@ -54,10 +55,6 @@ pub(crate) struct PresenceParts {
 /// The user showed a sign of life.
 #[derive(Clone, Copy, Debug)]
 struct Alive;
-
-/// The user has no session here any more.
-#[derive(Clone, Copy, Debug)]
-struct Gone;
 
 /// The session has ended, and its route is to go.
 #[derive(Clone, Copy, Debug)]
@@ -81,10 +78,10 @@ impl Presence {
         let counters = &parts.counters;
         Self {
             alive: Batch::new(Port::Presence, WAITING_MAX, ALIVE_GATHER, Arc::clone(counters)).in_writes_of(ALIVE_WRITE_MAX),
-            gone: Batch::new(Port::Presence, WAITING_MAX, GATHER, Arc::clone(counters)),
             endings: Batch::new(Port::Routes, WAITING_MAX, GATHER, Arc::clone(counters)),
             checks: Batch::new(Port::Routes, WAITING_MAX, GATHER, Arc::clone(counters)).in_writes_of(CHECKS_MAX).pausing(CHECKS_PAUSE),
             word: Mutex::new(()),
+            told: Told::default(),
             parts,
         }
     }
@@ -104,7 +101,6 @@ impl Presence {
         self.endings.put(claim, Ended);
         if self.parts.directory.lookup(origin.app_id, origin.user_id).is_empty() {
             self.alive.forget(&(claim.app, claim.user));
-            self.gone.put((claim.app, claim.user), Gone);
         }
     }
 
@@ -121,7 +117,7 @@ impl Presence {
     /// Binds routes of new sessions and says that their users are here, before the sessions know that they are let in. Whoever had a
     /// route before, on another gateway, is ended there.
     pub(crate) async fn welcome(&self, origins: &[Origin]) -> Result<RouteMark, Away> {
-        let (store, mark) = (&self.parts.store, self.mark());
+        let mark = self.mark();
         let claims: Vec<Claim> = origins.iter().copied().map(Claim::of).collect();
         if self.bind(&claims).await.is_err() {
             // It may have been carried out, and nobody will come to give these back.
@@ -129,8 +125,7 @@ impl Presence {
             return Err(Away);
         }
         let users: Vec<(AppId, UserId)> = claims.iter().map(|claim| (claim.app, claim.user)).collect();
-        users.iter().for_each(|user| self.gone.forget(user));
-        if store.call(Port::Presence, store.state.presence.touch(&users, store.now_ms())).await.is_err() {
+        if self.touch(&users).await.is_err() {
             // A route is enough to be let in; being seen follows with the next batch.
             users.into_iter().for_each(|user| self.alive.put(user, Alive));
         }
@@ -160,7 +155,7 @@ impl Presence {
 
     /// Writes until `stop`, then what is left.
     pub(crate) async fn run(&self, stop: &CancellationToken) {
-        tokio::join!(self.alive.run(stop, self), self.gone.run(stop, self), self.endings.run(stop, self), self.checks.run(stop, self));
+        tokio::join!(self.alive.run(stop, self), self.endings.run(stop, self), self.checks.run(stop, self));
     }
 
     async fn check(&self, claims: &[Claim]) -> Result<(), Away> {
@@ -236,19 +231,68 @@ impl Presence {
         if users.is_empty() {
             return Ok(());
         }
-        let store = &self.parts.store;
-        store.call(Port::Presence, store.state.presence.touch(&users, store.now_ms())).await
+        self.touch(&users).await
     }
 
-    async fn write_gone(&self, users: &[((AppId, UserId), Gone)]) -> Result<(), Away> {
+    async fn touch(&self, users: &[(AppId, UserId)]) -> Result<(), Away> {
+        let (store, now_ms) = (&self.parts.store, self.parts.store.now_ms());
+        // First, for a call that fails may have been carried out.
+        self.told.note(users, now_ms);
+        store.call(Port::Presence, store.state.presence.touch(users, now_ms)).await
+    }
+
+    /// Gives the routes back, and takes back what this gateway told of users who have no other.
+    async fn write_ended(&self, claims: &[(Claim, Ended)]) -> Result<(), Away> {
         let _word = self.word.lock().await;
-        let is_gone = |(app, user): &(AppId, UserId)| self.parts.directory.lookup(app.0, user.0).is_empty();
-        let users: Vec<(AppId, UserId)> = users.iter().map(|(user, Gone)| *user).filter(is_gone).collect();
-        if users.is_empty() {
-            return Ok(());
-        }
+        let is_gone = |claim: &Claim| self.parts.directory.lookup(claim.app.0, claim.user.0).is_empty();
+        let told = |claim: Claim| is_gone(&claim).then(|| self.told.at(claim.app, claim.user)).flatten();
+        // Before the routes are looked at: what is told afterwards, by a LOGIN here meanwhile, is not taken back.
+        let last: Vec<Option<u64>> = claims.iter().map(|(claim, Ended)| told(*claim)).collect();
+        let routes: Vec<Route> = claims.iter().map(|(claim, Ended)| self.route(*claim)).collect();
         let store = &self.parts.store;
-        store.call(Port::Presence, store.state.presence.remove(&users)).await
+        let has_others = store.call(Port::Routes, store.state.routes.unbind(&routes)).await?;
+        let parted = claims.iter().zip(last).zip(has_others).filter_map(|(((claim, Ended), last), has_others)| {
+            let last = last?;
+            Some(((claim.app, claim.user, last), has_others))
+        });
+        let parted: Vec<_> = parted.collect();
+        let gone: Vec<(AppId, UserId, u64)> = parted.iter().filter(|(_, has_others)| !has_others).map(|(user, _)| *user).collect();
+        if !gone.is_empty() {
+            store.call(Port::Presence, store.state.presence.remove(&gone)).await?;
+        }
+        parted.into_iter().for_each(|(user, _)| self.told.forget(user));
+        Ok(())
+    }
+}
+
+/// When this gateway last said of a user that he is here: only that is taken back with his last session. Of the users with sessions here.
+#[derive(Debug, Default)]
+struct Told(StdMutex<HashMap<(AppId, UserId), u64, foldhash::fast::RandomState>>);
+
+impl Told {
+    fn note(&self, users: &[(AppId, UserId)], now_ms: u64) {
+        let mut told = self.told();
+        for user in users {
+            if told.len() < WAITING_MAX || told.contains_key(user) {
+                told.insert(*user, now_ms);
+            }
+        }
+    }
+
+    fn at(&self, app: AppId, user: UserId) -> Option<u64> {
+        self.told().get(&(app, user)).copied()
+    }
+
+    /// Unless something later was told.
+    fn forget(&self, (app, user, at_ms): (AppId, UserId, u64)) {
+        let mut told = self.told();
+        if told.get(&(app, user)).is_some_and(|told_ms| *told_ms <= at_ms) {
+            told.remove(&(app, user));
+        }
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashMap<(AppId, UserId), u64, foldhash::fast::RandomState>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -268,17 +312,9 @@ impl Write<(AppId, UserId), Alive> for Presence {
     }
 }
 
-impl Write<(AppId, UserId), Gone> for Presence {
-    async fn write(&self, users: &[((AppId, UserId), Gone)]) -> Result<(), Away> {
-        self.write_gone(users).await
-    }
-}
-
 impl Write<Claim, Ended> for Presence {
     async fn write(&self, claims: &[(Claim, Ended)]) -> Result<(), Away> {
-        let routes: Vec<Route> = claims.iter().map(|(claim, Ended)| self.route(*claim)).collect();
-        let store = &self.parts.store;
-        store.call(Port::Routes, store.state.routes.unbind(&routes)).await
+        self.write_ended(claims).await
     }
 }
 
@@ -289,7 +325,8 @@ impl Write<Claim, Check> for Presence {
     }
 }
 
-/// Users, or endings, that may wait while the state is away: as many as a gateway has sessions.
+/// Users, or endings, that may wait while the state is away: as many as a gateway has sessions. One that finds no place goes offline two
+/// silent gaps later.
 const WAITING_MAX: usize = 131_072;
 /// What comes within this is one write.
 const GATHER: Duration = Duration::from_millis(100);

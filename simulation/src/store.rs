@@ -409,14 +409,14 @@ passed_on!(Tokens as tokens {
 });
 passed_on!(Presence as presence {
     fn touch(users: &[(AppId, UserId)], now_ms: u64) -> ();
-    fn remove(users: &[(AppId, UserId)]) -> ();
+    fn remove(users: &[(AppId, UserId, u64)]) -> ();
     fn online(app: AppId, users: &[UserId], since_ms: u64) -> Vec<bool>;
     fn sweep(before_ms: u64, limit: usize) -> Vec<(AppId, UserId)>;
 });
 passed_on!(Routes as routes {
     fn bind(routes: &[Route], now_ms: u64, until_ms: u64) -> Vec<Option<Route>>;
     fn renew(routes: &[Route], now_ms: u64, until_ms: u64) -> Vec<bool>;
-    fn unbind(routes: &[Route]) -> ();
+    fn unbind(routes: &[Route]) -> Vec<bool>;
     fn lookup(app: AppId, users: &[UserId], now_ms: u64) -> Vec<Vec<Route>>;
 });
 passed_on!(Acks as acks {

@@ -16,6 +16,7 @@ use billfish_state::{AppId, DeviceKind, Route, Routes, State, StateError, UserId
 use billfish_wire::Reason;
 use std::{
     collections::VecDeque,
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
@@ -311,6 +312,54 @@ async fn who_logs_in_ends_the_older_session_on_another_gateway() {
     first.presence.ended(web(1));
     first.flush().await;
     assert_eq!(second.sessions().await, [2]);
+    assert!(second.is_online().await, "the user is there with the newer session");
+}
+
+#[tokio::test]
+async fn who_logs_out_stays_online_with_a_device_on_another_gateway() {
+    let state = State::in_memory();
+    let (first, second) = (House::named("g1", state.clone()), House::named("g2", state));
+    let (browser, phone) = (web(1), session(2, DeviceKind::Android));
+    second.enter(phone).await;
+    first.enter(browser).await;
+    for (house, ending, online) in [(&first, browser, true), (&second, phone, false)] {
+        house.directory.take(ending);
+        house.presence.ended(ending);
+        house.flush().await;
+        assert_eq!(second.is_online().await, online);
+    }
+}
+
+#[tokio::test]
+async fn who_comes_to_another_gateway_while_the_farewell_is_written_stays_online() {
+    let state = State::in_memory();
+    let (first, second) = (House::named("g1", state.clone()), House::named("g2", state.clone()));
+    first.enter(web(1)).await;
+    first.directory.take(web(1));
+    first.presence.ended(web(1));
+    // No route of the user's is left when the first asks; the sign of life comes between this and the farewell.
+    let elsewhere = Arc::clone(&second.presence);
+    *first.watched.after_unbind.lock().unwrap() = Some(Box::pin(async move {
+        state.clock.set(state.clock.now_ms() + 1);
+        elsewhere.welcome(&[web(2)]).await.unwrap();
+    }));
+    first.flush().await;
+    assert!(first.watched.after_unbind.lock().unwrap().is_none());
+    assert!(second.is_online().await);
+}
+
+#[tokio::test]
+async fn a_farewell_that_the_store_did_not_take_is_said_again() {
+    let house = House::new();
+    house.enter(web(1)).await;
+    house.directory.take(web(1));
+    house.presence.ended(web(1));
+    house.watched.loses_answers.store(true, SeqCst);
+    house.flush().await;
+    assert!(house.is_online().await, "the route went, the farewell did not follow");
+    house.watched.loses_answers.store(false, SeqCst);
+    house.flush().await;
+    assert!(!house.is_online().await);
 }
 
 #[tokio::test]
@@ -343,6 +392,7 @@ struct Watched {
     renewed_routes: AtomicUsize,
     loses_answers: AtomicBool,
     before_bind: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    after_unbind: Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>,
 }
 
 impl Watched {
@@ -355,6 +405,7 @@ impl Watched {
             renewed_routes: AtomicUsize::new(0),
             loses_answers: AtomicBool::new(false),
             before_bind: Mutex::default(),
+            after_unbind: Mutex::default(),
         }
     }
 
@@ -371,7 +422,10 @@ impl billfish_state::Presence for Watched {
         self.presence.touch(users, now_ms).await
     }
 
-    async fn remove(&self, users: &[(AppId, UserId)]) -> Result<(), StateError> {
+    async fn remove(&self, users: &[(AppId, UserId, u64)]) -> Result<(), StateError> {
+        if self.loses_answers.load(SeqCst) {
+            return Err(StateError::Away { what: "presence", cause: "it did not get there".into() });
+        }
         self.presence.remove(users).await
     }
 
@@ -403,8 +457,13 @@ impl Routes for Watched {
         self.inner.renew(routes, now_ms, until_ms).await
     }
 
-    async fn unbind(&self, routes: &[Route]) -> Result<(), StateError> {
-        self.inner.unbind(routes).await
+    async fn unbind(&self, routes: &[Route]) -> Result<Vec<bool>, StateError> {
+        let unbound = self.inner.unbind(routes).await;
+        let after = self.after_unbind.lock().unwrap().take();
+        if let Some(after) = after {
+            after.await;
+        }
+        unbound
     }
 
     async fn lookup(&self, app: AppId, users: &[UserId], now_ms: u64) -> Result<Vec<Vec<Route>>, StateError> {

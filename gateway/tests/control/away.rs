@@ -64,7 +64,7 @@ fn sessions_stay_logins_wait_and_everything_heals_by_signs_of_life() {
     // It comes back empty.
     let route = house.runtime.block_on(sick.inner.routes.lookup(AppId(APP), &[USER], now_ms())).unwrap().remove(0);
     house.runtime.block_on(sick.inner.routes.unbind(&route)).unwrap();
-    house.runtime.block_on(sick.inner.presence.remove(&[(AppId(APP), USER)])).unwrap();
+    house.runtime.block_on(sick.inner.presence.remove(&[(AppId(APP), USER, now_ms())])).unwrap();
     sick.set_away(None);
     house.state.watch.may_have_forgotten();
     let is_back = || {
@@ -109,7 +109,7 @@ impl Presence for Sick {
         self.inner.presence.touch(users, now_ms).await
     }
 
-    async fn remove(&self, users: &[(AppId, UserId)]) -> Result<()> {
+    async fn remove(&self, users: &[(AppId, UserId, u64)]) -> Result<()> {
         self.check()?;
         self.inner.presence.remove(users).await
     }
@@ -135,7 +135,7 @@ impl Routes for Sick {
         self.inner.routes.renew(routes, now_ms, until_ms).await
     }
 
-    async fn unbind(&self, routes: &[Route]) -> Result<()> {
+    async fn unbind(&self, routes: &[Route]) -> Result<Vec<bool>> {
         self.check()?;
         self.inner.routes.unbind(routes).await
     }

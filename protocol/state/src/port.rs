@@ -54,8 +54,9 @@ pub trait Tokens: Send + Sync {
 pub trait Presence: Send + Sync {
     /// The users were alive at `now_ms`. A later sign is never replaced by an earlier one. Kept for [`PRESENCE_KEPT_MS`].
     async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()>;
-    /// The users have gone.
-    async fn remove(&self, users: &[(AppId, UserId)]) -> Result<()>;
+    /// Each user has gone who showed no sign of life after the given moment: it is the last sign that the caller knows of. One that
+    /// came later is of a session elsewhere, and stands. Of a user given several times the latest moment counts.
+    async fn remove(&self, users: &[(AppId, UserId, u64)]) -> Result<()>;
     /// Which of them showed a sign of life at or after `since_ms`. Answers in the order asked.
     async fn online(&self, app: AppId, users: &[UserId], since_ms: u64) -> Result<Vec<bool>>;
     /// Forgets at most `limit` users whose last sign is before `before_ms`, and names them. A call may look at a part of the table
@@ -71,8 +72,10 @@ pub trait Routes: Send + Sync {
     async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Option<Route>>>;
     /// Renews the routes that still stand as given; the others are left alone and told by `false`.
     async fn renew(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<bool>>;
-    /// Deletes each route if it still stands as given (compare and delete): a session never removes its successor's.
-    async fn unbind(&self, routes: &[Route]) -> Result<()>;
+    /// Deletes each route if it still stands as given (compare and delete): a session never removes its successor's. Says of each
+    /// whether its user had another route afterwards, to be asked before anybody says that the user has gone. One that has run out
+    /// may count as one. A repeat gives the same answer, as long as no other call has changed it.
+    async fn unbind(&self, routes: &[Route]) -> Result<Vec<bool>>;
     /// Every live route of each user. Answers in the order asked.
     async fn lookup(&self, app: AppId, users: &[UserId], now_ms: u64) -> Result<Vec<Vec<Route>>>;
 }

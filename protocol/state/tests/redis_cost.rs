@@ -58,6 +58,8 @@ async fn calls_cost_what_the_readme_says() {
     meter.count("`Presence::touch` of 1,000 users", state.presence.touch(&signs, now + 1)).await;
     meter.count("`Presence::online` of 1,000 users", state.presence.online(APP, &thousand, now)).await;
     meter.count("`Presence::sweep`, 8 buckets, nobody there", state.presence.sweep(now, 1000)).await;
+    let gone: Vec<_> = thousand.iter().map(|user| (APP, *user, now + 1)).collect();
+    meter.count("`Presence::remove` of 1,000 users", state.presence.remove(&gone)).await;
     meter.count("`Routes::bind`, one", state.routes.bind(&routes[..1], now, later)).await;
     meter.count("`Routes::renew`, one", state.routes.renew(&routes[..1], now, later + 1)).await;
     meter.count("`Routes::lookup` of 1,000 users", state.routes.lookup(APP, &thousand, now)).await;

@@ -35,7 +35,7 @@ async fn a_full_presence_table_stores_nothing_of_a_batch_and_still_renews() {
     assert_eq!(table.online(APP, &[UserId(2), UserId(3)], 0).await.unwrap(), [false, false]);
     table.touch(&[user(1), user(2)], NOW).await.unwrap();
     table.touch(&[user(1), user(2)], NOW + 1).await.expect("both are known");
-    table.remove(&[user(1)]).await.unwrap();
+    table.remove(&[(APP, UserId(1), NOW + 2)]).await.unwrap();
     table.touch(&[user(3)], NOW + 2).await.expect("there is a place again");
     assert_eq!(table.sweep(NOW + 2, 9).await.unwrap(), [user(2)]);
     table.touch(&[user(4)], NOW + 2).await.expect("and again");

@@ -54,9 +54,11 @@ impl Presence for PresenceTable {
         Ok(())
     }
 
-    async fn remove(&self, users: &[(AppId, UserId)]) -> Result<()> {
-        for &(app, user) in users {
-            if self.shards.of(app, user).remove(&(app, user)).is_some() {
+    async fn remove(&self, users: &[(AppId, UserId, u64)]) -> Result<()> {
+        for &(app, user, not_after_ms) in users {
+            let mut shard = self.shards.of(app, user);
+            if shard.stored(&(app, user)).is_some_and(|((), last)| last <= not_after_ms) {
+                shard.remove(&(app, user));
                 self.users.fetch_sub(1, Ordering::Relaxed);
             }
         }

@@ -137,7 +137,8 @@ impl Routes for RouteTable {
             .collect())
     }
 
-    async fn unbind(&self, routes: &[Route]) -> Result<()> {
+    async fn unbind(&self, routes: &[Route]) -> Result<Vec<bool>> {
+        let mut others = Vec::with_capacity(routes.len());
         for route in routes {
             let key = Key::of(route);
             let mut shard = self.shards.of(route.app, route.user);
@@ -145,8 +146,9 @@ impl Routes for RouteTable {
                 shard.bound.remove(&key);
                 self.bound.fetch_sub(1, Ordering::Relaxed);
             }
+            others.push(DeviceKind::ALL.into_iter().any(|device| shard.bound.stored(&Key { device, ..key }).is_some()));
         }
-        Ok(())
+        Ok(others)
     }
 
     async fn lookup(&self, app: AppId, users: &[UserId], now_ms: u64) -> Result<Vec<Vec<Route>>> {

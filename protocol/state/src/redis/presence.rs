@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
+static REMOVE: Script = Script::new(include_str!("lua/presence_remove.lua"));
 static SWEEP: Script = Script::new(include_str!("lua/presence_sweep.lua"));
 
 /// How often a process renews the life of a bucket.
@@ -110,16 +111,18 @@ impl Presence for RedisPresence {
         Ok(())
     }
 
-    async fn remove(&self, users: &[(AppId, UserId)]) -> Result<()> {
+    async fn remove(&self, users: &[(AppId, UserId, u64)]) -> Result<()> {
         let keys = self.connection.keys();
-        let mut commands = Vec::new();
-        for ((app, bucket), users) in self.buckets(users) {
-            for users in users.chunks(USERS_PER_COMMAND) {
-                let ids: Vec<_> = users.iter().map(|user| user.0).collect();
-                commands.push(Command::new("ZREM", &keys.presence(app, bucket)).arg(ids));
-            }
+        let mut buckets: BTreeMap<Bucket, Vec<(i64, u64)>> = BTreeMap::new();
+        for (app, user, not_after_ms) in users {
+            buckets.entry((*app, keys.presence_bucket(*user))).or_default().push((user.0, *not_after_ms));
         }
-        self.connection.run_many::<i64>("removing signs of life", commands).await.map(drop)
+        let mut commands = Vec::new();
+        for ((app, bucket), users) in buckets {
+            let removal = |users: &[(i64, u64)]| Command::script(&REMOVE, &[&keys.presence(app, bucket)]).arg(users);
+            commands.extend(users.chunks(USERS_PER_COMMAND).map(removal));
+        }
+        self.connection.run_many::<()>("removing signs of life", commands).await.map(drop)
     }
 
     async fn online(&self, app: AppId, users: &[UserId], since_ms: u64) -> Result<Vec<bool>> {

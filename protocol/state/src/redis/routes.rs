@@ -52,8 +52,8 @@ impl Routes for RedisRoutes {
         self.each("renewing routes", &RENEW, routes, |command| command.arg(now_ms).arg(until_ms).arg(life)).await
     }
 
-    async fn unbind(&self, routes: &[Route]) -> Result<()> {
-        self.each::<()>("removing routes", &UNBIND, routes, |command| command).await.map(drop)
+    async fn unbind(&self, routes: &[Route]) -> Result<Vec<bool>> {
+        self.each("removing routes", &UNBIND, routes, |command| command).await
     }
 
     async fn lookup(&self, app: AppId, users: &[UserId], now_ms: u64) -> Result<Vec<Vec<Route>>> {

@@ -42,7 +42,7 @@ enum Step {
     Issue { token: u8, user: i64, life: u64 },
     Revoke(u8),
     Touch { users: Vec<i64>, ago: u64 },
-    Gone(Vec<i64>),
+    Gone { users: Vec<i64>, ago: u64 },
     Online { ago: u64 },
     Sweep { ago: u64, limit: usize },
     Bind(Vec<AnyRoute>, u64),
@@ -130,7 +130,7 @@ fn any_step(group: usize, is_fat: bool) -> BoxedStrategy<Step> {
         .boxed(),
         1 => prop_oneof![
             4 => (some(), 0..3 * SECOND).prop_map(|(users, ago)| Step::Touch { users, ago }),
-            1 => some().prop_map(Step::Gone),
+            1 => (some(), 0..3 * SECOND).prop_map(|(users, ago)| Step::Gone { users, ago }),
             3 => (0..PRESENCE_KEPT_MS).prop_map(|ago| Step::Online { ago }),
             1 => (0..PRESENCE_KEPT_MS, 0usize..6).prop_map(|(ago, limit)| Step::Sweep { ago, limit }),
             4 => (route(), life()).prop_map(|(routes, life)| Step::Bind(routes, life)),
@@ -243,12 +243,12 @@ impl Pair {
             }
             Step::Revoke(token) => same!(self, tokens.revoke(&[token.to_string()])),
             Step::Touch { users, ago } => same!(self, presence.touch(&with_apps(&users), now - ago)),
-            Step::Gone(users) => same!(self, presence.remove(&with_apps(&users))),
+            Step::Gone { users, ago } => same!(self, presence.remove(&gone(&users, now - ago))),
             Step::Online { ago } => drop(self.online(ago).await?),
             Step::Sweep { ago, limit } => self.sweep(ago, limit).await?,
             Step::Bind(routes, life) => self.bind(&routes, life).await?,
             Step::Renew(routes, life) => drop(same!(self, routes.renew(&named(&routes), now, now + life))),
-            Step::Unbind(routes) => same!(self, routes.unbind(&named(&routes))),
+            Step::Unbind(routes) => self.unbind(&routes).await?,
             Step::Record(acks) => {
                 let acks: Vec<_> = acks.iter().map(|(user, id, due)| self.ack(*user, *id, *due)).collect();
                 same!(self, acks.record(&acks));
@@ -399,6 +399,7 @@ impl Pair {
             for (app, user) in &named {
                 prop_assert_eq!(self.model.presence.online(*app, &[*user], before).await.unwrap(), [false], "{} has been seen since", user);
             }
+            let named: Vec<_> = named.into_iter().map(|(app, user)| (app, user, before)).collect();
             self.model.presence.remove(&named).await.unwrap();
         }
         if limit > 0 {
@@ -421,6 +422,18 @@ impl Pair {
                 }
                 prop_assert!(before.is_none_or(|before| (before.user, before.device) == (route.user, route.device)));
             }
+        }
+        Ok(())
+    }
+
+    /// Whether another route is left: one that has run out may count.
+    async fn unbind(&self, routes: &[AnyRoute]) -> Checked {
+        for route in named(routes) {
+            let store = self.store.routes.unbind(std::slice::from_ref(&route)).await.unwrap();
+            let model = self.model.routes.unbind(std::slice::from_ref(&route)).await.unwrap();
+            let is_live = !self.model.routes.lookup(APP, &[route.user], self.now).await.unwrap()[0].is_empty();
+            prop_assert_eq!((store.len(), model.len()), (1, 1));
+            prop_assert!(!is_live || (store[0] && model[0]), "{:?} has a live one", route.user);
         }
         Ok(())
     }
@@ -522,6 +535,10 @@ fn app_of(user: i64) -> AppId {
 
 fn with_apps(users: &[i64]) -> Vec<(AppId, UserId)> {
     users.iter().map(|user| (app_of(*user), UserId(*user))).collect()
+}
+
+fn gone(users: &[i64], last_ms: u64) -> Vec<(AppId, UserId, u64)> {
+    users.iter().map(|user| (app_of(*user), UserId(*user), last_ms)).collect()
 }
 
 fn named(routes: &[AnyRoute]) -> Vec<Route> {

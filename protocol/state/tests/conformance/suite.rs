@@ -106,6 +106,7 @@ macro_rules! conformance {
                     a_user_is_online_from_the_last_sign_on,
                     an_earlier_sign_does_not_replace_a_later_one,
                     a_removed_user_is_gone,
+                    who_was_seen_after_the_given_moment_is_not_removed,
                     a_sweep_names_those_it_forgets_and_no_other,
                     users_of_two_apps_are_not_mixed_up,
                 }
@@ -115,6 +116,7 @@ macro_rules! conformance {
                     a_route_ends_unless_renewed,
                     only_a_route_that_stands_as_given_is_renewed,
                     a_session_never_removes_its_successors_route,
+                    unbinding_tells_whether_the_user_has_another_route,
                     answers_come_in_the_order_asked,
                     of_many_binding_at_once_each_sees_the_one_before,
                 }

@@ -39,10 +39,27 @@ pub(crate) async fn an_earlier_sign_does_not_replace_a_later_one<S: Store>() {
 pub(crate) async fn a_removed_user_is_gone<S: Store>() {
     let presence = S::fresh().await.presence;
     presence.touch(&[(APP, UserId(1)), (APP, UserId(2))], at(0)).await.unwrap();
-    presence.remove(&[(APP, UserId(1)), (APP, UserId(9))]).await.unwrap();
+    presence.remove(&[(APP, UserId(1), at(0)), (APP, UserId(9), at(0))]).await.unwrap();
     assert_eq!(presence.online(APP, &users([1, 2]), at(0)).await.unwrap(), [false, true]);
     presence.touch(&[(APP, UserId(1))], at(0)).await.unwrap();
     assert_eq!(presence.online(APP, &users([1, 2]), at(0)).await.unwrap(), [true, true]);
+}
+
+pub(crate) async fn who_was_seen_after_the_given_moment_is_not_removed<S: Store>() {
+    let presence = S::fresh().await.presence;
+    presence.touch(&[(APP, UserId(1)), (APP, UserId(2)), (APP, UserId(3))], at(0)).await.unwrap();
+    presence.touch(&[(APP, UserId(1))], at(1)).await.unwrap();
+    let gone = |users: &[(i64, u64)]| users.iter().map(|(user, last)| (APP, UserId(*user), at(*last))).collect::<Vec<_>>();
+    presence.remove(&gone(&[(1, 0), (2, 0), (3, MINUTE)])).await.unwrap();
+    assert_eq!(presence.online(APP, &users([1, 2, 3]), at(0)).await.unwrap(), [true, false, false]);
+    presence.remove(&gone(&[(1, 1), (1, 0)])).await.unwrap();
+    assert_eq!(presence.online(APP, &users([1]), at(0)).await.unwrap(), [false], "the later of the two moments counts");
+    let many: Vec<_> = (0..3_000).map(|user| (APP, UserId(user))).collect();
+    presence.touch(&many, at(0)).await.unwrap();
+    presence.touch(&many[..1_500], at(SECOND)).await.unwrap();
+    presence.remove(&many.iter().map(|(app, user)| (*app, *user, at(0))).collect::<Vec<_>>()).await.unwrap();
+    let online = presence.online(APP, &users(0..3_000), at(0)).await.unwrap();
+    assert!(online[..1_500].iter().all(|is_online| *is_online) && !online[1_500..].contains(&true));
 }
 
 pub(crate) async fn a_sweep_names_those_it_forgets_and_no_other<S: Store>() {
@@ -64,7 +81,7 @@ pub(crate) async fn users_of_two_apps_are_not_mixed_up<S: Store>() {
     let presence = S::fresh().await.presence;
     presence.touch(&[(APP, UserId(1))], at(0)).await.unwrap();
     presence.touch(&[(OTHER_APP, UserId(1))], at(SECOND)).await.unwrap();
-    presence.remove(&[(APP, UserId(1))]).await.unwrap();
+    presence.remove(&[(APP, UserId(1), at(0))]).await.unwrap();
     assert_eq!(presence.online(APP, &users([1]), at(0)).await.unwrap(), [false]);
     assert_eq!(presence.online(OTHER_APP, &users([1]), at(0)).await.unwrap(), [true]);
     assert_eq!(sweep_all(&*presence, at(MINUTE), 9, 1).await, [(OTHER_APP, UserId(1))]);
@@ -73,7 +90,7 @@ pub(crate) async fn users_of_two_apps_are_not_mixed_up<S: Store>() {
 #[derive(Clone, Debug)]
 enum Step {
     Touch(Vec<i64>, u64),
-    Remove(Vec<i64>),
+    Remove(Vec<i64>, u64),
     Sweep(u64, usize),
     Online(u64),
     Pass(u64),
@@ -83,7 +100,7 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
     let some = || proptest::collection::vec(0i64..12, 1..5);
     let step = prop_oneof![
         3 => (some(), 0..2 * SECOND).prop_map(|(users, ago)| Step::Touch(users, ago)),
-        1 => some().prop_map(Step::Remove),
+        2 => (some(), 0..2 * SECOND).prop_map(|(users, ago)| Step::Remove(users, ago)),
         1 => (0..4 * SECOND, 0usize..5).prop_map(|(ago, limit)| Step::Sweep(ago, limit)),
         2 => (0..4 * SECOND).prop_map(Step::Online),
         2 => (0..4 * SECOND).prop_map(Step::Pass),
@@ -101,10 +118,13 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
                         *last = (*last).max(now - ago);
                     }
                 }
-                Step::Remove(users) => {
-                    state.presence.remove(&ids(users.clone())).await.unwrap();
-                    for user in ids(users) {
-                        model.remove(&user);
+                Step::Remove(users, ago) => {
+                    let gone: Vec<_> = users.iter().map(|id| (APP, UserId(*id), now - ago)).collect();
+                    state.presence.remove(&gone).await.unwrap();
+                    for (app, user, not_after) in gone {
+                        if model.get(&(app, user)).is_some_and(|last| *last <= not_after) {
+                            model.remove(&(app, user));
+                        }
                     }
                 }
                 Step::Sweep(ago, limit) => {

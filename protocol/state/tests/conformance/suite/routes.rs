@@ -58,7 +58,7 @@ pub(crate) async fn only_a_route_that_stands_as_given_is_renewed<S: Store>() {
     assert_eq!(routes.renew(&others, at(1), at(HOUR)).await.unwrap(), [false; 6]);
     assert_eq!(routes.lookup(APP, &users([1, 2]), at(MINUTE)).await.unwrap(), [vec![], vec![]], "nothing was renewed or made");
     routes.bind(std::slice::from_ref(&standing), at(0), at(MINUTE)).await.unwrap();
-    routes.unbind(&others).await.unwrap();
+    assert_eq!(routes.unbind(&others).await.unwrap(), [true, true, true, true, false, false]);
     assert_eq!(routes.lookup(APP, &users([1]), at(1)).await.unwrap(), [vec![standing]], "nor is anything else unbound");
 }
 
@@ -72,6 +72,19 @@ pub(crate) async fn a_session_never_removes_its_successors_route<S: Store>() {
     routes.unbind(&[new.clone()]).await.unwrap();
     routes.unbind(&[new]).await.expect("again is no error");
     assert_eq!(routes.lookup(APP, &users([1]), at(1)).await.unwrap(), [vec![]]);
+}
+
+pub(crate) async fn unbinding_tells_whether_the_user_has_another_route<S: Store>() {
+    let routes = S::fresh().await.routes;
+    let (phone, web, theirs) = (route(1, DeviceKind::Ios, 1), route(1, DeviceKind::Web, 2), route(2, DeviceKind::Web, 3));
+    routes.bind(&[phone.clone(), web.clone(), theirs.clone()], at(0), at(MINUTE)).await.unwrap();
+    assert_eq!(routes.unbind(&[phone.clone(), theirs.clone()]).await.unwrap(), [true, false]);
+    assert_eq!(routes.unbind(&[phone.clone(), theirs]).await.unwrap(), [true, false], "a repeat");
+    let elsewhere = route(1, DeviceKind::Web, 7);
+    routes.bind(&[elsewhere.clone()], at(0), at(MINUTE)).await.unwrap();
+    assert_eq!(routes.unbind(&[web]).await.unwrap(), [true], "its successor's is another");
+    routes.bind(&[phone.clone()], at(0), at(MINUTE)).await.unwrap();
+    assert_eq!(routes.unbind(&[phone, elsewhere]).await.unwrap(), [true, false], "in the order given");
 }
 
 pub(crate) async fn answers_come_in_the_order_asked<S: Store>() {
@@ -137,10 +150,13 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
                     }
                 }
                 Step::Unbind(route) => {
-                    state.routes.unbind(std::slice::from_ref(&route)).await.unwrap();
+                    let others = state.routes.unbind(std::slice::from_ref(&route)).await.unwrap();
                     if model.get(&(route.user, route.device)).is_some_and(|(old, _)| *old == route) {
                         model.remove(&(route.user, route.device));
                     }
+                    let left = || model.iter().filter(|((of, _), _)| *of == route.user);
+                    // One that has run out may be forgotten or not.
+                    prop_assert!(others == [left().count() > 0] || others == [left().any(|(_, (_, until))| now < *until)]);
                 }
                 Step::Pass(ms) => now += ms,
             }
