@@ -23,7 +23,7 @@ use tokio::{
     select,
     sync::watch,
     task::{JoinHandle, JoinSet},
-    time::{Instant, MissedTickBehavior, interval_at, sleep},
+    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until},
 };
 
 /// A router that does not answer a call of the backend for so long is another's problem.
@@ -35,6 +35,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 const TWIN_PAUSE: Duration = Duration::from_secs(5);
 /// Older clients of such a user that may still live before no newer one is started.
 const TWINS_MAX: usize = 4;
+/// After a JOIN that was refused without a time.
+const JOIN_AGAIN: Duration = Duration::from_secs(1);
 const FIRST_USER: i64 = 20_000;
 const FIRST_TWIN: i64 = 90_000;
 const FIRST_ANCHOR: i64 = 30_000;
@@ -284,12 +286,22 @@ impl Member {
         let mut ticks = interval_at(Instant::now() + pace.mul_f64(fastrand::f64()), pace);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut ended = self.ended.clone();
+        let mut join_at = None;
         loop {
             select! {
                 event = events.next() => match event {
+                    // The SDK comes back to a room by itself; whether a first JOIN is tried again is the app's to say.
+                    Some(Event::Refused { msg_id: None, room_id: Some(room), reason, retry_after, .. }) => {
+                        self.shared.journal.put(What::RoomRefused { client: self.number, room, reason: reason.label().to_owned() });
+                        join_at = Some(Instant::now() + retry_after.unwrap_or(JOIN_AGAIN));
+                    }
                     Some(event) => self.on_event(user, event),
                     None => break,
                 },
+                () = sleep_until(join_at.unwrap_or_else(Instant::now)), if join_at.is_some() => {
+                    join_at = None;
+                    client.join(self.room).await.ok();
+                }
                 _ = ticks.tick(), if self.pace.is_some() && self.shared.speaks() => self.speak(&client).await,
                 () = over(&mut ended) => break,
             }
@@ -324,9 +336,6 @@ impl Member {
             Event::Accepted { msg_id, seq, .. } => journal.put(What::Acked { client, msg: msg_id, seq }),
             Event::Refused { msg_id: Some(msg), reason, .. } => {
                 journal.put(What::Refused { client, msg, reason: reason.label().to_owned() });
-            }
-            Event::Refused { room_id: Some(room), reason, .. } => {
-                journal.put(What::RoomRefused { client, room, reason: reason.label().to_owned() });
             }
             _ => {}
         }
