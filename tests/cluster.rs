@@ -193,8 +193,9 @@ fn a_call_about_a_room_reaches_its_owner_through_any_router() {
         let once = |api: &Api| api.call_once("POST", "/v1/im/push", &push, Some("same")).expect("an answer");
         let (first, second) = (once(&own), once(&other));
         assert_eq!((first.0, &first.1), (second.0, &second.1));
-        let muted =
-            other.call("PUT", &format!("/v1/rooms/{room}/mutes/{}", 20_001 + owner as i64), &json!({"operatorId": anchor})).expect("an answer");
+        let muted = other
+            .call("PUT", &format!("/v1/rooms/{room}/mutes/{}", 20_001 + owner as i64), &json!({"operatorId": anchor}))
+            .expect("an answer");
         assert!((200..300).contains(&muted.0), "{muted:?}");
         member.chat(room, "hello", "m1");
         assert_eq!(member.expect(Code::Error).code, Some(4005));
