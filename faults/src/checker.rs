@@ -7,6 +7,7 @@
 //! | order | `seq` rises strictly at each client and room; one `seq` of a room is one message everywhere; the sender was told the `seq` that others see |
 //! | foreign | nothing of a room one is not in, nothing that is addressed to another user |
 //! | overlap | one live connection per user (and device: each user of the load has one kind): an older one ends within [`OVERLAP_MS_MAX`], counted from the end of the fault that was on |
+//! | put out | no member is told 4004 for a message to the room it is in |
 //! | unanswered | when all is quiet, every message sent was accepted or refused |
 //! | not recovered | after every fault all nodes were ready and all clients connected again, in the runner's time |
 //!
@@ -25,6 +26,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub const OVERLAP_MS_MAX: u64 = 10_000;
 /// After the end of a fault that took the store away, owners may still find out that it is back.
 const STORE_BACK_MS: u64 = 10_000;
+/// What a stranger hears of a room.
+const ROOM_NOT_FOUND: &str = "room_not_found";
 /// Breaches that are told one by one; the rest are counted.
 const TOLD_MAX: usize = 40;
 
@@ -41,6 +44,8 @@ pub enum Breach {
     Foreign,
     /// Two live connections of one user.
     Overlap,
+    /// A member whose room is said not to be there, or not to have him.
+    PutOut,
     /// Neither accepted nor refused.
     Unanswered,
     /// The cluster did not come back.
@@ -176,6 +181,8 @@ struct History {
     shown_user: BTreeMap<u64, u32>,
     showings: BTreeSet<(u32, u64, Option<i64>)>,
     refused: BTreeSet<u64>,
+    /// Messages answered with 4004, and when.
+    not_found: BTreeMap<(u32, String), u64>,
     places: BTreeMap<(i64, i64), u64>,
     lives: BTreeMap<i64, Vec<Live>>,
     logged_in: BTreeSet<u32>,
@@ -213,7 +220,12 @@ impl History {
             }
             What::SentUser { client, id, user, msg, began_ms } => self.sent(*began_ms, *client, *id, Target::User(*user), msg),
             What::Acked { client, msg, seq } => self.answered(at_ms, *client, msg, Some(seq.filter(|&seq| seq != 0))),
-            What::Refused { client, msg, .. } => self.answered(at_ms, *client, msg, None),
+            What::Refused { client, msg, reason } => {
+                if reason == ROOM_NOT_FOUND {
+                    self.not_found.insert((*client, msg.clone()), at_ms);
+                }
+                self.answered(at_ms, *client, msg, None);
+            }
             What::Pushed { id, room, began_ms, seq } => {
                 self.findings.pushed += 1;
                 let message = Message { target: Target::Room(*room), sender: None, sent_ms: *began_ms, acked_ms: Some(at_ms), seq: *seq };
@@ -349,6 +361,20 @@ impl History {
         }
     }
 
+    fn judge_put_out(&self, findings: &mut Findings) {
+        for (key, &at_ms) in &self.not_found {
+            let Some(Message { target: Target::Room(room), sent_ms, .. }) = self.by_msg.get(key).and_then(|id| self.messages.get(id))
+            else {
+                continue;
+            };
+            let is_in = self.stays.get(&(key.0, *room)).and_then(|stay| stay.since_ms).is_some_and(|since| since <= *sent_ms);
+            if is_in {
+                findings
+                    .breach(Breach::PutOut, || format!("client {}, a member of room {room}, was told at {at_ms} that it is none", key.0));
+            }
+        }
+    }
+
     /// Each message was for the one who was shown it: only now all messages are known.
     fn judge_showings(&self, findings: &mut Findings) {
         for &(client, id, room) in &self.showings {
@@ -394,6 +420,7 @@ impl History {
                 }
             }
         }
+        self.judge_put_out(&mut findings);
         self.judge_showings(&mut findings);
         self.judge_lives(&mut findings);
         for (repeat, fault) in &self.faults {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 /// The head.
 pub const HEAD: &str = "\
-| fault | injected | acknowledged: room, user, push | refused | shown | lost | duplicates | order | foreign | overlaps | unanswered | gaps told | excused | longest gap: room, client | recovery | reconnects | took |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
+| fault | injected | acknowledged: room, user, push | refused | shown | lost | duplicates | order | foreign | overlaps | put out | unanswered | gaps told | excused | longest gap: room, client | recovery | reconnects | took |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 /// One line.
 #[must_use]
@@ -21,13 +21,14 @@ pub fn line(outcome: &Outcome) -> String {
     let verdict = if outcome.is_clean() { "" } else { " **FAILED**" };
     let s = |ms: u64| format!("{:.1} s", Duration::from_millis(ms).as_secs_f64());
     format!(
-        "| {}{verdict} | {faults} | {acked_room}, {acked_user}, {pushed} | {refused} | {seen} | {} | {} | {} | {} | {} | {} | {gaps} | {} | {}, {} | {}{} | {reconnects} | {} s |",
+        "| {}{verdict} | {faults} | {acked_room}, {acked_user}, {pushed} | {refused} | {seen} | {} | {} | {} | {} | {} | {} | {} | {gaps} | {} | {}, {} | {}{} | {reconnects} | {} s |",
         outcome.fault,
         count(Breach::Lost),
         count(Breach::Duplicate),
         count(Breach::Order),
         count(Breach::Foreign),
         count(Breach::Overlap),
+        count(Breach::PutOut),
         count(Breach::Unanswered),
         excused_gap + excused_away,
         s(findings.longest_room_gap_ms),

@@ -284,6 +284,20 @@ fn a_fault_gives_an_older_connection_time_until_its_end_and_not_longer() {
 }
 
 #[test]
+fn a_member_who_is_told_that_his_room_is_not_his_is_put_out_and_others_who_are_refused_are_not() {
+    let refused = |reason: &str| What::Refused { client: 1, msg: "m1".to_owned(), reason: reason.to_owned() };
+    let mut story = Story::of_three();
+    story.say(1).put(refused("room_not_found"));
+    only(&story, Breach::PutOut, 1);
+    let mut away = Story::of_three();
+    away.say(1).put(refused("unavailable"));
+    clean(&away);
+    let mut left = Story::of_three();
+    left.put(What::Left { client: 1, room: ROOM }).say(1).put(refused("room_not_found"));
+    clean(&left);
+}
+
+#[test]
 fn a_message_that_is_neither_accepted_nor_refused_is_unanswered() {
     let mut story = Story::of_three();
     story.say(1).see(2, 1).see(3, 1);
