@@ -84,7 +84,8 @@ pub trait Routes: Send + Sync {
 #[async_trait]
 pub trait Acks: Send + Sync {
     /// Stores or replaces, by user and message, in the order given. Beyond [`ACKS_PER_USER_MAX`], a user's entry due soonest gives way, of
-    /// several the first by name.
+    /// several the first by name. Where nobody calls [`Acks::expire`], a store may forget what no record was added to for longer than
+    /// [`INBOX_AGE_MAX_MS`].
     async fn record(&self, pending: &[PendingAck]) -> Result<()>;
     /// Removes; what is not there is no error.
     async fn remove(&self, acked: &[(AppId, UserId, String)]) -> Result<()>;

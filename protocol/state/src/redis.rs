@@ -128,7 +128,7 @@ impl Redis {
             tokens: Arc::new(tokens::RedisTokens::new(connection.clone())),
             presence: Arc::new(presence::RedisPresence::new(connection.clone(), watch.clone())),
             routes: Arc::new(routes::RedisRoutes::new(connection.clone())),
-            acks: Arc::new(acks::RedisAcks::new(connection.clone())),
+            acks: Arc::new(acks::RedisAcks::new(connection.clone(), watch.clone())),
             inbox: Arc::new(inbox::RedisInbox::new(connection.clone())),
             room_log: Arc::new(room_log::RedisRoomLog::new(connection.clone())),
             members: Arc::new(members::RedisMembers::new(connection.clone())),

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails here says so")]
 
 use billfish_state::redis::{Redis, RedisConfig, StartError};
-use billfish_state::{AppId, DeviceKind, Lease, Route, State, StateError, TokenOwner, UserId};
+use billfish_state::{AppId, DeviceKind, Lease, PendingAck, Route, State, StateError, TokenOwner, UserId};
 use billfish_testing::{Certificates, PATIENCE, RedisCluster, RedisOptions, RedisServer, slot_of};
 use prometheus_client::registry::Registry;
 use std::error::Error;
@@ -52,6 +52,28 @@ async fn scripts_that_the_server_has_lost_are_loaded_again_also_in_the_middle_of
         let before = node.state.routes.bind(&routes, node.now(), node.now() + 60_000).await.unwrap();
         assert_eq!(before[600..], routes[..600].iter().cloned().map(Some).collect::<Vec<_>>(), "carried out once, and in order");
     }
+}
+
+#[tokio::test]
+async fn an_ack_that_is_recorded_after_the_server_forgot_is_found_and_does_not_live_for_ever() {
+    let Some(server) = RedisServer::start() else { return };
+    let node = Node::start(single(&server)).await;
+    let ack = |msg_id: &str| PendingAck { app: APP, user: UserId(1), msg_id: msg_id.to_owned(), room: None, times_sent: 1, due_ms: 1 };
+    node.state.acks.record(&[ack("a")]).await.unwrap();
+    server.command(&["FLUSHALL"]).unwrap();
+    node.state.watch.may_have_forgotten();
+    node.state.acks.record(&[ack("b")]).await.unwrap();
+    for table in ["imAckMap", "imAckDue", "imAckName"] {
+        let keys = server.command(&["KEYS", &format!("*{table}:*")]).unwrap();
+        let life: u64 = server.command(&["PTTL", keys.trim()]).unwrap().trim().parse().unwrap();
+        assert!(life > 7 * 24 * 3_600_000, "{keys} lives {life} ms, and is kept as long as an inbox");
+    }
+    let mut found = Vec::new();
+    // It goes round ten shards a call.
+    for _ in 0..10 {
+        found.extend(node.state.acks.expire(2, 10).await.unwrap());
+    }
+    assert_eq!(found, [ack("b")]);
 }
 
 #[tokio::test]

@@ -2,14 +2,16 @@
 //! are due, for [`Acks::expire`], and by name, where those of one user stand together.
 //!
 //! - A batch is one script for each shard that it touches.
-//! - Nothing here has a life of its own in Redis: what nobody removes is found by `expire`, which looks at a few shards a call and goes
-//!   round. The apps that have any are noted; a process notes each at most once a minute.
+//! - What nobody removes is found by `expire`, which looks at a few shards a call and goes round. The apps that have any are noted; a
+//!   process notes each at most once a minute, and at once where the store may have forgotten. A shard that is not found all the same
+//!   ends [`SHARD_LIFE_MS`] after its last record.
 
 use super::command::{Command, Script};
 use super::connection::Connection;
 use super::keys::{ACK_SHARDS, Keys};
-use crate::port::{ACKS_PER_USER_MAX, Acks, Result};
+use crate::port::{ACKS_PER_USER_MAX, Acks, INBOX_AGE_MAX_MS, Result};
 use crate::types::{AppId, PendingAck, RoomId, UserId};
+use crate::watch::Watch;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -25,6 +27,8 @@ static EXPIRE: Script = Script::new(include_str!("lua/acks_expire.lua"));
 const ACKS_PER_COMMAND: usize = 1000;
 /// Shards that one call of `expire` looks at.
 const EXPIRED_AT_ONCE: usize = 10;
+/// How long a shard is kept after its last record: longer than any inbox keeps a message.
+const SHARD_LIFE_MS: u64 = INBOX_AGE_MAX_MS + 24 * 3600 * 1000;
 /// How often a process notes that an app has pending ACKs.
 const NOTE_EVERY: Duration = Duration::from_secs(60);
 /// Apps that a process remembers having noted; beyond, it notes more often.
@@ -34,14 +38,23 @@ type Shard = (AppId, u64);
 
 pub(super) struct RedisAcks {
     connection: Connection,
-    noted: Mutex<BTreeMap<AppId, Instant>>,
+    watch: Watch,
+    noted: Mutex<Noted>,
     /// Where `expire` goes on.
     expired: Mutex<Option<Shard>>,
 }
 
+/// When this process noted which app.
+#[derive(Debug, Default)]
+struct Noted {
+    at: BTreeMap<AppId, Instant>,
+    /// A store that may have forgotten is told everything again.
+    generation: u64,
+}
+
 impl RedisAcks {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self { connection, noted: Mutex::default(), expired: Mutex::default() }
+    pub(super) fn new(connection: Connection, watch: Watch) -> Self {
+        Self { connection, watch, noted: Mutex::default(), expired: Mutex::default() }
     }
 
     fn script(&self, script: &'static Script, (app, shard): Shard) -> Command {
@@ -49,28 +62,32 @@ impl RedisAcks {
         Command::script(script, &[&keys.acks(app, shard), &keys.acks_due(app, shard), &keys.acks_by_name(app, shard)])
     }
 
-    fn noted(&self) -> MutexGuard<'_, BTreeMap<AppId, Instant>> {
+    fn noted(&self) -> MutexGuard<'_, Noted> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which apps are to be noted now.
     fn to_note(&self, pending: &[PendingAck]) -> Vec<AppId> {
-        let noted = self.noted();
+        let generation = self.watch.generation();
         let now = Instant::now();
+        let mut noted = self.noted();
+        if noted.generation != generation {
+            *noted = Noted { at: BTreeMap::new(), generation };
+        }
         let mut apps: Vec<AppId> = pending.iter().map(|ack| ack.app).collect();
         apps.sort_unstable();
         apps.dedup();
-        apps.retain(|app| noted.get(app).is_none_or(|at| now.duration_since(*at) >= NOTE_EVERY));
+        apps.retain(|app| noted.at.get(app).is_none_or(|at| now.duration_since(*at) >= NOTE_EVERY));
         apps
     }
 
     fn note(&self, apps: Vec<AppId>) {
         let now = Instant::now();
         let mut noted = self.noted();
-        if noted.len() + apps.len() > NOTED_MAX {
-            noted.clear();
+        if noted.at.len() + apps.len() > NOTED_MAX {
+            noted.at.clear();
         }
-        noted.extend(apps.into_iter().map(|app| (app, now)));
+        noted.at.extend(apps.into_iter().map(|app| (app, now)));
     }
 }
 
@@ -89,7 +106,7 @@ impl Acks for RedisAcks {
         }
         for (shard, acks) in shards {
             for acks in acks.chunks(ACKS_PER_COMMAND) {
-                let command = self.script(&RECORD, shard).arg(ACKS_PER_USER_MAX);
+                let command = self.script(&RECORD, shard).arg(ACKS_PER_USER_MAX).arg(SHARD_LIFE_MS);
                 let add = |command: Command, ack: &&PendingAck| command.arg(ack.user.0).arg(&ack.msg_id).arg(value_of(ack)).arg(ack.due_ms);
                 commands.push(acks.iter().fold(command, add));
             }

@@ -1,8 +1,8 @@
 -- Records pending ACKs of one shard. KEYS: the hash `user:message` -> `times%due%room`, the same fields by the time they are due, and in
--- the order of their names (a user's stand together). ARGV: most of one user, and for each ACK: user, message, value, due.
+-- the order of their names (a user's stand together). ARGV: most of one user, life in ms, and for each ACK: user, message, value, due.
 local of_user, values, due, names = {}, {}, {}, {}
 local most = tonumber(ARGV[1])
-for i = 2, #ARGV, 4 do
+for i = 3, #ARGV, 4 do
   local user, field = ARGV[i], ARGV[i] .. ':' .. ARGV[i + 1]
   of_user[user] = (of_user[user] or 0) + 1
   local n = #values
@@ -51,8 +51,8 @@ if all_fit() then
   redis.call('ZADD', KEYS[2], unpack(due))
   redis.call('ZADD', KEYS[3], unpack(names))
 else
-  for i = 2, #ARGV, 4 do
-    local at = (i - 2) / 2 + 1
+  for i = 3, #ARGV, 4 do
+    local at = (i - 3) / 2 + 1
     if redis.call('HEXISTS', KEYS[1], values[at]) == 0 then
       make_room(ARGV[i])
     end
@@ -60,5 +60,8 @@ else
     redis.call('ZADD', KEYS[2], due[at], due[at + 1])
     redis.call('ZADD', KEYS[3], 0, values[at])
   end
+end
+for _, key in ipairs(KEYS) do
+  redis.call('PEXPIRE', key, ARGV[2])
 end
 return redis.status_reply('OK')
