@@ -65,6 +65,8 @@ pub struct Findings {
     pub pushed: u64,
     /// Messages that were refused, and pushes that failed.
     pub refused: u64,
+    /// Messages that were refused, by reason; the API's are `push`.
+    pub refused_by: BTreeMap<String, u64>,
     /// Messages shown.
     pub seen: u64,
     /// Breaches by kind.
@@ -221,6 +223,7 @@ impl History {
             What::SentUser { client, id, user, msg, began_ms } => self.sent(*began_ms, *client, *id, Target::User(*user), msg),
             What::Acked { client, msg, seq } => self.answered(at_ms, *client, msg, Some(seq.filter(|&seq| seq != 0))),
             What::Refused { client, msg, reason } => {
+                *self.findings.refused_by.entry(reason.clone()).or_default() += 1;
                 if reason == ROOM_NOT_FOUND {
                     self.not_found.insert((*client, msg.clone()), at_ms);
                 }
@@ -231,7 +234,10 @@ impl History {
                 let message = Message { target: Target::Room(*room), sender: None, sent_ms: *began_ms, acked_ms: Some(at_ms), seq: *seq };
                 self.messages.insert(*id, message);
             }
-            What::PushFailed { .. } => self.findings.refused += 1,
+            What::PushFailed { .. } => {
+                self.findings.refused += 1;
+                *self.findings.refused_by.entry("push".to_owned()).or_default() += 1;
+            }
             // That it is not in is seen by what it lacks.
             What::RoomRefused { .. } => {}
             What::Seen { client, id, room, seq } => self.seen(at_ms, *client, *id, *room, *seq),

@@ -162,6 +162,9 @@ fn run_all(options: &Run) -> Result<bool> {
             continue;
         };
         println!("{}", table::line(&outcome));
+        if !outcome.findings.refused_by.is_empty() {
+            eprintln!("{fault}: refused {:?}", outcome.findings.refused_by);
+        }
         if !outcome.is_clean() {
             eprintln!("{fault}, seed {}:\n{}", options.seed, table::troubles(&outcome));
             is_clean = false;
