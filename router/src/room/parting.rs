@@ -2,11 +2,12 @@
 //!
 //! - The farewell of one session must not take out another of the same user and device. One that joined this life of the room sits in the
 //!   table; one that joined before has no seat, or has lost it, and is known by its route alone.
+//! - Nobody is taken out by an owner that may have lost the room: he may have come back by the next.
 //! - Where only the link of a gateway is gone its sessions may live: who is not known to be over stays in the store's member set, and is
 //!   left to the sweep, which asks for signs of life.
 
 use super::Room;
-use crate::{link::Gateway, membership::Parted, services::Asker};
+use crate::{link::Gateway, membership::Parted, ownership::Hold, services::Asker};
 use billfish_link::message::{Left, reply};
 use billfish_state::{Member, Route, SESSIONS_PER_MS, UserId};
 use std::sync::Arc;
@@ -31,9 +32,13 @@ impl Room {
             let member = Member { user: asker.user, device: asker.device };
             self.part(&[Parted { member, session: asker.session, gateway: Arc::clone(gateway) }], Fate::Over).await;
         }
-        if let Some(id) = id {
-            gateway.reply(id, reply::Result::Left(Left { room_id: self.record.room.0 })).await;
+        let Some(id) = id else { return };
+        if self.hold().await == Hold::Lost {
+            // Its next owner may have let the session in, and is to hear of it.
+            self.lose().await;
+            return gateway.refuse(id, &self.core.ownership.elsewhere(self.record.room)).await;
         }
+        gateway.reply(id, reply::Result::Left(Left { room_id: self.record.room.0 })).await;
     }
 
     /// Gateways have had no link for so long that they are likely dead.

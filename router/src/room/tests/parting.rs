@@ -91,6 +91,21 @@ async fn the_late_farewell_of_an_older_session_does_not_take_out_who_joined_an_e
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_farewell_to_a_former_owner_that_does_not_know_it_yet_takes_nobody_out() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    enter(&mut gateway, room, 8).await;
+    // This router was stopped for longer than its lease lasts. She has come back by the next owner, and that her older session has left is
+    // what it finds first when it goes on.
+    steal_lease(&house.state, room).await;
+    house.state.clock.set(house.state.clock.now_ms() + 7_000);
+    let id = gateway.call_from(ALICE, WEB, 8, leave(room)).await;
+    assert!(matches!(gateway.answer(id).await, reply::Result::Moved(_)));
+    assert_eq!(house.state.members.count(APP, room).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_logs_in_anew_and_does_not_join_again_is_out_with_his_older_session() {
     let house = House::start().await;
     let room = house.open(ANCHOR).await;
