@@ -1,6 +1,9 @@
 //! What one who comes, or comes back, is given.
 
-use super::*;
+use super::{
+    town::{SEEN, Town, interest},
+    *,
+};
 
 #[tokio::test(start_paused = true)]
 async fn who_resumes_gets_what_he_missed_and_nothing_twice() {
@@ -81,4 +84,29 @@ async fn a_push_of_qos_1_to_a_room_is_in_its_log_and_carries_its_id() {
     assert_eq!((body(&push).msg_id.as_str(), body(&push).qos), (id.as_str(), 1));
     let resumed = gateway.resume(room, ALICE, pushed.seq.unwrap() - 1).await;
     assert_eq!((resumed.messages[0].msg_id.as_deref(), resumed.messages[0].qos), (Some(id.as_str()), Some(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_with_viewers_hears_the_audience_whenever_it_asks_and_asking_again_costs_the_log_nothing() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let router = town.router("r1").await;
+    tokio::time::sleep(SEEN).await;
+    let room = router.house.open(ANCHOR).await;
+    router.house.gateway("g2").join(room, BOB).await;
+    let seen = router.house.say(room, "{}").await;
+    let missed = router.house.say(room, "{}").await;
+    // By then it has been told to everyone, once.
+    tokio::time::sleep(SEEN).await;
+    let mut gateway = router.house.gateway("g1");
+    for is_repeated in [false, true] {
+        // Nobody could look at the log now.
+        router.cut(is_repeated);
+        interest(&gateway, room, seen).await;
+        let heard = gateway.rest(Duration::from_secs(1)).await;
+        let audiences = heard.iter().filter(|kind| matches!(kind, Kind::Audience(audience) if audience.members == 1)).count();
+        assert_eq!(audiences, 1, "{heard:?}");
+        let numbers: Vec<i64> = pushes(&heard).into_iter().map(|(seq, _)| seq).collect();
+        assert_eq!(numbers, if is_repeated { vec![] } else { vec![missed] });
+    }
 }
