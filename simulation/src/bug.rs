@@ -9,8 +9,8 @@ pub enum Bug {
     LogForgetsClaims,
     /// Inboxes forget who sent what: a whisper that is sent again is another whisper.
     InboxForgetsClaims,
-    /// The room log tells a former owner that its entry was stored, and does not keep it.
-    StaleIsStored,
+    /// The room log does not keep former owners out: a new owner's fence holds nothing back.
+    LogForgetsFences,
     /// Gateways never say what they have seen of a room: a new owner sends nothing again.
     NoReplay,
     /// Owners do not see each other's leases.
@@ -26,7 +26,7 @@ impl Bug {
     pub const ALL: [Self; 7] = [
         Self::LogForgetsClaims,
         Self::InboxForgetsClaims,
-        Self::StaleIsStored,
+        Self::LogForgetsFences,
         Self::NoReplay,
         Self::LeasesDoNotExclude,
         Self::PushesReachStrangers,

@@ -2,12 +2,23 @@
 
 use crate::{
     journal::{FROM_BACKEND, To},
+    router::Router,
     store::Weather,
     trace::note,
     world::{TROUBLE_MS, World},
 };
 use billfish_state::RoomId;
 use billfish_wire::Reason;
+
+/// How much may go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Nodes die, stop, drain and come back, links and connections break, clocks differ; the store answers, if slowly, and nothing is gone for longer
+    /// than a silence that counts as death.
+    Nodes,
+    /// All that, for longer, and a store that is lossy, late or away, for all or for one.
+    All,
+}
 
 /// The world's shape, and which kinds of trouble it has.
 #[derive(Clone, Debug)]
@@ -25,6 +36,7 @@ pub(crate) struct Plan {
     /// Longest time between two troubles.
     fault_every_ms: u64,
     kinds: Vec<Fault>,
+    pub(crate) scope: Scope,
     next_fault_at: u64,
     next_act_at: u64,
     /// When the store's weather is as usual again: everybody's, or one router's.
@@ -43,13 +55,14 @@ enum Fault {
     PartLink,
     StoreAway,
     StoreAwayForOne,
+    StoreSlow,
     StoreLossy,
     CutClient,
     Kick,
     Deaf,
 }
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 14] = [
     Fault::CrashRouter,
     Fault::CrashGateway,
     Fault::PauseRouter,
@@ -59,6 +72,7 @@ const FAULTS: [Fault; 13] = [
     Fault::PartLink,
     Fault::StoreAway,
     Fault::StoreAwayForOne,
+    Fault::StoreSlow,
     Fault::StoreLossy,
     Fault::CutClient,
     Fault::Kick,
@@ -66,10 +80,11 @@ const FAULTS: [Fault; 13] = [
 ];
 
 impl Plan {
-    pub(crate) fn draw(rng: &mut fastrand::Rng) -> Self {
-        let mut kinds: Vec<Fault> = FAULTS.into_iter().filter(|_| rng.bool()).collect();
+    pub(crate) fn draw(rng: &mut fastrand::Rng, scope: Scope) -> Self {
+        let is_of_store = |fault: &Fault| matches!(fault, Fault::StoreAway | Fault::StoreAwayForOne | Fault::StoreLossy);
+        let mut kinds: Vec<Fault> = FAULTS.into_iter().filter(|fault| rng.bool() && (scope == Scope::All || !is_of_store(fault))).collect();
         if kinds.is_empty() {
-            kinds.push(FAULTS[rng.usize(0..FAULTS.len())]);
+            kinds.push(Fault::CrashRouter);
         }
         Self {
             routers: rng.usize(2..=3),
@@ -83,6 +98,7 @@ impl Plan {
             weather: Weather { delay_ms: [0, 1, 8][rng.usize(0..3)], ..Weather::default() },
             fault_every_ms: [1_000, 3_000, 8_000][rng.usize(0..3)],
             kinds,
+            scope,
             next_fault_at: 4_000,
             next_act_at: 3_000,
             fair_at: None,
@@ -136,7 +152,7 @@ impl World {
                 }
             }
             Fault::PartLink => {
-                let until = self.now + self.rng.u64(500..10_000);
+                let until = self.now + self.rng.u64(500..if self.plan.scope == Scope::All { 10_000 } else { 6_000 });
                 note!(self.trace, "FAULT g{gateway} and r{router} do not reach each other until {until}");
                 self.parted_until.insert((gateway, router), until);
                 self.cut_link(gateway, router);
@@ -158,6 +174,14 @@ impl World {
                     let records = if self.rng.bool() { self.plan.weather } else { Weather { away: true, ..self.plan.weather } };
                     node.set_weather(Weather { away: true, ..self.plan.weather }, records);
                 }
+            }
+            Fault::StoreSlow => {
+                // So that a node is stopped between its look at its lease and what it writes.
+                let until = self.now + self.rng.u64(1_000..10_000);
+                let delay_ms = self.rng.u64(20..140);
+                note!(self.trace, "FAULT the store takes up to {delay_ms} ms each way until {until}");
+                self.plan.fair_at = Some(until);
+                self.everywhere(Weather { delay_ms, ..Weather::default() });
             }
             Fault::StoreLossy => {
                 let until = self.now + self.rng.u64(1_000..10_000);
@@ -184,7 +208,7 @@ impl World {
 
     /// Everyone's way to the store.
     fn everywhere(&mut self, weather: Weather) {
-        self.journal.store_changes(self.now, weather != self.plan.weather || !self.plan.fair_routers.is_empty());
+        self.journal.store_changes(self.now, !weather.answers() || !self.plan.fair_routers.is_empty());
         for node in self.routers.iter().filter_map(|place| place.router.as_ref()) {
             node.set_weather(weather, Weather { away: false, ..weather });
             if !weather.away {
@@ -251,7 +275,7 @@ impl World {
     }
 
     fn pause_router(&mut self, router: usize) {
-        let until = self.now + self.rng.u64(200..20_000);
+        let until = self.now + self.rng.u64(200..if self.plan.scope == Scope::All { 20_000 } else { 8_000 });
         let Some(node) = self.routers[router].router.as_mut().filter(|node| !node.is_paused(self.now)) else { return };
         note!(self.trace, "FAULT r{router} is stopped until {until}");
         node.pause(until);
@@ -309,13 +333,15 @@ impl World {
             }
             78..86 => self.repeat(client),
             86..92 => {
-                self.clients[client].ever_wanted.insert(room);
-                drop(self.clients[client].machine.join(room));
+                if self.plan.scope == Scope::All || !self.journal.rooms(client).contains(&room) {
+                    self.clients[client].ever_wanted.insert(room);
+                    self.clients[client].machine.join(room).expect("fewer rooms than allowed");
+                }
             }
             92..95 => {
                 if self.journal.rooms(client).contains(&room) {
                     self.journal.leaves(client, room);
-                    drop(self.clients[client].machine.leave(room));
+                    self.clients[client].machine.leave(room).expect("a legal room");
                 }
             }
             _ => {
@@ -352,7 +378,7 @@ impl World {
         let text = format!("{FROM_BACKEND}{}", self.pushed);
         note!(self.trace, "the backend pushes {text} to {room} at {name}");
         self.journal.says(&text, 0, To::Room(room));
-        router.push(RoomId(room), &text, self.backend.0.clone());
+        router.push(RoomId(room), &text, self.backend.clone());
         Some(text)
     }
 
@@ -378,6 +404,9 @@ impl World {
         self.parted_until.clear();
         self.plan.weather.delay_ms = 1;
         self.everywhere(self.plan.weather);
+        // Who is stopped finds its calls without an answer when it goes on.
+        let last = self.routers.iter().filter_map(|place| place.router.as_ref()).map(Router::goes_on_at).max().unwrap_or(0);
+        self.journal.store_changes(last.max(self.now), false);
         let soon = TROUBLE_MS + 1_000;
         for place in &mut self.routers {
             place.start_at = place.start_at.map(|at| at.min(soon));
@@ -392,4 +421,4 @@ impl World {
 }
 
 /// A link whose other end says nothing for so long is dead.
-const LINK_DEAD_MS: u64 = 15_000;
+const LINK_DEAD_MS: u64 = 6_000;

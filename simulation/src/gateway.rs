@@ -270,7 +270,8 @@ impl Gateway {
         let Login { index, request, .. } = login;
         let device = DeviceKind::from_platform(request.platform.as_deref());
         let lost = self.rng.u16(0..1_000) < self.weather.lost_permille;
-        self.last_session += 1;
+        // Numbers compare across gateways: the newer session has the larger one.
+        self.last_session = (self.last_session + 1).max((UNIX_MS + now) * 1_024);
         let origin = Origin { app_id: request.app_id, user_id: request.user_id, device, session: self.last_session };
         if self.weather.away {
             return self.deny(index, now);

@@ -14,6 +14,14 @@ const VIOLATIONS_MAX: usize = 20;
 /// An owner that was without its store finds within this time that it is back.
 const STORE_IS_FOUND_MS: u64 = 6_000;
 
+/// Where a room's log has a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Logged {
+    ThereItIs,
+    UnderAnotherNumber,
+    Nowhere,
+}
+
 /// What texts of the business backend begin with.
 pub(crate) const FROM_BACKEND: &str = "b-";
 
@@ -133,6 +141,8 @@ pub(crate) struct Journal {
     screens: Vec<Screen>,
     /// Chat that an owner without its store took and pushed: at most once for each owner, to those who are there.
     doubtful: BTreeSet<String>,
+    /// Messages that have two numbers, of which the log has one.
+    renumbered: BTreeSet<String>,
     /// What would break a promise, if it is not about doubtful chat, by its text.
     suspicions: Vec<(String, String)>,
     /// Owners may be without their store until then.
@@ -149,15 +159,21 @@ impl Journal {
         self.store_bad_until = if is_bad { u64::MAX } else { now + STORE_IS_FOUND_MS };
     }
 
-    /// A router has pushed or accepted with a number that the log does not have.
-    pub(crate) fn is_unlogged(&mut self, text: &str, now: u64) {
-        if self.doubtful.contains(text) {
-            return;
-        }
-        if text.starts_with(FROM_BACKEND) || now >= self.store_bad_until {
-            self.violated(format!("{text} was pushed or accepted and is not in the log"));
-        } else {
-            self.doubtful.insert(text.to_owned());
+    /// A router has pushed or accepted a message with a number.
+    pub(crate) fn is_found_in_log(&mut self, text: &str, logged: Logged, now: u64) {
+        match logged {
+            Logged::ThereItIs => {}
+            _ if self.doubtful.contains(text) => {}
+            // It was in doubt when it was written: viewers have passed its first number.
+            Logged::UnderAnotherNumber if text.starts_with(FROM_BACKEND) || now >= self.store_bad_until => {
+                self.renumbered.insert(text.to_owned());
+            }
+            Logged::Nowhere if text.starts_with(FROM_BACKEND) || now >= self.store_bad_until => {
+                self.violated(format!("{text} was pushed or accepted and is not in the log"));
+            }
+            Logged::UnderAnotherNumber | Logged::Nowhere => {
+                self.doubtful.insert(text.to_owned());
+            }
         }
     }
 
@@ -288,7 +304,7 @@ impl Journal {
             self.violated(what);
         }
         let number = *self.numbers.entry(text.to_owned()).or_insert(seq);
-        if number != seq {
+        if number != seq && !self.renumbered.contains(text) {
             self.suspect(text, format!("room {room}: {text} is both {number:x} and {seq:x}"));
         }
     }

@@ -31,6 +31,7 @@ mod wire;
 mod world;
 
 pub use bug::Bug;
+pub use chaos::Scope;
 pub use journal::Counts;
 
 /// What became of a run.
@@ -50,8 +51,8 @@ pub struct Report {
 
 /// Runs one seed, with a house that is broken on purpose, or as it is.
 #[must_use]
-pub fn run(seed: u64, bug: Option<Bug>) -> Report {
-    let mut world = world::World::new(seed, bug);
+pub fn run(seed: u64, scope: Scope, bug: Option<Bug>) -> Report {
+    let mut world = world::World::new(seed, scope, bug);
     world.run();
     world.report()
 }

@@ -64,7 +64,8 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    /// Begins a life. `skew_ms`: how far its clock is ahead of the store's; it is the same in every life of a node.
+    /// Begins a life, with its chances drawn from `seed` where tokio was built with `tokio_unstable`. `skew_ms`: how far its clock is ahead of the store's; it is the same in every life of a node.
+    #[expect(unexpected_cfgs, reason = "given to all crates by RUSTFLAGS, where it is given")]
     pub(crate) fn start(name: &str, shared: &Shared, seed: u64, skew_ms: u64, now: u64) -> Self {
         let mut builder = Builder::new_current_thread();
         builder.enable_time().start_paused(true);
@@ -113,6 +114,11 @@ impl Router {
         now < self.paused_until_ms
     }
 
+    /// When it is run again; 0: it is not stopped.
+    pub(crate) fn goes_on_at(&self) -> u64 {
+        self.paused_until_ms
+    }
+
     /// A gateway has dialled in.
     pub(crate) fn attach(&self, link: Link) {
         if let (Some(runtime), Phase::Up(running)) = (&self.runtime, &self.phase) {
@@ -122,7 +128,7 @@ impl Router {
     }
 
     /// The business backend pushes to a room, with QoS 1; `answer` hears whether it was taken, unless this life ends before.
-    pub(crate) fn push(&self, room: RoomId, text: &str, answer: mpsc::UnboundedSender<(String, bool)>) {
+    pub(crate) fn push(&self, room: RoomId, text: &str, answer: mpsc::Sender<(String, bool)>) {
         let (Some(runtime), Phase::Up(running)) = (&self.runtime, &self.phase) else { return };
         let request = PushRequest {
             app: AppId(crate::world::APP),
@@ -137,7 +143,7 @@ impl Router {
         runtime.spawn(async move {
             let is_taken = handle.push(request).await.is_ok();
             // The world is over when nobody hears it.
-            answer.send((text, is_taken)).ok();
+            answer.send((text, is_taken)).await.ok();
         });
     }
 
@@ -160,7 +166,7 @@ impl Router {
                     self.phase = Phase::Draining(runtime.spawn(running.drain()));
                 }
             }
-            other => self.phase = other,
+            other @ (Phase::Starting(_) | Phase::Draining(_) | Phase::Over) => self.phase = other,
         }
     }
 
@@ -219,8 +225,8 @@ fn config(name: &str, lease: Duration) -> RouterConfig {
     RouterConfig {
         node: name.to_owned(),
         link: LinkConfig::default(),
-        room: RoomConfig { lease, ..RoomConfig::default() },
-        // Chance would refuse and sample otherwise: the guards of chat are tested elsewhere.
+        room: RoomConfig { lease, failed_joins_per_minute: 10_000, ..RoomConfig::default() },
+        // Chance would refuse and sample otherwise: the guards of rooms and chat are tested elsewhere.
         chat: ChatConfig {
             user_messages_max: 10_000,
             room_messages_per_s: 100_000,

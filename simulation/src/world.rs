@@ -5,10 +5,10 @@
 
 use crate::{
     bug::Bug,
-    chaos::Plan,
+    chaos::{Plan, Scope},
     client::{Client, Conn, comes_back_at_once},
     gateway::{Gateway, Want},
-    journal::{Journal, To, content},
+    journal::{Journal, Logged, To, content, escaped_content},
     records::Database,
     router::{Router, Shared, UNIX_MS},
     store::{Late, Stragglers, at_once},
@@ -21,7 +21,7 @@ use billfish_session::{
     Time,
     client::{ClientAction, ClientEvent, Message},
 };
-use billfish_state::{AppId, RoomId, State};
+use billfish_state::{AppId, LogEntry, RoomId, State};
 use billfish_wire::{BizCode, Code, Encoding, Reason, frame};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,6 +38,8 @@ pub(crate) const CALM_MS: u64 = 35_000;
 pub(crate) const PROBE_MS: u64 = 10_000;
 /// At the end everyone logs in once more: what nobody could push lies in the inboxes.
 const LAST_LOGIN_MS: u64 = 6_000;
+/// Answers that the backend has not taken; it takes them in every step.
+const BACKEND_ANSWERS_MAX: usize = 64;
 /// Shortest and longest step.
 const STEP_MS: (u64, u64) = (3, 30);
 
@@ -86,13 +88,14 @@ pub(crate) struct World {
     pub(crate) probes: Vec<String>,
     /// What the backend has pushed, and what it hears of it.
     pub(crate) pushed: u32,
-    pub(crate) backend: (mpsc::UnboundedSender<(String, bool)>, mpsc::UnboundedReceiver<(String, bool)>),
+    pub(crate) backend: mpsc::Sender<(String, bool)>,
+    backend_hears: mpsc::Receiver<(String, bool)>,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, bug: Option<Bug>) -> Self {
+    pub(crate) fn new(seed: u64, scope: Scope, bug: Option<Bug>) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
-        let plan = Plan::draw(&mut rng);
+        let plan = Plan::draw(&mut rng, scope);
         let trace = Trace::default();
         let database = Arc::new(Database::default());
         let rooms: Vec<i64> = (0..plan.rooms).map(|room| 7 + 31 * room).collect();
@@ -115,6 +118,7 @@ impl World {
             })
             .collect();
         let gateways = (0..plan.gateways).map(|_| GatewayPlace { gateway: None, lives: 0, start_at: Some(0) }).collect();
+        let (backend, backend_hears) = mpsc::channel(BACKEND_ANSWERS_MAX);
         let mut journal = Journal::default();
         let mut clients = Vec::new();
         for index in 0..plan.clients {
@@ -127,7 +131,7 @@ impl World {
             for room in &rooms {
                 if rng.u8(0..3) > 0 {
                     client.ever_wanted.insert(*room);
-                    drop(client.machine.join(*room));
+                    client.machine.join(*room).expect("fewer rooms than allowed");
                 }
             }
             journal.add_client(user);
@@ -156,7 +160,8 @@ impl World {
             probe_speakers: BTreeMap::new(),
             probes: Vec::new(),
             pushed: 0,
-            backend: mpsc::unbounded_channel(),
+            backend,
+            backend_hears,
         }
     }
 
@@ -226,7 +231,7 @@ impl World {
         self.serve_gateways();
         self.run_routers();
         self.serve_clients();
-        while let Ok((text, is_taken)) = self.backend.1.try_recv() {
+        while let Ok((text, is_taken)) = self.backend_hears.try_recv() {
             note!(self.trace, "the backend hears of {text}: {is_taken}");
             self.journal.backend_hears(&text, is_taken);
         }
@@ -411,9 +416,8 @@ impl World {
             wire.collect_down(now, |kind| {
                 let Kind::RoomPush(RoomPush { push: Some(push), .. }) = kind else { return };
                 let Some(text) = content(&push.data) else { return };
-                if !is_logged(&self.shared.truth, push.room_id, push.seq, now) {
-                    self.journal.is_unlogged(&text, now);
-                }
+                let logged = find_in_log(&self.shared.truth, push.room_id, push.seq, &text, now);
+                self.journal.is_found_in_log(&text, logged, now);
             });
         }
     }
@@ -503,28 +507,34 @@ impl World {
                 note!(self.trace, "{user}/{client} is in {room_id} at {seq:x}, gap {gap}");
             }
             ClientEvent::HeartbeatEcho { .. } => {}
-            other => note!(self.trace, "{user}/{client} hears {other:?}"),
+            ClientEvent::LoggedIn { .. }
+            | ClientEvent::Left { .. }
+            | ClientEvent::History { .. }
+            | ClientEvent::InboxRead { .. }
+            | ClientEvent::Accepted { .. }
+            | ClientEvent::Refused { .. }
+            | ClientEvent::Kicked { .. }
+            | ClientEvent::MoveTo { .. }
+            | ClientEvent::Unreadable { .. }
+            | ClientEvent::Closed { .. } => note!(self.trace, "{user}/{client} hears {event:?}"),
         }
         if let ClientEvent::Accepted { msg_id, seq: Some(seq), .. } = &event
             && let Some((_, To::Room(room))) = self.journal.said_by(msg_id)
-            && !is_logged(&self.shared.truth, room, *seq, self.now)
         {
-            self.journal.is_unlogged(msg_id, self.now);
+            let logged = find_in_log(&self.shared.truth, room, *seq, msg_id, self.now);
+            self.journal.is_found_in_log(msg_id, logged, self.now);
         }
         self.journal.hears(client, &event, self.now);
-        match event {
-            ClientEvent::Refused { msg_id: Some(text), reason: Reason::Unavailable | Reason::RateLimited, retry_after_ms, .. } => {
-                let app = &mut self.clients[client];
-                app.again.insert(text, self.now + retry_after_ms.unwrap_or(500) + app.rng.u64(1..500));
-            }
-            ClientEvent::Closed { retry_after_ms, .. } => {
-                // One who was sent away comes back when the user touches the screen.
-                let rng = &mut self.clients[client].rng;
-                let back_off = if comes_back_at_once(&event) { rng.u64(50..2_000) } else { rng.u64(1_000..4_000) };
-                self.hang_up(client);
-                self.clients[client].connect_at = Some(self.now + retry_after_ms.unwrap_or(0) + back_off);
-            }
-            _ => {}
+        if let ClientEvent::Refused { msg_id: Some(text), reason: Reason::Unavailable | Reason::RateLimited, retry_after_ms, .. } = &event {
+            let app = &mut self.clients[client];
+            app.again.insert(text.clone(), self.now + retry_after_ms.unwrap_or(500) + app.rng.u64(1..500));
+        }
+        if let ClientEvent::Closed { retry_after_ms, .. } = &event {
+            // One who was sent away comes back when the user touches the screen.
+            let rng = &mut self.clients[client].rng;
+            let back_off = if comes_back_at_once(&event) { rng.u64(50..2_000) } else { rng.u64(1_000..4_000) };
+            self.hang_up(client);
+            self.clients[client].connect_at = Some(self.now + retry_after_ms.unwrap_or(0) + back_off);
         }
     }
 
@@ -558,9 +568,14 @@ fn mix(seed: u64, numbers: &[u64]) -> u64 {
     })
 }
 
-fn is_logged(truth: &State, room: i64, seq: i64, now: u64) -> bool {
-    let page = at_once(truth.room_log.read(RoomId(room), seq - 1, 1, UNIX_MS + now));
-    page.is_ok_and(|page| page.entries.first().is_some_and(|entry| entry.seq == seq))
+/// Where the log of a room has a message that goes about with a number.
+fn find_in_log(truth: &State, room: i64, seq: i64, text: &str, now: u64) -> Logged {
+    let read = |after: i64, limit| at_once(truth.room_log.read(RoomId(room), after, limit, UNIX_MS + now)).unwrap_or_default().entries;
+    if read(seq - 1, 1).first().is_some_and(|entry| entry.seq == seq) {
+        return Logged::ThereItIs;
+    }
+    let has_text = |entry: &LogEntry| std::str::from_utf8(&entry.body).ok().and_then(escaped_content).as_deref() == Some(text);
+    if read(0, usize::MAX).iter().any(has_text) { Logged::UnderAnotherNumber } else { Logged::Nowhere }
 }
 
 fn message(to: To, text: &str) -> Message {
@@ -579,8 +594,20 @@ fn note_kind(trace: &Trace, way: &str, gateway: usize, router: usize, kind: &Kin
             note!(trace, "{way} g{gateway} r{router} push {} {:x} epoch {} {:.70}", body.room_id, body.seq, push.epoch, body.data);
         }
         Kind::Audience(_) => {}
-        other => {
-            let mut line = format!("{other:?}");
+        Kind::Hello(_)
+        | Kind::Welcome(_)
+        | Kind::Credit(_)
+        | Kind::Ping(_)
+        | Kind::Up(_)
+        | Kind::Interest(_)
+        | Kind::Gone(_)
+        | Kind::Relay(_)
+        | Kind::Reply(_)
+        | Kind::UserPush(_)
+        | Kind::AllPush(_)
+        | Kind::Kick(_)
+        | Kind::Evict(_) => {
+            let mut line = format!("{kind:?}");
             line.truncate(line.char_indices().nth(300).map_or(line.len(), |(at, _)| at));
             note!(trace, "{way} g{gateway} r{router} {line}");
         }

@@ -1,0 +1,61 @@
+//! The house as it is: every promise comes true.
+
+use crate::runs::{all_well, asked_for, kept, more, scope};
+use billfish_simulation::{Scope, run};
+
+/// Seeds of one test: some seconds, so that as many cores as there are have something to do.
+const CHUNK: u64 = 50;
+
+/// One test for each chunk.
+macro_rules! chunks {
+    ($( $name:ident = $index:literal; )*) => {
+        $( #[test] fn $name() { all_well(Scope::Nodes, $index * CHUNK..($index + 1) * CHUNK); } )*
+    };
+}
+
+chunks! {
+    seeds_of_the_1st_fifty_keep_their_promises = 0;
+    seeds_of_the_2nd_fifty_keep_their_promises = 1;
+    seeds_of_the_3rd_fifty_keep_their_promises = 2;
+    seeds_of_the_4th_fifty_keep_their_promises = 3;
+    seeds_of_the_5th_fifty_keep_their_promises = 4;
+    seeds_of_the_6th_fifty_keep_their_promises = 5;
+    seeds_of_the_7th_fifty_keep_their_promises = 6;
+    seeds_of_the_8th_fifty_keep_their_promises = 7;
+    seeds_of_the_9th_fifty_keep_their_promises = 8;
+    seeds_of_the_10th_fifty_keep_their_promises = 9;
+}
+
+#[test]
+fn seeds_that_once_failed_keep_their_promises() {
+    all_well(scope(), kept());
+}
+
+#[test]
+fn further_seeds_that_are_asked_for_keep_their_promises() {
+    all_well(scope(), more());
+}
+
+#[test]
+fn the_one_seed_that_is_asked_for_keeps_its_promises() {
+    let Some(seed) = asked_for() else { return };
+    let report = run(seed, scope(), None);
+    for line in &report.trace {
+        eprintln!("{line}");
+    }
+    eprintln!("seed {seed}: fingerprint {:016x}, {:?}", report.fingerprint, report.counts);
+    assert!(report.violations.is_empty(), "{:#?}", report.violations);
+}
+
+/// A suite of calm days would prove nothing.
+#[test]
+fn the_seeds_bring_trouble_of_every_kind_and_much_is_said_and_shown() {
+    if asked_for().is_some() {
+        return;
+    }
+    let sum = all_well(Scope::Nodes, 0..20);
+    assert!(sum.crashes > 20 && sum.pauses > 5 && sum.drains > 5, "{sum:?}");
+    assert!(sum.links_cut > 20 && sum.connections_cut > 40 && sum.kicked > 5, "{sum:?}");
+    assert!(sum.owners > 60 && sum.resumed > 100 && sum.repeated > 50, "{sum:?}");
+    assert!(sum.said > 1_000 && sum.accepted > 1_000 && sum.shown > 2_000 && sum.whispers_shown > 200, "{sum:?}");
+}
