@@ -100,17 +100,17 @@ fn a_role_of_its_own_is_refused_by_the_key_that_is_missing() {
     let redis = ("BILLFISH__STATE__KIND", "redis");
     let link = ("BILLFISH__ROUTER__LINK__LISTEN", "127.0.0.1:0");
     let secret = ("BILLFISH__ROUTER__LINK__SECRET", "a secret between us");
-    let cases: [(&str, &[(&str, &str)], &str); 6] = [
-        ("gateway", &[], "state.kind"),
-        ("router", &[], "state.kind"),
-        ("gateway", &[redis], "gateway.link.secret"),
-        ("router", &[redis], "router.link.listen"),
-        ("router", &[redis, link, secret], "http.api_key"),
-        ("router", &[redis, ("BILLFISH__STATE__REDIS__NODES", "[]")], "state.redis.nodes"),
+    let cases = [
+        ("gateway", vec![], "state.kind"),
+        ("router", vec![], "state.kind"),
+        ("gateway", vec![redis], "gateway.link.secret"),
+        ("router", vec![redis], "router.link.listen"),
+        ("router", vec![redis, link, secret], "http.api_key"),
+        ("router", vec![redis, ("BILLFISH__STATE__REDIS__NODES", "[]")], "state.redis.nodes"),
     ];
     for (role, environment, named) in cases {
         for arguments in [&[role][..], &["check-config", "--role", role]] {
-            let output = billfish(arguments, environment);
+            let output = billfish(arguments, &environment);
             assert_eq!(output.status.code(), Some(1), "{arguments:?} {environment:?}");
             assert!(text(&output.stderr).contains(named), "{arguments:?} {environment:?}: {}", text(&output.stderr));
         }

@@ -82,7 +82,7 @@ pub(crate) struct World {
     open: BTreeSet<usize>,
     pub(crate) clients: Vec<Client>,
     pub(crate) rooms: Vec<i64>,
-    lates: Vec<(u64, Late)>,
+    late_answers: Vec<(u64, Late)>,
     /// Who spoke in each room since the probes began.
     pub(crate) probe_speakers: BTreeMap<i64, BTreeSet<(String, u64)>>,
     pub(crate) probes: Vec<String>,
@@ -156,7 +156,7 @@ impl World {
             open: BTreeSet::new(),
             clients,
             rooms,
-            lates: Vec::new(),
+            late_answers: Vec::new(),
             probe_speakers: BTreeMap::new(),
             probes: Vec::new(),
             pushed: 0,
@@ -240,10 +240,10 @@ impl World {
 
     fn carry_out_late(&mut self) {
         for late in self.shared.stragglers.take() {
-            self.lates.push((self.now + late.0, late));
+            self.late_answers.push((self.now + late.0, late));
         }
-        let (due, waiting) = std::mem::take(&mut self.lates).into_iter().partition(|(at, _)| *at <= self.now);
-        self.lates = waiting;
+        let (due, waiting) = std::mem::take(&mut self.late_answers).into_iter().partition(|(at, _)| *at <= self.now);
+        self.late_answers = waiting;
         for (_, (_, work)) in due {
             work(&self.shared.truth);
         }

@@ -14,16 +14,16 @@ macro_rules! chunks {
 }
 
 chunks! {
-    seeds_of_the_1st_fifty_keep_their_promises = 0;
-    seeds_of_the_2nd_fifty_keep_their_promises = 1;
-    seeds_of_the_3rd_fifty_keep_their_promises = 2;
-    seeds_of_the_4th_fifty_keep_their_promises = 3;
-    seeds_of_the_5th_fifty_keep_their_promises = 4;
-    seeds_of_the_6th_fifty_keep_their_promises = 5;
-    seeds_of_the_7th_fifty_keep_their_promises = 6;
-    seeds_of_the_8th_fifty_keep_their_promises = 7;
-    seeds_of_the_9th_fifty_keep_their_promises = 8;
-    seeds_of_the_10th_fifty_keep_their_promises = 9;
+    seeds_of_the_first_fifty_keep_their_promises = 0;
+    seeds_of_the_second_fifty_keep_their_promises = 1;
+    seeds_of_the_third_fifty_keep_their_promises = 2;
+    seeds_of_the_fourth_fifty_keep_their_promises = 3;
+    seeds_of_the_fifth_fifty_keep_their_promises = 4;
+    seeds_of_the_sixth_fifty_keep_their_promises = 5;
+    seeds_of_the_seventh_fifty_keep_their_promises = 6;
+    seeds_of_the_eighth_fifty_keep_their_promises = 7;
+    seeds_of_the_ninth_fifty_keep_their_promises = 8;
+    seeds_of_the_tenth_fifty_keep_their_promises = 9;
 }
 
 #[test]
