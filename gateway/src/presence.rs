@@ -50,6 +50,8 @@ pub(crate) struct PresenceParts {
     pub(crate) counters: Arc<ControlCounters>,
     pub(crate) node: String,
     pub(crate) incarnation: u64,
+    /// Between two heartbeats of a session.
+    pub(crate) heartbeat_gap: Duration,
 }
 
 /// The user showed a sign of life.
@@ -76,8 +78,9 @@ struct Claim {
 impl Presence {
     pub(crate) fn new(parts: PresenceParts) -> Self {
         let counters = &parts.counters;
+        let alive_gather = ALIVE_GATHER_MAX.min(parts.heartbeat_gap / GATHERS_PER_GAP);
         Self {
-            alive: Batch::new(Port::Presence, WAITING_MAX, ALIVE_GATHER, Arc::clone(counters)).in_writes_of(ALIVE_WRITE_MAX),
+            alive: Batch::new(Port::Presence, WAITING_MAX, alive_gather, Arc::clone(counters)).in_writes_of(ALIVE_WRITE_MAX),
             endings: Batch::new(Port::Routes, WAITING_MAX, GATHER, Arc::clone(counters)),
             checks: Batch::new(Port::Routes, WAITING_MAX, GATHER, Arc::clone(counters)).in_writes_of(CHECKS_MAX).pausing(CHECKS_PAUSE),
             word: Mutex::new(()),
@@ -330,8 +333,10 @@ impl Write<Claim, Check> for Presence {
 const WAITING_MAX: usize = 131_072;
 /// What comes within this is one write.
 const GATHER: Duration = Duration::from_millis(100);
-/// Signs of life within this are one write: one command per bucket of users then serves all of them. Seen twelve times within two gaps.
-const ALIVE_GATHER: Duration = Duration::from_secs(5);
+/// Signs of life within a sixth of a heartbeat gap, and at most this, are one write: one command per bucket of users then serves all of them.
+/// Twelve such writes fit into the two gaps after which a user counts as offline.
+const ALIVE_GATHER_MAX: Duration = Duration::from_secs(5);
+const GATHERS_PER_GAP: u32 = 6;
 /// So many are not gathered any longer: about half a megabyte of commands.
 const ALIVE_WRITE_MAX: usize = 16_384;
 /// How long a route stands. It counts only while its gateway lives, so this only collects what was left behind.

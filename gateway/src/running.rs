@@ -151,6 +151,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         upstream: Arc::clone(&upstream),
         shards: shards.clone(),
         counters: Arc::clone(&counters),
+        heartbeat_gap: config.session.heartbeat_gap,
         node: config.node.clone(),
         incarnation,
     }));

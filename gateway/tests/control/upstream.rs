@@ -128,7 +128,7 @@ fn a_join_answered_after_its_session_ended_is_undone() {
     drop(client);
     until("the session is over", || house.running().account().sessions == 0);
     router.tell(yes(&router.calls()[0], 1 << 32));
-    until("the router hears of it", || router.heard_of(ROOM) == ["interest", "join", "gone", "no interest"]);
+    until("the router hears of it", || router.heard_of(ROOM) == ["interest", "join", "leave", "no interest"]);
 }
 
 #[test]
