@@ -59,7 +59,7 @@ impl House {
             upstream,
             shards: Shards::new(vec![Arc::clone(&mailbox)]),
             counters: Arc::clone(&counters),
-            heartbeat_gap: std::time::Duration::from_secs(30),
+            heartbeat_gap: Duration::from_secs(30),
             node: node.to_owned(),
             incarnation: 7,
         });
