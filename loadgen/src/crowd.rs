@@ -22,7 +22,8 @@ use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use room::Room;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
-    collections::{BTreeMap, VecDeque},
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, VecDeque},
     io::{self, Read, Write},
     mem,
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -42,6 +43,8 @@ const HEARTBEAT_GAP_NS: u64 = 30_000_000_000;
 /// Clients begun or paced in one turn, so that reading is never put off for long.
 const BEGIN_PER_TURN: usize = 64;
 const PACED_PER_TURN: usize = 1024;
+/// Who is told to come back later comes up to this much later than that: those refused together do not come together.
+const RETRY_JITTER_NS: u64 = 1_000_000_000;
 /// Below this `epoll`'s milliseconds are too coarse and the pacer naps instead.
 const NAP: Duration = Duration::from_micros(50);
 
@@ -63,6 +66,8 @@ pub(crate) struct Crowd<'a> {
     paced: u64,
     /// Where clients come back.
     herd: Option<Herd>,
+    /// Clients whose login was refused with a time to come back, and when they do.
+    told_to_wait: BinaryHeap<Reverse<(u64, usize)>>,
     /// First copies that should arrive in rooms, once the parent has said so.
     accepted_copies: u64,
 }
@@ -89,6 +94,10 @@ pub(crate) struct Shared<'a> {
     pub(crate) now_ns: u64,
     pub(crate) heartbeat_gap_ns: u64,
     pub(crate) is_active: bool,
+    /// Everyone of a herd has been in: who is cut from now on comes back.
+    pub(crate) is_herd_in: bool,
+    /// How long the client that is being refused shall wait, when the refusal said so.
+    pub(crate) told_to_wait_ms: Option<u64>,
     /// Clients of a closed loop that were told to wait, and until when.
     pub(crate) paused: VecDeque<(u64, usize)>,
     activity_began_ns: u64,
@@ -106,6 +115,7 @@ pub(crate) struct Stats {
     /// Settled again after they had been cut.
     pub(crate) newly_back: Vec<usize>,
     failures: BTreeMap<Cause, u64>,
+    retries: BTreeMap<Cause, u64>,
     lost: BTreeMap<Cause, u64>,
     refused: BTreeMap<Cause, u64>,
     pub(crate) login: Latencies,
@@ -181,6 +191,7 @@ impl<'a> Crowd<'a> {
         let connections = tokens.into_iter().map(|token| Connection { client: Client::new(token), ..Connection::default() }).collect();
         Ok(Self {
             herd,
+            told_to_wait: BinaryHeap::new(),
             poll: Poll::new().context("no epoll")?,
             events: Events::with_capacity(EVENTS_MAX),
             connections,
@@ -192,6 +203,8 @@ impl<'a> Crowd<'a> {
                 now_ns,
                 heartbeat_gap_ns: HEARTBEAT_GAP_NS,
                 is_active: false,
+                is_herd_in: false,
+                told_to_wait_ms: None,
                 paused: VecDeque::new(),
                 activity_began_ns: now_ns,
                 run: now_ns,
@@ -229,9 +242,20 @@ impl<'a> Crowd<'a> {
             self.begin(self.next_client, if self.shared.plan.connect_rate > 0.0 { due_ns } else { now_ns });
             self.next_client += 1;
         }
+        while self.in_window < self.shared.plan.login_window
+            && let Some(Reverse((due_ns, index))) = self.told_to_wait.peek().copied().filter(|Reverse((due_ns, _))| *due_ns <= now_ns)
+        {
+            self.told_to_wait.pop();
+            // Its login is as late as the refusals made it: `begun_ns` stays.
+            let begun_ns = self.connections[index].client.begun_ns;
+            self.begin(index, due_ns);
+            self.connections[index].client.begun_ns = begun_ns;
+        }
         self.time_out_logins(now_ns);
         self.turn()?;
-        Ok(self.next_client == self.connections.len() && self.in_window == 0)
+        let is_over = self.next_client == self.connections.len() && self.in_window == 0 && self.told_to_wait.is_empty();
+        self.shared.is_herd_in = is_over && self.herd.is_some();
+        Ok(is_over)
     }
 
     fn time_out_logins(&mut self, now_ns: u64) {
@@ -239,7 +263,7 @@ impl<'a> Crowd<'a> {
         while let Some(&index) = self.on_the_way.front() {
             let client = &self.connections[index].client;
             if client.stage.is_on_the_way() {
-                if now_ns < client.begun_ns + timeout_ns {
+                if now_ns < client.tried_ns + timeout_ns {
                     break;
                 }
                 self.fail(index, "login timed out".to_owned());
@@ -276,6 +300,7 @@ impl<'a> Crowd<'a> {
     fn begin(&mut self, index: usize, intended_ns: u64) {
         let connection = &mut self.connections[index];
         connection.client.begun_ns = intended_ns;
+        connection.client.tried_ns = intended_ns;
         connection.client.stage = Stage::Connecting;
         self.in_window += 1;
         self.on_the_way.push_back(index);
@@ -336,7 +361,7 @@ impl<'a> Crowd<'a> {
     pub(crate) fn turn(&mut self) -> Result<()> {
         self.shared.now_ns = clock::now_ns();
         self.turn_wheel();
-        if self.shared.is_active && self.herd.is_some() {
+        if self.shared.is_herd_in {
             self.let_return();
         }
         let wait = self.pace();
@@ -393,7 +418,8 @@ impl<'a> Crowd<'a> {
             return Duration::from_millis(1);
         }
         if !self.shared.is_active {
-            return if self.next_connect_due_ns().is_some() { Duration::from_millis(1) } else { tick };
+            let is_busy = self.next_connect_due_ns().is_some() || !self.told_to_wait.is_empty();
+            return if is_busy { Duration::from_millis(1) } else { tick };
         }
         let now_ns = self.shared.now_ns;
         while let Some(&(due_ns, index)) = self.shared.paused.front() {
@@ -517,10 +543,11 @@ impl<'a> Crowd<'a> {
 
     /// The connection is over.
     fn fail(&mut self, index: usize, cause: Cause) {
+        let told_to_wait_ms = self.shared.told_to_wait_ms.take();
         let connection = &mut self.connections[index];
         let stats = &mut self.shared.stats;
-        let returning = self.herd.as_mut().filter(|_| self.shared.is_active);
-        let comes_back = returning.is_some();
+        let returning = self.herd.as_mut().filter(|_| self.shared.is_herd_in);
+        let mut comes_back = returning.is_some();
         match (connection.client.stage, returning) {
             (Stage::Closed, _) => return,
             (Stage::Settled, Some(herd)) => herd.on_cut(index, clock::now_ns()),
@@ -529,7 +556,15 @@ impl<'a> Crowd<'a> {
             }
             (Stage::Settled, None) => *stats.lost.entry(cause).or_default() += 1,
             (Stage::Waiting | Stage::Connecting | Stage::LoggingIn | Stage::Joining, None) => {
-                *stats.failures.entry(cause).or_default() += 1
+                let again_ns = told_to_wait_ms.map(|ms| clock::now_ns() + ms.saturating_mul(1_000_000) + fastrand::u64(0..RETRY_JITTER_NS));
+                match again_ns.filter(|&at_ns| at_ns < self.connect_began_ns + nanoseconds(self.shared.plan.connect_max)) {
+                    Some(at_ns) => {
+                        *stats.retries.entry(cause).or_default() += 1;
+                        self.told_to_wait.push(Reverse((at_ns, index)));
+                        comes_back = true;
+                    }
+                    None => *stats.failures.entry(cause).or_default() += 1,
+                }
             }
         }
         if connection.client.stage.is_on_the_way() {
@@ -572,6 +607,7 @@ impl<'a> Crowd<'a> {
         Settled {
             settled: self.shared.stats.settled,
             failures: self.shared.stats.failures.clone(),
+            retries: self.shared.stats.retries.clone(),
             members: self.shared.rooms.iter().map(|room| room.members).collect(),
             login: self.shared.stats.login.clone(),
         }

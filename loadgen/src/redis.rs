@@ -5,6 +5,7 @@
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{
@@ -12,7 +13,7 @@ use std::{
         mpsc::{self, RecvTimeoutError, Sender},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Longest answer that is believed; the real one has a few KiB.
@@ -20,24 +21,39 @@ const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Commands during the load.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct RedisLoad {
     /// In all.
     pub(crate) commands: u64,
-    /// In the busiest second of the whole run, connecting included.
+    /// In the busiest second of the load.
     pub(crate) peak_per_s: u64,
+    /// In the busiest second while everyone connected.
+    pub(crate) connect_peak_per_s: u64,
     /// Per copy delivered, or per heartbeat where there were only those.
     pub(crate) per_delivery: Option<f64>,
+    /// The same calls by command.
+    pub(crate) by_command: Calls,
 }
 
+/// Calls by command.
+pub(crate) type Calls = BTreeMap<String, u64>;
+
 /// Calls so far over all nodes, but for our own questions.
-pub(crate) fn commands(nodes: &[SocketAddr]) -> Result<u64> {
-    let mut sum = 0;
+pub(crate) fn commands(nodes: &[SocketAddr]) -> Result<Calls> {
+    let mut sum = Calls::new();
     for node in nodes {
         let text = commandstats(*node).with_context(|| format!("--redis {node} does not answer INFO commandstats"))?;
-        sum += calls(&text);
+        for (name, count) in calls(&text) {
+            *sum.entry(name.to_owned()).or_default() += count;
+        }
     }
     Ok(sum)
+}
+
+/// What was called between two looks.
+pub(crate) fn between(from: &Calls, to: &Calls) -> Calls {
+    let since = |(name, now): (&String, &u64)| (name.clone(), now.saturating_sub(from.get(name).copied().unwrap_or(0)));
+    to.iter().map(since).filter(|(_, count)| *count > 0).collect()
 }
 
 fn commandstats(node: SocketAddr) -> Result<String> {
@@ -56,13 +72,12 @@ fn commandstats(node: SocketAddr) -> Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// Sums `cmdstat_NAME:calls=N,…`.
-fn calls(text: &str) -> u64 {
-    let of_line = |line: &str| -> Option<u64> {
+/// Reads `cmdstat_NAME:calls=N,…`.
+fn calls(text: &str) -> impl Iterator<Item = (&str, u64)> {
+    text.lines().filter_map(|line| {
         let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
-        if name == "info" { None } else { rest.split(',').next()?.parse().ok() }
-    };
-    text.lines().filter_map(of_line).sum()
+        if name == "info" { None } else { Some((name, rest.split(',').next()?.parse().ok()?)) }
+    })
 }
 
 /// Looks every second for the busiest one.
@@ -75,25 +90,34 @@ pub(crate) struct Watch {
 
 impl Watch {
     pub(crate) fn start(nodes: Vec<SocketAddr>) -> Result<Self> {
-        let mut before = commands(&nodes)?;
+        let mut before = Some((Instant::now(), commands(&nodes)?.values().sum::<u64>()));
         let peak = Arc::new(Mutex::new(0));
         let (stop, stopped) = mpsc::channel();
         let found = Arc::clone(&peak);
         let thread = std::thread::spawn(move || {
             while stopped.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
-                // Away for a second, as when it is killed on purpose: the next look covers more than a second, and is no peak.
-                let Ok(now) = commands(&nodes) else { continue };
-                let mut peak = found.lock().unwrap_or_else(PoisonError::into_inner);
-                *peak = (*peak).max(now.saturating_sub(before));
+                // A Redis that is away for a second, as when it is killed on purpose, begins anew.
+                let now = commands(&nodes).ok().map(|calls| (Instant::now(), calls.values().sum::<u64>()));
+                if let (Some((from, earlier)), Some((to, later))) = (before, now) {
+                    let mut peak = found.lock().unwrap_or_else(PoisonError::into_inner);
+                    *peak = (*peak).max(per_s(later.saturating_sub(earlier), to - from));
+                }
                 before = now;
             }
         });
         Ok(Self { peak, stop: Some(stop), thread: Some(thread) })
     }
 
-    pub(crate) fn peak_per_s(&self) -> u64 {
-        *self.peak.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The busiest second since the last call.
+    pub(crate) fn take_peak_per_s(&self) -> u64 {
+        std::mem::take(&mut *self.peak.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Two looks are a second apart, or more on a machine that is busy.
+fn per_s(count: u64, within: Duration) -> u64 {
+    let millis = u64::try_from(within.as_millis()).unwrap_or(u64::MAX).max(1);
+    count.saturating_mul(1_000) / millis
 }
 
 impl Drop for Watch {
@@ -107,11 +131,23 @@ impl Drop for Watch {
 
 #[cfg(test)]
 mod tests {
-    use super::calls;
+    use super::{Calls, between, calls, per_s};
+    use std::time::Duration;
 
     #[test]
-    fn calls_are_summed_and_our_own_left_out() {
+    fn calls_are_read_by_command_and_our_own_left_out() {
         let text = "# Commandstats\r\ncmdstat_zadd:calls=32,usec=9,usec_per_call=0.3\r\ncmdstat_info:calls=7,usec=1\r\ncmdstat_config|get:calls=2,usec=4\r\nnonsense\r\n";
-        assert_eq!(calls(text), 34);
+        assert_eq!(calls(text).collect::<Vec<_>>(), [("zadd", 32), ("config|get", 2)]);
+    }
+
+    #[test]
+    fn what_was_called_between_two_looks_leaves_out_what_was_not() {
+        let look = |zadd, time| Calls::from([("zadd".to_owned(), zadd), ("time".to_owned(), time)]);
+        assert_eq!(between(&look(3, 5), &look(10, 5)), Calls::from([("zadd".to_owned(), 7)]));
+    }
+
+    #[test]
+    fn a_look_that_comes_late_is_no_peak() {
+        assert_eq!(per_s(3_000, Duration::from_millis(1_500)), 2_000);
     }
 }

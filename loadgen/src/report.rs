@@ -69,6 +69,8 @@ pub(crate) struct Detail {
     pub(crate) frame_bytes: usize,
     /// Logins that failed, by cause.
     pub(crate) login_failures: BTreeMap<String, u64>,
+    /// Logins refused with a time to come back, and tried again then, by cause.
+    pub(crate) login_retries: BTreeMap<String, u64>,
     /// Connections that ended during the run, by cause.
     pub(crate) lost: BTreeMap<String, u64>,
     /// Frames and calls the server refused, by reason.
@@ -234,7 +236,13 @@ impl Display for Report {
         line(to, "server CPU", self.server_cpu_s, "seconds during the load")?;
         line(to, "server memory", self.server_rss_bytes.map(number), "bytes resident")?;
         line(to, "per connection", self.bytes_per_connection, "bytes of user memory")?;
-        for (name, causes) in [("login failed", &detail.login_failures), ("lost", &detail.lost), ("refused", &detail.refused)] {
+        let by_cause = [
+            ("login failed", &detail.login_failures),
+            ("login tried again", &detail.login_retries),
+            ("lost", &detail.lost),
+            ("refused", &detail.refused),
+        ];
+        for (name, causes) in by_cause {
             for (cause, count) in causes {
                 writeln!(to, "  {name:<17}{count}: {cause}")?;
             }
@@ -300,7 +308,7 @@ mod tests {
                 r#""deliveries_per_s":null,"server_cpu_s":null,"deliveries_per_server_cpu_s":null,"#,
                 r#""latency_ms":{"p50":0.0,"p99":0.0,"p999":0.0,"max":0.0},"last_member_ms":{"p50":0.0,"p99":0.0,"max":0.0},"#,
                 r#""server_rss_bytes":null,"bytes_per_connection":null,"#,
-                r#""detail":{"scenario":"room-burst","seed":0,"seconds":0.0,"connect_s":0.0,"frame_bytes":0,"login_failures":{},"#,
+                r#""detail":{"scenario":"room-burst","seed":0,"seconds":0.0,"connect_s":0.0,"frame_bytes":0,"login_failures":{},"login_retries":{},"#,
                 r#""lost":{},"refused":{},"unsent":0,"strays":0,"at_least_once":false}}"#
             )
         );

@@ -203,12 +203,13 @@ fn conduct_in(
     let drops_before = server.dropped()?;
     let load_from = Usage::of(&common.server_pid)?;
     let commands_from = redis.as_ref().map(|_| redis::commands(&common.redis)).transpose()?;
+    let connect_peak_per_s = redis.as_ref().map_or(0, redis::Watch::take_peak_per_s);
     crew.begin();
     let load = load(&mut crew, api)?;
     let held = Usage::of(&common.server_pid)?;
     let seen = crew.finish(&load.accepted)?;
     let after = Usage::of(&common.server_pid)?;
-    let commands = commands_from.map(|from| Ok::<_, anyhow::Error>(redis::commands(&common.redis)?.saturating_sub(from))).transpose()?;
+    let called = commands_from.map(|from| Ok::<_, anyhow::Error>(redis::between(&from, &redis::commands(&common.redis)?))).transpose()?;
     let mut dropped = server.dropped()?;
     for (class, count) in drops_before {
         if let Some(now) = dropped.get_mut(&class) {
@@ -263,6 +264,7 @@ fn conduct_in(
             connect_s: (connect_s * 1_000.0).round() / 1_000.0,
             frame_bytes: seen.frame_bytes,
             login_failures: settled.failures,
+            login_retries: settled.retries,
             lost: seen.lost,
             refused,
             unsent: load.unsent,
@@ -270,10 +272,10 @@ fn conduct_in(
             at_least_once: script.at_least_once,
             limit: None,
             herd: seen.herd.as_ref().map(HerdReport::of),
-            redis: commands.zip(redis.as_ref()).map(|(commands, watch)| RedisLoad {
-                commands,
-                peak_per_s: watch.peak_per_s(),
-                per_delivery: ratio4(number(commands), number(received)),
+            redis: called.zip(redis.as_ref()).map(|(by_command, watch)| {
+                let commands = by_command.values().sum();
+                let per_delivery = ratio4(number(commands), number(received));
+                RedisLoad { commands, peak_per_s: watch.take_peak_per_s(), connect_peak_per_s, per_delivery, by_command }
             }),
         },
     })
@@ -449,6 +451,9 @@ impl Crew {
                 all.login.merge(&one.login);
                 for (cause, count) in one.failures {
                     *all.failures.entry(cause).or_default() += count;
+                }
+                for (cause, count) in one.retries {
+                    *all.retries.entry(cause).or_default() += count;
                 }
                 all.members.resize(all.members.len().max(one.members.len()), 0);
                 self.workers_of_room.resize(all.members.len(), 0);

@@ -135,6 +135,8 @@ pub(crate) struct Settled {
     pub(crate) settled: usize,
     /// Logins that failed, by cause.
     pub(crate) failures: BTreeMap<String, u64>,
+    /// Refusals that named a time to come back, and were followed by another try, by cause.
+    pub(crate) retries: BTreeMap<String, u64>,
     /// Members by room of the plan.
     pub(crate) members: Vec<u32>,
     /// From the intended connect to the answer of LOGIN.

@@ -43,6 +43,8 @@ pub(crate) struct Client {
     token: Option<Box<str>>,
     /// When its connect should have begun; once settled, when its open heartbeat should have been sent.
     pub(crate) begun_ns: u64,
+    /// When its latest try began: later than `begun_ns` where it was told to come back later.
+    pub(crate) tried_ns: u64,
     /// Its place among the bodies of its room.
     expected: u64,
     tally: MemberTally,
@@ -69,8 +71,7 @@ impl Client {
         let body = Body {
             app_id: Some(shared.plan.app_id),
             user_id: Some(shared.user_id(index)),
-            // Who comes back needs it again.
-            token: if shared.plan.return_spread.is_some() { self.token.clone() } else { self.token.take() }.map(String::from),
+            token: self.token.clone().map(String::from),
             platform: Some("loadgen".to_owned()),
             ..Body::default()
         };
@@ -112,7 +113,7 @@ impl Client {
         if body.data.as_deref() != Some("true") {
             return Err("login answered without data true".to_owned());
         }
-        if !shared.is_active {
+        if !shared.is_herd_in {
             shared.stats.login.record(self.begun_ns, shared.now_ns);
         }
         if let Some(seconds) = body.heartbeat_secs.and_then(|seconds| u64::try_from(seconds).ok()).filter(|&seconds| seconds > 0) {
@@ -146,8 +147,12 @@ impl Client {
         self.stage = Stage::Settled;
         shared.stats.settled += 1;
         shared.stats.newly_settled += 1;
-        if shared.is_active {
+        if shared.is_herd_in {
             shared.stats.newly_back.push(index);
+        }
+        if shared.plan.return_spread.is_none() {
+            // Who does not come back needs it no more.
+            self.token = None;
         }
         if let Some(room) = shared.room_of(index) {
             shared.rooms[room].members += 1;
@@ -213,7 +218,9 @@ impl Client {
 
     fn on_error(&mut self, index: usize, body: &Body, shared: &mut Shared<'_>) -> Result<(), Cause> {
         let cause = cause_of(body);
+        let wait_ms = body.retry_after_ms.and_then(|ms| u64::try_from(ms).ok());
         if self.stage.is_on_the_way() {
+            shared.told_to_wait_ms = wait_ms;
             return Err(cause);
         }
         shared.stats.refuse(&cause);
@@ -221,7 +228,7 @@ impl Client {
             self.answered += 1;
             shared.stats.open -= 1;
             shared.stats.sent -= 1;
-            let wait_ms = body.retry_after_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(RETRY_MS).clamp(1, RETRY_MS_MAX);
+            let wait_ms = wait_ms.unwrap_or(RETRY_MS).clamp(1, RETRY_MS_MAX);
             if shared.is_closed_loop() {
                 shared.paused.push_back((shared.now_ns + wait_ms * 1_000_000, index));
             }

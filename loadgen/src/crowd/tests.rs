@@ -6,7 +6,10 @@ use billfish_wire::{Body, Code, Encoding, Reassembler, frame, limits::BODY_BYTES
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -51,12 +54,25 @@ fn frames_cut_anywhere_are_understood() {
 
 #[test]
 fn a_gateway_that_refuses_logins_fails_each_with_its_reason() {
-    let plan = plan(Gateway { refuses: true, ..Gateway::clean(0) }.serve(), 4, Activity::Listen);
+    let refuses = Some(Body::refusal(billfish_wire::Reason::BadToken));
+    let plan = plan(Gateway { refuses, ..Gateway::clean(0) }.serve(), 4, Activity::Listen);
     let mut crowd = Crowd::new(&plan, tokens(4)).expect("epoll");
     connect(&mut crowd);
     let settled = crowd.settled();
     assert_eq!(settled.settled, 0);
     assert_eq!(settled.failures.get("bad_token"), Some(&4), "{:?}", settled.failures);
+}
+
+#[test]
+fn who_is_refused_with_a_time_to_come_back_does_and_is_told_apart() {
+    let refuses = Some(Body { retry_after_ms: Some(1), ..Body::refusal(billfish_wire::Reason::Unavailable) });
+    let gateway = Gateway { refuses, refusals: Arc::new(AtomicUsize::new(3)), ..Gateway::clean(0) };
+    let plan = plan(gateway.serve(), 4, Activity::Listen);
+    let mut crowd = Crowd::new(&plan, tokens(4)).expect("epoll");
+    connect(&mut crowd);
+    let settled = crowd.settled();
+    assert_eq!((settled.settled, settled.failures.len(), settled.retries.get("unavailable")), (4, 0, Some(&3)));
+    assert_eq!(settled.login.count(), 4, "each counts from its first try");
 }
 
 #[test]
@@ -106,10 +122,12 @@ fn a_herd_that_is_cut_comes_back_on_the_other_gateway() {
     let plan = Plan { gateways: vec![mortal, other], return_spread: Some(Duration::from_millis(20)), ..plan(mortal, 6, Activity::Listen) };
     let mut crowd = Crowd::new(&plan, tokens(6)).expect("epoll");
     connect(&mut crowd);
-    crowd.begin_activity();
+    // Before this worker has heard that the load begins: another one was faster, and the gateway is dead already.
     for stream in streams.lock().expect("no test holds it and panics").drain(..) {
         stream.shutdown(std::net::Shutdown::Both).expect("it is open");
     }
+    crowd.turn().expect("epoll");
+    crowd.begin_activity();
     turn_until(&mut crowd, |crowd| crowd.herd.as_ref().is_some_and(|herd| herd.tally.returned == 6));
     assert_eq!((crowd.settled_now(), crowd.shared.rooms[0].members), (6, 6));
     crowd.end_activity(&[0]);
@@ -139,7 +157,7 @@ fn run(gateway: Gateway, clients: usize, activity: Activity, accepted: u32) -> W
         totals.received + totals.duplicates + totals.strays == copies as u64
     });
     if qos == 1 {
-        turn_until(&mut crowd, |_| acks.load(std::sync::atomic::Ordering::Relaxed) == copies);
+        turn_until(&mut crowd, |_| acks.load(Relaxed) == copies);
     }
     crowd.end_activity(&[accepted]);
     assert_eq!(crowd.awaits_more(), crowd.shared.stats.totals.received < u64::from(accepted) * clients as u64);
@@ -194,7 +212,9 @@ struct Gateway {
     copies: Vec<(u32, i64)>,
     push_room: i64,
     qos: i32,
-    refuses: bool,
+    /// What LOGIN is answered with, as long as `refusals` lasts.
+    refuses: Option<Body>,
+    refusals: Arc<AtomicUsize>,
     /// Bytes per write.
     cut: usize,
 }
@@ -202,7 +222,7 @@ struct Gateway {
 impl Gateway {
     fn clean(copies: u32) -> Self {
         let copies = (0..copies).map(|number| (number, i64::from(number) + 1)).collect();
-        Self { copies, push_room: ROOM, qos: 0, refuses: false, cut: usize::MAX }
+        Self { copies, push_room: ROOM, qos: 0, refuses: None, refusals: Arc::new(AtomicUsize::new(usize::MAX)), cut: usize::MAX }
     }
 
     fn serve(self) -> SocketAddr {
@@ -219,17 +239,17 @@ impl Gateway {
             for stream in listener.incoming().map_while(Result::ok) {
                 kept.lock().expect("no test holds it and panics").push(stream.try_clone().expect("few descriptors"));
                 let gateway = self.clone();
-                thread::spawn(move || gateway.talk(stream, &std::sync::atomic::AtomicUsize::new(0)));
+                thread::spawn(move || gateway.talk(stream, &AtomicUsize::new(0)));
             }
         });
         (address, streams)
     }
 
     /// Listens until the test process ends; the counter is of ACKs.
-    fn serve_counting(self) -> (SocketAddr, Arc<std::sync::atomic::AtomicUsize>) {
+    fn serve_counting(self) -> (SocketAddr, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let acks = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let acks = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&acks);
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -240,7 +260,7 @@ impl Gateway {
         (address, acks)
     }
 
-    fn talk(&self, mut stream: TcpStream, acks: &std::sync::atomic::AtomicUsize) {
+    fn talk(&self, mut stream: TcpStream, acks: &AtomicUsize) {
         let mut reassembler = Reassembler::default();
         let mut buffer = [0; 4096];
         while let Ok(read @ 1..) = stream.read(&mut buffer) {
@@ -258,11 +278,14 @@ impl Gateway {
         }
     }
 
-    fn answer(&self, code: Code, body: &Body, out: &mut Vec<u8>, acks: &std::sync::atomic::AtomicUsize) {
+    fn answer(&self, code: Code, body: &Body, out: &mut Vec<u8>, acks: &AtomicUsize) {
         let mut say = |code, body: &Body| frame::encode_into(out, Encoding::Json, code, body);
         match code {
-            Code::Login if self.refuses => say(Code::Error, &Body::refusal(billfish_wire::Reason::BadToken)),
             Code::Login => {
+                let is_refused = self.refusals.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok();
+                if let Some(refusal) = self.refuses.as_ref().filter(|_| is_refused) {
+                    return say(Code::Error, refusal);
+                }
                 assert!(body.user_id.is_some_and(|user_id| user_id >= FIRST_USER_ID));
                 say(Code::Login, &Body { heartbeat_secs: Some(30), ..Body::yes() });
             }
@@ -285,7 +308,7 @@ impl Gateway {
             Code::Heartbeat => say(Code::Heartbeat, &Body::yes()),
             Code::Ack => {
                 assert!(body.msg_id.is_some());
-                acks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                acks.fetch_add(1, Relaxed);
             }
             Code::WsShake | Code::Logout | Code::Biz | Code::Kick | Code::Leave | Code::Sync | Code::Error | Code::Reconnect => {}
         }
