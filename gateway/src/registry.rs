@@ -59,6 +59,7 @@ impl Registration {
             load: self.metrics.connections(),
             draining: self.health.is_draining(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            labels: Default::default(),
         };
         let now = self.store.now_ms();
         drop(self.store.call(Port::Registry, self.store.state.registry.register(&node, now, now + LEASE_MS)).await);

@@ -235,6 +235,7 @@ mod tests {
             load: 0,
             draining: false,
             version: String::new(),
+            labels: Default::default(),
         }
     }
 

@@ -116,6 +116,7 @@ mod tests {
             load,
             draining,
             version: String::new(),
+            labels: Default::default(),
         }
     }
 

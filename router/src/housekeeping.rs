@@ -168,6 +168,7 @@ impl Core {
             load: self.metrics.rooms.get().unsigned_abs(),
             draining: self.is_draining(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            labels: Default::default(),
         }
     }
 }

@@ -306,6 +306,7 @@ mod tests {
             load: 0,
             draining,
             version: String::new(),
+            labels: Default::default(),
         }
     }
 

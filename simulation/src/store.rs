@@ -191,6 +191,7 @@ impl Reached {
         State {
             clock,
             watch,
+            layout: Arc::default(),
             tokens: reached.clone(),
             presence: reached.clone(),
             routes: reached.clone(),
@@ -456,7 +457,7 @@ passed_on!(Members as members {
     fn remove(app: AppId, room: RoomId) -> ();
 });
 passed_on!(Registry as registry {
-    fn register(node: &NodeInfo, now_ms: u64, until_ms: u64) -> ();
+    fn register(node: &NodeInfo, now_ms: u64, until_ms: u64) -> bool;
     fn deregister(kind: NodeKind, id: &str, incarnation: u64) -> ();
     fn nodes(kind: NodeKind, now_ms: u64) -> Vec<NodeInfo>;
 });

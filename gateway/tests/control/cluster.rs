@@ -43,6 +43,7 @@ fn router_entry(id: &str, address: &str, draining: bool) -> NodeInfo {
         load: 0,
         draining,
         version: String::new(),
+        labels: Default::default(),
     }
 }
 

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod clock;
+mod joining;
 pub mod memory;
 pub mod port;
 pub mod redis;
@@ -14,6 +15,7 @@ pub mod types;
 mod watch;
 
 pub use clock::Clock;
+pub use joining::{NotJoined, join, labels};
 pub use port::{Acks, Cache, Dedup, Inbox, Leases, Members, Presence, RateWindows, Registry, RoomLog, Routes, State, Tokens};
 pub use types::*;
 pub use watch::Watch;

@@ -36,6 +36,7 @@ impl State {
         Self {
             clock: Clock::start(),
             watch: Watch::default(),
+            layout: Arc::default(),
             tokens: Arc::new(tokens::TokenTable::new()),
             presence: Arc::new(presence::PresenceTable::new()),
             routes: Arc::new(routes::RouteTable::new()),

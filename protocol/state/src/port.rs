@@ -8,7 +8,7 @@ use crate::types::{
 use crate::watch::Watch;
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// A user is forgotten this long after the last sign of life, where nobody sweeps: a lost gateway's users do not stay for ever.
 pub const PRESENCE_KEPT_MS: u64 = 5 * 60 * 1000;
@@ -167,8 +167,9 @@ pub trait Members: Send + Sync {
 /// The nodes that are up: `node:{kind}:{id}`.
 #[async_trait]
 pub trait Registry: Send + Sync {
-    /// Registers a node, or renews and updates it, until `until_ms`. An earlier life of a node never replaces a later one that is live.
-    async fn register(&self, node: &NodeInfo, now_ms: u64, until_ms: u64) -> Result<()>;
+    /// Registers a node, or renews and updates it, until `until_ms`. An earlier life of a node never replaces a later one that is live:
+    /// then nothing is changed, and the answer is `false`.
+    async fn register(&self, node: &NodeInfo, now_ms: u64, until_ms: u64) -> Result<bool>;
     /// This life of the node goes; a later one with the same id stays.
     async fn deregister(&self, kind: NodeKind, id: &str, incarnation: u64) -> Result<()>;
     /// The live nodes of a kind, by id.
@@ -226,6 +227,8 @@ pub struct State {
     pub clock: Clock,
     /// How the store is.
     pub watch: Watch,
+    /// What every node on this store must have set alike, by key of the configuration; each says it of itself in its labels.
+    pub layout: Arc<BTreeMap<String, String>>,
     pub tokens: Arc<dyn Tokens>,
     pub presence: Arc<dyn Presence>,
     pub routes: Arc<dyn Routes>,

@@ -138,6 +138,7 @@ impl Redis {
             dedup: Arc::new(dedup::RedisDedup::new(connection.clone())),
             cache: Arc::new(cache::RedisCache::new(connection.clone())),
             watch,
+            layout: Arc::new([("state.redis.presence_buckets".to_owned(), config.presence_buckets.to_string())].into()),
         };
         // Whether it is ready by then is told by the watch.
         drop(timeout(config.connect_timeout, ready.wait_for(|is_ready| *is_ready)).await);

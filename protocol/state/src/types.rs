@@ -1,7 +1,7 @@
 //! The values that pass through the ports.
 
 use bytes::Bytes;
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 /// A business line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -308,6 +308,8 @@ pub struct NodeInfo {
     pub draining: bool,
     /// Version of the program.
     pub version: String,
+    /// What else the others have to know of it: short words without spaces or `=`, by name.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// What a node is.

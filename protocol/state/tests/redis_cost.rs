@@ -48,6 +48,7 @@ async fn calls_cost_what_the_readme_says() {
         load: 0,
         draining: false,
         version: String::new(),
+        labels: Default::default(),
     };
     let id = |n: u64| format!("{now}-{n}");
     let body = Bytes::from_static(b"{}");

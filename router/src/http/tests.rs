@@ -408,6 +408,7 @@ async fn behind(directory: &TempDir) -> (HttpParts, Running) {
         load: 0,
         draining: false,
         version: String::new(),
+        labels: Default::default(),
     };
     state.registry.register(&gateway, 0, u64::MAX).await.unwrap();
     let parts = RouterParts {

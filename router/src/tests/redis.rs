@@ -35,6 +35,7 @@ async fn while_redis_is_away_a_router_says_so_and_when_it_is_back_all_goes_on_by
         load: 0,
         draining: false,
         version: String::new(),
+        labels: Default::default(),
     };
     let now_ms = world.state.clock.now_ms();
     world.state.registry.register(&gateway, now_ms, now_ms + 3_600_000).await.unwrap();

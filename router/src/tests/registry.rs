@@ -16,6 +16,7 @@ fn gateway(id: &str) -> NodeInfo {
         load: 0,
         draining: false,
         version: String::new(),
+        labels: Default::default(),
     }
 }
 

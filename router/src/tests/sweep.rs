@@ -66,6 +66,7 @@ async fn what_a_dead_link_took_with_it_is_pushed_again_until_it_is_acknowledged(
         load: 1,
         draining: false,
         version: String::new(),
+        labels: Default::default(),
     };
     world.state.registry.register(&gateway, now_ms, now_ms + 3_600_000).await.unwrap();
     until("the gateway is known", || router.running.core.fleet.is_up("g1", 1)).await;

@@ -128,6 +128,7 @@ async fn a_full_registry_refuses_new_nodes_only() {
         load: 0,
         draining: false,
         version: String::new(),
+        labels: Default::default(),
     };
     for number in 0..1024 {
         table.register(&node(number), NOW, LATER).await.unwrap();

@@ -21,18 +21,18 @@ impl RegistryTable {
 
 #[async_trait]
 impl Registry for RegistryTable {
-    async fn register(&self, node: &NodeInfo, now_ms: u64, until_ms: u64) -> Result<()> {
+    async fn register(&self, node: &NodeInfo, now_ms: u64, until_ms: u64) -> Result<bool> {
         let mut table = lock(&self.0);
         table.sweep_for(now_ms, 1);
         let key = (node.kind, node.id.clone());
         if table.live(&key, now_ms).is_some_and(|known| known.incarnation > node.incarnation) {
-            return Ok(());
+            return Ok(false);
         }
         if table.len() >= NODES_MAX && table.stored(&key).is_none() {
             return Err(StateError::Full { what: "nodes", limit: NODES_MAX });
         }
         table.insert(key, node.clone(), until_ms);
-        Ok(())
+        Ok(true)
     }
 
     async fn deregister(&self, kind: NodeKind, id: &str, incarnation: u64) -> Result<()> {

@@ -16,7 +16,9 @@ static LIST: Script = Script::new(include_str!("lua/node_list.lua"));
 const NODES_MAX: usize = 1024;
 /// What the script says when there are that many already.
 const FULL: i64 = -1;
-/// Between the transports of an address list; `=` stands between a transport and its address.
+/// And when it has written this life down.
+const STANDS: i64 = 1;
+/// Between the pairs of a list; `=` stands between a name and its value.
 const BETWEEN: char = ' ';
 
 pub(super) struct RedisRegistry(Connection);
@@ -29,9 +31,8 @@ impl RedisRegistry {
 
 #[async_trait]
 impl Registry for RedisRegistry {
-    async fn register(&self, node: &NodeInfo, now_ms: u64, until_ms: u64) -> Result<()> {
+    async fn register(&self, node: &NodeInfo, now_ms: u64, until_ms: u64) -> Result<bool> {
         let keys = self.0.keys();
-        let addresses: Vec<_> = node.addresses.iter().map(|(transport, address)| format!("{transport}={address}")).collect();
         let command = Command::script(&REGISTER, &[&keys.nodes(node.kind), &keys.node(node.kind, &node.id)])
             .arg(&node.id)
             .arg(now_ms)
@@ -39,7 +40,7 @@ impl Registry for RedisRegistry {
             .arg(life(now_ms, until_ms))
             .arg(NODES_MAX)
             .arg(node.incarnation)
-            .arg(&["addresses", addresses.join(&BETWEEN.to_string()).as_str()])
+            .arg(&["addresses", written(node.addresses.iter().map(|(transport, address)| (transport, address))).as_str()])
             .arg("capacity")
             .arg(node.capacity)
             .arg("load")
@@ -47,10 +48,12 @@ impl Registry for RedisRegistry {
             .arg("draining")
             .arg(u8::from(node.draining))
             .arg("version")
-            .arg(&node.version);
+            .arg(&node.version)
+            .arg("labels")
+            .arg(written(node.labels.iter()));
         match self.0.run("registering a node", command).await? {
             FULL => Err(StateError::Full { what: "nodes", limit: NODES_MAX }),
-            _ => Ok(()),
+            stands => Ok(stands == STANDS),
         }
     }
 
@@ -73,18 +76,28 @@ impl Registry for RedisRegistry {
 /// A node that says odd things of itself is none.
 fn read(kind: NodeKind, id: String, fields: &BTreeMap<String, String>) -> Option<NodeInfo> {
     let number = |name: &str| fields.get(name)?.parse::<u64>().ok();
-    let addresses = fields.get("addresses")?.split(BETWEEN).filter_map(|address| {
-        let (transport, address) = address.split_once('=')?;
-        Some((transport.to_owned(), address.to_owned()))
-    });
     Some(NodeInfo {
         kind,
         id,
         incarnation: number("incarnation")?,
-        addresses: addresses.collect(),
+        addresses: pairs(fields.get("addresses")?).collect(),
         capacity: number("capacity")?,
         load: number("load")?,
         draining: number("draining")? != 0,
         version: fields.get("version")?.clone(),
+        // Earlier releases have none.
+        labels: fields.get("labels").map(|labels| pairs(labels).collect()).unwrap_or_default(),
+    })
+}
+
+fn written<'a>(pairs: impl Iterator<Item = (&'a String, &'a String)>) -> String {
+    let pairs: Vec<_> = pairs.map(|(name, value)| format!("{name}={value}")).collect();
+    pairs.join(&BETWEEN.to_string())
+}
+
+fn pairs(text: &str) -> impl Iterator<Item = (String, String)> {
+    text.split(BETWEEN).filter_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        Some((name.to_owned(), value.to_owned()))
     })
 }

@@ -592,5 +592,6 @@ fn node(kind: bool, id: u8, incarnation: u64) -> NodeInfo {
         load: u64::from(id),
         draining: incarnation == 2,
         version: format!("0.{incarnation}"),
+        labels: [("renewed_ms".to_owned(), incarnation.to_string())].into(),
     }
 }

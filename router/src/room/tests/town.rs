@@ -125,8 +125,8 @@ impl Members for Between {
 
 #[async_trait]
 impl Nodes for Between {
-    async fn register(&self, _: &NodeInfo, _: u64, _: u64) -> Result<(), StateError> {
-        self.pass()
+    async fn register(&self, _: &NodeInfo, _: u64, _: u64) -> Result<bool, StateError> {
+        self.pass().map(|()| true)
     }
 
     async fn deregister(&self, _: NodeKind, _: &str, _: u64) -> Result<(), StateError> {
@@ -144,6 +144,7 @@ impl Nodes for Between {
             load: 0,
             draining: false,
             version: String::new(),
+            labels: Default::default(),
         };
         Ok(self.routers.lock().unwrap().iter().map(node).collect())
     }

@@ -98,6 +98,7 @@ async fn a_token_is_128_random_bits_with_the_app_and_good_for_five_minutes() {
             load: 0,
             draining: index == 0,
             version: String::new(),
+            labels: Default::default(),
         };
         house.state.registry.register(&node, now_ms, now_ms + 3_600_000).await.unwrap();
     }

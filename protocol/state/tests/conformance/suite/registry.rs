@@ -14,6 +14,7 @@ fn node(kind: NodeKind, id: &str, incarnation: u64) -> NodeInfo {
         load: incarnation,
         draining: incarnation.is_multiple_of(2),
         version: format!("1.{incarnation}.0-test+a b"),
+        labels: [("heartbeat_ms".to_owned(), incarnation.to_string()), ("empty".to_owned(), String::new())].into(),
     }
 }
 
@@ -37,6 +38,7 @@ pub(crate) async fn registering_again_renews_and_updates<S: Store>() {
     router.draining = true;
     router.addresses.clear();
     router.version = String::new();
+    router.labels.clear();
     registry.register(&router, at(SECOND), at(HOUR)).await.unwrap();
     assert_eq!(registry.nodes(NodeKind::Router, at(MINUTE)).await.unwrap(), [router]);
 }
@@ -55,13 +57,13 @@ pub(crate) async fn nodes_come_by_kind_and_in_order_of_their_ids<S: Store>() {
 pub(crate) async fn an_earlier_life_neither_replaces_nor_removes_a_later_one<S: Store>() {
     let registry = S::fresh().await.registry;
     let (old, new) = (node(NodeKind::Gateway, "g1", 1), node(NodeKind::Gateway, "g1", 2));
-    registry.register(&old, at(0), at(MINUTE)).await.unwrap();
-    registry.register(&new, at(0), at(MINUTE)).await.unwrap();
-    registry.register(&old, at(0), at(HOUR)).await.unwrap();
+    assert!(registry.register(&old, at(0), at(MINUTE)).await.unwrap());
+    assert!(registry.register(&new, at(0), at(MINUTE)).await.unwrap());
+    assert!(!registry.register(&old, at(0), at(HOUR)).await.unwrap(), "it is told so");
     registry.deregister(NodeKind::Gateway, "g1", 1).await.unwrap();
     assert_eq!(registry.nodes(NodeKind::Gateway, at(1)).await.unwrap(), [new]);
     assert_eq!(registry.nodes(NodeKind::Gateway, at(MINUTE)).await.unwrap(), []);
-    registry.register(&old, at(MINUTE), at(HOUR)).await.unwrap();
+    assert!(registry.register(&old, at(MINUTE), at(HOUR)).await.unwrap());
     assert_eq!(registry.nodes(NodeKind::Gateway, at(MINUTE)).await.unwrap(), [old], "a later life that has run out stands in nobody's way");
 }
 
@@ -87,9 +89,11 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
             match step {
                 Step::Register(gateway, id, life, lease) => {
                     let node = node(kind_of(gateway), &id.to_string(), life);
-                    state.registry.register(&node, now, now + lease).await.unwrap();
+                    let stands = state.registry.register(&node, now, now + lease).await.unwrap();
                     let known = model.get(&(gateway, id.to_string()));
-                    if known.is_none_or(|(known, _)| known.incarnation <= life) {
+                    let expected = known.is_none_or(|(known, _)| known.incarnation <= life);
+                    prop_assert_eq!(stands, expected);
+                    if expected {
                         model.insert((gateway, id.to_string()), (node, now + lease));
                     }
                 }
