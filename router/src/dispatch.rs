@@ -179,9 +179,11 @@ impl Rooms {
         self.lock().contains_key(&room)
     }
 
-    /// The queue of every active room.
+    /// The queue of every active room, in the order of their ids.
     pub(crate) fn queues(&self) -> Vec<mpsc::Sender<RoomCall>> {
-        self.lock().values().cloned().collect()
+        let mut queues: Vec<_> = self.lock().iter().map(|(room, queue)| (*room, queue.clone())).collect();
+        queues.sort_by_key(|(room, _)| *room);
+        queues.into_iter().map(|(_, queue)| queue).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues> {

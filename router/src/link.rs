@@ -232,7 +232,7 @@ impl Links {
 
     /// Ends every link; the tasks behind them end by it.
     pub(crate) fn close(&self) {
-        for gateway in self.lock().values() {
+        for gateway in self.all() {
             gateway.end(self.clock.now_ms());
         }
     }

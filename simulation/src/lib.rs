@@ -52,6 +52,8 @@ pub struct Report {
 /// Runs one seed, with a house that is broken on purpose, or as it is.
 #[must_use]
 pub fn run(seed: u64, scope: Scope, bug: Option<Bug>) -> Report {
+    // What draws a pause for itself (back-off, jitter) draws from the thread's generator.
+    fastrand::seed(seed);
     let mut world = world::World::new(seed, scope, bug);
     world.run();
     world.report()

@@ -91,7 +91,8 @@ impl Table {
         for turn in self.turns.values_mut() {
             turn.forget_owner();
         }
-        let rooms: Vec<i64> = self.rooms.keys().copied().collect();
+        let mut rooms: Vec<i64> = self.rooms.keys().copied().collect();
+        rooms.sort_unstable();
         for room_id in rooms {
             self.tell_owner(room_id);
         }

@@ -119,6 +119,7 @@ impl Table {
             unconfirmed.again_ms = now_ms + unconfirmed.waited_ms;
         }
         self.counters.interest_repeats.add(due.len() as u64);
+        due.sort_unstable();
         for room_id in due {
             self.tell(room_id);
         }

@@ -59,3 +59,22 @@ fn the_seeds_bring_trouble_of_every_kind_and_much_is_said_and_shown() {
     assert!(sum.owners > 60 && sum.resumed > 100 && sum.repeated > 50, "{sum:?}");
     assert!(sum.said > 1_000 && sum.accepted > 1_000 && sum.shown > 2_000 && sum.whispers_shown > 200, "{sum:?}");
 }
+
+/// How many runs are compared with their repeat.
+const REPLAYED: u64 = 8;
+
+/// Else a seed that failed would be no help.
+#[test]
+fn a_seed_replays_to_the_last_line() {
+    let scopes = [Scope::Nodes, Scope::All];
+    for (seed, scope) in (700..700 + REPLAYED).zip(scopes.into_iter().cycle()) {
+        let (first, second) = (run(seed, scope, None), run(seed, scope, None));
+        let differs = first.trace.iter().zip(&second.trace).position(|(one, other)| one != other);
+        if let Some(line) = differs {
+            for (one, other) in first.trace.iter().zip(&second.trace).skip(line.saturating_sub(3)).take(8) {
+                eprintln!("{one}\n    {other}");
+            }
+        }
+        assert_eq!(first.fingerprint, second.fingerprint, "seed {seed} of {scope:?}, line {differs:?}");
+    }
+}
