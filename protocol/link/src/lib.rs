@@ -24,8 +24,16 @@ use message::{Envelope, envelope::Kind};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// The link's version; both ends must speak the same.
+/// The newest version of the link that this node speaks. Both ends speak the smaller of their newest, where neither is below the other's
+/// oldest.
+///
+/// New fields and new envelopes need no new version: who does not know them passes them over, and what they bring is missing until the
+/// other end is updated too. A release whose meaning the last one would get wrong raises this by one and leaves [`VERSION_MIN`] at the last
+/// one's, so that nodes can be updated one after the other, in any order, by one release at a time.
 pub const VERSION: u32 = 1;
+/// The oldest version that this node still speaks.
+pub const VERSION_MIN: u32 = 1;
+const _: () = assert!(VERSION_MIN <= VERSION && VERSION <= VERSION_MIN + 1, "this release and the one before, and no more to be tested");
 /// Envelopes in flight on one link and direction, before the sender waits: at 300 bytes each about 5 MB.
 pub const CREDIT_ENVELOPES: usize = 16 * 1024;
 

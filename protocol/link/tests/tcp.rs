@@ -3,7 +3,7 @@
 
 use billfish_link::message::{Credit, Envelope, Hello, Ping, Up, Welcome, envelope::Kind};
 use billfish_link::tcp::{Acceptor, ENVELOPE_BYTES_MAX, Identity, NODE_BYTES_MAX, Timing, accept, dial};
-use billfish_link::{Link, LinkError, VERSION};
+use billfish_link::{Link, LinkError, VERSION, VERSION_MIN};
 use prost::Message;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -46,6 +46,51 @@ async fn another_version_is_refused_and_both_ends_know_why() {
     send(&mut router, Kind::Welcome(Welcome { version: VERSION + 1, refused: "later".to_owned(), ..Welcome::default() })).await;
     let refused = dialling.await.unwrap();
     assert!(matches!(refused, Err(LinkError::VersionMismatch { theirs, ours: VERSION, .. }) if theirs == VERSION + 1), "{refused:?}");
+}
+
+#[tokio::test]
+async fn the_next_release_is_spoken_to_in_this_one_s_version() {
+    let (mut newer, accepting) = connect().await;
+    send(&mut newer, Kind::Hello(Hello { version: VERSION + 1, version_min: VERSION, ..hello() })).await;
+    let Some(Kind::Welcome(welcome)) = receive(&mut newer).await else { panic!("no welcome") };
+    assert_eq!((welcome.version, welcome.refused.as_str()), (VERSION, ""));
+    let mut link = accepting.await.unwrap().unwrap();
+    send(&mut newer, Kind::Up(Up { id: 5, ..Up::default() })).await;
+    assert!(matches!(in_time(link.receiver.recv()).await, Some(Kind::Up(up)) if up.id == 5));
+
+    // The other way round: what this node says to a newer router lets that one choose.
+    let (mut router, dialling) = listen().await;
+    let Some(Kind::Hello(hello)) = receive(&mut router).await else { panic!("no hello") };
+    assert_eq!((hello.version_min, hello.version), (VERSION_MIN, VERSION));
+    send(&mut router, Kind::Welcome(Welcome { version: VERSION, node: "router-9".to_owned(), ..Welcome::default() })).await;
+    assert_eq!(dialling.await.unwrap().unwrap().peer, "router-9");
+}
+
+#[tokio::test]
+async fn a_release_that_speaks_this_one_s_version_no_more_is_refused_and_told_so() {
+    let (mut later, accepting) = connect().await;
+    send(&mut later, Kind::Hello(Hello { version: VERSION + 2, version_min: VERSION + 1, ..hello() })).await;
+    let Some(Kind::Welcome(welcome)) = receive(&mut later).await else { panic!("no welcome") };
+    assert_eq!((welcome.version, welcome.refused.as_str()), (VERSION, "version mismatch"));
+    let refused = accepting.await.unwrap().unwrap_err();
+    assert_eq!(refused.to_string().split_once(' ').unwrap().1, format!("speaks link version {}, this node speaks {VERSION}", VERSION + 2));
+}
+
+#[tokio::test]
+async fn fields_that_a_later_release_has_added_are_passed_over() {
+    let (mut newer, accepting) = connect().await;
+    // Field 100 of the hello, and field 101 of the envelope around it.
+    let mut inner = hello().encode_to_vec();
+    inner.extend([0xa2, 0x06, 0x01, b'x']);
+    let mut body = Envelope::from(Kind::Hello(Hello::default())).encode_to_vec()[..1].to_vec();
+    body.push(u8::try_from(inner.len()).unwrap());
+    body.extend(inner);
+    body.extend([0xa8, 0x06, 0x07]);
+    newer.write_u32(u32::try_from(body.len()).unwrap()).await.unwrap();
+    newer.write_all(&body).await.unwrap();
+    let Some(Kind::Welcome(welcome)) = receive(&mut newer).await else { panic!("no welcome") };
+    assert_eq!(welcome.refused, "");
+    assert_eq!(accepting.await.unwrap().unwrap().peer, "gateway-1");
 }
 
 #[tokio::test]
@@ -261,7 +306,15 @@ fn identity(node: &str, secret: &str) -> Identity {
 }
 
 fn hello() -> Hello {
-    Hello { version: VERSION, secret: "s3cret".to_owned(), node: "gateway-1".to_owned(), incarnation: 3, credit: 0, kind: 0 }
+    Hello {
+        version: VERSION,
+        secret: "s3cret".to_owned(),
+        node: "gateway-1".to_owned(),
+        incarnation: 3,
+        credit: 0,
+        kind: 0,
+        version_min: 0,
+    }
 }
 
 trait LengthPrefixed {

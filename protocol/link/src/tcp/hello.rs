@@ -4,7 +4,7 @@
 
 use super::{Identity, NODE_BYTES_MAX, codec};
 use crate::message::{Hello, Welcome, envelope::Kind};
-use crate::{CREDIT_ENVELOPES, LinkError, PeerKind, VERSION};
+use crate::{CREDIT_ENVELOPES, LinkError, PeerKind, VERSION, VERSION_MIN};
 use bytes::BytesMut;
 use std::io;
 use subtle::ConstantTimeEq;
@@ -45,13 +45,14 @@ where
         incarnation: identity.incarnation,
         credit: credit_number(credit),
         kind: identity.kind.number(),
+        version_min: VERSION_MIN,
     };
     write(stream, Kind::Hello(hello), address).await?;
     let Kind::Welcome(welcome) = read(stream, input, address).await? else {
         return Err(LinkError::OutOfTurn { peer: address.to_owned(), what: "something other than a welcome" });
     };
     let peer = address.to_owned();
-    if welcome.version != VERSION {
+    if !(VERSION_MIN..=VERSION).contains(&welcome.version) || welcome.refused == REFUSED_VERSION {
         return Err(LinkError::VersionMismatch { peer, theirs: welcome.version, ours: VERSION });
     }
     match welcome.refused.as_str() {
@@ -77,7 +78,8 @@ where
         return Err(LinkError::OutOfTurn { peer: address.to_owned(), what: "something other than a hello" });
     };
     let peer = address.to_owned();
-    let refusal = if hello.version != VERSION {
+    let agreed = agree((hello.version_min, hello.version), (VERSION_MIN, VERSION));
+    let refusal = if agreed.is_none() {
         Some((REFUSED_VERSION, LinkError::VersionMismatch { peer, theirs: hello.version, ours: VERSION }))
     } else if !same_secret(&hello.secret, &identity.secret) {
         Some((REFUSED_SECRET, LinkError::BadSecret { peer }))
@@ -89,7 +91,7 @@ where
     let refused = refusal.as_ref().map_or("", |(refused, _)| refused).to_owned();
     let welcome = match refused.as_str() {
         "" => Welcome {
-            version: VERSION,
+            version: agreed.unwrap_or(VERSION),
             node: identity.node.clone(),
             refused,
             credit: credit_number(credit),
@@ -105,6 +107,14 @@ where
             Ok(Agreed { node: hello.node, kind: PeerKind::of(hello.kind), incarnation: hello.incarnation, credit: credit_of(hello.credit) })
         }
     }
+}
+
+/// What two ends speak, of the oldest and the newest version of each; `None` where they have none in common.
+fn agree(theirs: (u32, u32), ours: (u32, u32)) -> Option<u32> {
+    // One that does not name its oldest speaks one version.
+    let oldest_of_theirs = if theirs.0 == 0 { theirs.1 } else { theirs.0 };
+    let version = theirs.1.min(ours.1);
+    (version >= oldest_of_theirs && version >= ours.0).then_some(version)
 }
 
 /// Takes as long for a near miss as for a wild guess. The length may be learned; an empty secret fits nothing.
@@ -146,5 +156,34 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S, input: &mut BytesMut, addres
             bytes => Ok(bytes),
         });
         read.map_err(|cause| LinkError::Broken { peer: address.to_owned(), cause })?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::agree;
+
+    #[test]
+    fn releases_next_to_each_other_speak_the_older_one_s_version_whichever_dials() {
+        for (theirs, ours, spoken) in [
+            ((1, 1), (1, 1), Some(1)),
+            ((1, 2), (1, 1), Some(1)),
+            ((2, 3), (1, 2), Some(2)),
+            ((2, 3), (2, 3), Some(3)),
+            ((2, 3), (1, 1), None),
+            ((3, 4), (1, 2), None),
+            // The first releases name no oldest.
+            ((0, 1), (1, 2), Some(1)),
+            ((0, 1), (2, 3), None),
+            ((0, 2), (1, 1), None),
+            // Nonsense.
+            ((0, 0), (1, 1), None),
+            ((5, 1), (1, 1), None),
+        ] {
+            assert_eq!(agree(theirs, ours), spoken, "{theirs:?} at {ours:?}");
+            if theirs.0 != 0 {
+                assert_eq!(agree(ours, theirs), spoken, "{ours:?} at {theirs:?}");
+            }
+        }
     }
 }
