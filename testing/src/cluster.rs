@@ -57,6 +57,8 @@ pub struct ClusterOptions {
     pub ledger: LedgerKind,
     /// A [`ChaosProxy`] between each gateway and each router. The gateways then know the routers by a list, not by the registry.
     pub link_proxies: bool,
+    /// A [`ChaosProxy`] in front of each gateway's clients, beside its own port. Who is to go through it must dial it.
+    pub client_proxies: bool,
     /// Nodes and the single Redis run under libfaketime, so that their `set_clock` works.
     pub fake_time: bool,
     /// More of every gateway's environment, as `BILLFISH__GATEWAY__DRAIN__GRACE`.
@@ -75,6 +77,7 @@ impl ClusterOptions {
             redis: RedisKind::Single,
             ledger: LedgerKind::SharedSqlite,
             link_proxies: false,
+            client_proxies: false,
             fake_time: false,
             gateway_environment: Vec::new(),
             router_environment: Vec::new(),
@@ -105,6 +108,8 @@ pub struct Cluster {
     pub maria: Option<MariaDb>,
     /// `link_proxies[gateway][router]`, where there are any.
     pub link_proxies: Vec<Vec<ChaosProxy>>,
+    /// By gateway, where there are any.
+    pub client_proxies: Vec<ChaosProxy>,
     directory: TempDir,
 }
 
@@ -127,7 +132,16 @@ impl Cluster {
         };
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (gateways, routers) = (options.gateways, options.routers);
-        let mut cluster = Self { options, gateways: Vec::new(), routers: Vec::new(), redis, maria, link_proxies: Vec::new(), directory };
+        let mut cluster = Self {
+            options,
+            gateways: Vec::new(),
+            routers: Vec::new(),
+            redis,
+            maria,
+            link_proxies: Vec::new(),
+            client_proxies: Vec::new(),
+            directory,
+        };
         for _ in 0..routers {
             cluster.add_router();
         }
@@ -156,6 +170,9 @@ impl Cluster {
         let through: Vec<SocketAddr> = proxies.iter().map(ChaosProxy::address).collect();
         let node = self.started(NodeKind::Gateway, &name, &through);
         self.link_proxies.push(proxies);
+        if self.options.client_proxies {
+            self.client_proxies.push(ChaosProxy::start(node.address("tcp")));
+        }
         self.gateways.push(node);
         self.gateways.len() - 1
     }
@@ -235,6 +252,16 @@ impl Cluster {
         Api::new(self.routers[router].address("http"), API_KEY)
     }
 
+    /// Both kinds of nodes, running or not.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.gateways.iter().chain(&self.routers)
+    }
+
+    /// Words that no log may hold.
+    pub fn secrets(&self) -> [&'static str; 2] {
+        [API_KEY, LINK_SECRET]
+    }
+
     /// The key of the API of every router.
     pub fn api_key(&self) -> &'static str {
         API_KEY
@@ -280,6 +307,17 @@ impl Cluster {
                 let owner = cluster.primary_of(key).ok_or_else(|| std::io::Error::other("nobody owns the slot"))?;
                 cluster.node(owner).command(words)
             }
+        }
+    }
+
+    /// One command at each server that takes writes; their answers.
+    ///
+    /// # Errors
+    /// When one of them is away or refuses.
+    pub fn redis_command_everywhere(&self, words: &[&str]) -> std::io::Result<Vec<String>> {
+        match &self.redis {
+            Shared::Single(server) => Ok(vec![server.command(words)?]),
+            Shared::Cluster(cluster) => cluster.primaries().map(|server| server.command(words)).collect(),
         }
     }
 

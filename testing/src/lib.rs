@@ -29,6 +29,7 @@ pub use cluster::{Cluster, ClusterOptions, LedgerKind, RedisKind, Shared};
 pub use maria::MariaDb;
 pub use node::{Node, NodeKind};
 pub use patience::{PATIENCE, eventually, eventually_within};
+pub use ports::LANE as PORT_LANE;
 pub use process::Process;
 pub use proxy::{Chaos, ChaosProxy};
 pub use redis::{RedisOptions, RedisServer};

@@ -13,6 +13,10 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitStatus,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 use tempfile::TempDir;
@@ -48,6 +52,8 @@ pub struct Node {
     environment: Vec<(String, String)>,
     ports: BTreeMap<String, SocketAddr>,
     process: Option<Process>,
+    /// Of the process; 0 while there is none.
+    current_pid: Arc<AtomicU32>,
     fake_time: Option<FakeTime>,
 }
 
@@ -67,6 +73,7 @@ impl Node {
             environment,
             ports: BTreeMap::new(),
             process: None,
+            current_pid: Arc::default(),
             fake_time,
         }
     }
@@ -97,6 +104,7 @@ impl Node {
         match ports {
             Some(ports) if came => {
                 self.ports = ports;
+                self.current_pid.store(process.pid(), Ordering::Relaxed);
                 self.process = Some(process);
                 Ok(())
             }
@@ -141,8 +149,14 @@ impl Node {
         self.process.as_ref().map(Process::pid)
     }
 
+    /// The same for who follows it over its lives from another thread; 0 while it does not run.
+    pub fn current_pid(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.current_pid)
+    }
+
     /// Ends it as a power cut would.
     pub fn kill(&mut self) {
+        self.current_pid.store(0, Ordering::Relaxed);
         self.process = None;
     }
 
@@ -155,6 +169,7 @@ impl Node {
     pub fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
         let status = self.process.as_mut().expect("it runs").wait(patience);
         if status.is_some() {
+            self.current_pid.store(0, Ordering::Relaxed);
             self.process = None;
         }
         status
@@ -214,6 +229,11 @@ impl Node {
     /// The end of its log, over all its lives.
     pub fn log(&self) -> String {
         tail(&self.log_path())
+    }
+
+    /// All that it has written, over all its lives.
+    pub fn whole_log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
     }
 
     /// Copies the whole log to a file, for a failed run.

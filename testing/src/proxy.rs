@@ -4,21 +4,24 @@
 //! - [`Chaos::BlackHole`] is a half-open link: nothing is taken, nothing is passed on, and no FIN is either. Connections that come meanwhile
 //!   are finished by the kernel and never served, as with a host that has vanished behind a router. It heals when another mode is set.
 //! - [`ChaosProxy::freeze`] does the same for ever to the connections of this moment, and new ones pass: a box on the way has forgotten them.
+//! - [`ChaosProxy::swallow`] takes what both ends of the connections of this moment say and throws it away, their ends too: writes go on well
+//!   on either side, so only a missing sign of life tells. Such a connection is gone when both ends have given it up.
 
 use socket2::SockRef;
 use std::{
+    collections::BTreeSet,
     io::{self, ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
 };
 
 /// A test needs few; more mean a loop that reconnects.
-const CONNECTIONS_MAX: usize = 512;
+const CONNECTIONS_MAX: usize = 1_024;
 /// How soon a pump sees that the mode has changed.
 const LOOK: Duration = Duration::from_millis(20);
 const READ_BYTES: usize = 16 * 1024;
@@ -49,12 +52,15 @@ pub struct ChaosProxy {
 struct Shared {
     upstream: SocketAddr,
     chaos: Mutex<Chaos>,
-    connections: AtomicUsize,
+    /// Numbers of the connections that are there.
+    connections: Mutex<BTreeSet<u64>>,
     over: AtomicBool,
     /// Number of the next connection.
     next: AtomicU64,
     /// Connections with smaller numbers are frozen.
     frozen_below: AtomicU64,
+    /// Connections with smaller numbers are swallowed.
+    swallowed_below: AtomicU64,
 }
 
 impl ChaosProxy {
@@ -66,10 +72,11 @@ impl ChaosProxy {
         let shared = Arc::new(Shared {
             upstream,
             chaos: Mutex::new(Chaos::Forward),
-            connections: AtomicUsize::new(0),
+            connections: Mutex::new(BTreeSet::new()),
             over: AtomicBool::new(false),
             next: AtomicU64::new(0),
             frozen_below: AtomicU64::new(0),
+            swallowed_below: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || accept(&listener, &accepting));
@@ -91,9 +98,19 @@ impl ChaosProxy {
         self.shared.frozen_below.store(self.shared.next.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// Connections that pass through now.
+    /// From now on what is said on the connections there are goes nowhere, and neither end hears of it; new ones pass.
+    pub fn swallow(&self) {
+        self.shared.swallowed_below.store(self.shared.next.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Connections that are there now.
     pub fn connections(&self) -> usize {
-        self.shared.connections.load(Ordering::Relaxed)
+        self.shared.connections().len()
+    }
+
+    /// Swallowed connections that one end at least has not given up.
+    pub fn swallowed(&self) -> usize {
+        self.shared.connections().range(..self.shared.swallowed_below.load(Ordering::Relaxed)).count()
     }
 }
 
@@ -104,6 +121,14 @@ impl Drop for ChaosProxy {
 }
 
 impl Shared {
+    fn connections(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_swallowed(&self, number: u64) -> bool {
+        number < self.swallowed_below.load(Ordering::Relaxed)
+    }
+
     fn chaos(&self) -> Chaos {
         if self.over.load(Ordering::Relaxed) {
             return Chaos::Reset;
@@ -133,7 +158,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 }
 
 fn serve(client: TcpStream, shared: &Arc<Shared>) {
-    let is_refused = shared.chaos() == Chaos::Reset || shared.connections.load(Ordering::Relaxed) >= CONNECTIONS_MAX;
+    let is_refused = shared.chaos() == Chaos::Reset || shared.connections().len() >= CONNECTIONS_MAX;
     let upstream = if is_refused { None } else { TcpStream::connect_timeout(&shared.upstream, Duration::from_secs(1)).ok() };
     let Some(upstream) = upstream else { return reset(&client) };
     let prepare = |stream: &TcpStream| -> io::Result<TcpStream> {
@@ -144,15 +169,15 @@ fn serve(client: TcpStream, shared: &Arc<Shared>) {
         stream.try_clone()
     };
     let (Ok(client_end), Ok(upstream_end)) = (prepare(&client), prepare(&upstream)) else { return reset(&client) };
-    shared.connections.fetch_add(1, Ordering::Relaxed);
     let number = shared.next.fetch_add(1, Ordering::Relaxed);
+    shared.connections().insert(number);
     let (down, up) = (Arc::clone(shared), Arc::clone(shared));
     let downstream = thread::spawn(move || pump(&upstream_end, &client_end, &down, number));
     thread::spawn(move || {
         pump(&client, &upstream, &up, number);
         // A pump that panicked has ended too.
         downstream.join().ok();
-        up.connections.fetch_sub(1, Ordering::Relaxed);
+        up.connections().remove(&number);
     });
 }
 
@@ -169,6 +194,7 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, number: u64) 
             Chaos::Forward | Chaos::Delay(_) | Chaos::Split(_) => {}
         }
         let taken = match from.read(&mut buffer) {
+            Ok(0) if shared.is_swallowed(number) => return,
             Ok(0) => {
                 // While it is black, an end is heard as little as anything else.
                 wait_out_black_hole(shared, number);
@@ -177,8 +203,12 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, number: u64) 
             }
             Ok(count) => count,
             Err(error) if is_only_late(&error) => continue,
+            Err(_) if shared.is_swallowed(number) => return,
             Err(_) => break,
         };
+        if shared.is_swallowed(number) {
+            continue;
+        }
         let bytes = buffer.get(..taken).unwrap_or_default();
         wait_out_black_hole(shared, number);
         let outcome = match shared.chaos_of(number) {
@@ -298,6 +328,27 @@ mod tests {
         assert_eq!(said(&mut new, b"after"), b"after");
         old.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         assert_eq!(old.read(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_swallowed_connection_is_silent_until_both_ends_give_it_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = ChaosProxy::start(listener.local_addr().unwrap());
+        let mut client = TcpStream::connect(proxy.address()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.write_all(b"before").unwrap();
+        server.read_exact(&mut [0; 6]).unwrap();
+        proxy.swallow();
+        client.write_all(b"during").unwrap();
+        drop(client);
+        server.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        assert_eq!(server.read(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock, "neither the words nor the end");
+        assert_eq!(proxy.swallowed(), 1);
+        drop(server);
+        eventually("it is gone", || proxy.swallowed() == 0 && proxy.connections() == 0);
+        let _new = TcpStream::connect(proxy.address()).unwrap();
+        assert!(listener.accept().is_ok(), "new ones pass");
+        assert_eq!(proxy.swallowed(), 0);
     }
 
     #[test]

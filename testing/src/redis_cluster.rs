@@ -123,16 +123,30 @@ impl RedisCluster {
         self.nodes[index].start_again();
     }
 
+    /// Running nodes that say they are primaries.
+    pub fn primaries(&self) -> impl Iterator<Item = &RedisServer> {
+        let is_primary = |node: &&RedisServer| node.command(&["INFO", "replication"]).is_ok_and(|role| role.contains("role:master"));
+        self.nodes.iter().filter(|node| node.is_running()).filter(is_primary)
+    }
+
+    /// Index of the node that owns the slot of this key, as node `witness` sees it; `None` where that one knows nobody.
+    pub fn primary_seen_by(&self, witness: usize, key: &str) -> Option<usize> {
+        let slot = slot_of(key);
+        let view = self.nodes.get(witness)?.command(&["CLUSTER", "NODES"]).ok()?;
+        let owner = view.lines().find(|line| !line.contains("fail") && owns(line, slot))?;
+        self.position(owner)
+    }
+
     /// Index of the running node that owns the slot of this key, as any running node sees it; `None` while nobody does.
     pub fn primary_of(&self, key: &str) -> Option<usize> {
-        let slot = slot_of(key);
-        self.nodes.iter().filter(|node| node.is_running()).find_map(|node| {
-            let view = node.command(&["CLUSTER", "NODES"]).ok()?;
-            let owner = view.lines().find(|line| !line.contains("fail") && owns(line, slot))?;
-            // `<id> <ip:port@bus> <flags> …`
-            let address: SocketAddr = owner.split(' ').nth(1)?.split('@').next()?.parse().ok()?;
-            self.nodes.iter().position(|candidate| candidate.address() == address && candidate.is_running())
-        })
+        let running = (0..self.nodes.len()).filter(|&index| self.nodes[index].is_running());
+        running.filter_map(|witness| self.primary_seen_by(witness, key)).find(|&owner| self.nodes[owner].is_running())
+    }
+
+    /// Which node a line of `CLUSTER NODES` is about: `<id> <ip:port@bus> <flags> …`.
+    fn position(&self, line: &str) -> Option<usize> {
+        let address: SocketAddr = line.split(' ').nth(1)?.split('@').next()?.parse().ok()?;
+        self.nodes.iter().position(|candidate| candidate.address() == address)
     }
 }
 
