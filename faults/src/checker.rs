@@ -181,7 +181,7 @@ struct History {
     stays: BTreeMap<(u32, i64), Stay>,
     shown: BTreeMap<(u32, u64), u32>,
     shown_user: BTreeMap<u64, u32>,
-    showings: BTreeSet<(u32, u64, Option<i64>)>,
+    showings: Vec<(u32, u64, Option<i64>)>,
     refused: BTreeSet<u64>,
     /// Messages answered with 4004, and when.
     not_found: BTreeMap<(u32, String), u64>,
@@ -238,8 +238,13 @@ impl History {
                 self.findings.refused += 1;
                 *self.findings.refused_by.entry("push".to_owned()).or_default() += 1;
             }
-            // That it is not in is seen by what it lacks.
-            What::RoomRefused { .. } => {}
+            // That it is not in is seen by what it lacks; how long things took is measured elsewhere.
+            What::RoomRefused { .. }
+            | What::Ready { .. }
+            | What::Exited { .. }
+            | What::Offline { .. }
+            | What::GivenUp { .. }
+            | What::Moved { .. } => {}
             What::Seen { client, id, room, seq } => self.seen(at_ms, *client, *id, *room, *seq),
             What::FaultBegan { repeat, is_store_away, .. } => {
                 self.findings.faults += 1;
@@ -331,7 +336,7 @@ impl History {
         if *times > 1 {
             self.findings.breach(Breach::Duplicate, || format!("client {client} was shown message {id} again at {at_ms}"));
         }
-        self.showings.insert((client, id, room));
+        self.showings.push((client, id, room));
         let Some(room) = room else {
             *self.shown_user.entry(id).or_default() += 1;
             return;

@@ -1,14 +1,29 @@
 //! The faults: what each does to a cluster, and how it is undone.
 
-use crate::stage::Stage;
+use crate::{
+    journal::What,
+    load::LoadOptions,
+    stage::{NOTICED_MAX, Stage, as_ms},
+};
 use anyhow::{Context as _, Result, bail, ensure};
 use billfish_testing::{Chaos, ClusterOptions, Node, RedisClusterOptions, RedisKind, eventually_within};
-use std::{fmt, path::Path, process::Command, str::FromStr, thread::sleep, time::Duration};
+use std::{
+    fmt,
+    path::Path,
+    process::Command,
+    str::FromStr,
+    thread::sleep,
+    time::{Duration, Instant},
+};
 
 /// From SIGTERM to the end of a process: the drain's own bound and some.
 const DRAIN_MAX: Duration = Duration::from_secs(70);
 /// A ring that stands for so long has been used.
 const RING_STANDS: Duration = Duration::from_secs(10);
+/// Users of each fault who are looked at until they are offline.
+const VISITORS: usize = 3;
+/// Until the other nodes of a Redis Cluster have chosen a new primary: their time-out is 1 s.
+const ELECTION_MAX: Duration = Duration::from_secs(30);
 /// What a wall clock jumps by.
 const JUMP_S: i64 = 3_600;
 /// Primaries of a Redis Cluster, each with one replica.
@@ -43,6 +58,8 @@ pub enum Fault {
     RedisClock,
     /// A link between a gateway and a router that neither carries anything nor ends.
     HalfOpenLink,
+    /// A connection between clients and a gateway that swallows everything and does not end.
+    HalfOpenClient,
     /// A router joins, ten seconds later it leaves.
     RingChange,
     /// SIGTERM and a new start of every node, one after the other.
@@ -50,7 +67,7 @@ pub enum Fault {
 }
 
 /// Names and faults, in the order in which they are run.
-const ALL: [(&str, Fault); 21] = [
+const ALL: [(&str, Fault); 22] = [
     ("nothing", Fault::Nothing),
     ("gateway-kill", Fault::GatewayKill),
     ("router-kill", Fault::RouterKill),
@@ -70,6 +87,7 @@ const ALL: [(&str, Fault); 21] = [
     ("router-clock", Fault::RouterClock),
     ("redis-clock", Fault::RedisClock),
     ("half-open-link", Fault::HalfOpenLink),
+    ("half-open-client", Fault::HalfOpenClient),
     ("ring-change", Fault::RingChange),
     ("rolling-restart", Fault::RollingRestart),
 ];
@@ -127,6 +145,7 @@ impl Fault {
             }
             Self::GatewayClock | Self::RouterClock | Self::RedisClock => options.fake_time = true,
             Self::HalfOpenLink => options.link_proxies = true,
+            Self::HalfOpenClient => options.client_proxies = true,
             Self::Nothing
             | Self::GatewayKill
             | Self::RouterKill
@@ -138,6 +157,27 @@ impl Fault {
             | Self::RollingRestart => {}
         }
         options
+    }
+
+    /// The load that it is done under.
+    #[must_use]
+    pub fn load(self, options: LoadOptions) -> LoadOptions {
+        // With fewer rooms the share that moves is a matter of chance.
+        if self == Self::RingChange { LoadOptions { spare_rooms: 200, ..options } } else { options }
+    }
+
+    /// About how long one repeat takes, to begin with what takes longest.
+    #[must_use]
+    pub fn length(self) -> Duration {
+        let seconds = match self {
+            Self::GatewayStop(seconds) | Self::RouterStop(seconds) | Self::RedisStop(seconds) => seconds + 4,
+            Self::RedisClock => 64,
+            Self::RingChange => 28,
+            Self::RollingRestart | Self::HalfOpenClient => 16,
+            Self::RedisClusterPartition | Self::RedisClusterKill | Self::GatewayClock | Self::RouterClock | Self::HalfOpenLink => 12,
+            Self::GatewayKill | Self::RouterKill | Self::RedisKill | Self::Nothing => 8,
+        };
+        Duration::from_secs(seconds)
     }
 
     /// Does it once and undoes it.
@@ -152,11 +192,16 @@ impl Fault {
             }
             Self::GatewayKill => {
                 let victim = stage.any(stage.cluster.gateways.len());
-                kill_and_start(stage, "gateway", victim, |stage, victim| &mut stage.cluster.gateways[victim])?;
+                let address = stage.cluster.gateways[victim].address("tcp").to_string();
+                let visit = stage.load.visit(&address, VISITORS)?;
+                kill(stage, "gateway", victim, |stage| &mut stage.cluster.gateways[victim]);
+                stage.expect_offline(visit.vanish());
+                start_again(stage, |stage| &mut stage.cluster.gateways[victim])?;
             }
             Self::RouterKill => {
                 let victim = stage.owner();
-                kill_and_start(stage, "router", victim, |stage, victim| &mut stage.cluster.routers[victim])?;
+                kill(stage, "router", victim, |stage| &mut stage.cluster.routers[victim]);
+                start_again(stage, |stage| &mut stage.cluster.routers[victim])?;
             }
             Self::RedisKill => {
                 stage.begin("kill -9 redis", true);
@@ -166,12 +211,14 @@ impl Fault {
             }
             Self::GatewayStop(seconds) => {
                 let victim = stage.any(stage.cluster.gateways.len());
-                stage.begin(&format!("SIGSTOP gateway-{} {seconds} s", victim + 1), false);
+                let name = format!("gateway-{}", victim + 1);
+                stage.begin_at(Some(name.clone()), &format!("SIGSTOP {name} {seconds} s"), false);
                 stop_for(&stage.cluster.gateways[victim], seconds);
             }
             Self::RouterStop(seconds) => {
                 let victim = stage.owner();
-                stage.begin(&format!("SIGSTOP router-{} {seconds} s", victim + 1), false);
+                let name = format!("router-{}", victim + 1);
+                stage.begin_at(Some(name.clone()), &format!("SIGSTOP {name} {seconds} s"), false);
                 stop_for(&stage.cluster.routers[victim], seconds);
             }
             Self::RedisStop(seconds) => {
@@ -192,6 +239,7 @@ impl Fault {
             }),
             Self::RedisClock => clock(stage, |_, _| ("redis".to_owned(), Clocked::Redis)),
             Self::HalfOpenLink => half_open(stage),
+            Self::HalfOpenClient => half_open_client(stage)?,
             Self::RingChange => ring_change(stage)?,
             Self::RollingRestart => rolling_restart(stage)?,
         }
@@ -200,12 +248,16 @@ impl Fault {
     }
 }
 
-fn kill_and_start(stage: &mut Stage, kind: &str, victim: usize, node: impl Fn(&mut Stage, usize) -> &mut Node) -> Result<()> {
-    stage.begin(&format!("kill -9 {kind}-{}", victim + 1), false);
-    node(stage, victim).kill();
+fn kill(stage: &mut Stage, kind: &str, victim: usize, node: impl Fn(&mut Stage) -> &mut Node) {
+    let name = format!("{kind}-{}", victim + 1);
+    stage.begin_at(Some(name.clone()), &format!("kill -9 {name}"), false);
+    node(stage).kill();
+}
+
+fn start_again(stage: &mut Stage, node: impl Fn(&mut Stage) -> &mut Node) -> Result<()> {
     // From at once, when it is back before anyone has noticed, to long after its leases have run out.
     stage.run_for(Duration::ZERO, Duration::from_secs(9));
-    start(node(stage, victim))
+    start(node(stage))
 }
 
 fn start(node: &mut Node) -> Result<()> {
@@ -219,7 +271,7 @@ fn stop_for(node: &Node, seconds: u64) {
 }
 
 fn redis_cluster_kill(stage: &mut Stage) -> Result<()> {
-    let victim = busy_primary(stage)?;
+    let (victim, _) = busy_primary(stage)?;
     stage.begin(&format!("kill -9 primary {victim} of the Redis Cluster"), true);
     stage.cluster.redis_cluster_mut().kill(victim);
     stage.run_for(Duration::from_secs(3), Duration::from_secs(8));
@@ -229,16 +281,17 @@ fn redis_cluster_kill(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// The primary that holds a busy room.
-fn busy_primary(stage: &mut Stage) -> Result<usize> {
+/// The primary that holds a busy room, and a key of that room.
+fn busy_primary(stage: &mut Stage) -> Result<(usize, String)> {
     let any = stage.any(stage.load.rooms().len());
-    let room = stage.load.rooms()[any];
-    stage.cluster.redis_cluster_mut().primary_of(&format!("{{{room}}}")).context("no primary owns the room's slot")
+    let room = format!("{{{}}}", stage.load.rooms()[any]);
+    let primary = stage.cluster.redis_cluster_mut().primary_of(&room).context("no primary owns the room's slot")?;
+    Ok((primary, room))
 }
 
 /// Drops what passes between one node and the others, both ways; clients reach them all.
 fn redis_cluster_partition(stage: &mut Stage) -> Result<()> {
-    let victim = busy_primary(stage)?;
+    let (victim, room) = busy_primary(stage)?;
     let addresses = stage.cluster.redis_cluster_mut().addresses();
     let alone = addresses[victim].ip();
     let others: Vec<String> = addresses.iter().map(|address| address.ip().to_string()).filter(|ip| *ip != alone.to_string()).collect();
@@ -248,11 +301,28 @@ fn redis_cluster_partition(stage: &mut Stage) -> Result<()> {
         "table ip billfish_faults {{ chain input {{ type filter hook input priority 0; \
          ip saddr {alone} ip daddr {{ {others} }} drop; ip saddr {{ {others} }} ip daddr {alone} drop; }}; }}"
     ))?;
+    let is_real = is_parted(stage, &room, victim);
     // Until the others have chosen a new primary, and some.
-    stage.run_for(Duration::from_secs(4), Duration::from_secs(10));
+    stage.run_for(Duration::from_secs(1), Duration::from_secs(7));
     nft("delete table ip billfish_faults")?;
+    is_real?;
     let redis = stage.cluster.redis_cluster_mut();
     ensure!(eventually_within(Duration::from_secs(60), || redis.is_whole(true)), "the Redis Cluster does not become whole again");
+    Ok(())
+}
+
+/// A partition that the others do not notice, or that clients notice, is none of those that are meant here.
+fn is_parted(stage: &mut Stage, room: &str, victim: usize) -> Result<()> {
+    let redis = stage.cluster.redis_cluster_mut();
+    ensure!(redis.node(victim).command(&["PING"]).is_ok(), "clients do not reach the parted primary {victim} either");
+    let witness = (0..redis.len()).find(|&index| index != victim).context("a cluster of one")?;
+    let is_elected = || redis.primary_seen_by(witness, room).is_some_and(|owner| owner != victim);
+    ensure!(
+        eventually_within(ELECTION_MAX, is_elected),
+        "the others do not choose a new primary: primary {victim} is not parted from them"
+    );
+    let own_view = redis.primary_seen_by(victim, room);
+    ensure!(own_view.is_none_or(|owner| owner == victim), "primary {victim} heard of its successor: it is not parted from the others");
     Ok(())
 }
 
@@ -298,9 +368,24 @@ fn half_open(stage: &mut Stage) {
     }
 }
 
+fn half_open_client(stage: &mut Stage) -> Result<()> {
+    let victim = stage.any(stage.cluster.client_proxies.len());
+    let visit = stage.load.visit(&stage.cluster.client_proxies[victim].address().to_string(), VISITORS)?;
+    stage.begin(&format!("connections of clients to gateway-{} half open", victim + 1), false);
+    let proxy = &stage.cluster.client_proxies[victim];
+    proxy.swallow();
+    let began = Instant::now();
+    stage.expect_offline(visit.vanish());
+    let proxy = &stage.cluster.client_proxies[victim];
+    let is_over = eventually_within(NOTICED_MAX, || proxy.swallowed() == 0);
+    stage.journal.put(What::GivenUp { repeat: stage.repeat(), after_ms: is_over.then(|| as_ms(began.elapsed())) });
+    Ok(())
+}
+
 fn ring_change(stage: &mut Stage) -> Result<()> {
     // The third router is the one that comes and goes.
     let guest = 2;
+    let of_two = stage.placements();
     if stage.cluster.routers.len() <= guest {
         stage.begin("router-3 joins", false);
         stage.cluster.add_router();
@@ -310,39 +395,44 @@ fn ring_change(stage: &mut Stage) -> Result<()> {
     }
     stage.announce_routers();
     sleep(RING_STANDS);
-    let is_killed = stage.random.bool();
-    let node = &mut stage.cluster.routers[guest];
-    if is_killed {
-        node.kill();
+    let of_three = stage.placements();
+    stage.compare(&of_two, &of_three, guest);
+    if stage.random.bool() {
+        stage.cluster.routers[guest].kill();
     } else {
-        node.terminate();
-        if node.wait(DRAIN_MAX).is_none() {
-            bail!("router-3 does not stop\n{}", node.log());
-        }
+        stop(stage, |stage| &mut stage.cluster.routers[guest])?;
     }
     stage.announce_routers();
     sleep(RING_STANDS);
+    stage.compare(&of_three, &stage.placements(), guest);
     Ok(())
 }
 
 fn rolling_restart(stage: &mut Stage) -> Result<()> {
     stage.begin("SIGTERM and start of each node in turn", false);
     for index in 0..stage.cluster.routers.len() {
-        restart(&mut stage.cluster.routers[index])?;
+        stop(stage, |stage| &mut stage.cluster.routers[index])?;
+        start(&mut stage.cluster.routers[index])?;
         wait_ready(&stage.cluster.routers[index])?;
     }
     for index in 0..stage.cluster.gateways.len() {
-        restart(&mut stage.cluster.gateways[index])?;
+        stop(stage, |stage| &mut stage.cluster.gateways[index])?;
+        start(&mut stage.cluster.gateways[index])?;
         wait_ready(&stage.cluster.gateways[index])?;
     }
     Ok(())
 }
 
-fn restart(node: &mut Node) -> Result<()> {
+/// Asks a node to stop, and writes down how long that took.
+fn stop(stage: &mut Stage, node: impl Fn(&mut Stage) -> &mut Node) -> Result<()> {
+    let began = Instant::now();
+    let node = node(stage);
     node.terminate();
     let Some(status) = node.wait(DRAIN_MAX) else { bail!("{} does not stop\n{}", node.name(), node.log()) };
     ensure!(status.success(), "{} stopped with {status}\n{}", node.name(), node.log());
-    start(node)
+    let name = node.name().to_owned();
+    stage.journal.put(What::Exited { node: name, after_ms: as_ms(began.elapsed()) });
+    Ok(())
 }
 
 fn wait_ready(node: &Node) -> Result<()> {

@@ -167,11 +167,53 @@ pub enum What {
         detail: String,
         /// Chat may be accepted meanwhile that no log keeps: the shared state is away.
         is_store_away: bool,
+        /// The node that it is done to, where it is one.
+        #[serde(default)]
+        victim: Option<String>,
     },
     /// A fault is over: what was killed runs again.
     FaultEnded {
         /// Which repeat.
         repeat: u32,
+    },
+    /// Every node says that it is ready.
+    Ready {
+        /// After which repeat.
+        repeat: u32,
+        /// How long after the end of the fault.
+        after_ms: u64,
+    },
+    /// A node that was asked to stop has stopped.
+    Exited {
+        /// Which.
+        node: String,
+        /// How long after it was asked.
+        after_ms: u64,
+    },
+    /// Users whose gateway, or path to it, died and who did not come back are offline.
+    Offline {
+        /// By which repeat.
+        repeat: u32,
+        /// How long after; none: they are not.
+        after_ms: Option<u64>,
+    },
+    /// Both ends have given up the connections of a path that carries nothing.
+    GivenUp {
+        /// Which repeat.
+        repeat: u32,
+        /// How long after; none: they have not.
+        after_ms: Option<u64>,
+    },
+    /// A router came or went, and rooms have other owners than before.
+    Moved {
+        /// By which repeat.
+        repeat: u32,
+        /// Rooms whose owners were known before and after.
+        rooms: u64,
+        /// Of these, how many have another.
+        moved: u64,
+        /// Of these, how many left a router that stayed for another that was there before.
+        aside: u64,
     },
     /// Every node is ready and every client connected again.
     Recovered {

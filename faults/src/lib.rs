@@ -10,10 +10,16 @@
 //! - The checker is pure and has a test for every breach it must find.
 #![forbid(unsafe_code)]
 
+pub mod bars;
 pub mod checker;
 pub mod fault;
 pub mod journal;
+pub mod lanes;
 pub mod load;
+pub mod logs;
+pub mod measure;
+pub mod rest;
 pub mod run;
 pub mod stage;
 pub mod table;
+pub mod vitals;

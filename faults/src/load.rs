@@ -2,6 +2,7 @@
 //!
 //! - Everything that a user would notice goes into the journal, and nothing else decides about the run.
 //! - Clients connect as real ones do: a token from any router that answers, then the gateways it names.
+//! - Visitors log in where they are told, say nothing and never come back: whether the system notices that they are gone is looked at by the API.
 //! - Nothing is retried that the SDK does not retry: a push of the API is called once, and an outcome that is not known stays so.
 
 use crate::journal::{Journal, What};
@@ -10,11 +11,11 @@ use billfish_client::{Cause, Chat, Client, ClientConfig, Event, Events, Ticket, 
 use billfish_testing::Api;
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -40,8 +41,15 @@ const JOIN_AGAIN: Duration = Duration::from_secs(1);
 const FIRST_USER: i64 = 20_000;
 const FIRST_TWIN: i64 = 90_000;
 const FIRST_ANCHOR: i64 = 30_000;
+const FIRST_VISITOR: i64 = 200_000;
+/// One user in so many goes through the proxy in front of its gateway, where there is one.
+const THROUGH_PROXY: i64 = 3;
+/// Between two questions whether they are still online.
+const OFFLINE_LOOK: Duration = Duration::from_millis(500);
+/// A visitor is logged in within this time, or the fault is not what it is meant to be.
+const VISIT_WAIT: Duration = Duration::from_secs(10);
 /// What the load says begins so.
-const MARK: &str = "faults:";
+pub(crate) const MARK: &str = "faults:";
 /// A notice, as business backends push it.
 const NOTICE: i32 = 5568;
 
@@ -60,12 +68,33 @@ pub struct LoadOptions {
     pub push_pace: Duration,
     /// Users who log in again and again.
     pub twins: usize,
+    /// Rooms without members, to look at who owns them.
+    pub spare_rooms: usize,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
-        Self { rooms: 6, members: 40, senders: 3, pace: Duration::from_secs(1), push_pace: Duration::from_millis(300), twins: 4 }
+        Self {
+            rooms: 8,
+            members: 40,
+            senders: 4,
+            pace: Duration::from_secs(1),
+            push_pace: Duration::from_millis(200),
+            twins: 4,
+            spare_rooms: 0,
+        }
     }
+}
+
+/// Where the load finds the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Entrance {
+    /// APIs of the routers.
+    pub routers: Vec<SocketAddr>,
+    /// The key of the API.
+    pub key: String,
+    /// By the address of a gateway: the proxy in front of it.
+    pub proxies: BTreeMap<String, String>,
 }
 
 /// A running load.
@@ -75,6 +104,7 @@ pub struct Load {
     shared: Arc<Shared>,
     options: LoadOptions,
     rooms: Vec<i64>,
+    spare_rooms: Vec<i64>,
     over: watch::Sender<bool>,
     clients: Vec<JoinHandle<()>>,
 }
@@ -86,8 +116,12 @@ struct Shared {
     key: String,
     /// APIs of the routers that are up, as far as the backend knows.
     routers: Mutex<Vec<SocketAddr>>,
+    proxies: BTreeMap<String, String>,
+    /// All that were issued: no log may hold one.
+    tokens: Mutex<BTreeSet<String>>,
     next_id: AtomicU64,
     next_client: AtomicU64,
+    next_visitor: AtomicI64,
     /// Clients that are connected and in their room.
     settled: Mutex<BTreeSet<u32>>,
     is_speaking: AtomicBool,
@@ -117,10 +151,10 @@ impl Shared {
     }
 
     /// A call to a router that answers, tried at each once. `None`: nobody did.
-    fn call(&self, path: &str, body: &Value) -> Option<(u16, Value)> {
+    fn call(&self, method: &str, path: &str, body: &Value) -> Option<(u16, Value)> {
         let mut last = None;
         for router in self.routers() {
-            match Api::with_patience(router, &self.key, API_WAIT).call("POST", path, body) {
+            match Api::with_patience(router, &self.key, API_WAIT).call(method, path, body) {
                 Ok((status, answer)) if status < 500 => return Some((status, answer)),
                 Ok(answer) => last = Some(answer),
                 Err(_) => {}
@@ -129,12 +163,28 @@ impl Shared {
         last
     }
 
+    /// The address that this user dials to reach a gateway.
+    fn way_to(&self, user: i64, gateway: &str) -> String {
+        let proxy = self.proxies.get(gateway).filter(|_| user % THROUGH_PROXY == 0);
+        proxy.cloned().unwrap_or_else(|| gateway.to_owned())
+    }
+
+    /// Whether one of these users counts as online; `None` while no router says.
+    fn is_any_online(&self, users: &[i64]) -> Option<bool> {
+        let list: Vec<String> = users.iter().map(i64::to_string).collect();
+        let (status, answer) = self.call("GET", &format!("/v1/im/online?appId=10001&userIds={}", list.join(",")), &Value::Null)?;
+        let online = answer["online"].as_object().filter(|_| status == 200)?;
+        Some(online.values().any(|is_online| is_online == &Value::Bool(true)))
+    }
+
     fn ticket(&self, user: i64) -> Result<Ticket, TokenError> {
-        match self.call("/v1/im/tokens", &json!({"appId": 10001, "userId": user})) {
+        match self.call("POST", "/v1/im/tokens", &json!({"appId": 10001, "userId": user})) {
             Some((200, answer)) => {
                 let addresses = answer["gateways"]["tcp"].as_array().into_iter().flatten();
-                let addresses = addresses.filter_map(|address| address.as_str().map(str::to_owned)).collect();
-                Ok(Ticket { token: answer["token"].as_str().unwrap_or_default().to_owned(), addresses })
+                let addresses = addresses.filter_map(|address| Some(self.way_to(user, address.as_str()?))).collect();
+                let token = answer["token"].as_str().unwrap_or_default().to_owned();
+                self.tokens.lock().unwrap_or_else(PoisonError::into_inner).insert(token.clone());
+                Ok(Ticket { token, addresses })
             }
             Some((status, answer)) => Err(TokenError::Away(format!("{status} {answer}"))),
             None => Err(TokenError::Away("no router answers".to_owned())),
@@ -147,26 +197,30 @@ impl Load {
     ///
     /// # Errors
     /// When rooms cannot be opened.
-    pub fn start(options: LoadOptions, journal: Journal, routers: Vec<SocketAddr>, key: &str) -> Result<Self> {
+    pub fn start(options: LoadOptions, journal: Journal, entrance: Entrance) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("no runtime")?;
         let shared = Arc::new(Shared {
             journal,
-            key: key.to_owned(),
-            routers: Mutex::new(routers),
+            key: entrance.key,
+            routers: Mutex::new(entrance.routers),
+            proxies: entrance.proxies,
+            tokens: Mutex::default(),
             next_id: AtomicU64::new(1),
             next_client: AtomicU64::new(1),
+            next_visitor: AtomicI64::new(FIRST_VISITOR),
             settled: Mutex::new(BTreeSet::new()),
             is_speaking: AtomicBool::new(false),
         });
         let mut rooms = Vec::new();
-        for anchor in (FIRST_ANCHOR..).take(options.rooms) {
+        for anchor in (FIRST_ANCHOR..).take(options.rooms + options.spare_rooms) {
             let body = json!({"anchorId": anchor, "type": 1, "roomName": "faults"});
-            let Some((status, answer)) = shared.call("/v1/rooms", &body) else { bail!("no router opens a room") };
+            let Some((status, answer)) = shared.call("POST", "/v1/rooms", &body) else { bail!("no router opens a room") };
             let Some(room) = answer["roomId"].as_i64() else { bail!("no room: {status} {answer}") };
             rooms.push(room);
         }
+        let spare_rooms = rooms.split_off(options.rooms);
         let (over, ended) = watch::channel(false);
-        let mut load = Self { runtime: Some(runtime), shared, options, rooms, over, clients: Vec::new() };
+        let mut load = Self { runtime: Some(runtime), shared, options, rooms, spare_rooms, over, clients: Vec::new() };
         load.spawn_clients(&ended)?;
         Ok(load)
     }
@@ -205,6 +259,88 @@ impl Load {
         &self.rooms
     }
 
+    /// Rooms without members.
+    #[must_use]
+    pub fn spare_rooms(&self) -> &[i64] {
+        &self.spare_rooms
+    }
+
+    /// Something is pushed to each spare room, so that somebody owns it. Nobody is there to see it.
+    pub fn touch_spare_rooms(&self) {
+        for room in &self.spare_rooms {
+            let body = json!({"target": {"roomId": room}, "bizCode": NOTICE, "data": {"type": "touch"}, "qos": 0, "class": 3});
+            // A room that nobody takes now has no owner that is known, and is left out.
+            self.shared.call("POST", "/v1/im/push", &body);
+        }
+    }
+
+    /// Tokens that were issued to users.
+    #[must_use]
+    pub fn tokens(&self) -> BTreeSet<String> {
+        self.shared.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// So many users log in at this address and wait there.
+    ///
+    /// # Errors
+    /// When one of them is not let in.
+    pub fn visit(&self, address: &str, users: usize) -> Result<Visit> {
+        let runtime = self.runtime.as_ref().context("the load is over")?;
+        let mut visit = Visit { users: Vec::new(), clients: Vec::new() };
+        for _ in 0..users {
+            let user = self.shared.next_visitor.fetch_add(1, Ordering::Relaxed);
+            let mut config = config(&self.shared, user);
+            let (shared, address) = (Arc::clone(&self.shared), address.to_owned());
+            config.tokens = TokenProvider::new(move || {
+                let (shared, address) = (Arc::clone(&shared), address.clone());
+                async move {
+                    let asked = tokio::task::spawn_blocking(move || shared.ticket(user)).await;
+                    let ticket = asked.unwrap_or_else(|_| Err(TokenError::Away("the call did not end".to_owned())))?;
+                    Ok(Ticket { addresses: vec![address], ..ticket })
+                }
+            });
+            let connected = runtime.block_on(async {
+                let (client, mut events) = Client::connect(config).context("a client's configuration")?;
+                let connected = async {
+                    while let Some(event) = events.next().await {
+                        if matches!(event, Event::Connected { .. }) {
+                            return true;
+                        }
+                    }
+                    false
+                };
+                match tokio::time::timeout(VISIT_WAIT, connected).await {
+                    Ok(true) => Ok((client, events)),
+                    Ok(false) | Err(_) => bail!("visitor {user} is not let in"),
+                }
+            })?;
+            visit.users.push(user);
+            visit.clients.push(connected);
+        }
+        Ok(visit)
+    }
+
+    /// Waits on a thread of its own until none of these users counts as online, and tells after how long; `None`: they do after `patience`.
+    pub fn when_offline(
+        &self,
+        users: Vec<i64>,
+        patience: Duration,
+        tell: impl FnOnce(Option<Duration>) + Send + 'static,
+    ) -> std::thread::JoinHandle<()> {
+        let (shared, began) = (Arc::clone(&self.shared), std::time::Instant::now());
+        std::thread::spawn(move || {
+            loop {
+                if shared.is_any_online(&users) == Some(false) {
+                    return tell(Some(began.elapsed()));
+                }
+                if began.elapsed() >= patience {
+                    return tell(None);
+                }
+                std::thread::sleep(OFFLINE_LOOK);
+            }
+        })
+    }
+
     /// The routers that a backend may call from now on.
     pub fn set_routers(&self, routers: Vec<SocketAddr>) {
         *self.shared.routers.lock().unwrap_or_else(PoisonError::into_inner) = routers;
@@ -239,6 +375,22 @@ impl Load {
         });
         // Calls to routers that do not answer must not hold up the end.
         runtime.shutdown_background();
+    }
+}
+
+/// Users who wait, logged in.
+#[derive(Debug)]
+pub struct Visit {
+    users: Vec<i64>,
+    clients: Vec<(Client, Events)>,
+}
+
+impl Visit {
+    /// They are gone for good; what they say of it reaches nobody when their path is dead. Who they were.
+    #[must_use]
+    pub fn vanish(self) -> Vec<i64> {
+        drop(self.clients);
+        self.users
     }
 }
 

@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use billfish_faults::{
     checker::Breach,
     fault::Fault,
+    lanes::{self, LaneOptions},
     load::LoadOptions,
     run::{RunOptions, recheck, run},
     table,
@@ -12,9 +13,9 @@ use billfish_faults::{
 use billfish_testing::LedgerKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{
-    env,
+    env, fs,
     os::unix::process::CommandExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command as Process, ExitCode},
     time::Duration,
 };
@@ -45,8 +46,26 @@ enum Command {
 #[derive(Debug, Args)]
 struct Run {
     /// Names of faults, or `all`.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "all")]
     faults: Vec<String>,
+    /// All of them.
+    #[arg(long)]
+    all: bool,
+    /// So many faults at a time, each in a process of its own. Wants --markdown.
+    #[arg(long, requires = "markdown")]
+    lanes: Option<u16>,
+    /// The table that lines are added to as faults end. Faults that have a line of this commit there are not run again.
+    #[arg(long, requires = "lanes")]
+    markdown: Option<PathBuf>,
+    /// With --markdown: what failed is run again, and its old line taken out.
+    #[arg(long, requires = "markdown")]
+    again: bool,
+    /// What the program under test was built of, for the table; as git says, if it is not told.
+    #[arg(long)]
+    commit: Option<String>,
+    /// Where the line of one fault goes, beside the output.
+    #[arg(long, hide = true)]
+    line: Option<PathBuf>,
     /// How often each.
     #[arg(long, default_value_t = 20)]
     repeats: u32,
@@ -54,7 +73,7 @@ struct Run {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// The program under test.
-    #[arg(long, default_value = "target/release/billfish")]
+    #[arg(long, env = "BILLFISH", default_value = "target/release/billfish")]
     binary: PathBuf,
     /// Where journals and logs of failed runs stay.
     #[arg(long, default_value = "target/faults")]
@@ -115,20 +134,24 @@ fn list() -> Result<bool> {
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
-fn check(journal: &std::path::Path) -> Result<bool> {
-    let findings = recheck(journal)?;
-    println!("{findings:#?}");
+fn check(journal: &Path) -> Result<bool> {
+    let (findings, measures) = recheck(journal)?;
+    println!("{findings:#?}\n{measures:#?}");
     Ok(findings.is_clean())
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 fn run_all(options: &Run) -> Result<bool> {
-    let mut faults = Vec::new();
+    let mut faults: Vec<Fault> = if options.all { Fault::all().collect() } else { Vec::new() };
     for name in &options.faults {
         match name.as_str() {
             "all" => faults.extend(Fault::all()),
             name => faults.push(name.parse::<Fault>().with_context(|| format!("`{name}`"))?),
         }
+    }
+    let commit = options.commit.clone().unwrap_or_else(commit);
+    if let (Some(lanes), Some(markdown)) = (options.lanes, &options.markdown) {
+        return lanes::run(&faults, &lane_options(options, lanes, markdown, commit));
     }
     if faults.contains(&Fault::RedisClusterPartition) {
         enter_namespace()?;
@@ -161,7 +184,11 @@ fn run_all(options: &Run) -> Result<bool> {
             println!("| {fault} | skipped: a program is missing |");
             continue;
         };
-        println!("{}", table::line(&outcome));
+        let line = table::line(&outcome, &commit);
+        println!("{line}");
+        if let Some(path) = &options.line {
+            fs::write(path, line).with_context(|| format!("cannot write {}", path.display()))?;
+        }
         if !outcome.findings.refused_by.is_empty() {
             eprintln!("{fault}: refused {:?}", outcome.findings.refused_by);
         }
@@ -174,6 +201,40 @@ fn run_all(options: &Run) -> Result<bool> {
         }
     }
     Ok(is_clean)
+}
+
+fn lane_options(options: &Run, lanes: u16, markdown: &Path, commit: String) -> LaneOptions {
+    let mut more: Vec<String> = [
+        ("--rooms", options.rooms.to_string()),
+        ("--members", options.members.to_string()),
+        ("--senders", options.senders.to_string()),
+        ("--pace-ms", options.pace_ms.to_string()),
+        ("--ledger", options.ledger.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()),
+    ]
+    .into_iter()
+    .flat_map(|(name, value)| [name.to_owned(), value])
+    .collect();
+    if options.keep {
+        more.push("--keep".to_owned());
+    }
+    LaneOptions {
+        lanes,
+        table: markdown.to_owned(),
+        binary: options.binary.clone(),
+        commit,
+        repeats: options.repeats,
+        seed: options.seed,
+        directory: options.journal.clone(),
+        again: options.again,
+        more,
+    }
+}
+
+/// What git says of the tree that this is run in.
+fn commit() -> String {
+    let output = Process::new("git").args(["rev-parse", "--short=10", "HEAD"]).output().ok().filter(|output| output.status.success());
+    let commit = output.and_then(|output| String::from_utf8(output.stdout).ok()).map(|text| text.trim().to_owned());
+    commit.filter(|text| !text.is_empty()).unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// A network of our own: packet filters that part Redis nodes must not touch anything else of this machine.

@@ -1,22 +1,28 @@
-//! One fault, many times, on one cluster under continuous load; then the checker's word.
+//! One fault, many times, on one cluster under continuous load; then the checker's word, and a look at what the cluster is like afterwards.
 
 use crate::{
+    bars::{self, Bars},
     checker::{self, Findings},
     fault::Fault,
     journal,
     load::LoadOptions,
+    logs::{self, Secrets},
+    measure::{self, Measures},
+    rest,
     stage::Stage,
+    vitals::{self, Vital},
 };
 use anyhow::{Context as _, Result};
 use billfish_testing::{ClusterOptions, LedgerKind};
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 /// Before each fault the load runs undisturbed for a time between these.
-const CALM: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(4));
+const CALM: (Duration, Duration) = (Duration::from_millis(500), Duration::from_millis(2_500));
 
 /// How a fault is to be run.
 #[derive(Clone, Debug)]
@@ -42,8 +48,24 @@ pub struct RunOptions {
 pub struct Outcome {
     /// Which fault.
     pub fault: Fault,
+    /// Of every choice.
+    pub seed: u64,
     /// What the journal proves.
     pub findings: Findings,
+    /// How long things took.
+    pub measures: Measures,
+    /// The fault's own numbers.
+    pub bars: Bars,
+    /// What the nodes took of the machine (I9).
+    pub vitals: BTreeMap<String, Vital>,
+    /// From the end of the load until the cluster was as before it (I10).
+    pub rest: Duration,
+    /// Copies that the gateways of the end had counted (I12).
+    pub copies: u64,
+    /// Load average of the machine, mean and largest.
+    pub machine_load: (f64, f64),
+    /// What was not as it must be of memory, rest, logs and sums, in words.
+    pub problems: Vec<String>,
     /// What ended the run early, if anything did.
     pub problem: Option<String>,
     /// How long it took.
@@ -56,7 +78,7 @@ impl Outcome {
     /// Nothing was breached and nothing went wrong.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.findings.is_clean() && self.problem.is_none()
+        self.findings.is_clean() && self.problem.is_none() && self.problems.is_empty() && self.bars.broken.is_empty()
     }
 }
 
@@ -69,7 +91,7 @@ pub fn run(fault: Fault, options: &RunOptions) -> Result<Option<Outcome>> {
     fs::create_dir_all(&options.directory).with_context(|| format!("cannot make {}", options.directory.display()))?;
     let path = options.directory.join(format!("{fault}-{}.jsonl", options.seed));
     let cluster = ClusterOptions { ledger: options.ledger, ..fault.cluster(&options.binary) };
-    let Some(mut stage) = Stage::set(cluster, options.load, &path, options.seed)? else { return Ok(None) };
+    let Some(mut stage) = Stage::set(cluster, fault.load(options.load), &path, options.seed)? else { return Ok(None) };
     let mut problem = None;
     for repeat in 1..=options.repeats {
         stage.run_for(CALM.0, CALM.1);
@@ -81,24 +103,58 @@ pub fn run(fault: Fault, options: &RunOptions) -> Result<Option<Outcome>> {
     }
     stage.run_for(CALM.0, CALM.1);
     stage.quiet()?;
-    let findings = checker::check(&journal::read(&path)?);
-    let is_clean = findings.is_clean() && problem.is_none();
-    let keeps = !is_clean || options.keep;
-    if keeps {
-        stage.keep_logs(&path.with_extension("logs"));
+    let entries = journal::read(&path)?;
+    let (findings, measures) = (checker::check(&entries), measure::measure(&entries));
+    drop(entries);
+    let bars = bars::judge(fault, &findings, &measures);
+
+    let (seen, machine_load) = (stage.vitals.seen(), stage.vitals.machine_load());
+    let mut problems = vitals::too_large(&seen);
+    let Stage { cluster, load, base, .. } = stage;
+    let secrets = Secrets { keys: cluster.secrets().into_iter().map(str::to_owned).collect(), tokens: load.tokens() };
+    if base.unrest(&cluster).is_empty() {
+        problems.push("with every client still there the cluster counts as at rest: the look at it is worth nothing".to_owned());
+    }
+    load.end();
+    let (rest, unrest) = base.wait(&cluster);
+    problems.extend(unrest.into_iter().map(|unrest| format!("not at rest: {unrest}")));
+    let (copies, uneven) = rest::sums(&cluster);
+    problems.extend(uneven);
+    problems.extend(cluster.nodes().flat_map(|node| logs::scan(node.name(), &node.whole_log(), &secrets)));
+
+    let mut outcome = Outcome {
+        fault,
+        seed: options.seed,
+        findings,
+        measures,
+        bars,
+        vitals: seen,
+        rest,
+        copies,
+        machine_load,
+        problems,
+        problem,
+        took: Duration::ZERO,
+        journal: None,
+    };
+    if options.keep || !outcome.is_clean() {
+        let logs = path.with_extension("logs");
+        fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
+        cluster.nodes().for_each(|node| node.keep_log(&logs.join(format!("{}.log", node.name()))));
+        outcome.journal = Some(path);
     } else {
         fs::remove_file(&path).ok();
     }
-    let Stage { cluster, load, .. } = stage;
-    load.end();
     drop(cluster);
-    Ok(Some(Outcome { fault, findings, problem, took: began.elapsed(), journal: keeps.then_some(path) }))
+    outcome.took = began.elapsed();
+    Ok(Some(outcome))
 }
 
 /// Checks a journal that was kept.
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn recheck(path: &Path) -> Result<Findings> {
-    Ok(checker::check(&journal::read(path)?))
+pub fn recheck(path: &Path) -> Result<(Findings, Measures)> {
+    let entries = journal::read(path)?;
+    Ok((checker::check(&entries), measure::measure(&entries)))
 }

@@ -83,7 +83,7 @@ impl Story {
     }
 
     fn fault(&mut self, is_store_away: bool) -> &mut Self {
-        self.put(What::FaultBegan { repeat: 1, detail: "kill".to_owned(), is_store_away })
+        self.put(What::FaultBegan { repeat: 1, detail: "kill".to_owned(), is_store_away, victim: None })
     }
 
     fn healed(&mut self) -> &mut Self {
