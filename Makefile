@@ -36,10 +36,10 @@ fuzz: ## every fuzz target for FUZZ_RUNS runs (default 1,000,000)
 soak: ## 5 minutes at 10,000 connections and 50,000 deliveries a second
 	scripts/soak
 
-faults: ## every fault of docs/faults.md, FAULT_REPEATS times each (default 20): some hours
+faults: ## every fault of docs/faults.md, FAULT_REPEATS times each (default 20) in FAULT_LANES lanes (default 4): an hour; goes on where it was stopped
 	scripts/need cc redis-server mariadbd faketime nft ip
 	cargo build --release --bin billfish
-	cargo run --release -p billfish-faults -- run all --repeats $${FAULT_REPEATS:-20}
+	cargo run --release -p billfish-faults -- run --all --lanes $${FAULT_LANES:-4} --repeats $${FAULT_REPEATS:-20} --markdown target/faults/table.md
 
 clean: ## build output and the development data
 	cargo clean

@@ -58,7 +58,6 @@ pub struct LaneOptions {
 #[derive(Debug)]
 struct Board {
     waiting: VecDeque<(Fault, u64)>,
-    table: File,
     clean: u32,
     failed: Vec<String>,
     unproven: Vec<String>,
@@ -73,13 +72,7 @@ pub fn run(faults: &[Fault], options: &LaneOptions) -> Result<bool> {
     fs::create_dir_all(&options.directory).with_context(|| format!("cannot make {}", options.directory.display()))?;
     let binary = keep_program(options)?;
     let lines = prepare_table(options)?;
-    let mut board = Board {
-        waiting: VecDeque::new(),
-        table: OpenOptions::new().append(true).open(&options.table).context("the table")?,
-        clean: 0,
-        failed: Vec::new(),
-        unproven: Vec::new(),
-    };
+    let mut board = Board { waiting: VecDeque::new(), clean: 0, failed: Vec::new(), unproven: Vec::new() };
     for (fault, seed) in faults.iter().copied().zip(options.seed..) {
         match is_told(&lines, fault, options) {
             Some(true) => board.clean += 1,
@@ -178,8 +171,7 @@ fn one(lane: u16, fault: Fault, seed: u64, binary: &Path, options: &LaneOptions,
         };
         let is_clean = table::read(&line).is_some_and(|told| told.is_clean);
         let mut board = lock(board);
-        let written = writeln!(board.table, "{line}").and_then(|()| board.table.sync_data());
-        if let Err(error) = written {
+        if let Err(error) = add_line(&options.table, &line) {
             eprintln!("the table cannot be written: {error}\n{line}");
         }
         if is_clean {
@@ -191,6 +183,13 @@ fn one(lane: u16, fault: Fault, seed: u64, binary: &Path, options: &LaneOptions,
         return;
     }
     lock(board).unproven.push(fault.to_string());
+}
+
+/// Opened anew for each line: somebody may have written a new file in its place.
+fn add_line(table: &Path, line: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().append(true).create(true).open(table)?;
+    writeln!(file, "{line}")?;
+    file.sync_data()
 }
 
 /// Runs one fault in a process of its own; its line.
