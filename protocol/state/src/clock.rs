@@ -2,8 +2,9 @@
 //!
 //! - The wall clock is read once, at the start; from there the monotonic clock counts. A wall clock that jumps therefore ends no lease,
 //!   revives no token and reorders no inbox.
-//! - A shared store corrects it by its own time ([`Clock::set`]), so that leases and signs of life of different machines compare. Between
-//!   two corrections it never runs backwards.
+//! - A shared store corrects it by the time of all its nodes ([`Clock::shift`]), so that leases and signs of life of different machines
+//!   compare. What it drifts is given back a few milliseconds at a time; it steps only where the store finds that this process alone was
+//!   wrong. Between two corrections it never runs backwards.
 //! - Tests that pause tokio's time hold this clock too.
 
 use std::{
@@ -47,6 +48,12 @@ impl Clock {
         self.0.started + Duration::from_millis(at_ms.saturating_sub(self.0.started_ms.load(Relaxed)))
     }
 
+    /// It is so much later, or earlier, than this clock believed.
+    pub fn shift(&self, by_ms: i64) {
+        // One writer, or none: whoever corrects the clock is alone.
+        self.0.started_ms.store(self.0.started_ms.load(Relaxed).saturating_add_signed(by_ms), Relaxed);
+    }
+
     /// It is `now_ms` now, whatever this clock believed.
     pub fn set(&self, now_ms: u64) {
         self.0.started_ms.store(now_ms.saturating_sub(millis(self.0.started.elapsed())), Relaxed);
@@ -71,5 +78,9 @@ mod tests {
         tokio::time::advance(Duration::from_millis(250)).await;
         assert_eq!((clock.now_ms(), other.now_ms()), (1_000_250, 1_000_250));
         assert_eq!(clock.instant(1_000_750), tokio::time::Instant::now() + Duration::from_millis(500));
+        clock.shift(-250);
+        assert_eq!((clock.now_ms(), other.now_ms()), (1_000_000, 1_000_000));
+        clock.shift(50);
+        assert_eq!(clock.now_ms(), 1_000_050);
     }
 }

@@ -23,6 +23,7 @@ mod leases;
 mod members;
 mod metrics;
 mod presence;
+mod pulse;
 mod rate_windows;
 mod registry;
 mod room_log;
@@ -120,8 +121,16 @@ impl Redis {
         }
         let mut keeper = JoinSet::new();
         keeper.spawn(
-            Keeper { connection: connection.clone(), seeds, clock: clock.clone(), watch: watch.clone(), cluster_trouble: None, is_ready }
-                .run(),
+            Keeper {
+                connection: connection.clone(),
+                seeds,
+                clock: clock.clone(),
+                watch: watch.clone(),
+                cluster_trouble: None,
+                write_trouble: None,
+                is_ready,
+            }
+            .run(),
         );
         let state = State {
             clock,
@@ -165,13 +174,21 @@ impl std::fmt::Debug for Redis {
     }
 }
 
-/// How long Redis keeps what ends at `until_ms`, in ms. Later than the end, for the clocks of nodes differ a little, and never so long
-/// that Redis would not take it.
+/// How long Redis keeps what ends at `until_ms`, in ms: long past the end, which is judged by the caller's clock, so that what
+/// somebody may still ask for is there although Redis' own clock jumped ahead. Never so long that Redis would not take it.
 fn life(now_ms: u64, until_ms: u64) -> u64 {
+    short_life(now_ms, until_ms) + JUMP_MARGIN_MS
+}
+
+/// The same for what is written so often that Redis could not hold it for hours, and is missed by nobody, or only by those few who
+/// send again what they sent right before the clock of Redis jumped ahead.
+fn short_life(now_ms: u64, until_ms: u64) -> u64 {
     until_ms.saturating_sub(now_ms).min(LIFE_MAX_MS) + LIFE_MARGIN_MS
 }
 
 /// For clocks that differ, and times that were taken a while ago.
 const LIFE_MARGIN_MS: u64 = 60_000;
+/// For a clock of Redis that jumps: a summer time that was taken for the time, both ways.
+const JUMP_MARGIN_MS: u64 = 2 * 3600 * 1000;
 /// "For ever" is ten years.
 const LIFE_MAX_MS: u64 = 10 * 365 * 24 * 3600 * 1000;

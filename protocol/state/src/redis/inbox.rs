@@ -4,8 +4,8 @@
 
 use super::command::{Command, Script};
 use super::connection::Connection;
-use super::life;
 use super::stream::{self, Bounds, Wanted, stream_script};
+use super::{life, short_life};
 use crate::port::{INBOX_AGE_MAX_MS, INBOX_BYTES_MAX, INBOX_EMPTY_KEPT_MS, INBOX_ENTRIES_MAX, INBOX_KEPT_MS, Inbox, Result};
 use crate::types::{AppId, AppendedOnce, InboxEntry, InboxId, MessageClaim, Page, StateError, UserId};
 use async_trait::async_trait;
@@ -37,7 +37,7 @@ impl RedisInbox {
             stream::call(&APPEND, &names, BOUNDS, now_ms).arg(asked.to_string()).arg(body).arg(until_ms).arg(life(now_ms, until_ms));
         match claim {
             // A second time it would find its own claim.
-            Some(claim) => command.arg(claim.until_ms).arg(life(now_ms, claim.until_ms)).once(),
+            Some(claim) => command.arg(claim.until_ms).arg(short_life(now_ms, claim.until_ms)).once(),
             None => command,
         }
     }
@@ -100,7 +100,7 @@ impl Inbox for RedisInbox {
             let ids: Vec<String> = ids.iter().map(InboxId::to_string).collect();
             for ids in ids.chunks(INBOX_ENTRIES_MAX) {
                 let command = Command::script(&ACK, &[&keys.inbox(*app, *user), &keys.inbox_notes(*app, *user)])
-                    .arg(life(0, INBOX_EMPTY_KEPT_MS))
+                    .arg(short_life(0, INBOX_EMPTY_KEPT_MS))
                     .arg(INBOX_KEPT_MS)
                     .arg(INBOX_EMPTY_KEPT_MS)
                     .arg(ids);

@@ -1,27 +1,33 @@
 //! The task beside the ports: whose clock counts, who has which slot, and what the watch tells.
 //!
-//! - The clock follows that of Redis, so that all nodes on it agree; see [`ClockRule`].
+//! - The clock follows the time of all processes on this Redis; see [`super::pulse`].
 //! - The generation rises whenever Redis may have forgotten something: a connection was made anew (the server may have been started anew,
-//!   or be another one), or the slots of a cluster have other servers.
+//!   or be another one), the slots of a cluster have other servers, all data was taken away, or a clock jumped.
+//! - A Redis that refuses to write is away, however well it reads.
 
 use super::config::Address;
 use super::connection::{Connection, SlotRange};
+use super::pulse::{self, PULSE_EVERY, PULSE_IN_DOUBT, Pulse, Reading};
 use super::server::with_causes;
+use super::trouble::Trouble;
 use crate::clock::Clock;
+use crate::port::Result as StateResult;
+use crate::types::StateError;
 use crate::watch::Watch;
-use redis::{FromRedisValue, Pipeline, Value};
+use redis::{Pipeline, Value};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-/// How often Redis is asked for the time.
-const ASK_TIME_EVERY: Duration = Duration::from_secs(1);
 /// How often a cluster is asked who has which slot, when nothing hints at a change.
 const ASK_SLOTS_EVERY: Duration = Duration::from_secs(5);
 /// And how soon again after a hint, or after nobody could say.
 const ASK_SLOTS_AGAIN: Duration = Duration::from_millis(100);
 /// While a server is down, until another takes its slots over.
 const ASK_SLOTS_WHILE_AWAY: Duration = Duration::from_millis(500);
+/// A seed that has not said it by then is passed over.
+const SEED_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Keeper {
     pub(super) connection: Connection,
@@ -31,22 +37,32 @@ pub(super) struct Keeper {
     pub(super) watch: Watch,
     /// Why a cluster as a whole cannot be used.
     pub(super) cluster_trouble: Option<String>,
+    /// Why writes are refused.
+    pub(super) write_trouble: Option<String>,
     /// Told `true` once the clock has been set, and all servers could be reached.
     pub(super) is_ready: watch::Sender<bool>,
 }
 
 impl Keeper {
     pub(super) async fn run(mut self) {
-        let mut rule = ClockRule::default();
-        let mut ask_time = interval(ASK_TIME_EVERY);
-        ask_time.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pulse = Pulse::new();
+        // At most one; beside the rest, for the server of its key may hang while others answer.
+        let mut reading: JoinSet<StateResult<Reading>> = JoinSet::new();
+        let mut next_pulse = interval(PULSE_EVERY);
+        next_pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ask_slots = interval(ASK_SLOTS_EVERY);
         ask_slots.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let is_cluster = !self.seeds.is_empty();
-        // Every arm is cancel-safe: ticks and notifications are kept.
+        // Every arm is cancel-safe: ticks, notifications and what tasks have to say are kept.
         loop {
             tokio::select! {
-                _ = ask_time.tick() => self.follow_clock(&mut rule).await,
+                _ = next_pulse.tick() => self.begin_reading(&pulse, &mut reading),
+                Some(read) = reading.join_next() => next_pulse.reset_after(match read {
+                    Ok(Ok(reading)) => self.on_reading(&mut pulse, &reading),
+                    Ok(Err(error)) => self.on_unread(&error),
+                    // It was stopped, and so is this.
+                    Err(_) => PULSE_EVERY,
+                }),
                 _ = ask_slots.tick(), if is_cluster => {
                     if !self.follow_slots().await {
                         ask_slots.reset_after(ASK_SLOTS_AGAIN);
@@ -63,44 +79,72 @@ impl Keeper {
                     if is_cluster && self.why_away().is_some() {
                         ask_slots.reset_after(ASK_SLOTS_AGAIN);
                     }
-                    if !rule.has_been_set {
-                        self.follow_clock(&mut rule).await;
-                    }
+                    // The first connection, or perhaps another server.
+                    self.begin_reading(&pulse, &mut reading);
                 }
             }
-            self.tell(&rule);
+            self.tell(&pulse);
         }
     }
 
-    fn tell(&self, rule: &ClockRule) {
+    fn tell(&self, pulse: &Pulse) {
         let open = self.connection.primaries().iter().filter(|server| server.is_breaker_open()).count();
         self.connection.metrics().breaker_open.set(i64::try_from(open).unwrap_or(i64::MAX));
         let why = self.why_away();
         let is_well = why.is_none();
         self.watch.set_away(why);
-        if is_well && rule.has_been_set {
+        if is_well && pulse.has_been_read() {
             self.is_ready.send_replace(true);
         }
     }
 
     fn why_away(&self) -> Option<String> {
-        self.connection.why_away().or_else(|| self.cluster_trouble.clone())
+        self.connection.why_away().or_else(|| self.cluster_trouble.clone()).or_else(|| self.write_trouble.clone())
     }
 
-    /// Asks the first server that is up: on every node the same, unless they see different servers.
-    async fn follow_clock(&self, rule: &mut ClockRule) {
-        let Some(server) = self.connection.primaries().into_iter().find(|server| server.is_up()) else { return };
-        let asked = Instant::now();
-        let Ok(mut answers) = self.connection.ask(&server, redis::pipe().cmd("TIME")).await else { return };
-        let Some(Ok((seconds, micros))) = answers.pop().map(<(u64, u64)>::from_redis_value) else { return };
-        let round_trip_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let there_ms = seconds.saturating_mul(1000).saturating_add(micros / 1000).saturating_add(round_trip_ms / 2);
-        let here_ms = self.clock.now_ms();
-        if rule.is_to_be_set(here_ms, there_ms) {
-            tracing::info!(here_ms, there_ms, server = %server.address(), "the clock was set by that of Redis");
-            self.clock.set(there_ms);
-            self.connection.metrics().clock_steps.inc();
+    fn begin_reading(&self, pulse: &Pulse, reading: &mut JoinSet<StateResult<Reading>>) {
+        if reading.is_empty() {
+            let (connection, clock) = (self.connection.clone(), self.clock.clone());
+            let asked_ms = clock.now_ms();
+            let command = pulse.command(&connection, asked_ms);
+            reading.spawn(async move { pulse::read(&connection, command, asked_ms).await });
         }
+    }
+
+    /// Gives when to pulse again.
+    fn on_reading(&mut self, pulse: &mut Pulse, reading: &Reading) -> Duration {
+        if self.write_trouble.take().is_some() {
+            tracing::info!("Redis takes writes again");
+        }
+        let verdict = pulse.on_reading(reading, Instant::now());
+        let metrics = self.connection.metrics();
+        self.clock.shift(verdict.shift_ms);
+        if verdict.is_step {
+            tracing::info!(by_ms = verdict.shift_ms, "the clock was set by that of Redis");
+            metrics.clock_steps.inc();
+        }
+        if verdict.is_moved {
+            tracing::warn!(offset_ms = reading.offset_ms, "the clock of Redis has jumped; the nodes' time goes on as before");
+            metrics.clock_moves.inc();
+        }
+        metrics.clock_offset.set(reading.offset_ms as f64 / 1000.0);
+        if verdict.may_have_forgotten {
+            self.watch.may_have_forgotten();
+        }
+        pulse.next()
+    }
+
+    fn on_unread(&mut self, error: &StateError) -> Duration {
+        if let StateError::Away { cause, .. } = error
+            && let Some(trouble @ (Trouble::Refused(..) | Trouble::Answer(_))) = cause.downcast_ref()
+        {
+            let why = format!("Redis does not take writes: {}", with_causes(trouble));
+            if self.write_trouble.is_none() {
+                tracing::warn!(why, "Redis is of no use");
+            }
+            self.write_trouble = Some(why);
+        }
+        PULSE_IN_DOUBT
     }
 
     /// Asks a cluster who has which slot. `false` when nobody could say. A server that believes the cluster to be down is not believed:
@@ -132,7 +176,7 @@ impl Keeper {
         let mut connection = self.connection.dialer().dial(seed).await.map_err(|error| with_causes(&error))?;
         let pipeline = slots_pipeline();
         let asked = pipeline.query_async::<Vec<Value>>(&mut connection);
-        let answers = timeout(ASK_TIME_EVERY, asked).await.map_err(|_| "no answer")?.map_err(|error| error.to_string())?;
+        let answers = timeout(SEED_WAIT, asked).await.map_err(|_| "no answer")?.map_err(|error| error.to_string())?;
         slot_ranges(&answers, seed).map_err(str::to_owned)
     }
 
@@ -181,58 +225,11 @@ fn slot_range(row: &Value, asked: &Address) -> Option<SlotRange> {
     Some(SlotRange { first: u16::try_from(*first).ok()?, last: u16::try_from(*last).ok()?, primary })
 }
 
-/// When the clock is set by that of Redis.
-///
-/// The first answer sets it, whatever it says. Later ones leave small differences alone: they are the network's as often as the
-/// clocks', and no life kept in Redis is so short that they would matter. A large one must be seen several times in a row, so
-/// that one answer that was held up somewhere moves nothing.
-#[derive(Debug, Default)]
-pub(super) struct ClockRule {
-    has_been_set: bool,
-    seen: u8,
-}
-
-/// What is small.
-const LEFT_ALONE_MS: u64 = 500;
-/// How often a large difference must be seen.
-const SEEN_BEFORE_SET: u8 = 3;
-
-impl ClockRule {
-    pub(super) fn is_to_be_set(&mut self, here_ms: u64, there_ms: u64) -> bool {
-        if !self.has_been_set {
-            self.has_been_set = true;
-            return true;
-        }
-        if here_ms.abs_diff(there_ms) <= LEFT_ALONE_MS {
-            self.seen = 0;
-            return false;
-        }
-        self.seen += 1;
-        if self.seen < SEEN_BEFORE_SET {
-            return false;
-        }
-        self.seen = 0;
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{ClockRule, SlotRange, slot_ranges};
+    use super::{SlotRange, slot_ranges};
     use crate::redis::config::Address;
     use redis::Value;
-
-    #[test]
-    fn the_first_answer_sets_the_clock_and_later_ones_do_when_a_large_difference_lasts() {
-        let mut rule = ClockRule::default();
-        assert!(rule.is_to_be_set(1000, 1001));
-        assert!(!rule.is_to_be_set(10_000, 10_500), "small");
-        assert!(![rule.is_to_be_set(10_000, 20_000), rule.is_to_be_set(10_000, 20_000)].contains(&true));
-        assert!(!rule.is_to_be_set(10_000, 10_001), "it did not last");
-        assert!(![rule.is_to_be_set(20_000, 10_000), rule.is_to_be_set(20_000, 10_000)].contains(&true));
-        assert!(rule.is_to_be_set(20_000, 10_000), "the third in a row");
-        assert!(!rule.is_to_be_set(20_000, 10_000), "and counted anew");
-    }
 
     #[test]
     fn the_slots_are_read_and_an_unknown_host_is_the_one_asked() {

@@ -131,6 +131,11 @@ impl Keys {
         format!("{}dedup:{app}:{user}:{msg_id}", self.prefix)
     }
 
+    /// The pulses of all processes, see `lua/pulse.lua`.
+    pub(super) fn pulse(&self) -> String {
+        format!("{}pulse", self.prefix)
+    }
+
     /// `key` is chosen by our own code, as `living_room_obj:1`.
     pub(super) fn cache(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)

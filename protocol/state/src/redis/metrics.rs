@@ -5,6 +5,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
+use std::sync::atomic::AtomicU64;
 
 /// The metrics; clones share them. Everything is counted once for each batch.
 #[derive(Clone, Debug)]
@@ -20,6 +21,10 @@ pub(super) struct Metrics {
     pub(super) reconnects: Counter,
     /// `state_redis_clock_steps_total`
     pub(super) clock_steps: Counter,
+    /// `state_redis_clock_moves_total`
+    pub(super) clock_moves: Counter,
+    /// `state_redis_clock_offset_seconds`
+    pub(super) clock_offset: Gauge<f64, AtomicU64>,
     /// `state_redis_latency_seconds`
     pub(super) latency: Histogram,
 }
@@ -42,6 +47,8 @@ impl Metrics {
             breaker_open: Gauge::default(),
             reconnects: Counter::default(),
             clock_steps: Counter::default(),
+            clock_moves: Counter::default(),
+            clock_offset: Gauge::default(),
             latency: Histogram::new(SECONDS),
         };
         registry.register("state_redis_commands", "Commands sent to Redis", metrics.commands.clone());
@@ -49,7 +56,14 @@ impl Metrics {
         registry.register("state_redis_in_flight", "Commands sent and not answered", metrics.in_flight.clone());
         registry.register("state_redis_breaker_open", "Servers that are left alone after failures", metrics.breaker_open.clone());
         registry.register("state_redis_reconnects", "Connections made anew", metrics.reconnects.clone());
-        registry.register("state_redis_clock_steps", "Times the clock was set by that of Redis", metrics.clock_steps.clone());
+        registry.register("state_redis_clock_steps", "Steps of this process' clock to the time of all", metrics.clock_steps.clone());
+        registry.register("state_redis_clock_moves", "Jumps of Redis' clock that were made up for", metrics.clock_moves.clone());
+        registry.register_with_unit(
+            "state_redis_clock_offset",
+            "By how much the time of all is ahead of Redis' clock",
+            Unit::Seconds,
+            metrics.clock_offset.clone(),
+        );
         registry.register_with_unit(
             "state_redis_latency",
             "From sending a batch to one server to its last answer",

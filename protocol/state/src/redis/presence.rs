@@ -4,6 +4,7 @@
 //!   would be a second command each time; it outlives the last sign by [`PRESENCE_KEPT_MS`] all the same.
 //! - A sweep looks at a few buckets a call and goes round.
 
+use super::JUMP_MARGIN_MS;
 use super::command::{Command, Script};
 use super::connection::Connection;
 use crate::port::{PRESENCE_KEPT_MS, Presence, Result};
@@ -20,8 +21,9 @@ static SWEEP: Script = Script::new(include_str!("lua/presence_sweep.lua"));
 
 /// How often a process renews the life of a bucket.
 const RENEW_EVERY: Duration = Duration::from_secs(60);
-/// The life it gets: so long that one written right before the next renewal would be due is kept.
-const BUCKET_LIFE_MS: u64 = PRESENCE_KEPT_MS + 2 * 60_000;
+/// The life it gets: so long that one written right before the next renewal would be due is kept, also by a clock that jumps. Those in
+/// it who are gone go by the sweep, which judges by the time of all.
+const BUCKET_LIFE_MS: u64 = PRESENCE_KEPT_MS + 2 * 60_000 + JUMP_MARGIN_MS;
 /// Buckets that a process remembers having renewed: those of 128 apps. Beyond it forgets, and renews more often.
 const RENEWED_MAX: usize = 4096;
 /// Buckets that one call of a sweep looks at.

@@ -2,7 +2,7 @@
 
 use super::command::{Command, Script};
 use super::connection::Connection;
-use super::life;
+use super::short_life;
 use crate::port::{RateWindows, Result};
 use crate::types::{WindowHit, WindowVerdict};
 use async_trait::async_trait;
@@ -29,7 +29,7 @@ impl RateWindows for RedisRateWindows {
                 .arg(hit.limit)
                 .arg(now_ms)
                 .arg(until_ms)
-                .arg(life(now_ms, until_ms))
+                .arg(short_life(now_ms, until_ms))
                 .once()
         };
         let verdicts: Vec<i64> = self.0.run_many("counting uses", hits.iter().map(command).collect()).await?;

@@ -4,8 +4,8 @@
 
 use super::command::Script;
 use super::connection::Connection;
-use super::life;
 use super::stream::{self, Bounds, Raw, RawEntry, Wanted, stream_script};
+use super::{life, short_life};
 use crate::port::{ROOM_LOG_AGE_MAX_MS, ROOM_LOG_BYTES_MAX, ROOM_LOG_ENTRIES_MAX, ROOM_LOG_KEPT_MS, Result, RoomLog};
 use crate::types::{Appended, LogAppend, LogEntry, Page, RoomId, StateError, UserId};
 use async_trait::async_trait;
@@ -37,7 +37,7 @@ impl RedisRoomLog {
             let except = entry.except.map(|user| user.to_string()).unwrap_or_default();
             command = command.arg(id_of(entry.seq)).arg(except).arg(&entry.body[..]);
             command = match claim {
-                Some(claim) => command.arg(claim.until_ms).arg(life(now_ms, claim.until_ms)),
+                Some(claim) => command.arg(claim.until_ms).arg(short_life(now_ms, claim.until_ms)),
                 None => command.arg("").arg(""),
             };
         }

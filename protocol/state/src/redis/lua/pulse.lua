@@ -1,0 +1,101 @@
+-- One pulse of one process: what time it is, and its vote on whether the clock of this server has jumped.
+-- KEYS: the hash. ARGV: process, its clock now, by how much its clock was ahead when it last read this one (`?` where it does not know,
+-- `new` where it only follows), under which `born%moves` it read that, `born` of a hash that is not there.
+-- This server's time, by how much the time of all is ahead of it, how often that was moved, `born`; all in ms and as text.
+--
+-- The hash: `born`, drawn once; `offset`; `moves`; `count` of pulses; `slew`, the count at which the offset next nears 0; and for each
+-- process `p:{process}` -> `count%ahead%moves` of its last pulse. No time is kept, for time is what is in doubt.
+
+-- A difference that is no drift.
+local APART = 500
+-- Votes that mean one thing; what a reading may err by, and drift.
+local ALIKE = 300
+-- A vote that is not true any more: the clock has come back, or the pulse was held up.
+local STALE = 400
+-- What the offset nears 0 by, once for each process and pulse: 20 ms in a second.
+local SLEW = 40
+-- Processes that are noted. Those beyond are told the time and have no vote.
+local MOST = 256
+
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+
+local stored = redis.pcall('HGETALL', KEYS[1])
+if stored.err then
+  -- A key of another type is none of ours.
+  redis.call('DEL', KEYS[1])
+  stored = {}
+end
+local known, others = {}, {}
+for i = 1, #stored, 2 do
+  local process = string.match(stored[i], '^p:(.+)$')
+  if not process then
+    known[stored[i]] = stored[i + 1]
+  elseif process ~= ARGV[1] then
+    local seen, ahead, moves = string.match(stored[i + 1], '^(%d+)%%([%-%w%?]+)%%(%d+)$')
+    others[#others + 1] = { field = stored[i], seen = tonumber(seen) or 0, ahead = ahead, moves = tonumber(moves) }
+  end
+end
+local born = known.born or ARGV[5]
+local offset, moves, count = tonumber(known.offset) or 0, tonumber(known.moves) or 0, (tonumber(known.count) or 0) + 1
+
+-- Who lives: all pulse alike often, so the r-th youngest sign is about r pulses old. From the first that is five times as old on, they
+-- are gone.
+table.sort(others, function(a, b)
+  return a.seen > b.seen
+end)
+local living = 0
+for i, other in ipairs(others) do
+  if count - other.seen > 5 * (i + 1) then
+    break
+  end
+  living = i
+end
+
+local ahead = ARGV[3]
+if ahead ~= 'new' and ARGV[4] ~= born .. '%' .. string.format('%.0f', moves) then
+  -- Read before the last move, or from a hash that is gone.
+  ahead = '?'
+end
+local mine = tonumber(ahead)
+if mine and math.abs(mine) > APART and math.abs(tonumber(ARGV[2]) - now - offset - mine) <= STALE then
+  local voters, alike, sum = 1, 1, mine
+  for i = 1, living do
+    local other = others[i]
+    if other.ahead ~= 'new' then
+      voters = voters + 1
+      local theirs = other.moves == moves and tonumber(other.ahead)
+      if theirs and math.abs(theirs) > APART and math.abs(theirs - mine) <= ALIKE then
+        alike, sum = alike + 1, sum + theirs
+      end
+    end
+  end
+  if 2 * alike > voters then
+    -- Most are ahead by as much: it is this clock that jumped. The time of all goes on as if it had not.
+    offset, moves, ahead = offset + math.floor(sum / alike + 0.5), moves + 1, '?'
+  end
+end
+
+local slew = tonumber(known.slew) or 0
+if count >= slew then
+  offset = offset > 0 and math.max(offset - SLEW, 0) or math.min(offset + SLEW, 0)
+  slew = count + living + 1
+end
+
+local fields = {
+  'born', born, 'offset', string.format('%.0f', offset), 'moves', string.format('%.0f', moves),
+  'count', string.format('%.0f', count), 'slew', string.format('%.0f', slew),
+}
+if living < MOST then
+  fields[#fields + 1] = 'p:' .. ARGV[1]
+  fields[#fields + 1] = string.format('%.0f%%%s%%%.0f', count, ahead, moves)
+end
+redis.call('HSET', KEYS[1], unpack(fields))
+if #others > living then
+  local gone = {}
+  for i = living + 1, math.min(#others, living + MOST) do
+    gone[#gone + 1] = others[i].field
+  end
+  redis.call('HDEL', KEYS[1], unpack(gone))
+end
+return { string.format('%.0f', now), string.format('%.0f', offset), string.format('%.0f', moves), born }
