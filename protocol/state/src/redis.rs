@@ -16,6 +16,7 @@ mod config;
 mod connection;
 mod dedup;
 mod dial;
+mod first_look;
 mod inbox;
 mod keeper;
 mod keys;
@@ -25,6 +26,7 @@ mod metrics;
 mod presence;
 mod pulse;
 mod rate_windows;
+mod refusal;
 mod registry;
 mod room_log;
 mod routes;
@@ -66,9 +68,9 @@ pub struct Redis {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A setting.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
+    /// A setting: it cannot be used, or Redis has contradicted it.
+    #[error("configuration key `state.redis.{}`: {}", .0.key, .0.problem)]
+    Config(ConfigError),
     /// The certificates that servers are to be checked against.
     #[error("cannot use the certificates in {path}")]
     CaFile {
@@ -86,10 +88,13 @@ impl Redis {
     ///
     /// # Errors
     ///
-    /// A setting that cannot be used.
+    /// A setting that cannot be used, or that the answer of a server contradicts: another kind of server, TLS on one side alone, a
+    /// password that is not taken.
     pub async fn start(config: RedisConfig, registry: &mut Registry) -> Result<Self, StartError> {
-        config.validate()?;
+        config.validate().map_err(StartError::Config)?;
         let addresses: Vec<_> = config.nodes.iter().filter_map(|node| Address::parse(node)).collect();
+        let dialer = Arc::new(Dialer::new(&config)?);
+        first_look::look(&dialer, config.cluster, &addresses).await.map_err(StartError::Config)?;
         let watch = Watch::default();
         watch.set_away(Some("Redis has not answered yet".to_owned()));
         let told = watch.clone();
@@ -105,9 +110,9 @@ impl Redis {
                     open_max: config.breaker_open_max,
                 },
             },
-            Dialer::new(&config)?,
+            dialer,
             move |change| {
-                if change == Change::Again {
+                if let Change::Again { may_have_forgotten: true, .. } = change {
                     told.may_have_forgotten();
                 }
             },

@@ -376,6 +376,15 @@ pub enum StateError {
         /// Its bound.
         limit: usize,
     },
+    /// A key holds something of another type than it must: the store is there, and the key has to be deleted by somebody. What the call
+    /// did with other keys may have been done.
+    #[error("the state store cannot do this: {what}: {key} holds something of another type; delete it")]
+    Spoilt {
+        /// What was being done.
+        what: &'static str,
+        /// Which key, or which several that it may be.
+        key: String,
+    },
     /// An argument has not the form it must have; nothing was done. Asking again will not help.
     #[error("malformed {what}")]
     Malformed {

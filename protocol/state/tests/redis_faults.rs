@@ -121,18 +121,6 @@ async fn no_more_is_in_flight_than_may_be() {
 }
 
 #[tokio::test]
-async fn the_wrong_password_is_told_and_the_right_one_lets_in() {
-    let credentials = Some(("im".to_owned(), "secret".to_owned()));
-    let Some(server) = RedisServer::start_with(RedisOptions { credentials, ..RedisOptions::default() }) else { return };
-    let with = |password: &str| RedisConfig { username: Some("im".to_owned()), password: Some(password.to_owned()), ..single(&server) };
-    let node = Node::start(with("wrong")).await;
-    eventually("it is told", async || node.state.watch.away().is_some_and(|why| why.to_lowercase().contains("password"))).await;
-    assert!(!node.state.watch.away().unwrap().contains("wrong\""), "the password is not");
-    assert!(node.token().await.is_err());
-    Node::start(with("secret")).await.issue("t").await.unwrap();
-}
-
-#[tokio::test]
 async fn a_user_needs_no_more_than_is_written_and_is_told_what_is_missing() {
     let Some(server) = RedisServer::start() else { return };
     let user = |name: &str, rights: &[&str]| {

@@ -8,6 +8,9 @@
 //!     '------------------------------- succeeded ------------------------'
 //! ```
 //!
+//! A server that answers, and says that it cannot serve, opens it at once and is tried again after the shortest time each time: asking it
+//! costs little, and everybody knows at once when it can.
+//!
 //! Pure: time comes in. While it is open or on trial no call passes; the trial is the connection's own.
 
 use std::time::Duration;
@@ -69,6 +72,15 @@ impl Breaker {
             }
             State::Open { .. } => false,
         }
+    }
+
+    /// The server said that it cannot serve. `true` when that opened it.
+    pub(super) fn on_refusal(&mut self, now: Instant) -> bool {
+        let opens = self.trial_at().is_none();
+        if opens {
+            self.open(now, self.limits.open_min);
+        }
+        opens
     }
 
     fn open(&mut self, now: Instant, wait: Duration) {
@@ -163,6 +175,20 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_opens_it_at_once_and_never_for_longer_than_the_shortest_time() {
+        let mut now = Instant::now();
+        let mut breaker = Breaker::new(LIMITS);
+        for _ in 0..3 {
+            assert!(breaker.on_refusal(now));
+            assert!(!breaker.on_refusal(now), "it opens once");
+            assert_eq!(breaker.trial_at(), Some(now + LIMITS.open_min));
+            now += LIMITS.open_min;
+            breaker.begin_trial(now);
+            assert!(!breaker.is_closed());
+        }
+    }
+
+    #[test]
     fn a_late_answer_does_not_close_it() {
         let mut breaker = opened(Instant::now());
         breaker.on_answer();
@@ -170,9 +196,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens: it is open only after enough failures, and a trial is never further away than the longest wait.
+        /// Whatever happens: it is open only after enough failures or a refusal, and a trial is never further away than the longest wait.
         #[test]
-        fn it_never_shuts_for_longer_than_it_may(events in proptest::collection::vec((0u8..4, 0u64..2000), 1..100)) {
+        fn it_never_shuts_for_longer_than_it_may(events in proptest::collection::vec((0u8..5, 0u64..2000), 1..100)) {
             let mut now = Instant::now();
             let mut breaker = Breaker::new(LIMITS);
             let mut in_a_row = 0;
@@ -182,6 +208,7 @@ mod tests {
                     0 => { breaker.on_answer(); if breaker.is_closed() { in_a_row = 0; } }
                     1 => { breaker.on_failure(now); in_a_row += 1; }
                     2 => breaker.begin_trial(now),
+                    3 => { breaker.on_refusal(now); in_a_row = LIMITS.failures; }
                     _ => if breaker.trial_at().is_none() { breaker.close(); in_a_row = 0; }
                 }
                 prop_assert!(breaker.is_closed() || in_a_row >= LIMITS.failures);

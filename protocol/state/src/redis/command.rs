@@ -1,7 +1,7 @@
 //! What the ports ask of Redis: one command or one script, and the slot it belongs to.
 
 use super::slots::slot_of;
-use redis::{Cmd, ToRedisArgs};
+use redis::{Arg, Cmd, ToRedisArgs};
 use std::sync::OnceLock;
 
 /// A Lua script, called by its hash. The connection loads it wherever it is not known, so a Redis that was started anew needs no care.
@@ -51,6 +51,19 @@ impl Command {
         let slot = keys.first().map_or(0, |key| slot_of(key.as_bytes()));
         debug_assert!(keys.iter().all(|key| slot_of(key.as_bytes()) == slot), "keys of one script share a hash tag: {keys:?}");
         Self { cmd, slot, script: Some(script), is_repeatable: true }
+    }
+
+    /// The keys that it is about.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        let arguments = self.cmd.args_iter().map(|arg| if let Arg::Simple(arg) = arg { arg } else { &[] });
+        let (skipped, keys) = match self.script {
+            None => (1, 1),
+            Some(_) => {
+                let count = arguments.clone().nth(2).and_then(|count| std::str::from_utf8(count).ok()?.parse().ok());
+                (3, count.unwrap_or_default())
+            }
+        };
+        arguments.skip(skipped).take(keys)
     }
 
     /// One more argument, or several (a slice, a tuple).

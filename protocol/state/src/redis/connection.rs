@@ -14,8 +14,9 @@ use super::config::Address;
 use super::dial::Dialer;
 use super::keys::Keys;
 use super::metrics::Metrics;
+use super::refusal::is_of_another_type;
 use super::server::{Change, Server, pipeline};
-use super::slots::SLOTS;
+use super::slots::{SLOTS, slot_of};
 use super::trouble::Trouble;
 use crate::port::Result;
 use redis::{FromRedisValue, Pipeline, ServerError, ServerErrorKind, Value};
@@ -105,7 +106,7 @@ impl Connection {
         keys: Keys,
         metrics: Metrics,
         limits: Limits,
-        dialer: Dialer,
+        dialer: Arc<Dialer>,
         on_change: impl Fn(Change) + Send + Sync + 'static,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -115,7 +116,7 @@ impl Connection {
             in_flight: Arc::new(Semaphore::new(limits.in_flight_max)),
             map: watch::Sender::new(Map::Unknown("no server has answered yet".into())),
             servers: Mutex::new(Servers { known: BTreeMap::new(), tasks: JoinSet::new() }),
-            dialer: Arc::new(dialer),
+            dialer,
             changed: Arc::new(Notify::new()),
             stale: Notify::new(),
             on_change: Box::new(on_change),
@@ -138,7 +139,7 @@ impl Connection {
         let counted = |trouble: Trouble| {
             self.0.metrics.on_failure(trouble.kind());
             tracing::debug!(what, %trouble, "Redis did not do it");
-            trouble.away(what)
+            trouble.into_error(what)
         };
         let mut answers = Vec::with_capacity(commands.len());
         for piece in commands.chunks(PIPELINE_COMMANDS_MAX.min(self.0.limits.in_flight_max)) {
@@ -171,6 +172,9 @@ impl Connection {
         for (fate, command) in fates.into_iter().zip(commands) {
             match fate {
                 Some(Fate::Answered(Value::ServerError(error))) => {
+                    if is_of_another_type(&error) {
+                        return Err(Trouble::Spoilt(self.keys().shown(command.keys())));
+                    }
                     let server = self.server_of(command.slot)?;
                     return Err(Trouble::Refused(server.address().clone(), error));
                 }
@@ -291,14 +295,14 @@ impl Connection {
         let inner = Arc::downgrade(&self.0);
         let on_change = move |change| {
             if let Some(inner) = inner.upgrade() {
-                if change == Change::Again {
+                if let Change::Again { is_reconnect: true, .. } = change {
                     inner.metrics.reconnects.inc();
                 }
                 (inner.on_change)(change);
                 inner.changed.notify_one();
             }
         };
-        let task = servers.tasks.spawn(Arc::clone(&server).keep(Arc::clone(&self.0.dialer), on_change));
+        let task = servers.tasks.spawn(Arc::clone(&server).keep(Arc::clone(&self.0.dialer), self.0.metrics.clone(), on_change));
         servers.known.insert(name, (Arc::clone(&server), task));
         Ok(server)
     }
@@ -319,6 +323,7 @@ impl Connection {
     /// There is one server.
     pub(super) fn use_one(&self, address: &Address) {
         if let Ok(server) = self.server(address) {
+            self.give_probe_key(&server, |_| true);
             self.0.map.send_replace(Map::One(server));
         }
     }
@@ -336,6 +341,9 @@ impl Connection {
             for slot in range.first..=range.last.min(SLOTS - 1) {
                 slots[usize::from(slot)] = u16::try_from(place).ok();
             }
+        }
+        for (place, server) in primaries.iter().enumerate() {
+            self.give_probe_key(server, |slot| slots[usize::from(slot)].map(usize::from) == Some(place));
         }
         let is_primary = |name: &String| primaries.iter().any(|primary| primary.address().to_string() == *name);
         self.servers().known.retain(|name, (_, task)| {
@@ -358,6 +366,15 @@ impl Connection {
             self.0.map.send_replace(Map::Cluster(Arc::new(ClusterMap { slots, primaries })));
         }
         is_news
+    }
+
+    /// A server that has these slots tries its writes on a key in one of them.
+    fn give_probe_key(&self, server: &Server, has: impl Fn(u16) -> bool) {
+        if !server.probe_key().is_some_and(|key| has(slot_of(key.as_bytes())))
+            && let Some(key) = self.keys().probe(has)
+        {
+            server.probe_with(&key);
+        }
     }
 
     /// The cluster could not be asked who has what; an older map goes on being used.
@@ -389,10 +406,11 @@ impl Connection {
         (!down.is_empty()).then(|| down.join("; "))
     }
 
-    /// Sends commands of no key to a server, as part of the keeper's own work. One that is refused has failed the call.
+    /// Sends commands of no key to a server, as part of the keeper's own work, even if it serves nobody else now. One that is refused has
+    /// failed the call.
     pub(super) async fn ask(&self, server: &Server, pipeline: &Pipeline) -> std::result::Result<Vec<Value>, Trouble> {
         let deadline = Instant::now() + self.0.limits.command_timeout;
-        let answers = server.exchange(pipeline, true, deadline, &self.0.metrics).await?;
+        let answers = server.exchange_anyway(pipeline, deadline, &self.0.metrics).await?;
         if let Some(Value::ServerError(error)) = answers.iter().find(|answer| matches!(answer, Value::ServerError(_))) {
             return Err(Trouble::Refused(server.address().clone(), error.clone()));
         }

@@ -1,9 +1,10 @@
 //! Making a connection: address, TLS, user and password.
 
 use super::StartError;
-use super::config::{Address, RedisConfig};
+use super::config::{Address, ConfigError, RedisConfig};
+use super::server::with_causes;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisError, TlsCertificates,
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisError, TlsCertificates,
     aio::MultiplexedConnection, io::tcp::TcpSettings,
 };
 use rustls_pki_types::{CertificateDer, pem::PemObject};
@@ -36,6 +37,15 @@ impl Dialer {
             None
         };
         Ok(Self { settings, tls, connect_timeout: config.connect_timeout, in_flight_max: config.in_flight_max })
+    }
+
+    /// From dialling to the answer to the first command, and for each question afterwards that nobody waits for.
+    pub(super) fn patience(&self) -> Duration {
+        self.connect_timeout
+    }
+
+    pub(super) fn uses_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// A connection to a server that has said it is well.
@@ -84,8 +94,29 @@ pub(super) enum DialError {
     ),
 }
 
+impl DialError {
+    /// The setting that the server contradicts, if it was that.
+    pub(super) fn misfit(&self) -> Option<ConfigError> {
+        let Self::Redis(error) = self else { return None };
+        let misfit = |key, problem: &str| Some(ConfigError { key, problem: problem.to_owned() });
+        match (error.kind(), error.code()) {
+            (ErrorKind::AuthenticationFailed, _) => misfit("password", "the server does not take it (for that user), or has none itself"),
+            (_, Some("NOAUTH")) => misfit("password", "is missing: the server asks for one"),
+            _ if error.to_string().contains("refused to switch database") => {
+                misfit("database", "the server has no database of that number")
+            }
+            _ => None,
+        }
+    }
+
+    /// For a person: the setting that is at fault, or what happened.
+    pub(super) fn told(&self) -> String {
+        self.misfit().map_or_else(|| with_causes(self), |misfit| format!("`state.redis.{}`: {}", misfit.key, misfit.problem))
+    }
+}
+
 /// The one provider of the house, unless the process has installed it already.
-fn install_provider() {
+pub(super) fn install_provider() {
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         // Somebody may have been faster, with the same.
         drop(rustls::crypto::aws_lc_rs::default_provider().install_default());

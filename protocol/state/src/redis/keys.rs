@@ -4,11 +4,18 @@
 //! - What one script touches shares a hash tag, so that it lies on one server of a cluster.
 //! - Names come from our own code or are ids; where a part is text from outside (a token, a message id), it stands last.
 
+use super::slots::slot_of;
 use crate::types::{AppId, NodeKind, RoomId, UserId};
 use std::sync::Arc;
 
 /// Hash maps of pending ACKs in each app: as many as spread over a cluster, as few as one node visits in a round of clearing up.
 pub(super) const ACK_SHARDS: u64 = 100;
+
+/// Keys that are tried for a slot that is wanted: for a single one of the 16,384 that is enough but once in ten million times.
+const PROBES_MAX: u32 = 1 << 18;
+/// Keys that are shown in one line, and characters of each.
+const SHOWN_MAX: usize = 3;
+const SHOWN_CHARS_MAX: usize = 120;
 
 /// Makes keys.
 #[derive(Clone, Debug)]
@@ -136,6 +143,27 @@ impl Keys {
         format!("{}pulse", self.prefix)
     }
 
+    /// A key to try writes on, in one of the slots that are wanted; `None` where hardly any is.
+    pub(super) fn probe(&self, is_wanted: impl Fn(u16) -> bool) -> Option<String> {
+        (0..PROBES_MAX).map(|number| format!("{}probe:{number}", self.prefix)).find(|key| is_wanted(slot_of(key.as_bytes())))
+    }
+
+    /// Keys as they may be shown: a token is a secret, and there may be many, or long ones.
+    pub(super) fn shown<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> String {
+        let token = self.token("");
+        let mut shown: Vec<String> = keys
+            .take(SHOWN_MAX + 1)
+            .map(|key| {
+                let key = String::from_utf8_lossy(key);
+                if key.starts_with(&token) { format!("{token}...") } else { key.chars().take(SHOWN_CHARS_MAX).collect() }
+            })
+            .collect();
+        if shown.len() > SHOWN_MAX {
+            shown[SHOWN_MAX] = "...".to_owned();
+        }
+        shown.join(" or ")
+    }
+
     /// `key` is chosen by our own code, as `living_room_obj:1`.
     pub(super) fn cache(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
@@ -173,6 +201,25 @@ mod tests {
         let buckets = [0, 33, -1, i64::MIN, i64::MAX].map(|user| keys().presence_bucket(UserId(user)));
         assert_eq!(buckets, [0, 1, 31, 0, 31]);
         assert_eq!(Keys::ack_shard(UserId(-1)), 99);
+    }
+
+    #[test]
+    fn there_is_a_key_to_try_for_every_slot() {
+        assert_eq!(keys().probe(|_| true).as_deref(), Some("im:probe:0"));
+        for wanted in [0, 1, 8191, 16_383] {
+            let key = keys().probe(|slot| slot == wanted).unwrap();
+            assert_eq!(slot_of(key.as_bytes()), wanted);
+        }
+        assert_eq!(keys().probe(|_| false), None);
+    }
+
+    #[test]
+    fn a_token_is_not_shown_and_of_many_keys_only_some_are() {
+        let shown = |shown: &[&str]| keys().shown(shown.iter().map(|key| key.as_bytes()));
+        assert_eq!(shown(&["im:imLoginToken:secret"]), "im:imLoginToken:...");
+        assert_eq!(shown(&["im:a", "im:b"]), "im:a or im:b");
+        assert_eq!(shown(&["a", "b", "c", "d", "e"]), "a or b or c or ...");
+        assert_eq!(shown(&[&"x".repeat(1000)]).len(), 120);
     }
 
     /// Whatever a message id says, with braces in it or not.

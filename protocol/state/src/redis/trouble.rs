@@ -1,4 +1,4 @@
-//! Why a batch was not carried out: what stands in [`StateError::Away`] as its cause.
+//! Why a batch was not carried out: but for a spoilt key, what stands in [`StateError::Away`] as its cause.
 
 use super::config::Address;
 use crate::types::StateError;
@@ -26,15 +26,18 @@ pub(super) enum Trouble {
     Astray(ServerError),
     #[error("an answer of another kind than expected")]
     Answer(#[source] ParsingError),
+    /// What stands at the key is not ours, or was spoilt: the server is there.
+    #[error("{0} holds something of another type")]
+    Spoilt(String),
 }
 
 impl Trouble {
     /// Every [`Self::kind`].
-    pub(super) const KINDS: [&'static str; 7] = ["down", "full", "timed_out", "broken", "refused", "astray", "answer"];
+    pub(super) const KINDS: [&'static str; 8] = ["down", "full", "timed_out", "broken", "refused", "astray", "answer", "spoilt"];
 
     /// Its metric label.
     pub(super) fn kind(&self) -> &'static str {
-        let [down, full, timed_out, broken, refused, astray, answer] = Self::KINDS;
+        let [down, full, timed_out, broken, refused, astray, answer, spoilt] = Self::KINDS;
         match self {
             Self::Down(_) => down,
             Self::Full(_) => full,
@@ -43,10 +46,14 @@ impl Trouble {
             Self::Refused(..) => refused,
             Self::Astray(_) => astray,
             Self::Answer(_) => answer,
+            Self::Spoilt(_) => spoilt,
         }
     }
 
-    pub(super) fn away(self, what: &'static str) -> StateError {
-        StateError::Away { what, cause: Box::new(self) }
+    pub(super) fn into_error(self, what: &'static str) -> StateError {
+        match self {
+            Self::Spoilt(key) => StateError::Spoilt { what, key },
+            cause => StateError::Away { what, cause: Box::new(cause) },
+        }
     }
 }
