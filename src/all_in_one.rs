@@ -16,7 +16,7 @@ use billfish_link::pipe;
 use billfish_router::{
     RouterParts,
     http::{self, HttpParts},
-    ledger::{Ledger, Sharing},
+    ledger::{Guard, Ledger, Sharing},
 };
 use prometheus_client::registry::Registry;
 use std::{net::SocketAddr, path::Path, sync::Arc};
@@ -41,6 +41,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let mut registry = Registry::default();
     let shared = SharedState::open(&config, &mut registry).await?;
     let state = shared.state.clone();
+    let guard = Guard::start(&ledger, &state).await?;
     let router = billfish_router::start(RouterParts {
         config: config.router.clone(),
         state: state.clone(),
@@ -61,9 +62,9 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let http = http::start(parts, &http_config, &mut registry).await?;
 
     let router = Arc::new(router);
-    let watched = Arc::downgrade(&router);
+    let (watched, own_records) = (Arc::downgrade(&router), guard.readiness());
     let router_is_ready: ReadyCheck = Box::new(move || match watched.upgrade() {
-        Some(router) => router.readiness(),
+        Some(router) => router.readiness().and_then(|()| own_records()),
         None => Err("the router is draining".to_owned()),
     });
     let admin = Admin::start(config.admin.listen, gateway.admin_router(Arc::new(registry), vec![router_is_ready])).await?;
@@ -73,7 +74,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     bound.greet(&config, is_new_key.then_some(http_config.api_key.as_str()));
 
     signals
-        .stop_by(async {
+        .stop_by(async { guard.foreign().await.into() }, async {
             gateway.drain_configured().await;
             http.stop().await;
             admin.stop().await;
@@ -85,8 +86,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
             ledger.close().await;
             shared.close().await;
         })
-        .await;
-    Ok(())
+        .await
 }
 
 /// What was bound.

@@ -9,7 +9,7 @@ use crate::{
 use anyhow::Result;
 use billfish_gateway::{GatewayParts, Links};
 use prometheus_client::registry::Registry;
-use std::{path::Path, sync::Arc};
+use std::{future::pending, path::Path, sync::Arc};
 
 /// Runs until a signal and stops cleanly.
 pub(crate) fn run(options: &RunOptions) -> Result<()> {
@@ -33,13 +33,12 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     Ports::default().with("tcp", gateway.tcp_addr()).with("admin", admin.address).write(ports_file)?;
     greet(&config, &gateway, &admin);
     signals
-        .stop_by(async {
+        .stop_by(pending(), async {
             gateway.drain_configured().await;
             admin.stop().await;
             shared.close().await;
         })
-        .await;
-    Ok(())
+        .await
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]

@@ -1,7 +1,7 @@
 //! What every kind of node does the same way: runtime, signals, shared state, the operator's port, the ports file.
 
 use crate::config::{Config, StateKind};
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use axum::Router;
 use billfish_state::{State, redis::Redis};
 use prometheus_client::registry::Registry;
@@ -14,7 +14,7 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 /// Runs a node on a runtime of its own.
 pub(crate) fn run(node: impl Future<Output = Result<()>>) -> Result<()> {
@@ -120,10 +120,19 @@ impl Signals {
         Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
     }
 
-    /// Waits for the first signal, then stops by `drain`; a second signal ends the process at once.
-    pub(crate) async fn stop_by(mut self, drain: impl Future<Output = ()>) {
-        self.next().await;
-        info!("stopping; a second signal ends the process at once");
+    /// Waits for the first signal, or for what the node cannot go on with, then stops by `drain`; a second signal ends the process at once.
+    ///
+    /// # Errors
+    /// What it could not go on with.
+    pub(crate) async fn stop_by(mut self, failure: impl Future<Output = Error>, drain: impl Future<Output = ()>) -> Result<()> {
+        let failure = tokio::select! {
+            () = self.next() => None,
+            failure = failure => Some(failure),
+        };
+        match &failure {
+            None => info!("stopping; a second signal ends the process at once"),
+            Some(failure) => error!("stopping, for this node cannot go on: {failure:#}"),
+        }
         tokio::select! {
             () = drain => info!("stopped"),
             () = self.next() => {
@@ -132,6 +141,7 @@ impl Signals {
                 std::process::exit(1);
             }
         }
+        failure.map_or(Ok(()), Err)
     }
 
     async fn next(&mut self) {

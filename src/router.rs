@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use billfish_router::{
     RouterParts,
     http::{self, HttpParts},
-    ledger::{Ledger, Sharing},
+    ledger::{Guard, Ledger, Sharing},
 };
 use prometheus_client::registry::Registry;
 use std::{path::Path, sync::Arc};
@@ -30,6 +30,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let ledger = Ledger::open(&config.ledger, &config.data_dir, Sharing::Shared).await?;
     let mut registry = Registry::default();
     let shared = SharedState::open(&config, &mut registry).await?;
+    let guard = Guard::start(&ledger, &shared.state).await?;
     let http_address = config.http.listen;
     let router = billfish_router::start(RouterParts {
         config: config.router.clone(),
@@ -42,9 +43,9 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let http =
         http::start(parts, &config.http, &mut registry).await.with_context(|| format!("cannot serve the HTTP API on {http_address}"))?;
     let router = Arc::new(router);
-    let watched = Arc::downgrade(&router);
+    let (watched, own_records) = (Arc::downgrade(&router), guard.readiness());
     let is_ready = move || match watched.upgrade() {
-        Some(router) => router.readiness(),
+        Some(router) => router.readiness().and_then(|()| own_records()),
         None => Err("the router is draining".to_owned()),
     };
     let admin = Admin::start(config.admin.listen, pages::router(Arc::new(registry), Box::new(is_ready))).await?;
@@ -52,7 +53,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     Ports::default().with("link", link).with("http", http.address()).with("admin", admin.address).write(ports_file)?;
     greet(&config, &http, &admin, link);
     signals
-        .stop_by(async {
+        .stop_by(async { guard.foreign().await.into() }, async {
             http.stop().await;
             admin.stop().await;
             // A probe's upgrade is short, and nobody probes now that the admin port is closed.
@@ -63,8 +64,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
             ledger.close().await;
             shared.close().await;
         })
-        .await;
-    Ok(())
+        .await
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]

@@ -11,6 +11,7 @@
 
 mod config;
 mod database;
+mod guard;
 mod mysql;
 mod rooms;
 mod sqlite;
@@ -19,11 +20,13 @@ mod streams;
 mod tests;
 
 pub use config::{LedgerConfig, LedgerConfigError};
+pub use guard::{ForeignLedger, Guard};
 pub use streams::StreamRecord;
 
 use crate::services::ports::{RecordError, Result};
 use config::Place;
 use database::{Call, Columns, Database, Param};
+use guard::Standing;
 use std::{
     fs::File,
     io,
@@ -31,13 +34,17 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 /// The records. Cheap to clone; every clone speaks to the same database.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     database: Database,
     call_timeout: Duration,
+    /// Where they are, for people: a file, or host, port and database.
+    place: Arc<str>,
+    /// Whether calls are let through: see [`Guard`].
+    standing: watch::Sender<Standing>,
     /// Held for its lock alone, until the last clone is gone.
     _lock: Option<Arc<File>>,
 }
@@ -107,21 +114,23 @@ impl Ledger {
     /// Each names the key, the path or the server.
     pub async fn open(config: &LedgerConfig, data_dir: &Path, sharing: Sharing) -> std::result::Result<Self, LedgerError> {
         config.validate()?;
-        let (database, lock) = match config.place(data_dir)? {
+        let (place, database, lock) = match config.place(data_dir)? {
             Place::File(path) => {
                 let (database, lock) = sqlite::open(&path, sharing, config).await?;
-                (database, Some(lock))
+                (path.display().to_string(), database, Some(lock))
             }
             Place::Server(options) => {
+                let place = mysql::place(&options);
                 // The directory has more than records: it is one process' alone also where they are elsewhere.
                 let lock = match sharing {
                     Sharing::Exclusive => Some(sqlite::lock(&data_dir.join(config::FILE), sharing)?),
                     Sharing::Shared => None,
                 };
-                (mysql::open(*options, config).await?, lock)
+                (place, mysql::open(*options, config).await?, lock)
             }
         };
-        Ok(Self { database, call_timeout: config.call_timeout, _lock: lock.map(Arc::new) })
+        let standing = watch::Sender::new(Standing::Own);
+        Ok(Self { database, call_timeout: config.call_timeout, place: place.into(), standing, _lock: lock.map(Arc::new) })
     }
 
     /// Ends the connections when every call under way has ended, or has had its time. Calls after it fail.
@@ -131,7 +140,7 @@ impl Ledger {
 
     /// What a statement finds.
     async fn rows<T: Columns>(&self, what: &'static str, sql: impl sqlx::SqlSafeStr, params: &[Param<'_>]) -> Result<Vec<T>> {
-        let mut call = self.database.read(what, self.call_timeout).await?;
+        let mut call = self.guarded(what)?.read(what, self.call_timeout).await?;
         let rows = call.rows(sql, params).await?;
         call.finish();
         Ok(rows)
@@ -144,15 +153,26 @@ impl Ledger {
 
     /// Changes rows by one statement; how many.
     async fn execute(&self, what: &'static str, sql: impl sqlx::SqlSafeStr, params: &[Param<'_>]) -> Result<u64> {
-        let mut call = self.database.write(what, self.call_timeout).await?;
+        let mut call = self.write(what).await?;
         let done = call.execute(sql, params).await?;
         call.finish();
         Ok(done.rows)
     }
 
+    /// One statement that changes rows, with what it must know first.
+    async fn write(&self, what: &'static str) -> Result<Call> {
+        self.guarded(what)?.write(what, self.call_timeout).await
+    }
+
     /// Changes rows by several statements, all or none.
     async fn transaction(&self, what: &'static str) -> Result<Call> {
-        self.database.transaction(what, self.call_timeout).await
+        self.guarded(what)?.transaction(what, self.call_timeout).await
+    }
+
+    /// The database, once it is known to be the right one.
+    fn guarded(&self, what: &'static str) -> Result<&Database> {
+        self.standing.borrow().check(what)?;
+        Ok(&self.database)
     }
 }
 

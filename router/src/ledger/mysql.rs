@@ -36,8 +36,13 @@ static MIGRATIONS: Migrator = {
     migrator
 };
 
+/// The server and its database, for people.
+pub(super) fn place(options: &MySqlConnectOptions) -> String {
+    format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or_default())
+}
+
 pub(super) async fn open(options: MySqlConnectOptions, config: &LedgerConfig) -> Result<Database, LedgerError> {
-    let server = format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or_default());
+    let server = place(&options);
     let unusable = |cause: Box<dyn std::error::Error + Send + Sync>| LedgerError::Unreachable { server: server.clone(), cause };
     // Texts are compared byte by byte, as SQLite does.
     let options = options.charset("utf8mb4").collation("utf8mb4_bin").disable_statement_logging();

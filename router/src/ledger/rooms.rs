@@ -26,7 +26,7 @@ impl RoomRecords for Ledger {
         let what = "opening a room";
         let NewRoom { app, anchor, kind, name, cover } = room.clone();
         for _ in 0..OPEN_TRIES_MAX {
-            let mut call = self.database.write(what, self.call_timeout).await?;
+            let mut call = self.write(what).await?;
             let live: Option<(i64,)> = call.row(LIVE_OF_ANCHOR, params![app.0, anchor.0]).await?;
             if let Some((id,)) = live {
                 call.finish();

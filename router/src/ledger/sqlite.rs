@@ -5,7 +5,7 @@
 
 use super::{LedgerConfig, LedgerError, Sharing, database::Database};
 use sqlx::{
-    ConnectOptions, SqlitePool,
+    ConnectOptions, Connection, SqlitePool,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -46,9 +46,12 @@ pub(super) async fn open(path: &Path, sharing: Sharing, config: &LedgerConfig) -
         .busy_timeout(BUSY_TIMEOUT)
         .disable_statement_logging();
     let starting = start(path).await?;
-    let writer = pool(1, &options, config).await.map_err(|cause| unusable(Box::new(cause)))?;
-    MIGRATIONS.run(&writer).await.map_err(|cause| unusable(Box::new(cause)))?;
-    let readers = pool(READERS, &options, config).await.map_err(|cause| unusable(Box::new(cause)))?;
+    // Not by a connection of the pools: those are waited for about as long as SQLite itself waits for a lock, and who is faster would decide
+    // whether the error says what is amiss or that a pool timed out.
+    let mut first = options.connect().await.map_err(|cause| unusable(Box::new(cause)))?;
+    MIGRATIONS.run_direct(None, &mut first, false).await.map_err(|cause| unusable(Box::new(cause)))?;
+    let (writer, readers) = (pool(1, &options, config), pool(READERS, &options, config));
+    first.close().await.map_err(|cause| unusable(Box::new(cause)))?;
     drop(starting);
     Ok((Database::Sqlite { writer, readers }, lock))
 }
@@ -106,17 +109,15 @@ fn writable(path: &Path) -> Result<File, LedgerError> {
         .map_err(|cause| LedgerError::NotWritable { path: PathBuf::from(path), cause })
 }
 
-async fn pool(connections: u32, options: &SqliteConnectOptions, config: &LedgerConfig) -> Result<SqlitePool, sqlx::Error> {
+fn pool(connections: u32, options: &SqliteConnectOptions, config: &LedgerConfig) -> SqlitePool {
     SqlitePoolOptions::new()
-        .min_connections(1)
         .max_connections(connections)
         .acquire_timeout(config.call_timeout)
         // A local file: a connection neither ages nor breaks while nobody looks.
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
-        .connect_with(options.clone())
-        .await
+        .connect_lazy_with(options.clone())
 }
 
 #[cfg(test)]
@@ -124,8 +125,7 @@ mod tests {
     use super::{Database, LedgerConfig, LedgerError, Sharing};
     use crate::ledger::Ledger;
     use sqlx::{ConnectOptions, Connection, Executor, Row, sqlite::SqliteConnectOptions};
-    use std::error::Error;
-    use std::path::Path;
+    use std::{error::Error, path::Path, time::Duration};
 
     const FILE: &str = crate::ledger::config::FILE;
 
@@ -202,6 +202,9 @@ mod tests {
     #[tokio::test]
     async fn a_file_held_by_another_program_is_named() {
         let directory = tempfile::tempdir().unwrap();
+        // Callers that wait far shorter than SQLite does: what is said depends on neither wait.
+        let config = LedgerConfig { call_timeout: Duration::from_millis(100), ..LedgerConfig::default() };
+        let open = async |directory: &Path| Ledger::open(&config, directory, Sharing::Exclusive).await;
         open(directory.path()).await.unwrap().close().await;
         let path = directory.path().join(FILE);
         let mut other = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();

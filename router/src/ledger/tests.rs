@@ -4,6 +4,7 @@
 //! no server program the test says so and is skipped.
 
 mod away;
+mod guard;
 mod rooms;
 mod routers;
 mod streams;
@@ -62,6 +63,10 @@ suite! {
         profiles_that_come_at_once_in_any_order_are_all_stored,
         what_one_router_was_told_the_other_reads,
         routers_that_start_at_once_make_the_tables_once,
+    }
+    guard {
+        records_keep_the_name_they_were_made_with_and_others_have_another,
+        a_state_belongs_to_the_first_records_and_every_router_with_others_is_refused,
     }
     streams {
         a_stream_key_is_replaced_and_never_printed,
