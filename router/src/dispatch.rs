@@ -63,7 +63,14 @@ pub(crate) async fn on_message(core: &Arc<Core>, gateway: &Arc<Gateway>, kind: K
         Kind::Relay(relay) => on_relay(core, relay).await,
         // The link's own business.
         Kind::Hello(_) | Kind::Welcome(_) | Kind::Credit(_) | Kind::Ping(_) => {}
-        Kind::Reply(_) | Kind::RoomPush(_) | Kind::UserPush(_) | Kind::AllPush(_) | Kind::Kick(_) | Kind::Evict(_) | Kind::Audience(_) => {
+        Kind::Reply(_)
+        | Kind::RoomPush(_)
+        | Kind::UserPush(_)
+        | Kind::AllPush(_)
+        | Kind::Kick(_)
+        | Kind::Evict(_)
+        | Kind::Audience(_)
+        | Kind::Bye(_) => {
             tracing::debug!(gateway = %gateway.node, "a gateway sent what only routers send");
         }
     }

@@ -17,6 +17,8 @@
 //! Degraded, chat goes on: it may be lost, and a gateway that has heard a later owner refuses it. Nothing that must arrive is taken,
 //! for another router may be reaching the store that this one does not.
 
+mod renewals;
+
 use crate::{
     Refusal,
     clock::millis,
@@ -24,10 +26,12 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use billfish_ring::Ring;
-use billfish_state::{Leases, NodeInfo, RoomId, StateError};
+use billfish_state::{LeaseAsk, Leases, NodeInfo, RoomId};
 use billfish_wire::Reason;
+use renewals::Renewals;
 use std::{
     collections::BTreeSet,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -43,8 +47,11 @@ pub(crate) struct Ownership {
     node: String,
     incarnation: u64,
     leases: Arc<dyn Leases>,
+    renewals: Renewals,
     records: Arc<dyn RoomRecords>,
     lease_ms: u64,
+    /// Moves this router's renewals away from those of others.
+    offset_ms: u64,
     routers: ArcSwap<Routers>,
     next_life: AtomicU64,
 }
@@ -131,13 +138,19 @@ pub(crate) enum Hold {
 /// Between two questions to a store that does not answer, once the lease has run out. Not before each batch: a store that hangs would
 /// cost every batch of chat its time-out.
 const ASK_AGAIN_MS: u64 = 500;
+/// Renewals of different routers are up to so far apart: the grid of each is a quarter of a second wide.
+const RENEW_APART_MS: u64 = 250;
 /// Least time between two attempts to claim a room that another has.
 const CLAIM_AGAIN_MS: u64 = 100;
 
 impl Ownership {
     pub(crate) fn new(node: &str, incarnation: u64, leases: Arc<dyn Leases>, records: Arc<dyn RoomRecords>, lease: Duration) -> Self {
         let routers = ArcSwap::from_pointee(Routers::new(BTreeSet::from([node.to_owned()])));
-        Self { node: node.to_owned(), incarnation, leases, records, lease_ms: millis(lease), routers, next_life: AtomicU64::new(0) }
+        let mut hasher = DefaultHasher::new();
+        node.hash(&mut hasher);
+        let (renewals, offset_ms) = (Renewals::new(Arc::clone(&leases)), hasher.finish() % RENEW_APART_MS);
+        let (node, lease_ms, next_life) = (node.to_owned(), millis(lease), AtomicU64::new(0));
+        Self { node, incarnation, leases, renewals, records, lease_ms, offset_ms, routers, next_life }
     }
 
     /// The routers that are up have changed. Rooms that have moved are given up by their actors at the next renewal.
@@ -230,8 +243,8 @@ impl Ownership {
             return Renewal::Lost;
         }
         let until_ms = now_ms + self.lease_ms;
-        let answer: Result<_, StateError> = self.leases.acquire(&claim.name, &claim.holder, now_ms, until_ms).await;
-        match answer {
+        let ask = LeaseAsk { name: claim.name.clone(), holder: claim.holder.clone() };
+        match self.renewals.renew(ask, now_ms, self.lease_ms).await {
             Ok(lease) if lease.holder == claim.holder && (claim.lease_epoch..=claim.lease_epoch + 1).contains(&lease.epoch) => {
                 claim.lease_epoch = lease.epoch;
                 claim.until_ms = lease.until_ms.min(until_ms);
@@ -250,7 +263,7 @@ impl Ownership {
                 Renewal::Lost
             }
             Err(error) => {
-                let error = &error as &dyn std::error::Error;
+                let error = &*error as &dyn std::error::Error;
                 if now_ms < claim.until_ms {
                     tracing::debug!(%room, error, "the lease of a room could not be renewed");
                 } else if claim.unanswered_ms.replace(now_ms).is_none() {
@@ -268,8 +281,13 @@ impl Ownership {
         }
     }
 
+    /// When a room renews next.
+    pub(crate) fn renew_next_ms(&self, room: RoomId, now_ms: u64) -> u64 {
+        renewals::next_ms(room, now_ms, self.renew_every_ms(), self.offset_ms)
+    }
+
     /// Between two renewals.
-    pub(crate) fn renew_every_ms(&self) -> u64 {
+    fn renew_every_ms(&self) -> u64 {
         self.lease_ms / 3
     }
 }

@@ -296,8 +296,8 @@ impl Room {
             }
         };
         let timers = RoomTimers {
-            renew_ms: now_ms + core.ownership.renew_every_ms(),
-            sweep_ms: now_ms + core.config.silence_ms(),
+            renew_ms: core.ownership.renew_next_ms(id, now_ms),
+            sweep_ms: now_ms + core.silence_ms(),
             audience_ms: None,
             idle_ms: None,
         };

@@ -11,9 +11,9 @@ use crate::{
 };
 use async_trait::async_trait;
 use billfish_state::{
-    Acks, AppId, Appended, AppendedOnce, Cache, Clock, Dedup, Inbox, InboxEntry, Lease, Leases, LogAppend, LogEntry, Member, MemberPage,
-    Members, MessageClaim, NodeInfo, NodeKind, Page, PendingAck, Presence, RateWindows, Registry, RoomId, RoomLog, Route, Routes, State,
-    StateError, TokenOwner, Tokens, UserId, Watch, WindowHit, WindowVerdict, port::Result,
+    Acks, AppId, Appended, AppendedOnce, Cache, Clock, Dedup, Inbox, InboxEntry, Lease, LeaseAsk, Leases, LogAppend, LogEntry, Member,
+    MemberPage, Members, MessageClaim, NodeInfo, NodeKind, Page, PendingAck, Presence, RateWindows, Registry, RoomId, RoomLog, Route,
+    Routes, State, StateError, TokenOwner, Tokens, UserId, Watch, WindowHit, WindowVerdict, port::Result,
 };
 use bytes::Bytes;
 use std::{
@@ -307,6 +307,19 @@ impl Leases for Reached {
             self.call_or_late("leases.acquire", name.key(), self.truth.leases.acquire(name, holder, now_ms, until_ms), Some(late)).await;
         note!(self.line.trace, "{} lease {name} for {holder}: {lease:?}", self.line.node);
         lease
+    }
+
+    async fn acquire_many(&self, asks: &[LeaseAsk], now_ms: u64, until_ms: u64) -> Result<Vec<Option<Lease>>> {
+        if self.bug == Some(Bug::NobodyFences) {
+            return Ok(asks.iter().map(|ask| Some(Lease { holder: ask.holder.clone(), epoch: 1, until_ms })).collect());
+        }
+        let key = asks.iter().map(|ask| ask.name.as_str().key()).fold(0, u64::wrapping_add);
+        let asks_late = asks.to_owned();
+        let late = move |truth: &State| drop(at_once(truth.leases.acquire_many(&asks_late, now_ms, until_ms)));
+        let work = self.truth.leases.acquire_many(asks, now_ms, until_ms);
+        let leases = self.call_or_late("leases.acquire_many", key, work, Some(late)).await;
+        note!(self.line.trace, "{} leases {asks:?}: {leases:?}", self.line.node);
+        leases
     }
 
     async fn release(&self, name: &str, holder: &str, epoch: u64) -> Result<()> {

@@ -2,8 +2,8 @@
 
 use crate::clock::Clock;
 use crate::types::{
-    AppId, Appended, AppendedOnce, InboxEntry, Lease, LogAppend, LogEntry, Member, MemberPage, MessageClaim, NodeInfo, NodeKind, Page,
-    PendingAck, RoomId, Route, StateError, TokenOwner, UserId, WindowHit, WindowVerdict,
+    AppId, Appended, AppendedOnce, InboxEntry, Lease, LeaseAsk, LogAppend, LogEntry, Member, MemberPage, MessageClaim, NodeInfo, NodeKind,
+    Page, PendingAck, RoomId, Route, StateError, TokenOwner, UserId, WindowHit, WindowVerdict,
 };
 use crate::watch::Watch;
 use async_trait::async_trait;
@@ -185,6 +185,20 @@ pub trait Leases: Send + Sync {
     /// A lease that would stand more than ten times as long from now as is asked for here was taken by a clock that has been set back
     /// since: it counts as run out.
     async fn acquire(&self, name: &str, holder: &str, now_ms: u64, until_ms: u64) -> Result<Lease>;
+    /// Asks for many leases at once, for each as by `acquire`. Answers in the order asked; `None` for one whose server did not answer,
+    /// an error where none did. What an asker does not hear of may have been carried out.
+    async fn acquire_many(&self, asks: &[LeaseAsk], now_ms: u64, until_ms: u64) -> Result<Vec<Option<Lease>>> {
+        let mut leases = Vec::with_capacity(asks.len());
+        let mut failed = None;
+        for ask in asks {
+            let lease = self.acquire(&ask.name, &ask.holder, now_ms, until_ms).await;
+            leases.push(lease.map_err(|error| failed = Some(error)).ok());
+        }
+        match failed {
+            Some(error) if leases.iter().all(Option::is_none) => Err(error),
+            Some(_) | None => Ok(leases),
+        }
+    }
     /// Gives it up, if it is still this holder's with this epoch. The epoch is remembered.
     async fn release(&self, name: &str, holder: &str, epoch: u64) -> Result<()>;
 }

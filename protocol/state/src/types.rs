@@ -332,6 +332,15 @@ pub struct Lease {
     pub until_ms: u64,
 }
 
+/// A lease that someone asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeaseAsk {
+    /// Of what.
+    pub name: String,
+    /// For whom.
+    pub holder: String,
+}
+
 /// One use of something that is limited: `limit:{op}:{userId}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WindowHit {

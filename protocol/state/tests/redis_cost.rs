@@ -98,6 +98,10 @@ async fn calls_cost_what_the_readme_says() {
     meter.count("`Registry::register`", state.registry.register(&node, now, later)).await;
     meter.count("`Registry::nodes`, one node", state.registry.nodes(NodeKind::Gateway, now)).await;
     meter.count("`Leases::acquire`", state.leases.acquire("l", "a", now, later)).await;
+    meter.count("`Leases::acquire`, a renewal", state.leases.acquire("l", "a", now + 1, later + 1)).await;
+    let rooms: Vec<_> = (0..1000).map(|room| LeaseAsk { name: format!("room:{room}:owner"), holder: "a".to_owned() }).collect();
+    state.leases.acquire_many(&rooms, now, later).await.unwrap();
+    meter.count("`Leases::acquire_many`, 1,000 renewals", state.leases.acquire_many(&rooms, now + 1, later + 1)).await;
     let hit = [WindowHit { key: "k".to_owned(), limit: 3, window_ms: 1000 }];
     meter.count("`RateWindows::hit`, one", state.rate_windows.hit(&hit, now)).await;
     meter.count("`Dedup::claim`, one", state.dedup.claim(APP, USER, &["m".to_owned()], now, later)).await;

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails here says so")]
 
 use billfish_state::redis::{Redis, RedisConfig, StartError};
-use billfish_state::{AppId, DeviceKind, Lease, PendingAck, Route, State, StateError, TokenOwner, UserId};
+use billfish_state::{AppId, DeviceKind, Lease, LeaseAsk, PendingAck, Route, State, StateError, TokenOwner, UserId};
 use billfish_testing::{Certificates, PATIENCE, RedisCluster, RedisOptions, RedisServer, slot_of};
 use prometheus_client::registry::Registry;
 use std::error::Error;
@@ -212,6 +212,28 @@ async fn a_primary_of_a_cluster_that_dies_is_followed_by_its_replica() {
     assert_eq!(found.into_iter().flatten().collect::<Vec<_>>(), routes);
     assert!(node.state.watch.generation() > 0, "the replica may not have had everything");
     eventually("nothing is away", async || node.state.watch.away().is_none()).await;
+}
+
+#[tokio::test]
+async fn leases_on_the_other_servers_of_a_cluster_are_renewed_while_one_is_dead() {
+    let Some(mut cluster) = RedisCluster::start(3, 0) else { return };
+    let node = Node::start(clustered(&cluster)).await;
+    // Else the others refuse everything as soon as they notice.
+    for index in 0..cluster.len() {
+        cluster.node(index).command(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).unwrap();
+    }
+    let asks: Vec<_> = (0..300).map(|room| LeaseAsk { name: format!("room:{room}:owner"), holder: "r".to_owned() }).collect();
+    let ask = async || node.state.leases.acquire_many(&asks, node.now(), node.now() + 60_000).await;
+    assert!(ask().await.unwrap().iter().all(Option::is_some));
+    let dead = cluster.primary_of("im:room:1:owner").unwrap();
+    let is_theirs: Vec<bool> = asks.iter().map(|ask| cluster.primary_of(&format!("im:{}", ask.name)).unwrap() != dead).collect();
+    cluster.kill(dead);
+    let others = async || ask().await.is_ok_and(|told| told.iter().map(Option::is_some).eq(is_theirs.iter().copied()));
+    eventually("the others answer for theirs", others).await;
+    for index in 0..cluster.len() {
+        cluster.kill(index);
+    }
+    eventually("nobody answers", async || ask().await.is_err()).await;
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ impl Room {
                 // The members are another owner's by now.
                 return;
             }
-            let gone = self.membership.on_tick(now_ms, self.core.config.silence_ms());
+            let gone = self.membership.on_tick(now_ms, self.core.silence_ms());
             self.lose_sight_of(gone, now_ms).await;
             self.rules.on_tick(now_ms);
             self.rules.set_house_words(self.core.house_words.load_full());
@@ -93,7 +93,7 @@ impl Room {
     async fn renew(&mut self, now_ms: u64) {
         match self.core.ownership.renew(&mut self.claim, self.record.room, now_ms).await {
             Renewal::Kept => {
-                self.timers.renew_ms = now_ms + self.core.ownership.renew_every_ms();
+                self.timers.renew_ms = self.core.ownership.renew_next_ms(self.record.room, now_ms);
                 self.replay_late().await;
             }
             Renewal::Unknown => {
@@ -109,7 +109,7 @@ impl Room {
 
     /// One step through the members that the store knows and nobody here vouches for: whoever shows no sign of life goes.
     async fn sweep(&mut self, now_ms: u64) {
-        let silence_ms = self.core.config.silence_ms();
+        let silence_ms = self.core.silence_ms();
         self.signs.look(self.core.state.watch.generation(), now_ms);
         if let Some(again_ms) = self.signs.lacking_until(now_ms, silence_ms) {
             self.timers.sweep_ms = again_ms;

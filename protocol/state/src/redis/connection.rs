@@ -150,6 +150,35 @@ impl Connection {
         Ok(answers)
     }
 
+    /// As [`Self::run_many`], but what one server fails to do fails for its own commands alone: they have no answer. An error if none has.
+    pub(super) async fn run_apart<T: FromRedisValue>(&self, what: &'static str, commands: Vec<Command>) -> Result<Vec<Option<T>>> {
+        let mut answers: Vec<Option<T>> = commands.iter().map(|_| None).collect();
+        let mut apart: Vec<(Option<Address>, Vec<usize>, Vec<Command>)> = Vec::new();
+        for (index, command) in commands.into_iter().enumerate() {
+            // Where that is not known yet they wait for it together.
+            let address = self.server_of(command.slot).ok().map(|server| server.address().clone());
+            match apart.iter_mut().find(|(other, ..)| *other == address) {
+                Some((_, indices, commands)) => {
+                    indices.push(index);
+                    commands.push(command);
+                }
+                None => apart.push((address, vec![index], vec![command])),
+            }
+        }
+        let asked = apart.into_iter().map(async |(_, indices, commands)| (indices, self.run_many(what, commands).await));
+        let mut failed = None;
+        for (indices, outcome) in all(asked).await {
+            match outcome {
+                Ok(told) => indices.into_iter().zip(told).for_each(|(index, told)| answers[index] = Some(told)),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if answers.iter().all(Option::is_none) => Err(error),
+            Some(_) | None => Ok(answers),
+        }
+    }
+
     async fn run_piece(&self, commands: &[Command]) -> std::result::Result<Vec<Value>, Trouble> {
         let deadline = Instant::now() + self.0.limits.command_timeout;
         let permits = u32::try_from(commands.len()).expect("a piece is small");

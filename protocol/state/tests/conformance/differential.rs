@@ -492,7 +492,10 @@ impl Pair {
     async fn acquire(&mut self, name: u8, holder: &str, life: u64) -> Checked {
         let mut told = Vec::new();
         for state in [&self.store, &self.model] {
-            told.push(state.leases.acquire(&lease(name), holder, self.now, self.now + life).await.unwrap());
+            // One way of asking is the other.
+            let ask = LeaseAsk { name: lease(name), holder: holder.to_owned() };
+            let asked = state.leases.acquire_many(&[ask], self.now, self.now + life).await.unwrap();
+            told.push(asked.into_iter().next().flatten().unwrap());
         }
         let (store, model) = (&told[0], &told[1]);
         prop_assert_eq!((&store.holder, store.until_ms), (&model.holder, model.until_ms));

@@ -189,6 +189,7 @@ macro_rules! conformance {
                 leases {
                     a_free_lease_is_taken_and_a_held_one_is_not,
                     the_holder_renews_under_the_same_epoch,
+                    many_are_asked_for_at_once_each_by_itself,
                     the_epoch_rises_whenever_the_lease_is_taken_anew,
                     only_the_holder_with_its_epoch_releases,
                     of_many_at_once_one_holds,

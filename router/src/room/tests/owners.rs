@@ -435,6 +435,7 @@ async fn what_gateways_cannot_be_told_before_the_owner_changes_the_next_owner_te
     accepted(well.ask(ALICE, chat(room, "only of one owner", "")).await);
     assert_eq!(shown(&cut.rest(Duration::from_secs(1)).await), Vec::<String>::new());
     town.shows(&["r2"]);
+    tokio::time::sleep(SEEN).await;
     let mut cut = two.house.gateway("g2");
     interest(&cut, room, seen).await;
     assert_eq!(shown(&cut.rest(LEASE).await), ["missed"]);

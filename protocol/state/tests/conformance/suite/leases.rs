@@ -1,7 +1,7 @@
 //! [`billfish_state::Leases`].
 
 use super::*;
-use billfish_state::Lease;
+use billfish_state::{Lease, LeaseAsk};
 use std::collections::BTreeMap;
 
 fn held(holder: &str, epoch: u64, until: u64) -> Lease {
@@ -51,6 +51,31 @@ pub(crate) async fn only_the_holder_with_its_epoch_releases<S: Store>() {
     assert_eq!(leases.acquire("l", "b", at(1), at(MINUTE)).await.unwrap().holder, "b");
     leases.release("l", "a", standing.epoch).await.unwrap();
     assert_eq!(leases.acquire("l", "a", at(1), at(MINUTE)).await.unwrap().holder, "b", "a late release takes nothing from the next");
+}
+
+pub(crate) async fn many_are_asked_for_at_once_each_by_itself<S: Store>() {
+    let leases = S::fresh().await.leases;
+    let name = |number: u32| format!("room:{number}:owner");
+    let asks = |holder: &str, numbers: std::ops::Range<u32>| -> Vec<LeaseAsk> {
+        numbers.map(|number| LeaseAsk { name: name(number), holder: holder.to_owned() }).collect()
+    };
+    let other = leases.acquire(&name(7), "b", at(0), at(MINUTE)).await.unwrap();
+    let first: Vec<Lease> = leases.acquire_many(&asks("a", 0..600), at(0), at(MINUTE)).await.unwrap().into_iter().flatten().collect();
+    assert_eq!(first.len(), 600);
+    for (number, lease) in first.iter().enumerate() {
+        assert_eq!(*lease, if number == 7 { other.clone() } else { held("a", lease.epoch, MINUTE) }, "{number}");
+    }
+    // In the order asked.
+    let mut backwards = asks("a", 0..600);
+    backwards.reverse();
+    let renewed = leases.acquire_many(&backwards, at(MINUTE - 1), at(HOUR)).await.unwrap();
+    for (lease, before) in renewed.into_iter().rev().zip(&first) {
+        let lease = lease.unwrap();
+        assert_eq!((&lease.holder, lease.epoch), (&before.holder, before.epoch), "renewed, not taken anew");
+        assert_eq!(lease.until_ms, if before.holder == "a" { at(HOUR) } else { before.until_ms });
+    }
+    assert_eq!(leases.acquire_many(&[], at(0), at(MINUTE)).await.unwrap(), []);
+    assert_eq!(leases.acquire(&name(0), "b", at(MINUTE), at(HOUR)).await.unwrap(), held("a", first[0].epoch, HOUR));
 }
 
 pub(crate) async fn of_many_at_once_one_holds<S: Store>() {
