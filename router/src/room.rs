@@ -35,7 +35,7 @@ use crate::{
     timers::RoomTimers,
 };
 use billfish_link::message::{Evict, Joined, Synced, envelope::Kind, reply};
-use billfish_state::{AppId, DeviceKind, Member, MessageClaim, RoomId, UserId};
+use billfish_state::{AppId, DeviceKind, LogEntry, Member, MessageClaim, RoomId, UserId};
 use billfish_wire::{Class, Reason};
 use bytes::Bytes;
 use outbox::{Out, Outbox, Waiting};
@@ -462,7 +462,16 @@ impl Room {
         let page = self.core.state.room_log.read(room, after_seq, RESUME_MESSAGES, now_ms).await?;
         let gap = page.gap || page.more || self.is_before_the_log(after_seq);
         let entries = if page.more { self.core.state.room_log.last(room, RESUME_MESSAGES, now_ms).await? } else { page.entries };
+        let entries = self.with_behind(entries, after_seq);
         Ok((entries.into_iter().map(|entry| entry.body).collect(), gap))
+    }
+
+    /// The log's entries and those that others have heard already, which the log is yet to: it has been away.
+    fn with_behind(&self, mut entries: Vec<LogEntry>, after_seq: i64) -> Vec<LogEntry> {
+        entries.extend(self.outbox.behind().filter(|entry| entry.seq > after_seq).cloned());
+        entries.sort_by_key(|entry| entry.seq);
+        entries.dedup_by_key(|entry| entry.seq);
+        entries
     }
 
     /// Who has seen nothing (0) misses nothing.
@@ -480,7 +489,8 @@ impl Room {
         match read.await {
             Ok(page) => {
                 let gap = page.gap || self.is_before_the_log(from_seq);
-                let messages: Vec<Bytes> = page.entries.into_iter().map(|entry| entry.body).collect();
+                let entries = if page.more { page.entries } else { self.with_behind(page.entries, from_seq) };
+                let messages: Vec<Bytes> = entries.into_iter().map(|entry| entry.body).collect();
                 let data = snapshot::page(&messages, page.more, gap);
                 gateway.reply(id, reply::Result::Synced(Synced { room_id: self.record.room.0, data })).await;
             }

@@ -222,6 +222,28 @@ async fn while_the_store_is_away_an_owner_goes_on_with_chat_and_takes_nothing_th
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_resumes_before_the_log_has_caught_up_is_told_what_the_others_have_heard() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let one = town.router("r1").await;
+    let room = one.house.open(ANCHOR).await;
+    let mut gateway = one.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    let logged = accepted(gateway.ask(ALICE, chat(room, "in the log", "m1")).await);
+    one.between.appends_lost.store(u32::MAX, Relaxed);
+    let behind = accepted(gateway.ask(ALICE, chat(room, "not yet", "m2")).await);
+    let seqs_of = |messages: Vec<billfish_wire::Body>| messages.iter().filter_map(|body| body.seq).collect::<Vec<_>>();
+    for (after, missed) in [(logged - 1, vec![logged, behind]), (logged, vec![behind]), (behind, vec![])] {
+        let snapshot = snapshot(&joined(gateway.ask(BOB, join(room, Some(after))).await));
+        assert_eq!((seqs_of(snapshot.messages), snapshot.gap), (missed.clone(), false));
+        let sync = Call::Sync(Sync { room_id: room.0, from_seq: after, from_id: String::new(), resume: false });
+        let reply::Result::Synced(synced) = gateway.ask(BOB, sync).await else { panic!("not synced") };
+        let page: SyncPage = serde_json::from_str(&synced.data).unwrap();
+        assert_eq!((seqs_of(page.messages), page.more, page.gap), (missed, false, false));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_owner_that_was_cut_off_stops_when_it_hears_of_the_next() {
     let town = Town::new();
     town.shows(&["r1"]);
