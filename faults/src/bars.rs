@@ -70,7 +70,8 @@ pub fn judge(fault: Fault, findings: &Findings, measures: &Measures) -> Bars {
 }
 
 impl Bars {
-    fn say(&mut self, said: &str) {
+    /// Adds to what is said.
+    pub fn say(&mut self, said: &str) {
         if !self.said.is_empty() {
             self.said.push_str(", ");
         }

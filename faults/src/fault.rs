@@ -54,7 +54,8 @@ pub enum Fault {
     GatewayClock,
     /// The same for a router.
     RouterClock,
-    /// The same for the machine of Redis.
+    /// The wall clock of Redis' machine jumps an hour ahead or back and stays there until the next repeat, when it jumps home; meanwhile a
+    /// gateway and an owner are killed.
     RedisClock,
     /// A link between a gateway and a router that neither carries anything nor ends.
     HalfOpenLink,
@@ -237,7 +238,7 @@ impl Fault {
                 let victim = at % stage.cluster.routers.len();
                 (format!("router-{}", victim + 1), Clocked::Router(victim))
             }),
-            Self::RedisClock => clock(stage, |_, _| ("redis".to_owned(), Clocked::Redis)),
+            Self::RedisClock => redis_clock(stage)?,
             Self::HalfOpenLink => half_open(stage),
             Self::HalfOpenClient => half_open_client(stage)?,
             Self::RingChange => ring_change(stage)?,
@@ -335,7 +336,6 @@ fn nft(rules: &str) -> Result<()> {
 enum Clocked {
     Gateway(usize),
     Router(usize),
-    Redis,
 }
 
 fn clock(stage: &mut Stage, victim: impl Fn(&Stage, usize) -> (String, Clocked)) {
@@ -346,11 +346,33 @@ fn clock(stage: &mut Stage, victim: impl Fn(&Stage, usize) -> (String, Clocked))
     let set = |stage: &Stage, seconds| match victim {
         Clocked::Gateway(index) => stage.cluster.gateways[index].set_clock(seconds),
         Clocked::Router(index) => stage.cluster.routers[index].set_clock(seconds),
-        Clocked::Redis => stage.cluster.redis().set_clock(seconds),
     };
     set(stage, jump);
     stage.run_for(Duration::from_secs(4), Duration::from_secs(10));
     set(stage, 0);
+}
+
+/// What had less than an hour to live is gone from Redis at once, or stays an hour longer; then those die whom only leases are left of.
+fn redis_clock(stage: &mut Stage) -> Result<()> {
+    // Every second repeat goes home: there and back are different jumps.
+    let is_away = stage.repeat() % 2 == 1;
+    let offset = match (is_away, stage.random.bool()) {
+        (true, _) => 0,
+        (false, true) => JUMP_S,
+        (false, false) => -JUMP_S,
+    };
+    let (gateway, router) = (stage.any(stage.cluster.gateways.len()), stage.owner());
+    let detail = format!("wall clock of redis at {offset:+} s, kill -9 gateway-{} and router-{}", gateway + 1, router + 1);
+    stage.begin(&detail, false);
+    stage.cluster.redis().set_clock(offset);
+    // From before anyone has noticed to when all lives that ended or were lengthened would have been.
+    stage.run_for(Duration::ZERO, Duration::from_secs(9));
+    stage.cluster.gateways[gateway].kill();
+    stage.run_for(Duration::ZERO, Duration::from_secs(3));
+    stage.cluster.routers[router].kill();
+    stage.run_for(Duration::ZERO, Duration::from_secs(9));
+    start(&mut stage.cluster.gateways[gateway])?;
+    start(&mut stage.cluster.routers[router])
 }
 
 fn half_open(stage: &mut Stage) {
@@ -371,7 +393,8 @@ fn half_open(stage: &mut Stage) {
 fn half_open_client(stage: &mut Stage) -> Result<()> {
     let victim = stage.any(stage.cluster.client_proxies.len());
     let visit = stage.load.visit(&stage.cluster.client_proxies[victim].address().to_string(), VISITORS)?;
-    stage.begin(&format!("connections of clients to gateway-{} half open", victim + 1), false);
+    let name = format!("gateway-{}", victim + 1);
+    stage.begin_at(Some(name.clone()), &format!("connections of clients to {name} half open"), false);
     let proxy = &stage.cluster.client_proxies[victim];
     proxy.swallow();
     let began = Instant::now();

@@ -17,6 +17,8 @@ pub const REST_MAX: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(500);
 /// A pool may keep a few more connections than it had begun with. One per cent of a node's files would be less than one.
 const FDS_MORE_MAX: usize = 8;
+/// Keys that are told one by one; the rest are counted.
+const KEYS_TOLD_MAX: usize = 5;
 /// What is 0 on a gateway without clients.
 const GATEWAY_GAUGES: [&str; 11] = [
     "gateway_connections",
@@ -101,7 +103,15 @@ impl Base {
             }
         }
         match keys(cluster) {
-            Ok(keys) => unrest.extend(keys.into_iter().filter(|key| !self.lasting.contains(key) && !lasts(key))),
+            Ok(keys) => {
+                let mut keys: Vec<String> = keys.into_iter().filter(|key| !self.lasting.contains(key) && !lasts(key)).collect();
+                let more = keys.len().saturating_sub(KEYS_TOLD_MAX);
+                keys.truncate(KEYS_TOLD_MAX);
+                unrest.extend(keys);
+                if more > 0 {
+                    unrest.push(format!("{more} more keys of Redis"));
+                }
+            }
             Err(error) => unrest.push(format!("Redis: {error}")),
         }
         unrest

@@ -13,7 +13,7 @@ use crate::{
     vitals::{self, Vital},
 };
 use anyhow::{Context as _, Result};
-use billfish_testing::{ClusterOptions, LedgerKind};
+use billfish_testing::{Cluster, ClusterOptions, LedgerKind};
 use std::{
     collections::BTreeMap,
     fs,
@@ -106,11 +106,14 @@ pub fn run(fault: Fault, options: &RunOptions) -> Result<Option<Outcome>> {
     let entries = journal::read(&path)?;
     let (findings, measures) = (checker::check(&entries), measure::measure(&entries));
     drop(entries);
-    let bars = bars::judge(fault, &findings, &measures);
+    let mut bars = bars::judge(fault, &findings, &measures);
 
     let (seen, machine_load) = (stage.vitals.seen(), stage.vitals.machine_load());
     let mut problems = vitals::too_large(&seen);
     let Stage { cluster, load, base, .. } = stage;
+    if fault == Fault::RingChange {
+        bars.say(&sent_on(&cluster));
+    }
     let secrets = Secrets { keys: cluster.secrets().into_iter().map(str::to_owned).collect(), tokens: load.tokens() };
     if base.unrest(&cluster).is_empty() {
         problems.push("with every client still there the cluster counts as at rest: the look at it is worth nothing".to_owned());
@@ -148,6 +151,13 @@ pub fn run(fault: Fault, options: &RunOptions) -> Result<Option<Outcome>> {
     drop(cluster);
     outcome.took = began.elapsed();
     Ok(Some(outcome))
+}
+
+/// What gateways say of calls that met a router which did not own their room.
+fn sent_on(cluster: &Cluster) -> String {
+    let sum = |name: &str, labels: &[&str]| cluster.gateways.iter().filter_map(|gateway| gateway.metric(name, labels)).sum::<f64>();
+    let (owner, wait) = (sum("gateway_upstream_moved_total", &["then=\"owner\""]), sum("gateway_upstream_moved_total", &["then=\"wait\""]));
+    format!("calls sent on to the owner {owner}, waited for one {wait}, given up {}", sum("gateway_upstream_given_up_total", &[]))
 }
 
 /// Checks a journal that was kept.
