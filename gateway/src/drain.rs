@@ -16,6 +16,8 @@ use tracing::{info, warn};
 /// Walks [`Running`] through the picture above.
 pub(crate) async fn drain(mut running: Running, grace: Duration) {
     let Some(mut parts) = running.parts.take() else { return };
+    // Its name is another's by now: routers link that one alone, and nobody can be served here.
+    let grace = if parts.health.displacement.by().is_some() { Duration::ZERO } else { grace };
     let deadline = tokio::time::Instant::now() + grace;
     parts.health.drain();
     // Said before the clients are sent away, so that nobody sends them back here.

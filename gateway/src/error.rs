@@ -1,6 +1,7 @@
 //! Why a gateway does not start.
 
 use crate::config::ConfigError;
+use billfish_state::NotJoined;
 use std::{io, net::SocketAddr};
 
 /// A start that failed; nothing of it is left running.
@@ -18,6 +19,15 @@ pub enum StartError {
         /// Why.
         #[source]
         cause: io::Error,
+    },
+    /// It may not register under its name, or as it is set.
+    #[error("cannot join the others as `gateway.node` = {node:?}")]
+    Join {
+        /// Its name.
+        node: String,
+        /// Why not.
+        #[source]
+        cause: NotJoined,
     },
     /// The kernel gives no poll, no waker or no thread.
     #[error("cannot start shard {shard}")]

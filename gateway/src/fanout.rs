@@ -51,7 +51,8 @@ impl Fanout {
             | Kind::Up(_)
             | Kind::Interest(_)
             | Kind::Gone(_)
-            | Kind::Relay(_) => {
+            | Kind::Relay(_)
+            | Kind::Bye(_) => {
                 self.odd();
             }
         }

@@ -4,6 +4,7 @@
 //! - Ready: it can let clients in and has a router for them. A gateway that is not should be left alone until it is.
 
 use crate::{commands::Shards, shard::message::ShardCommand, store::Store, upstream::Upstream};
+use billfish_state::Displacement;
 use std::{
     sync::{
         Arc,
@@ -20,6 +21,7 @@ pub(crate) struct Health {
     store: Arc<Store>,
     upstream: Arc<Upstream>,
     shards: Shards,
+    pub(crate) displacement: Displacement,
     draining: AtomicBool,
     start: Instant,
     /// When each shard last answered, in ms since `start`.
@@ -29,7 +31,8 @@ pub(crate) struct Health {
 impl Health {
     pub(crate) fn new(store: Arc<Store>, upstream: Arc<Upstream>, shards: Shards) -> Self {
         let pulses = shards.numbers().map(|_| AtomicU64::new(0)).collect();
-        Self { store, upstream, shards, draining: AtomicBool::new(false), start: Instant::now(), pulses }
+        let displacement = Displacement::new("gateway.node");
+        Self { store, upstream, shards, displacement, draining: AtomicBool::new(false), start: Instant::now(), pulses }
     }
 
     /// From now on it is not ready.
@@ -46,10 +49,22 @@ impl Health {
         if self.is_draining() {
             return Err("the gateway is draining".to_owned());
         }
-        if self.upstream.links() == 0 {
+        if let Some(displaced) = self.displacement.by() {
+            return Err(displaced.to_string());
+        }
+        // In the order of causes: a gateway that cannot read the registry finds no router in it.
+        if let Some(why) = self.store.away() {
+            return Err(why);
+        }
+        if self.has_no_link() {
             return Err("no link to a router is up".to_owned());
         }
-        self.store.away().map_or(Ok(()), Err)
+        Ok(())
+    }
+
+    /// Whether nobody could do anything here: there is no router to ask.
+    pub(crate) fn has_no_link(&self) -> bool {
+        self.upstream.links() == 0
     }
 
     /// Whether every shard turned its loop lately; which one did not.

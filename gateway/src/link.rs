@@ -3,6 +3,8 @@
 //! - One task per link and, where routers are dialled, one per address. All of them end with the gateway.
 //! - A message is taken from a link only when the one before has reached the shards: a shard that is behind stops the router by credit.
 //! - What was taken from one side and not yet handed to the other belongs to the driver: neither direction's end, nor `stop`, loses it.
+//! - A dialler waits the longer the more often it failed in a row. A link that ends soon has failed too: a router may take a link and then
+//!   not want it. Attempts that end alike are told once.
 //! - Decides nothing: what a dead link means stands in [`crate::upstream`], what a message means in [`crate::fanout`].
 
 use crate::{commands::Commands, fanout::Fanout, upstream::LinkId};
@@ -12,24 +14,43 @@ use billfish_link::{
     tcp::{Identity, Timing, dial},
 };
 use std::{collections::VecDeque, sync::Arc, time::Duration};
-use tokio::sync::{Notify, mpsc};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 /// Keeps a link to the router at `address` up until `stop`.
 pub(crate) async fn keep_dialled(address: String, identity: Identity, fanout: Arc<Fanout>, stop: CancellationToken) {
     let mut wait = REDIAL_MIN;
+    let (mut told, mut is_unwanted) = (None, false);
     loop {
+        let start = Instant::now();
         let dialled = tokio::select! {
             dialled = dial(&address, &identity, Timing::default()) => dialled,
             () = stop.cancelled() => return,
         };
-        match dialled {
+        let failure = match dialled {
             Ok(link) => {
-                wait = REDIAL_MIN;
-                drive(link, &fanout, &stop).await;
+                if !is_unwanted {
+                    info!(router = %link.peer, incarnation = link.incarnation, "link up");
+                }
+                let ended = drive(link, &fanout, &stop).await;
+                is_unwanted = start.elapsed() < LIVED;
+                if is_unwanted {
+                    ended
+                } else {
+                    wait = REDIAL_MIN;
+                    told = None;
+                    None
+                }
             }
-            Err(error) => warn!(router = %address, error = &error as &dyn std::error::Error, "no link"),
+            Err(error) => Some(chain(&error)),
+        };
+        if failure.is_some() && failure != told {
+            warn!(router = %address, failure, "no link; told once, and tried again and again");
+            told = failure;
         }
         // Full jitter: after a router's restart its gateways do not all come at once.
         let jittered = wait.mul_f64(fastrand::f64());
@@ -41,13 +62,19 @@ pub(crate) async fn keep_dialled(address: String, identity: Identity, fanout: Ar
     }
 }
 
-/// Carries everything over one link for as long as it lives, or until `stop`; then what is in its outbox is still sent.
-pub(crate) async fn drive(mut link: Link, fanout: &Fanout, stop: &CancellationToken) {
+/// An error with its causes, for a person.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |cause| cause.source()).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// Carries everything over one link for as long as it lives, or until `stop`; then what is in its outbox is still sent. Gives why it ended,
+/// where that was not `stop`.
+pub(crate) async fn drive(mut link: Link, fanout: &Fanout, stop: &CancellationToken) -> Option<String> {
     let (id, filled) = fanout.upstream.link_up(&link.peer);
-    info!(router = %link.peer, incarnation = link.incarnation, "link up");
-    let (mut commands, mut outbox) = (fanout.shards.gather(), VecDeque::new());
+    let up = Instant::now();
+    let (mut commands, mut outbox, mut bye) = (fanout.shards.gather(), VecDeque::new(), None);
     let stopped = tokio::select! {
-        () = carry_down(id, &mut link.receiver, &mut commands, fanout) => false,
+        () = carry_down(id, &mut link.receiver, &mut commands, fanout, &mut bye) => false,
         () = carry_up(id, &filled, &link.sender, &mut outbox, fanout) => false,
         () = stop.cancelled() => true,
     };
@@ -65,20 +92,38 @@ pub(crate) async fn drive(mut link: Link, fanout: &Fanout, stop: &CancellationTo
     fanout.upstream.give_back(outbox);
     fanout.upstream.link_down(id);
     let peer = link.peer.clone();
-    match link.close().await {
-        Err(error) => warn!(router = %peer, error = &error as &dyn std::error::Error, "link lost"),
-        Ok(()) if stopped => info!(router = %peer, "link closed"),
-        Ok(()) => warn!(router = %peer, "the router closed the link"),
+    let closed = link.close().await;
+    if stopped {
+        info!(router = %peer, "link closed");
+        return None;
     }
+    let why = match (bye, closed) {
+        (Some(bye), _) => format!("the router ended the link: {bye}"),
+        (None, Ok(())) => "the router closed the link".to_owned(),
+        (None, Err(error)) => chain(&error),
+    };
+    if up.elapsed() >= LIVED {
+        warn!(router = %peer, why, "link lost");
+    }
+    Some(why)
 }
 
 /// From the router to the shards, until the link ends. Cancel-safe: what was taken and not yet handed over is in `commands`.
-async fn carry_down(id: LinkId, receiver: &mut mpsc::Receiver<Kind>, commands: &mut Commands, fanout: &Fanout) {
+async fn carry_down(
+    id: LinkId,
+    receiver: &mut mpsc::Receiver<Kind>,
+    commands: &mut Commands,
+    fanout: &Fanout,
+    bye: &mut Option<String>,
+) {
     let mut kinds = Vec::new();
     while receiver.recv_many(&mut kinds, BATCH_MAX).await > 0 {
         let now_ms = fanout.uptime.now_ms();
         for kind in kinds.drain(..) {
-            fanout.sort(id, kind, now_ms, commands);
+            match kind {
+                Kind::Bye(said) => *bye = Some(said.reason.chars().take(REASON_CHARS_MAX).collect()),
+                kind => fanout.sort(id, kind, now_ms, commands),
+            }
         }
         fanout.shards.give(commands).await;
     }
@@ -120,6 +165,10 @@ const BATCH_MAX: usize = 512;
 const REDIAL_MIN: Duration = Duration::from_millis(100);
 /// Longest wait: a router that is back has its links again within this.
 const REDIAL_MAX: Duration = Duration::from_secs(2);
+/// A link that lived for so long was wanted at both ends.
+const LIVED: Duration = Duration::from_secs(5);
+/// Of a router's reason for ending a link, in the log.
+const REASON_CHARS_MAX: usize = 200;
 /// At the end, how long a router may take to accept what is left.
 const FLUSH_WAIT: Duration = Duration::from_secs(2);
 
@@ -174,7 +223,7 @@ mod tests {
         }
         let (link, _filled) = fanout.upstream.link_up("r1");
         let mut commands = fanout.shards.gather();
-        cut_off(carry_down(link, &mut receiver, &mut commands, &fanout)).await;
+        cut_off(carry_down(link, &mut receiver, &mut commands, &fanout, &mut None)).await;
         let app_of = |command: &ShardCommand| if let ShardCommand::AllPush { app_id, .. } = command { *app_id } else { 0 };
         let mut taken = Vec::new();
         mailbox.take_into(&mut taken);

@@ -147,6 +147,8 @@ pub(crate) struct ControlCounters {
     pub(crate) routes_checked: [Tally; RouteCheck::ALL.len()],
     /// Routers that the registry shows.
     pub(crate) routers_seen: Gauge,
+    /// Of these, too many to be dialled.
+    pub(crate) routers_not_dialled: Gauge,
     /// Envelopes that no version of ours would send.
     pub(crate) envelopes_odd: Tally,
     /// Calls under way.
@@ -323,6 +325,8 @@ impl Metrics {
         let help = "Pushes of a replayed log that had gone by before";
         page.counter("gateway_replayed_duplicates", help, control.replayed_duplicates.value())?;
         page.gauge("gateway_routers_seen", "Routers that the registry shows", control.routers_seen.value())?;
+        let help = "Routers of the registry that are not dialled, for there are too many";
+        page.gauge("gateway_routers_not_dialled", help, control.routers_not_dialled.value())?;
         let help = "Sessions on other gateways that were replaced by one here";
         page.counter("gateway_kicks_relayed", help, control.kicks_relayed.value())?;
         let checked = RouteCheck::ALL.map(|(found, label)| (label, control.routes_checked[found as usize].value()));

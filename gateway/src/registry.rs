@@ -2,6 +2,7 @@
 //!
 //! - Under a lease: an entry that is not renewed vanishes, so a gateway that was killed is not sent clients for long.
 //! - A store that may have forgotten it is told again at once.
+//! - Without a link to a router it takes nobody: its clients could do nothing here. With the first link it says so at once.
 //! - Tells also which other gateways there are, for sending clients there.
 
 use crate::{
@@ -9,9 +10,9 @@ use crate::{
     metrics::{Metrics, Port},
     store::Store,
 };
-use billfish_state::{NodeInfo, NodeKind};
+use billfish_state::{NodeInfo, NodeKind, NotJoined, State, labels};
 use billfish_wire::limits::ADDRESSES_MAX;
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// This node, towards the registry.
@@ -24,6 +25,7 @@ pub(crate) struct Registration {
     pub(crate) incarnation: u64,
     pub(crate) address: String,
     pub(crate) connections_max: u32,
+    pub(crate) heartbeat_gap: Duration,
 }
 
 impl Registration {
@@ -32,10 +34,12 @@ impl Registration {
         let watch = &self.store.state.watch;
         loop {
             let known = watch.generation();
+            let had_no_link = self.health.has_no_link();
             self.renew().await;
             let due = async {
                 let at = tokio::time::Instant::now() + RENEW_EVERY;
-                while tokio::time::Instant::now() < at && watch.generation() == known {
+                let is_linked = || had_no_link && !self.health.has_no_link();
+                while tokio::time::Instant::now() < at && watch.generation() == known && !is_linked() {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
             };
@@ -50,19 +54,17 @@ impl Registration {
 
     /// Writes the entry as things stand now. A failure is counted, and made good by the next.
     pub(crate) async fn renew(&self) {
+        let now = self.store.now_ms();
+        let draining = self.health.is_draining() || self.health.has_no_link();
         let node = NodeInfo {
-            kind: NodeKind::Gateway,
-            id: self.node.clone(),
-            incarnation: self.incarnation,
-            addresses: vec![("tcp".to_owned(), self.address.clone())],
             capacity: u64::from(self.connections_max),
             load: self.metrics.connections(),
-            draining: self.health.is_draining(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            labels: Default::default(),
+            draining,
+            labels: labels(&self.store.state, self.heartbeat_gap, now),
+            ..entry(&self.node, self.incarnation, &self.address)
         };
-        let now = self.store.now_ms();
-        drop(self.store.call(Port::Registry, self.store.state.registry.register(&node, now, now + LEASE_MS)).await);
+        let state = &self.store.state;
+        drop(self.store.call(Port::Registry, self.health.displacement.register(state, &node, now, now + LEASE_MS)).await);
     }
 
     /// Addresses of other gateways that take clients; none when the registry does not say.
@@ -72,6 +74,36 @@ impl Registration {
         let tcp = others.flat_map(|node| node.addresses).filter(|(transport, _)| transport == "tcp");
         tcp.map(|(_, address)| address).take(ADDRESSES_MAX).collect()
     }
+}
+
+/// Makes sure that a gateway may register; gives the number of its life.
+///
+/// # Errors
+/// Its name is another's, or it is set otherwise than the others.
+pub(crate) async fn join(state: &State, node: &str, address: &str) -> Result<u64, NotJoined> {
+    let me = entry(node, state.clock.now_ms(), address);
+    billfish_state::join(state, &me, Duration::from_millis(LEASE_MS)).await
+}
+
+fn entry(node: &str, incarnation: u64, address: &str) -> NodeInfo {
+    NodeInfo {
+        kind: NodeKind::Gateway,
+        id: node.to_owned(),
+        incarnation,
+        addresses: vec![("tcp".to_owned(), address.to_owned())],
+        capacity: 0,
+        load: 0,
+        draining: true,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: BTreeMap::new(),
+    }
+}
+
+fn labels(state: &State, heartbeat_gap: Duration, now_ms: u64) -> BTreeMap<String, String> {
+    let mut labels = (*state.layout).clone();
+    labels.insert(labels::RENEWED_MS.to_owned(), now_ms.to_string());
+    labels.insert(labels::HEARTBEAT_MS.to_owned(), heartbeat_gap.as_millis().to_string());
+    labels
 }
 
 /// A third of the lease, so that two renewals may fail.

@@ -3,8 +3,9 @@
 //! - The registry decides who owns rooms, the links decide who can be asked: see [`crate::upstream`].
 //! - Where routers are found by the registry, each gets a dialler of its own. It goes when the router has been missing for a while and its
 //!   link is dead: a registry that lost an entry ends no link that works.
-//! - A registry that cannot be read changes nothing. Where it may have forgotten, a router that is missing counts as there for as long as a
-//!   registration stands: by then everyone who lives has registered again.
+//! - A registry that cannot be read changes nothing. Where it may have forgotten, or refuses what is written to it, a router that is missing
+//!   counts as there until everyone who lives must have registered again: that an entry ran out says nothing then of the router.
+//! - A registry that shows no router at all is not believed by who is linked to one.
 
 use crate::{fanout::Fanout, link, metrics::Port, store::Store, upstream::RouterSeen};
 use billfish_link::tcp::Identity;
@@ -67,8 +68,10 @@ impl Routers {
                 self.follow(routers, &mut dialled, stop, &mut diallers);
             }
             while diallers.try_join_next().is_some() {}
+            // One that drains may be one that has just come: it takes rooms as soon as it has links.
+            let is_changing = known.routers.iter().any(|router| router.draining);
             let next = async {
-                let at = Instant::now() + LOOK_EVERY;
+                let at = Instant::now() + if is_changing { LOOK_WHILE_CHANGING } else { LOOK_EVERY };
                 while Instant::now() < at && watch.generation() == generation {
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
@@ -86,16 +89,22 @@ impl Routers {
         let registry = &self.store.state.registry;
         let read = self.store.call(Port::Registry, registry.nodes(NodeKind::Router, self.store.now_ms())).await.ok()?;
         // Looked at behind the answer: it may be the first of a store that has forgotten.
-        let routers = known.learn(read, self.store.state.watch.generation(), Instant::now());
+        let is_doubtful = self.store.registry_failed_within(SETTLED) || self.shows_nobody_who_speaks(&read);
+        let routers = known.learn(read, self.store.state.watch.generation(), is_doubtful, Instant::now());
         self.fanout.counters.routers_seen.set(routers.len() as u64);
         let seen = |router: &NodeInfo| RouterSeen { node: router.id.clone(), draining: router.draining };
         self.fanout.upstream.place(routers.iter().map(seen).collect());
         Some(routers)
     }
 
+    fn shows_nobody_who_speaks(&self, read: &[NodeInfo]) -> bool {
+        read.is_empty() && self.fanout.upstream.links() > 0
+    }
+
     fn follow(&self, routers: &[NodeInfo], dialled: &mut BTreeMap<String, Dialled>, stop: &CancellationToken, diallers: &mut JoinSet<()>) {
         let now = Instant::now();
         let mut shown = BTreeSet::new();
+        let mut left_out = 0;
         for router in routers {
             let link = router.addresses.iter().find(|(transport, _)| transport == "link");
             let Some((_, address)) = link else { continue };
@@ -107,7 +116,7 @@ impl Routers {
                 }
                 known.stop.cancel();
             } else if dialled.len() >= ROUTERS_MAX {
-                warn!(router = %router.id, limit = ROUTERS_MAX, "too many routers; this one is not dialled");
+                left_out += 1;
                 continue;
             }
             info!(router = %router.id, address, "a router of the registry is dialled");
@@ -115,6 +124,11 @@ impl Routers {
             self.dial(address.clone(), token.clone(), diallers);
             dialled.insert(router.id.clone(), Dialled { address: address.clone(), stop: token, missing_since: None });
         }
+        let before = self.fanout.counters.routers_not_dialled.value();
+        if left_out != before && left_out > 0 {
+            warn!(left_out, limit = ROUTERS_MAX, "too many routers; some are not dialled, and their rooms are out of reach from here");
+        }
+        self.fanout.counters.routers_not_dialled.set(left_out);
         dialled.retain(|node, known| {
             if shown.contains(node.as_str()) {
                 return true;
@@ -136,13 +150,13 @@ impl Routers {
 
 impl Known {
     /// Takes what was read; gives the routers that count.
-    fn learn(&mut self, read: Vec<NodeInfo>, generation: u64, now: Instant) -> &[NodeInfo] {
+    fn learn(&mut self, read: Vec<NodeInfo>, generation: u64, is_doubtful: bool, now: Instant) -> &[NodeInfo] {
         if generation != self.generation {
             self.generation = generation;
-            self.forgiving_until = Some(now + REGISTERED);
+            self.forgiving_until = Some(now + SETTLED);
         }
         let before = std::mem::replace(&mut self.routers, read);
-        if self.forgiving_until.is_some_and(|until| now < until) {
+        if is_doubtful || self.forgiving_until.is_some_and(|until| now < until) {
             let missing = |node: &NodeInfo| self.routers.iter().all(|other| other.id != node.id);
             let missing: Vec<NodeInfo> = before.into_iter().filter(missing).collect();
             self.routers.extend(missing);
@@ -151,10 +165,13 @@ impl Known {
     }
 }
 
-/// How long a registration of a router stands.
-const REGISTERED: Duration = Duration::from_secs(6);
+/// Within this after a trouble of the store every router that lives has registered again: the longest pause of its breaker (5 s), two
+/// seconds to its next registration, and some. Waiting costs nothing where the router is dead: its link ends sooner.
+const SETTLED: Duration = Duration::from_secs(10);
 /// A router that comes or goes is noticed within this.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The same, while some router drains.
+const LOOK_WHILE_CHANGING: Duration = Duration::from_millis(500);
 /// How soon a store that may have forgotten its entries is read again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A router that is missing for so long, and has no link, does not come back under this address.
@@ -164,10 +181,18 @@ const ROUTERS_MAX: usize = 64;
 
 #[cfg(test)]
 mod tests {
-    use super::{Dialled, Known, MISSING_MAX, REGISTERED, ROUTERS_MAX, Routers};
-    use crate::{clock::Uptime, commands::Shards, fanout::Fanout, metrics::ControlCounters, store::Store, upstream::Upstream};
+    use super::{Dialled, Known, MISSING_MAX, ROUTERS_MAX, Routers, SETTLED};
+    use crate::{
+        clock::Uptime,
+        commands::Shards,
+        fanout::Fanout,
+        metrics::{ControlCounters, Port},
+        store::Store,
+        upstream::Upstream,
+    };
+    use async_trait::async_trait;
     use billfish_link::{PeerKind, tcp::Identity};
-    use billfish_state::{NodeInfo, NodeKind, State};
+    use billfish_state::{NodeInfo, NodeKind, Registry, State, StateError, port::Result};
     use std::{collections::BTreeMap, sync::Arc, time::Duration};
     use tokio::{task::JoinSet, time::Instant};
     use tokio_util::sync::CancellationToken;
@@ -181,6 +206,10 @@ mod tests {
 
     impl House {
         fn new() -> Self {
+            Self::on(State::in_memory())
+        }
+
+        fn on(state: State) -> Self {
             let counters = Arc::new(ControlCounters::default());
             let fanout = Fanout {
                 upstream: Arc::new(Upstream::new(Arc::clone(&counters))),
@@ -190,7 +219,7 @@ mod tests {
                 uptime: Uptime::start(),
             };
             let routers = Routers {
-                store: Arc::new(Store::new(State::in_memory(), counters)),
+                store: Arc::new(Store::new(state, counters)),
                 fanout: Arc::new(fanout),
                 identity: Identity { node: "g1".to_owned(), kind: PeerKind::Gateway, incarnation: 1, secret: String::new() },
                 named: Vec::new(),
@@ -208,21 +237,65 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_registry_that_may_have_forgotten_is_forgiven_what_is_missing_for_as_long_as_a_registration_stands() {
+    async fn a_registry_that_may_have_forgotten_is_forgiven_what_is_missing_until_all_have_registered_again() {
         let mut known = Known::default();
         let mut learn = |read: &[&str], generation| {
             let read = read.iter().map(|id| router(id, "127.0.0.1:1")).collect();
-            known.learn(read, generation, Instant::now()).iter().map(|router| router.id.clone()).collect::<Vec<_>>()
+            known.learn(read, generation, false, Instant::now()).iter().map(|router| router.id.clone()).collect::<Vec<_>>()
         };
         assert_eq!(learn(&["r1", "r2"], 0), ["r1", "r2"]);
         assert_eq!(learn(&["r2"], 0), ["r2"], "r1 died");
         assert_eq!(learn(&[], 1), ["r2"], "the store was started again");
-        tokio::time::advance(REGISTERED - Duration::from_millis(1)).await;
+        tokio::time::advance(SETTLED - Duration::from_millis(1)).await;
         assert_eq!(learn(&["r3"], 1), ["r3", "r2"]);
         assert_eq!(learn(&["r2"], 1), ["r2", "r3"], "one that is back counts once");
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(learn(&["r2"], 1), ["r2"], "and one that does not come back is gone");
         assert_eq!(learn(&[], 1), [""; 0]);
+    }
+
+    /// A registry that can be read and refuses what is written, as Redis does without memory, or as a replica.
+    struct Refusing(Arc<dyn Registry>);
+
+    #[async_trait]
+    impl Registry for Refusing {
+        async fn register(&self, _: &NodeInfo, _: u64, _: u64) -> Result<bool> {
+            Err(StateError::Away { what: "registering a node", cause: "READONLY".into() })
+        }
+        async fn deregister(&self, kind: NodeKind, id: &str, incarnation: u64) -> Result<()> {
+            self.0.deregister(kind, id, incarnation).await
+        }
+        async fn nodes(&self, kind: NodeKind, now_ms: u64) -> Result<Vec<NodeInfo>> {
+            self.0.nodes(kind, now_ms).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn entries_that_run_out_while_registering_is_refused_move_nothing() {
+        let inner = State::in_memory();
+        let registry = Arc::new(Refusing(Arc::clone(&inner.registry)));
+        let house = House::on(State { registry, ..inner.clone() });
+        let state = &house.routers.store.state;
+        let now_ms = inner.clock.now_ms();
+        for id in ["r1", "r2"] {
+            inner.registry.register(&router(id, "127.0.0.1:1"), now_ms, now_ms + 3_600_000).await.unwrap();
+        }
+        let mut known = Known::default();
+        let mut shown = async || house.routers.look(&mut known).await.unwrap().iter().map(|router| router.id.clone()).collect::<Vec<_>>();
+        assert_eq!(shown().await, ["r1", "r2"]);
+        let node = router("g1", "");
+        let refused = state.registry.register(&node, now_ms, now_ms + 6_000);
+        assert!(house.routers.store.call(Port::Registry, refused).await.is_err());
+        // They live, and cannot say so.
+        for id in ["r1", "r2"] {
+            inner.registry.deregister(NodeKind::Router, id, 1).await.unwrap();
+        }
+        assert_eq!(shown().await, ["r1", "r2"]);
+        tokio::time::advance(SETTLED).await;
+        let _linked = house.routers.fanout.upstream.link_up("r1");
+        assert_eq!(shown().await, ["r1", "r2"], "who speaks to a router does not believe that there is none");
+        inner.registry.register(&router("r2", "127.0.0.1:1"), now_ms, now_ms + 3_600_000).await.unwrap();
+        assert_eq!(shown().await, ["r2"], "all is well, and one did not come back");
     }
 
     fn router(id: &str, address: &str) -> NodeInfo {
@@ -277,5 +350,6 @@ mod tests {
         let names: Vec<String> = (0..=ROUTERS_MAX).map(|number| format!("r{number:03}")).collect();
         let shown: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "127.0.0.1:1")).collect();
         assert_eq!(house.follow(&shown).len(), ROUTERS_MAX);
+        assert_eq!(house.routers.fanout.counters.routers_not_dialled.value(), 1);
     }
 }

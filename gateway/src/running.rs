@@ -21,7 +21,7 @@ use crate::{
     link,
     metrics::{Account, ControlCounters, Metrics, ShardGauges},
     presence::{Presence, PresenceParts},
-    registry::Registration,
+    registry::{self, Registration},
     routers::Routers,
     shard::{
         Shard, ShardHandle, ShardParts, listeners,
@@ -31,7 +31,7 @@ use crate::{
     upstream::Upstream,
 };
 use billfish_link::{Link, PeerKind, tcp::Identity};
-use billfish_state::State;
+use billfish_state::{Displacement, State};
 use prometheus_client::registry::Registry;
 use std::{
     net::{SocketAddr, TcpListener},
@@ -40,7 +40,7 @@ use std::{
 };
 use tokio::{runtime::Handle, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// What a gateway is made of.
 #[derive(Debug)]
@@ -121,11 +121,14 @@ async fn finish(set: &mut JoinSet<()>) {
 /// # Errors
 /// A key of the configuration, the address, or the kernel. Nothing is left running then.
 pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
-    let GatewayParts { config, state, links, registry } = parts;
+    let GatewayParts { config, state, links, registry: metrics_registry } = parts;
     config.validate().map_err(StartError::Config)?;
     let address = config.listen.tcp;
     let listeners = listeners(address, config.shard_count()).map_err(|cause| StartError::Listen { address, cause })?;
     let tcp_addr = local_address(&listeners, address)?;
+    let advertised = if config.listen.advertise.is_empty() { tcp_addr.to_string() } else { config.listen.advertise.clone() };
+    let joined = registry::join(&state, &config.node, &advertised).await;
+    let incarnation = joined.map_err(|cause| StartError::Join { node: config.node.clone(), cause })?;
 
     let counters = Arc::new(ControlCounters::default());
     let gate = Arc::new(Gate::new(&config.admission, Arc::clone(&counters)));
@@ -133,7 +136,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     let handles = spawn_shards(&config, listeners, &gate)?;
     let shards = Shards::new(handles.iter().map(|handle| Arc::clone(&handle.commands)).collect());
 
-    let (incarnation, uptime) = (state.clock.now_ms(), Uptime::start());
+    let uptime = Uptime::start();
     let store = Arc::new(Store::new(state, Arc::clone(&counters)));
     let directory = Arc::new(Directory::default());
     let upstream = Arc::new(Upstream::new(Arc::clone(&counters)));
@@ -143,7 +146,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         control: Arc::clone(&counters),
         directory: Arc::clone(&directory),
     });
-    registry.register_collector(Box::new(Arc::clone(&metrics)));
+    metrics_registry.register_collector(Box::new(Arc::clone(&metrics)));
 
     let presence = Arc::new(Presence::new(PresenceParts {
         store: Arc::clone(&store),
@@ -175,8 +178,9 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         metrics: Arc::clone(&metrics),
         node: config.node.clone(),
         incarnation,
-        address: if config.listen.advertise.is_empty() { tcp_addr.to_string() } else { config.listen.advertise.clone() },
+        address: advertised,
         connections_max,
+        heartbeat_gap: config.session.heartbeat_gap,
     });
     let fanout = Arc::new(Fanout {
         upstream: Arc::clone(&upstream),
@@ -215,7 +219,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     let mut writers = Tasks::default();
     let stop = || writers.stop.clone();
     let (health_stop, patience_stop) = (stop(), stop());
-    let (presence_stop, acks_stop, auth_stop, registration_stop) = (stop(), stop(), stop(), stop());
+    let (presence_stop, acks_stop, auth_stop) = (stop(), stop(), stop());
     let pulse = Arc::clone(&health);
     writers.set.spawn(async move { pulse.run(&health_stop).await });
     let (waiting, toward) = (Arc::clone(&upstream), shards.clone());
@@ -223,12 +227,8 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     writers.set.spawn(async move { presence.run(&presence_stop).await });
     writers.set.spawn(async move { acks.run(&acks_stop).await });
     writers.set.spawn(async move { auth.revoked.run(&auth_stop).await });
-    let entry = Arc::clone(&registration);
-    // The first entry is there when this returns: whoever asks for a gateway now is told of this one.
-    registration.renew().await;
-    writers.set.spawn(async move { entry.run(&registration_stop).await });
 
-    let parts = Parts {
+    let mut parts = Parts {
         config,
         health,
         metrics,
@@ -243,9 +243,16 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         links: Mutex::default(),
     };
     parts.follow_routers(store, incarnation, matches!(links, Links::Dialled));
-    if let Links::Given(links) = links {
+    if let Links::Given(links) = links
+        && !links.is_empty()
+    {
         links.into_iter().for_each(|link| parts.attach(link));
+        parts.wait_for_a_link().await;
     }
+    // The first entry is there when this returns: of a gateway whose links are given, whoever asks for one now is told of this.
+    let (entry, stop) = (Arc::clone(&parts.registration), parts.writers.stop.clone());
+    entry.renew().await;
+    parts.writers.set.spawn(async move { entry.run(&stop).await });
     info!(node = %parts.config.node, tcp = %tcp_addr, shards = parts.handles.len(), "gateway up");
     Ok(Running { parts: Some(parts), tcp_addr })
 }
@@ -298,7 +305,19 @@ impl Parts {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let (fanout, stop) = (Arc::clone(&self.fanout), links.stop.clone());
         while links.set.try_join_next().is_some() {}
-        links.set.spawn_on(async move { link::drive(link, &fanout, &stop).await }, &self.runtime);
+        links.set.spawn_on(async move { drop(link::drive(link, &fanout, &stop).await) }, &self.runtime);
+    }
+
+    /// Links that are given need no more than their task's first turn.
+    async fn wait_for_a_link(&self) {
+        let first = async {
+            while self.health.has_no_link() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        if tokio::time::timeout(FIRST_LINK_WAIT, first).await.is_err() {
+            warn!("none of the links that were given has come up");
+        }
     }
 
     /// Watches which routers there are, and keeps those dialled that are to be.
@@ -370,6 +389,12 @@ impl Running {
         self.parts().health.ready()
     }
 
+    /// Whether a later process bears this gateway's name, which it cannot go on with.
+    #[must_use]
+    pub fn displacement(&self) -> Displacement {
+        self.parts().health.displacement.clone()
+    }
+
     /// Drives one more link to a router; one that is there already for the same router ends.
     pub fn attach(&self, link: Link) {
         self.parts().attach(link);
@@ -396,6 +421,9 @@ impl Running {
         self.parts.as_ref().expect("parts are taken by what consumes the gateway")
     }
 }
+
+/// A task's first turn takes so long on no machine.
+const FIRST_LINK_WAIT: Duration = Duration::from_secs(1);
 
 impl Drop for Parts {
     fn drop(&mut self) {

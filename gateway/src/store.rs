@@ -1,17 +1,18 @@
 //! The way to the shared state: every call counted, none waited for without end.
 //!
 //! - A call that takes too long counts as failed. It may have been carried out all the same; the ports are made for that.
-//! - Remembers whether the store is away, for readiness.
+//! - Remembers whether the store is away, for readiness, and when the registry last failed, for how far it is to be believed.
 
 use crate::metrics::{ControlCounters, Port};
 use billfish_state::{State, StateError};
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
 };
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 /// The state did not do what it was asked; counted and logged already.
@@ -24,11 +25,12 @@ pub(crate) struct Store {
     pub(crate) state: State,
     counters: Arc<ControlCounters>,
     away: AtomicBool,
+    registry_failed: Mutex<Option<Instant>>,
 }
 
 impl Store {
     pub(crate) fn new(state: State, counters: Arc<ControlCounters>) -> Self {
-        Self { state, counters, away: AtomicBool::new(false) }
+        Self { state, counters, away: AtomicBool::new(false), registry_failed: Mutex::default() }
     }
 
     /// Why the store cannot be used, for a person; `None` while it can: as it says itself, or because the last call failed.
@@ -37,6 +39,12 @@ impl Store {
             Some(why) => Some(format!("the state store is away: {why}")),
             None => self.away.load(Relaxed).then(|| "the state store is away".to_owned()),
         }
+    }
+
+    /// Whether the registry has refused or failed something within this time, or the store is away: whoever is missing in it may live.
+    pub(crate) fn registry_failed_within(&self, time: Duration) -> bool {
+        let failed = *self.registry_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        self.state.watch.away().is_some() || failed.is_some_and(|at| at.elapsed() < time)
     }
 
     /// The time that all nodes agree on.
@@ -59,6 +67,9 @@ impl Store {
             Err(_) => None,
         };
         self.counters.state_error(port);
+        if port == Port::Registry {
+            *self.registry_failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
         // A full table is an answer: the store itself is there.
         let away = !matches!(failed, Some(StateError::Full { .. }));
         if self.away.swap(away, Relaxed) != away {

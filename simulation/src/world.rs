@@ -606,7 +606,8 @@ fn note_kind(trace: &Trace, way: &str, gateway: usize, router: usize, kind: &Kin
         | Kind::UserPush(_)
         | Kind::AllPush(_)
         | Kind::Kick(_)
-        | Kind::Evict(_) => {
+        | Kind::Evict(_)
+        | Kind::Bye(_) => {
             let mut line = format!("{kind:?}");
             line.truncate(line.char_indices().nth(300).map_or(line.len(), |(at, _)| at));
             note!(trace, "{way} g{gateway} r{router} {line}");

@@ -6,9 +6,12 @@
 //! - A registry that does not answer keeps nobody from starting. Whoever comes to be there twice by it is told when registering.
 
 use crate::port::State;
-use crate::types::{NodeInfo, NodeKind};
-use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use crate::types::{NodeInfo, NodeKind, StateError};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 /// Names of [`NodeInfo::labels`].
 pub mod labels {
@@ -65,23 +68,90 @@ pub async fn join(state: &State, me: &NodeInfo, life: Duration) -> Result<u64, N
         let is_over = Instant::now() >= give_up;
         // An entry that does not say when it was written is of an earlier release, and is there yet: it is believed to live.
         if is_renewed || (is_over && !other.labels.contains_key(labels::RENEWED_MS)) {
-            return Err(NotJoined::NameTaken { id: me.id.clone(), addresses: addresses(&other) });
+            return Err(NotJoined::NameTaken { id: me.id.clone(), addresses: other.whereabouts() });
         }
         if is_over {
             return Ok(incarnation);
         }
         if seen.is_none() {
-            tracing::warn!(node = %me.id, at = %addresses(&other), wait = ?life, "this name is registered elsewhere; looking whether that lives");
+            tracing::warn!(node = %me.id, at = %other.whereabouts(), wait = ?life, "this name is registered elsewhere; looking whether that lives");
         }
         seen.get_or_insert(other);
         sleep(LOOK_EVERY).await;
     }
 }
 
-/// Where a node says it is, for a person.
-pub(crate) fn addresses(node: &NodeInfo) -> String {
-    let all: Vec<String> = node.addresses.iter().map(|(transport, address)| format!("{transport}={address}")).collect();
-    all.join(" ")
+impl NodeInfo {
+    /// Where it says it is, for a person.
+    #[must_use]
+    pub fn whereabouts(&self) -> String {
+        let all: Vec<String> = self.addresses.iter().map(|(transport, address)| format!("{transport}={address}")).collect();
+        all.join(" ")
+    }
+}
+
+/// Whether a later process bears the name of this one, which then cannot go on; clones are one.
+#[derive(Clone, Debug)]
+pub struct Displacement {
+    key: &'static str,
+    by: Arc<watch::Sender<Option<Displaced>>>,
+}
+
+/// A later process bears the name of this one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{key}`: another process, started later, bears the name {name:?} of this node; it is at {at}")]
+pub struct Displaced {
+    /// The key of the configuration that names this node.
+    pub key: &'static str,
+    /// The name of both.
+    pub name: String,
+    /// Where the other is.
+    pub at: String,
+}
+
+impl Displacement {
+    /// Of a node whose name stands under this key of the configuration.
+    #[must_use]
+    pub fn new(key: &'static str) -> Self {
+        Self { key, by: Arc::new(watch::Sender::new(None)) }
+    }
+
+    /// Registers a node; whoever is told that a later life of it is live is displaced from then on.
+    ///
+    /// # Errors
+    /// The registry does not do what it was asked.
+    pub async fn register(&self, state: &State, me: &NodeInfo, now_ms: u64, until_ms: u64) -> Result<(), StateError> {
+        if state.registry.register(me, now_ms, until_ms).await? {
+            return Ok(());
+        }
+        let nodes = state.registry.nodes(me.kind, now_ms).await.unwrap_or_default();
+        let at = nodes.iter().find(|node| node.id == me.id).map_or_else(|| "an unknown address".to_owned(), NodeInfo::whereabouts);
+        let displaced = Displaced { key: self.key, name: me.id.clone(), at };
+        if self.by.send_if_modified(|by| by.is_none() && by.insert(displaced.clone()).key == self.key) {
+            tracing::error!("{displaced}");
+        }
+        Ok(())
+    }
+
+    /// By whom it is, if it is.
+    #[must_use]
+    pub fn by(&self) -> Option<Displaced> {
+        self.by.borrow().clone()
+    }
+
+    /// Waits until it is.
+    pub async fn happens(&self) -> Displaced {
+        let mut by = self.by.subscribe();
+        loop {
+            if let Some(displaced) = by.borrow_and_update().clone() {
+                return displaced;
+            }
+            // Never: the sender is held here.
+            if by.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
 }
 
 async fn check_layout(state: &State, me: &NodeInfo) -> Result<(), NotJoined> {
@@ -119,7 +189,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
-    use super::{NotJoined, join, labels};
+    use super::{Displacement, NotJoined, join, labels};
     use crate::types::{NodeInfo, NodeKind};
     use crate::{State, port::Result};
     use std::{sync::Arc, time::Duration};
@@ -198,6 +268,20 @@ mod tests {
         assert_eq!(join(&state, &node("r1", 5, 7002, 0), LIFE).await, Ok(5));
         assert!(start.elapsed() < Duration::from_secs(2));
         end.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_is_told_of_a_later_life_knows_that_it_is_displaced_and_by_whom() {
+        let state = State::in_memory();
+        let displacement = Displacement::new("router.node");
+        displacement.register(&state, &node("r1", 4, 7001, 1), 0, u64::MAX).await.unwrap();
+        assert_eq!(displacement.by(), None);
+        register(&state, &node("r1", 5, 7002, 1)).await.unwrap();
+        displacement.register(&state, &node("r1", 4, 7001, 2), 0, u64::MAX).await.unwrap();
+        let displaced = displacement.happens().await;
+        assert_eq!((displaced.key, displaced.at.as_str()), ("router.node", "link=10.0.0.1:7002 http=10.0.0.1:80"));
+        assert_eq!(displacement.by(), Some(displaced));
+        assert_eq!(state.registry.nodes(NodeKind::Router, 0).await.unwrap()[0].incarnation, 5);
     }
 
     #[tokio::test(start_paused = true)]

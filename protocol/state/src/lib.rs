@@ -15,7 +15,7 @@ pub mod types;
 mod watch;
 
 pub use clock::Clock;
-pub use joining::{NotJoined, join, labels};
+pub use joining::{Displaced, Displacement, NotJoined, join, labels};
 pub use port::{Acks, Cache, Dedup, Inbox, Leases, Members, Presence, RateWindows, Registry, RoomLog, Routes, State, Tokens};
 pub use types::*;
 pub use watch::Watch;
