@@ -10,6 +10,7 @@
 use crate::{
     admission::Gate,
     batch::{Batch, Write},
+    clock::Uptime,
     commands::{Commands, Shards},
     directory::Directory,
     metrics::{ControlCounters, LoginResult, Port},
@@ -61,6 +62,7 @@ pub(crate) struct Auth {
     pub(crate) incarnation: u64,
     pub(crate) user_logins_per_minute: u32,
     pub(crate) last_session: AtomicU64,
+    pub(crate) uptime: Uptime,
 }
 
 /// The way to the lanes.
@@ -213,6 +215,11 @@ impl Auth {
             self.counters.login(LoginResult::Accepted);
             let verdict = Ok(LoginGranted { accepted, origin });
             commands.send(attempt.key, ShardCommand::LoginVerdict { key: attempt.key, verdict });
+            // Another gateway bound the route before this session had its seat.
+            if let Some(reason) = self.directory.take_kick(origin, self.uptime.now_ms()) {
+                debug!(user = origin.user_id, session = origin.session, "logged in elsewhere meanwhile");
+                commands.send(attempt.key, ShardCommand::Kick { key: attempt.key, reason, msg: None });
+            }
         }
     }
 

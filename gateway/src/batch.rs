@@ -1,12 +1,13 @@
 //! Writes to the shared state that nobody waits for: gathered for a moment, written in one call, tried again when the store is away.
 //!
 //! - A key stands at most once: what is put in later replaces what waits. The order of two writes to one key is kept, of two keys not.
-//! - A batch says for itself how long it gathers, how much is one write, and how soon another may follow.
+//! - A batch says for itself how long it gathers and how much is one write.
 //! - Bounded. A new key that finds no room is given up and counted; putting in never waits.
 //! - An entry counts as waiting until its write succeeded, so that [`Batch::contains`] never says "no" too early.
 
 use crate::{
     metrics::{ControlCounters, Port},
+    shard::counters::Gauge,
     store::Away,
 };
 use std::{
@@ -30,8 +31,6 @@ pub(crate) struct Batch<K, V> {
     entries_max: usize,
     gather: Duration,
     write_entries_max: usize,
-    /// From the end of one write to the next.
-    pause: Duration,
     counters: Arc<ControlCounters>,
 }
 
@@ -52,18 +51,12 @@ impl<K: Clone + Eq + Hash + Send + Sync, V: Clone + Send + Sync> Batch<K, V> {
     /// An empty one for a port, holding at most `entries_max`, written at latest `gather` after its first entry.
     pub(crate) fn new(port: Port, entries_max: usize, gather: Duration, counters: Arc<ControlCounters>) -> Self {
         let waiting = Mutex::new(Waiting { entries: HashMap::default(), version: 0 });
-        let (write_entries_max, pause) = (WRITE_ENTRIES_MAX, Duration::ZERO);
-        Self { waiting, filled: Notify::new(), port, entries_max, gather, write_entries_max, pause, counters }
+        Self { waiting, filled: Notify::new(), port, entries_max, gather, write_entries_max: WRITE_ENTRIES_MAX, counters }
     }
 
     /// So many entries are one write, and are not waited for any longer.
     pub(crate) fn in_writes_of(self, write_entries_max: usize) -> Self {
         Self { write_entries_max, ..self }
-    }
-
-    /// So long the store is left in peace after each write.
-    pub(crate) fn pausing(self, pause: Duration) -> Self {
-        Self { pause, ..self }
     }
 
     /// Puts a write in, in place of the one that waits for the same key.
@@ -76,7 +69,9 @@ impl<K: Clone + Eq + Hash + Send + Sync, V: Clone + Send + Sync> Batch<K, V> {
             }
             waiting.version += 1;
             let version = waiting.version;
-            waiting.entries.insert(key, (value, version));
+            if waiting.entries.insert(key, (value, version)).is_none() {
+                self.pending().raise(1);
+            }
             waiting.entries.len()
         };
         if count == 1 || count == self.write_entries_max {
@@ -86,7 +81,10 @@ impl<K: Clone + Eq + Hash + Send + Sync, V: Clone + Send + Sync> Batch<K, V> {
 
     /// What waits for the key is not written any more; a write that is under way goes on.
     pub(crate) fn forget(&self, key: &K) {
-        self.waiting().entries.remove(key);
+        let mut waiting = self.waiting();
+        if waiting.entries.remove(key).is_some() {
+            self.pending().lower(1);
+        }
     }
 
     /// Whether a write for the key waits, or is under way.
@@ -109,12 +107,6 @@ impl<K: Clone + Eq + Hash + Send + Sync, V: Clone + Send + Sync> Batch<K, V> {
             }
             if self.write_once(writer).await.is_ok() {
                 backoff = BACKOFF_MIN;
-                if !self.pause.is_zero() {
-                    tokio::select! {
-                        () = tokio::time::sleep(self.pause) => {}
-                        () = stop.cancelled() => {}
-                    }
-                }
             } else if stop.is_cancelled() {
                 return;
             } else {
@@ -153,14 +145,19 @@ impl<K: Clone + Eq + Hash + Send + Sync, V: Clone + Send + Sync> Batch<K, V> {
                 // Replaced meanwhile: it stays, to be written as well.
                 if waiting.entries.get(key).is_some_and(|(_, now)| *now == version) {
                     waiting.entries.remove(key);
+                    self.pending().lower(1);
                 }
             }
             if waiting.entries.is_empty() && waiting.entries.capacity() > KEEP_WRITES_MAX * self.write_entries_max {
                 waiting.entries = HashMap::default();
             }
         }
-        self.counters.state_pending[self.port as usize].set(waiting.entries.len() as u64);
         written
+    }
+
+    /// Of all batches of the port.
+    fn pending(&self) -> &Gauge {
+        &self.counters.state_pending[self.port as usize]
     }
 
     fn len(&self) -> usize {
@@ -283,6 +280,24 @@ mod tests {
         stop.cancel();
         task.await.unwrap();
         assert_eq!(*written.lock().unwrap(), [[(1, 'a')]]);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_a_port_is_the_sum_of_its_batches() {
+        let (first, counters) = batch(10);
+        let second = Batch::new(Port::Acks, 10, Duration::ZERO, Arc::clone(&counters));
+        let pending = || counters.state_pending[Port::Acks as usize].value();
+        for key in [1, 2, 2, 3] {
+            first.put(key, 'a');
+            second.put(key, 'b');
+        }
+        second.forget(&3);
+        second.forget(&3);
+        assert_eq!(pending(), 5);
+        let (task, stop, _) = start(&first, 0);
+        stop.cancel();
+        task.await.unwrap();
+        assert_eq!(pending(), 2);
     }
 
     #[tokio::test]

@@ -28,6 +28,12 @@ impl Commands {
         }
     }
 
+    /// What was gathered.
+    #[cfg(test)]
+    pub(crate) fn into_commands(self) -> impl Iterator<Item = ShardCommand> {
+        self.by_shard.into_iter().flatten()
+    }
+
     /// What was gathered, for whoever is the shards: shard by shard, in order.
     #[cfg(feature = "simulation")]
     pub(crate) fn into_parts(self) -> Vec<(u16, ShardCommand)> {

@@ -4,10 +4,15 @@
 //! - A seat is given back by its own session alone: the one before never empties its successor's.
 //! - Beside each seat stands when its route in the shared state was last known to be right.
 //! - The map's guards stay in here: what comes out is copies, so no caller can hold a lock, across a wait or at all.
+//! - A kick may come before its session has a seat. It is remembered, and whoever seats the session asks for it.
 //! - Bounded by the connections that admission lets in. A seat is 48 bytes with its token: it is paid by every idle session.
 
+mod kicks;
+
+use self::kicks::EarlyKicks;
 use crate::shard::message::{ConnKey, Origin};
 use billfish_state::DeviceKind;
+use billfish_wire::Reason;
 use dashmap::{DashMap, Entry};
 use smallvec::SmallVec;
 use std::{
@@ -39,6 +44,7 @@ pub(crate) struct Directory {
     /// Tokens of sessions that lost their seat and have not ended yet: one that logs out voids its token all the same. Each session
     /// that lost its seat is sent away, so each entry goes within moments.
     displaced_tokens: Mutex<HashMap<u64, String, foldhash::fast::RandomState>>,
+    kicks: EarlyKicks,
 }
 
 /// App, user and device in 12 bytes: a user id has 53 bits, a device 3.
@@ -74,11 +80,15 @@ impl RouteMark {
         Self { generation: generation as u8, at: (now_ms / MARK_UNIT_MS) as u8 }
     }
 
-    /// Whether the route has to be looked after: once in a generation, and when half its life is over. Spread by session, so that those who
-    /// came together do not renew together.
+    /// Whether the route has to be looked after: once in a generation, and when half its life is over.
     fn is_due(self, now: Self, session: u64) -> bool {
+        self.generation != now.generation || self.is_old(now, session)
+    }
+
+    /// Whether half its life is over. Spread by session, so that those who came together do not renew together.
+    fn is_old(self, now: Self, session: u64) -> bool {
         let spread = (session % u64::from(RENEW_SPREAD)) as u8;
-        self.generation != now.generation || now.at.wrapping_sub(self.at) >= RENEW_AFTER + spread
+        now.at.wrapping_sub(self.at) >= RENEW_AFTER + spread
     }
 }
 
@@ -158,13 +168,47 @@ impl Directory {
         DeviceKind::ALL.into_iter().filter_map(due).collect()
     }
 
-    /// A session's route is known to stand.
+    /// Whether half the life of a session's route is over.
+    pub(crate) fn is_old(&self, origin: Origin, now: RouteMark) -> bool {
+        let tenant = self.seats.get(&Place::of(origin.app_id, origin.user_id, origin.device));
+        tenant.is_some_and(|tenant| tenant.session == split(origin.session) && tenant.route.is_old(now, origin.session))
+    }
+
+    /// A session's route has been written, and stands for a whole life.
     pub(crate) fn mark(&self, origin: Origin, route: RouteMark) {
+        self.change_mark(origin, |mark| *mark = route);
+    }
+
+    /// A session's route was found to stand; what is left of its life is the same as before.
+    pub(crate) fn mark_seen(&self, origin: Origin, route: RouteMark) {
+        self.change_mark(origin, |mark| mark.generation = route.generation);
+    }
+
+    fn change_mark(&self, origin: Origin, change: impl FnOnce(&mut RouteMark)) {
         if let Some(mut tenant) = self.seats.get_mut(&Place::of(origin.app_id, origin.user_id, origin.device))
             && tenant.session == split(origin.session)
         {
-            tenant.route = route;
+            change(&mut tenant.route);
         }
+    }
+
+    /// A session is to end, for this reason. Its seat; `None`: it has none, and the kick is kept for when it takes one. Milliseconds of
+    /// one clock that goes forward, here and in [`Directory::take_kick`].
+    pub(crate) fn kick(&self, origin: Origin, reason: Reason, now_ms: u64) -> Option<Seat> {
+        self.kicks.note(origin, reason, now_ms);
+        let seat = self.seat_of(origin)?;
+        self.kicks.take(origin, now_ms);
+        Some(seat)
+    }
+
+    /// After [`Directory::insert`]: why the session is to end that has just been seated, if it is.
+    pub(crate) fn take_kick(&self, origin: Origin, now_ms: u64) -> Option<Reason> {
+        self.kicks.take(origin, now_ms)
+    }
+
+    /// Kicks that are kept, and how many of them had to give way so far.
+    pub(crate) fn early_kicks(&self) -> (usize, u64) {
+        self.kicks.figures()
     }
 
     /// Seats taken.
@@ -296,6 +340,9 @@ mod tests {
         assert_eq!((due(at(3, 0)), due(at(4, 0))), (0, 1));
         let renewed = u64::from(RENEW_AFTER) + session % u64::from(RENEW_SPREAD);
         assert_eq!((due(at(3, renewed - 1)), due(at(3, renewed))), (0, 1), "the hours go round");
+        directory.mark_seen(origin(20_001, DeviceKind::Web, session), at(4, renewed));
+        assert_eq!((due(at(4, renewed - 1)), due(at(4, renewed))), (0, 1), "seen is not renewed");
+        assert!(directory.is_old(origin(20_001, DeviceKind::Web, session), at(4, renewed)));
         directory.mark(origin(20_001, DeviceKind::Web, 9), at(4, renewed));
         assert_eq!(due(at(4, renewed)), 1, "that was another session");
         directory.mark(origin(20_001, DeviceKind::Web, session), at(4, renewed));

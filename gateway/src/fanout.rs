@@ -11,13 +11,14 @@ use crate::{
     commands::{Commands, Shards},
     directory::Directory,
     metrics::ControlCounters,
-    shard::message::{ShardCommand, UpReply},
+    shard::message::{Origin, ShardCommand, UpReply},
     upstream::{Heard, LinkId, Said, Upstream},
 };
 use billfish_link::message::{
     AllPush, Audience, Evict, Kick, Push as LinkPush, Reply, RoomPush, UserPush, envelope::Kind, reply::Result as Answer,
 };
 use billfish_session::Push;
+use billfish_state::DeviceKind;
 use billfish_wire::{Body, Reason};
 use std::sync::Arc;
 
@@ -40,7 +41,7 @@ impl Fanout {
             Kind::RoomPush(push) => self.room_push(from, push, commands),
             Kind::UserPush(push) => self.user_push(push, commands),
             Kind::AllPush(push) => self.all_push(push, commands),
-            Kind::Kick(kick) => self.kick(kick, commands),
+            Kind::Kick(kick) => self.kick(kick, now_ms, commands),
             Kind::Evict(evict) => self.evict(evict, commands),
             Kind::Audience(audience) => self.audience(from, audience, commands),
             // The link's own, or only ever sent the other way.
@@ -133,9 +134,17 @@ impl Fanout {
         }
     }
 
-    fn kick(&self, kick: Kick, commands: &mut Commands) {
+    fn kick(&self, kick: Kick, now_ms: u64, commands: &mut Commands) {
         let reason = Reason::from_number(kick.code).unwrap_or(Reason::Internal);
-        for seat in self.directory.lookup(kick.app_id, kick.user_id) {
+        let seats = match DeviceKind::from_number(kick.device).filter(|_| kick.session != 0) {
+            // Of one session, which may not have its seat yet.
+            Some(device) => {
+                let origin = Origin { app_id: kick.app_id, user_id: kick.user_id, device, session: kick.session };
+                self.directory.kick(origin, reason, now_ms).into_iter().collect()
+            }
+            None => self.directory.lookup(kick.app_id, kick.user_id),
+        };
+        for seat in seats {
             let meant = (kick.device == 0 || kick.device == seat.device as u32) && (kick.session == 0 || kick.session == seat.session);
             if meant {
                 let msg = Some(kick.msg.clone()).filter(|msg| !msg.is_empty());

@@ -112,6 +112,29 @@ impl RouteCheck {
     const ALL: [(Self, &'static str); 3] = [(Self::Kept, "kept"), (Self::Bound, "bound"), (Self::Displaced, "displaced")];
 }
 
+/// What was forgotten because too much of its kind waited, and what comes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Forgotten {
+    /// Ended sessions and kicks that no router could be told of: owners count members anew, routes are looked after.
+    Words,
+    /// Kicks to be said again: once is enough, but for a router that hangs.
+    KicksAgain,
+    /// That a user was said to be here: he stays online for two gaps after his end.
+    SignsOfLife,
+    /// What a session missed while its route was lost: it comes with the next LOGIN.
+    Redeliveries,
+}
+
+impl Forgotten {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Words, "words"),
+        (Self::KicksAgain, "kicks_again"),
+        (Self::SignsOfLife, "signs_of_life"),
+        (Self::Redeliveries, "redeliveries"),
+    ];
+}
+
 /// What the control side counts; shards have their own.
 #[derive(Debug, Default)]
 pub(crate) struct ControlCounters {
@@ -143,6 +166,8 @@ pub(crate) struct ControlCounters {
     pub(crate) replayed_duplicates: Tally,
     /// Sessions on other gateways that were replaced here.
     pub(crate) kicks_relayed: Tally,
+    /// By [`Forgotten`].
+    pub(crate) forgotten: [Tally; Forgotten::ALL.len()],
     /// By [`RouteCheck`]: routes looked after.
     pub(crate) routes_checked: [Tally; RouteCheck::ALL.len()],
     /// Routers that the registry shows.
@@ -166,6 +191,10 @@ impl ControlCounters {
 
     pub(crate) fn route_checked(&self, found: RouteCheck, routes: usize) {
         self.routes_checked[found as usize].add(routes as u64);
+    }
+
+    pub(crate) fn forget(&self, what: Forgotten) {
+        self.forgotten[what as usize].add(1);
     }
 
     pub(crate) fn state_error(&self, port: Port) {
@@ -329,6 +358,12 @@ impl Metrics {
         page.gauge("gateway_routers_not_dialled", help, control.routers_not_dialled.value())?;
         let help = "Sessions on other gateways that were replaced by one here";
         page.counter("gateway_kicks_relayed", help, control.kicks_relayed.value())?;
+        let (kicks_early, kicks_forgotten) = self.directory.early_kicks();
+        page.gauge("gateway_kicks_early", "Kicks remembered, whose sessions have no seat here", kicks_early as u64)?;
+        let forgotten = Forgotten::ALL.map(|(what, label)| (label, control.forgotten[what as usize].value()));
+        // A kick whose session had no seat yet: an older session stays until its route is looked after.
+        let forgotten = forgotten.into_iter().chain([("early_kicks", kicks_forgotten)]);
+        page.counters("gateway_forgotten", "What gave way because too much of its kind waited", "what", forgotten)?;
         let checked = RouteCheck::ALL.map(|(found, label)| (label, control.routes_checked[found as usize].value()));
         page.counters("gateway_routes_checked", "Routes looked after, by what was found", "result", checked)?;
         page.counter("gateway_envelopes_odd", "Envelopes of routers that make no sense here", control.envelopes_odd.value())?;

@@ -2,17 +2,23 @@
 //!
 //! - Signs of life are gathered for seconds: one write then serves thousands. Who logs in is seen at once.
 //! - A route stands for half a day and is not renewed by heartbeats. It is looked after when half its life is over, and, once for each
-//!   time that the store may have forgotten something, at the session's next sign of life; at a pace that leaves the store alone.
-//! - Of two sessions that claim one route the newer one has it, wherever they are: the other is ended, here or through a router.
+//!   time that the store may have forgotten something or no router was linked, at the session's next sign of life; at a pace that leaves
+//!   the store alone. One that was lost is bound anew, and what its user was sent meanwhile is asked for.
+//! - Of two sessions that claim one route the one that bound it last has it, wherever they are: the other is ended, here or through the
+//!   routers, also when it has no seat yet. Where that goes astray, the newer one has it when the routes are looked after.
 //! - A session that ended gives its own route back. Its user is gone when there is no other session, neither here nor, as the user's routes
 //!   tell, elsewhere; and what is taken back is this gateway's own word alone: a sign of life that came later from elsewhere stands.
 //! - A lost write is made good by a later sign of life, half a heartbeat gap on.
 
+mod kicks;
+
+use self::kicks::{Again, KicksAgain};
 use crate::{
     batch::{Batch, Write},
+    clock::Uptime,
     commands::Shards,
     directory::{Directory, RouteMark, Seat},
-    metrics::{ControlCounters, Port, RouteCheck},
+    metrics::{ControlCounters, Forgotten, Port, RouteCheck},
     shard::message::{Origin, ShardCommand},
     store::{Away, Store},
     upstream::Upstream,
@@ -21,11 +27,11 @@ use billfish_link::message::Kick;
 use billfish_state::{AppId, DeviceKind, Route, UserId};
 use billfish_wire::Reason;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// This gateway's part of presence and routes.
@@ -34,6 +40,8 @@ pub(crate) struct Presence {
     alive: Batch<(AppId, UserId), Alive>,
     endings: Batch<Claim, Ended>,
     checks: Batch<Claim, Check>,
+    pace: Pace,
+    kicks: KicksAgain,
     /// Held while users are said to be here or gone, so that the later word is written later.
     word: Mutex<()>,
     told: Told,
@@ -52,6 +60,8 @@ pub(crate) struct PresenceParts {
     pub(crate) incarnation: u64,
     /// Between two heartbeats of a session.
     pub(crate) heartbeat_gap: Duration,
+    /// Whose milliseconds routers' calls count.
+    pub(crate) uptime: Uptime,
 }
 
 /// The user showed a sign of life.
@@ -82,7 +92,9 @@ impl Presence {
         Self {
             alive: Batch::new(Port::Presence, WAITING_MAX, alive_gather, Arc::clone(counters)).in_writes_of(ALIVE_WRITE_MAX),
             endings: Batch::new(Port::Routes, WAITING_MAX, GATHER, Arc::clone(counters)),
-            checks: Batch::new(Port::Routes, WAITING_MAX, GATHER, Arc::clone(counters)).in_writes_of(CHECKS_MAX).pausing(CHECKS_PAUSE),
+            checks: Batch::new(Port::Routes, WAITING_MAX, GATHER, Arc::clone(counters)).in_writes_of(CHECKS_MAX),
+            pace: Pace::default(),
+            kicks: KicksAgain::new(counters),
             word: Mutex::new(()),
             told: Told::default(),
             parts,
@@ -109,7 +121,9 @@ impl Presence {
 
     fn mark(&self) -> RouteMark {
         let state = &self.parts.store.state;
-        RouteMark::new(state.watch.generation(), state.clock.now_ms())
+        // Where no router was linked, a kick may have gone astray.
+        let generation = state.watch.generation().wrapping_add(self.parts.upstream.returns());
+        RouteMark::new(generation, state.clock.now_ms())
     }
 
     fn route(&self, claim: Claim) -> Route {
@@ -139,52 +153,110 @@ impl Presence {
         let routes: Vec<Route> = claims.iter().map(|claim| self.route(*claim)).collect();
         let (store, now) = (&self.parts.store, self.parts.store.now_ms());
         let former = store.call(Port::Routes, store.state.routes.bind(&routes, now, now + ROUTE_MS)).await?;
-        former.into_iter().flatten().for_each(|former| self.displace(former));
+        for (claim, former) in claims.iter().zip(former) {
+            if let Some(former) = former {
+                self.displace(*claim, former);
+            }
+        }
         Ok(())
     }
 
     /// Ends the session that had a route before, if it is on another gateway. On this one its seat tells; what an earlier life of this one
     /// had is gone.
-    fn displace(&self, former: Route) {
+    fn displace(&self, newer: Claim, former: Route) {
         if former.node == self.parts.node {
             return;
         }
+        self.parts.counters.kicks_relayed.add(1);
+        self.relay(&former);
+        self.kicks.put(newer, former);
+    }
+
+    fn relay(&self, former: &Route) {
         let Route { app, user, device, node, epoch, session } = former;
         let code = Reason::DuplicateLogin.number().unwrap_or_default();
-        let kick = Kick { app_id: app.0, user_id: user.0, device: device as u32, code, msg: String::new(), session };
-        self.parts.counters.kicks_relayed.add(1);
-        self.parts.upstream.relay(node, epoch, kick);
+        let kick = Kick { app_id: app.0, user_id: user.0, device: *device as u32, code, msg: String::new(), session: *session };
+        self.parts.upstream.relay(node.clone(), *epoch, kick);
+    }
+
+    /// Says kicks again, and looks whether those that they were for have their routes still: where one is replaced, others often are.
+    async fn run_kicks(&self, stop: &CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(KICKS_TICK) => {}
+                () = stop.cancelled() => return,
+            }
+            while let Some(Again { newer, former, .. }) = self.kicks.take_due(Instant::now()) {
+                self.relay(&former);
+                self.checks.put(newer, Check);
+            }
+        }
     }
 
     /// Writes until `stop`, then what is left.
     pub(crate) async fn run(&self, stop: &CancellationToken) {
-        tokio::join!(self.alive.run(stop, self), self.endings.run(stop, self), self.checks.run(stop, self));
+        tokio::join!(self.alive.run(stop, self), self.endings.run(stop, self), self.checks.run(stop, self), self.run_kicks(stop));
     }
 
     async fn check(&self, claims: &[Claim]) -> Result<(), Away> {
         let Some(held) = self.held(claims) else { return Ok(()) };
-        let (store, mark, now) = (&self.parts.store, self.mark(), self.parts.store.now_ms());
-        let routes: Vec<Route> = held.iter().map(|claim| self.route(*claim)).collect();
-        let stand = store.call(Port::Routes, store.state.routes.renew(&routes, now, now + ROUTE_MS)).await?;
-        let (kept, lost): (Vec<_>, Vec<_>) = held.into_iter().zip(stand).partition(|(_, stands)| *stands);
-        self.looked_after(kept.into_iter().map(|(claim, _)| claim), mark, RouteCheck::Kept);
-        let lost: Vec<Claim> = lost.into_iter().map(|(claim, _)| claim).collect();
-        if lost.is_empty() {
-            return Ok(());
+        self.pace.wait().await;
+        let (mark, now) = (self.mark(), self.parts.store.now_ms());
+        let standing = self.standing(&held, now).await?;
+        let (mut kept, mut old, mut displaced, mut lost) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for claim in held {
+            let found = match standing.get(&(claim.app, claim.user, claim.device)) {
+                Some(route) if *route == self.route(claim) && self.parts.directory.is_old(claim.origin(), mark) => &mut old,
+                Some(route) if *route == self.route(claim) => &mut kept,
+                Some(route) if route.session > claim.session => &mut displaced,
+                Some(_) | None => &mut lost,
+            };
+            found.push(claim);
         }
-        let standing = self.standing(&lost, now).await?;
-        let is_newer = |claim: &Claim| standing.get(&(claim.app, claim.user, claim.device)).is_some_and(|session| *session > claim.session);
-        let (displaced, free): (Vec<Claim>, Vec<Claim>) = lost.into_iter().partition(is_newer);
+        let Self { parts: PresenceParts { directory, counters, .. }, .. } = self;
+        kept.iter().for_each(|claim| directory.mark_seen(claim.origin(), mark));
+        counters.route_checked(RouteCheck::Kept, kept.len());
         displaced.iter().for_each(|claim| self.end(*claim));
-        self.looked_after(displaced.into_iter(), mark, RouteCheck::Displaced);
-        if !free.is_empty() {
-            self.bind(&free).await?;
-            // Who ended meanwhile has given back what was not there yet.
-            let directory = &self.parts.directory;
-            let left = free.iter().filter(|claim| directory.seat_of(claim.origin()).is_none());
-            left.for_each(|claim| self.endings.put(*claim, Ended));
-            self.looked_after(free.into_iter(), mark, RouteCheck::Bound);
+        counters.route_checked(RouteCheck::Displaced, displaced.len());
+        if !old.is_empty() {
+            self.renew(&old, mark, now).await?;
         }
+        if !lost.is_empty() {
+            self.bind_anew(&lost, mark).await?;
+        }
+        Ok(())
+    }
+
+    async fn renew(&self, claims: &[Claim], mark: RouteMark, now: u64) -> Result<(), Away> {
+        let PresenceParts { store, directory, counters, .. } = &self.parts;
+        let routes: Vec<Route> = claims.iter().map(|claim| self.route(*claim)).collect();
+        self.pace.spend(RENEW_COMMANDS * claims.len());
+        let stand = store.call(Port::Routes, store.state.routes.renew(&routes, now, now + ROUTE_MS)).await?;
+        // One that has changed since it was looked at is due still, and looked at again.
+        let renewed: Vec<&Claim> = claims.iter().zip(stand).filter(|(_, stands)| *stands).map(|(claim, _)| claim).collect();
+        renewed.iter().for_each(|claim| directory.mark(claim.origin(), mark));
+        counters.route_checked(RouteCheck::Kept, renewed.len());
+        Ok(())
+    }
+
+    /// Binds routes that were lost. What their users were sent meanwhile found no way here, and is in their inboxes.
+    async fn bind_anew(&self, claims: &[Claim], mark: RouteMark) -> Result<(), Away> {
+        let PresenceParts { directory, counters, upstream, uptime, .. } = &self.parts;
+        self.pace.spend((BIND_COMMANDS + REDELIVER_COMMANDS) * claims.len());
+        self.bind(claims).await?;
+        for claim in claims {
+            let origin = claim.origin();
+            if directory.seat_of(origin).is_none() {
+                // Who ended meanwhile has given back what was not there yet.
+                self.endings.put(*claim, Ended);
+                continue;
+            }
+            directory.mark(origin, mark);
+            if !upstream.redeliver(origin, uptime.now_ms()) {
+                counters.forget(Forgotten::Redeliveries);
+            }
+        }
+        counters.route_checked(RouteCheck::Bound, claims.len());
         Ok(())
     }
 
@@ -194,16 +266,18 @@ impl Presence {
         (!held.is_empty()).then_some(held)
     }
 
-    /// Which sessions have the routes now.
-    async fn standing(&self, claims: &[Claim], now: u64) -> Result<HashMap<(AppId, UserId, DeviceKind), u64>, Away> {
-        let mut by_app: BTreeMap<AppId, Vec<UserId>> = BTreeMap::new();
+    /// The routes that stand now, of the users who are looked at: one command for each of them.
+    async fn standing(&self, claims: &[Claim], now: u64) -> Result<HashMap<(AppId, UserId, DeviceKind), Route>, Away> {
+        let mut by_app: BTreeMap<AppId, BTreeSet<UserId>> = BTreeMap::new();
         for claim in claims {
-            by_app.entry(claim.app).or_default().push(claim.user);
+            by_app.entry(claim.app).or_default().insert(claim.user);
         }
         let (store, mut standing) = (&self.parts.store, HashMap::new());
         for (app, users) in by_app {
+            let users: Vec<UserId> = users.into_iter().collect();
+            self.pace.spend(users.len());
             let routes = store.call(Port::Routes, store.state.routes.lookup(app, &users, now)).await?;
-            standing.extend(routes.into_iter().flatten().map(|route| ((app, route.user, route.device), route.session)));
+            standing.extend(routes.into_iter().flatten().map(|route| ((app, route.user, route.device), route)));
         }
         Ok(standing)
     }
@@ -213,17 +287,6 @@ impl Presence {
         if let Some(Seat { key, .. }) = self.parts.directory.seat_of(claim.origin()) {
             self.parts.shards.try_give(key.shard, ShardCommand::Kick { key, reason: Reason::DuplicateLogin, msg: None });
         }
-    }
-
-    fn looked_after(&self, claims: impl Iterator<Item = Claim>, mark: RouteMark, found: RouteCheck) {
-        let mut count = 0;
-        for claim in claims {
-            count += 1;
-            if found != RouteCheck::Displaced {
-                self.parts.directory.mark(claim.origin(), mark);
-            }
-        }
-        self.parts.counters.route_checked(found, count);
     }
 
     async fn write_alive(&self, users: &[((AppId, UserId), Alive)]) -> Result<(), Away> {
@@ -240,7 +303,8 @@ impl Presence {
     async fn touch(&self, users: &[(AppId, UserId)]) -> Result<(), Away> {
         let (store, now_ms) = (&self.parts.store, self.parts.store.now_ms());
         // First, for a call that fails may have been carried out.
-        self.told.note(users, now_ms);
+        let forgotten = self.told.note(users, now_ms);
+        (0..forgotten).for_each(|_| self.parts.counters.forget(Forgotten::SignsOfLife));
         store.call(Port::Presence, store.state.presence.touch(users, now_ms)).await
     }
 
@@ -273,13 +337,18 @@ impl Presence {
 struct Told(StdMutex<HashMap<(AppId, UserId), u64, foldhash::fast::RandomState>>);
 
 impl Told {
-    fn note(&self, users: &[(AppId, UserId)], now_ms: u64) {
+    /// How many found no room.
+    fn note(&self, users: &[(AppId, UserId)], now_ms: u64) -> usize {
         let mut told = self.told();
+        let mut forgotten = 0;
         for user in users {
             if told.len() < WAITING_MAX || told.contains_key(user) {
                 told.insert(*user, now_ms);
+            } else {
+                forgotten += 1;
             }
         }
+        forgotten
     }
 
     fn at(&self, app: AppId, user: UserId) -> Option<u64> {
@@ -296,6 +365,26 @@ impl Told {
 
     fn told(&self) -> MutexGuard<'_, HashMap<(AppId, UserId), u64, foldhash::fast::RandomState>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The commands of route checks, spread over time: whoever spends has to wait before the next look.
+#[derive(Debug, Default)]
+struct Pace(StdMutex<Option<Instant>>);
+
+impl Pace {
+    fn spend(&self, commands: usize) {
+        let mut paid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = paid.filter(|paid| *paid > Instant::now()).unwrap_or_else(Instant::now);
+        *paid = Some(from + Duration::from_secs(1).mul_f64(commands as f64 / CHECK_COMMANDS_PER_S));
+    }
+
+    /// Until what was spent is paid. Cancel-safe.
+    async fn wait(&self) {
+        let paid = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(paid) = paid {
+            tokio::time::sleep_until(paid).await;
+        }
     }
 }
 
@@ -341,11 +430,20 @@ const GATHERS_PER_GAP: u32 = 6;
 const ALIVE_WRITE_MAX: usize = 16_384;
 /// How long a route stands. It counts only while its gateway lives, so this only collects what was left behind.
 const ROUTE_MS: u64 = 12 * 3600 * 1000;
-/// Routes looked after in one write.
-const CHECKS_MAX: usize = 300;
-/// From one such write to the next: 600 routes a second, so that 18,000 sessions take one heartbeat gap. To renew one is five commands
-/// by Redis' own count, 3,000 a second for each gateway while it lasts; one that is lost is looked up and bound as well, eleven in all.
-const CHECKS_PAUSE: Duration = Duration::from_millis(500);
+/// Routes looked after in one write: all of them lost, it is a thousand commands at a time.
+const CHECKS_MAX: usize = 128;
+/// Commands that one gateway spends on looking after routes, by Redis' own count: six gateways together stay below 5,000 a second. To look
+/// at a route is one, so 18,000 sessions take 23 s; where all are lost it is eight each, and 3,000 sessions take 30 s.
+const CHECK_COMMANDS_PER_S: f64 = 800.0;
+/// What a call costs for each route; `protocol/state/tests/redis_cost.rs` counts them.
+const RENEW_COMMANDS: usize = 5;
+const BIND_COMMANDS: usize = 4;
+/// To read an inbox, which is empty but for few.
+const REDELIVER_COMMANDS: usize = 3;
+/// How often it is looked which kicks are to be said again.
+const KICKS_TICK: Duration = Duration::from_secs(1);
 
+#[cfg(test)]
+mod logins;
 #[cfg(test)]
 mod tests;

@@ -155,6 +155,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         shards: shards.clone(),
         counters: Arc::clone(&counters),
         heartbeat_gap: config.session.heartbeat_gap,
+        uptime,
         node: config.node.clone(),
         incarnation,
     }));
@@ -171,6 +172,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         incarnation,
         user_logins_per_minute: config.admission.user_logins_per_minute,
         last_session: AtomicU64::new(0),
+        uptime,
     });
     let registration = Arc::new(Registration {
         store: Arc::clone(&store),

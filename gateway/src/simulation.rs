@@ -118,6 +118,12 @@ impl Control {
         self.fanout.directory.insert(origin, key, "", RouteMark::default()).map(|seat| seat.key)
     }
 
+    /// After [`Control::seat`]: whether the session that was seated is to be kicked with 4010, having been replaced before it had its seat.
+    #[must_use]
+    pub fn is_replaced(&self, origin: Origin, now_ms: u64) -> bool {
+        self.fanout.directory.take_kick(origin, now_ms).is_some()
+    }
+
     /// Calls to routers that await their answer.
     #[must_use]
     pub fn in_flight(&self) -> u64 {

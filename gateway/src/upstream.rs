@@ -30,7 +30,7 @@ use billfish_ring::Ring;
 use billfish_session::server::UpCall;
 use smallvec::SmallVec;
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::Notify;
@@ -88,12 +88,16 @@ struct Table {
     /// Of all `calls`.
     bytes: usize,
     last_id: u64,
+    /// The same by session, for those that have not ended. Bounded by `calls`.
+    of_sessions: BTreeSet<(u64, u64)>,
     /// The newest JOIN or LEAVE under way of a session in a room. Bounded by `calls`.
     newest: BTreeMap<(u64, i64), u64>,
     /// Rooms and users whose calls were sent to the wrong router. Bounded by `calls` and `rooms`.
     turns: HashMap<i64, Turn, foldhash::fast::RandomState>,
     links: BTreeMap<LinkId, LinkState>,
     last_link: u64,
+    /// How often there was no link, and then one.
+    returns: u64,
     /// As the registry was last seen; `None`: never.
     routers: Option<Vec<RouterSeen>>,
     ring: Ring,
@@ -109,10 +113,12 @@ impl Upstream {
             calls: BTreeMap::new(),
             bytes: 0,
             last_id: 0,
+            of_sessions: BTreeSet::new(),
             newest: BTreeMap::new(),
             turns: HashMap::default(),
             links: BTreeMap::new(),
             last_link: 0,
+            returns: 0,
             routers: None,
             ring: Ring::default(),
             rooms: HashMap::default(),
@@ -182,17 +188,30 @@ impl Upstream {
         refused
     }
 
-    /// A session has ended: its rooms lose a member, their owners hear of it, and rooms that it was entering are to forget it.
+    /// A session has ended: its rooms lose a member, their owners hear of it, and rooms that it was entering are to forget it. What else it
+    /// asked for is not sent any more.
     pub(crate) fn gone(&self, shard: u16, origin: Origin, rooms: &[i64]) {
         let mut table = self.table();
         table.tell_gone(origin, rooms);
         for room in rooms {
             table.leave(*room, shard);
         }
-        table.abandon_joins(origin.session);
+        table.abandon_calls(origin.session);
     }
 
-    /// A session of another gateway has been replaced by one here: some router passes it on.
+    /// A session is to be sent what its user has not acknowledged, though it asked for nothing; `false`: no room for it.
+    #[must_use]
+    pub(crate) fn redeliver(&self, origin: Origin, now_ms: u64) -> bool {
+        self.table().redeliver(origin, now_ms)
+    }
+
+    /// How often a link came up when there was none: whatever routers had to say of sessions here meanwhile was not heard.
+    pub(crate) fn returns(&self) -> u64 {
+        self.table().returns
+    }
+
+    /// A session of another gateway has been replaced by one here: every router passes it on, for any of them may hang, or have no link to
+    /// that gateway. A kick names its session, so it may come several times.
     pub(crate) fn relay(&self, node: String, incarnation: u64, kick: Kick) {
         self.table().word(Kind::Relay(Relay { node, incarnation, kick: Some(kick) }));
     }

@@ -315,6 +315,9 @@ impl Gateway {
         };
         seat.machine.on_login_accepted(Time(now), &self.config, accepted, &mut self.out);
         self.carry_out(index, now);
+        if self.control.is_replaced(origin, now) {
+            self.command(ShardCommand::Kick { key, reason: Reason::DuplicateLogin, msg: None }, now);
+        }
     }
 
     fn deny(&mut self, index: u32, now: u64) {

@@ -1,7 +1,8 @@
 use super::{Presence, PresenceParts, ROUTE_MS};
 use crate::{
+    clock::Uptime,
     commands::Shards,
-    directory::{Directory, RouteMark},
+    directory::Directory,
     metrics::{ControlCounters, RouteCheck},
     shard::{
         mailbox::{Mailbox, Signal},
@@ -11,7 +12,7 @@ use crate::{
     upstream::{LinkId, Upstream},
 };
 use async_trait::async_trait;
-use billfish_link::message::{Kick, Relay, envelope::Kind};
+use billfish_link::message::{Kick, Relay, Up, envelope::Kind, up::Call};
 use billfish_state::{AppId, DeviceKind, Route, Routes, State, StateError, UserId};
 use billfish_wire::Reason;
 use std::{
@@ -25,17 +26,17 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-const APP: AppId = AppId(10_001);
-const USER: UserId = UserId(20_001);
+pub(super) const APP: AppId = AppId(10_001);
+pub(super) const USER: UserId = UserId(20_001);
 const KEY: ConnKey = ConnKey { shard: 0, index: 0, generation: 0 };
 
-struct House {
-    presence: Arc<Presence>,
-    directory: Arc<Directory>,
+pub(super) struct House {
+    pub(super) presence: Arc<Presence>,
+    pub(super) directory: Arc<Directory>,
     state: State,
-    counters: Arc<ControlCounters>,
+    pub(super) counters: Arc<ControlCounters>,
     mailbox: Arc<Mailbox<ShardCommand>>,
-    link: LinkId,
+    pub(super) link: LinkId,
     /// What is written.
     watched: Arc<Watched>,
 }
@@ -45,7 +46,7 @@ impl House {
         Self::named("g1", State::in_memory())
     }
 
-    fn named(node: &str, mut state: State) -> Self {
+    pub(super) fn named(node: &str, mut state: State) -> Self {
         let watched = Arc::new(Watched::over(&state));
         state.presence = Arc::clone(&watched) as Arc<dyn billfish_state::Presence>;
         state.routes = Arc::clone(&watched) as Arc<dyn Routes>;
@@ -60,6 +61,7 @@ impl House {
             shards: Shards::new(vec![Arc::clone(&mailbox)]),
             counters: Arc::clone(&counters),
             heartbeat_gap: Duration::from_secs(30),
+            uptime: Uptime::start(),
             node: node.to_owned(),
             incarnation: 7,
         });
@@ -79,14 +81,14 @@ impl House {
     }
 
     /// Writes everything that waits.
-    async fn flush(&self) {
+    pub(super) async fn flush(&self) {
         let stop = CancellationToken::new();
         stop.cancel();
         self.presence.run(&stop).await;
     }
 
-    async fn sessions(&self) -> Vec<u64> {
-        let routes = self.state.routes.lookup(APP, &[USER], self.state.clock.now_ms()).await.unwrap();
+    pub(super) async fn sessions(&self) -> Vec<u64> {
+        let routes = self.watched.inner.lookup(APP, &[USER], self.state.clock.now_ms()).await.unwrap();
         let mut sessions: Vec<u64> = routes[0].iter().map(|route| route.session).collect();
         sessions.sort_unstable();
         sessions
@@ -96,16 +98,30 @@ impl House {
         self.state.presence.online(APP, &[USER], self.state.clock.now_ms() - 60_000).await.unwrap()[0]
     }
 
-    /// Kicks for other gateways on their way to a router.
-    fn relayed(&self) -> Vec<(String, u64, u64)> {
+    /// What is on its way to the router.
+    pub(super) fn sent(&self) -> VecDeque<Kind> {
         let mut outbox = VecDeque::new();
         assert!(self.presence.parts.upstream.take_outbox(self.link, &mut outbox));
+        outbox
+    }
+
+    /// Kicks for other gateways on their way to the router.
+    fn relayed(&self) -> Vec<(String, u64, u64)> {
         let relay = |kind| {
-            let Kind::Relay(Relay { node, incarnation, kick: Some(Kick { session, code, device, .. }) }) = kind else { panic!("{kind:?}") };
+            let Kind::Relay(Relay { node, incarnation, kick: Some(Kick { session, code, device, .. }) }) = kind else { return None };
             assert_eq!((code, device), (Reason::DuplicateLogin.number().unwrap(), DeviceKind::Web as u32));
-            (node, incarnation, session)
+            Some((node, incarnation, session))
         };
-        outbox.into_iter().map(relay).collect()
+        self.sent().into_iter().filter_map(relay).collect()
+    }
+
+    /// Sessions for which the inbox was asked for.
+    fn redelivered(&self) -> Vec<u64> {
+        let session = |kind| match kind {
+            Kind::Up(Up { origin: Some(origin), call: Some(Call::Redeliver(_)), .. }) => Some(origin.session),
+            _ => None,
+        };
+        self.sent().into_iter().filter_map(session).collect()
     }
 
     fn kicked(&self) -> usize {
@@ -187,27 +203,32 @@ async fn signs_of_life_are_gathered_for_five_seconds_into_one_write() {
     assert_eq!(house.watched.touched(), [0_usize; 0]);
     tokio::time::sleep(Duration::from_millis(101)).await;
     assert_eq!(house.watched.touched(), [100]);
-    assert_eq!(house.watched.renewals.load(SeqCst), 0, "a heartbeat renews no route");
+    assert_eq!(house.watched.looks.load(SeqCst), 0, "a heartbeat asks for no route");
     stop.cancel();
     task.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_route_is_looked_after_once_for_each_time_that_the_store_may_have_forgotten_it() {
+async fn a_route_is_looked_at_once_for_each_time_that_the_store_may_have_forgotten_it_or_no_router_was_linked() {
     let house = House::new();
     house.enter(web(1)).await;
     let (task, stop) = house.run();
-    for (forgets, renewals) in [(false, 0), (true, 1), (false, 1), (true, 2)] {
-        if forgets {
-            house.state.watch.may_have_forgotten();
-        }
+    let nothing = |_: &House| {};
+    let forgets = |house: &House| house.state.watch.may_have_forgotten();
+    let parts = |house: &House| {
+        house.presence.parts.upstream.link_down(house.link);
+        house.presence.parts.upstream.link_up("r1");
+    };
+    let cases: [(fn(&House), usize); 5] = [(nothing, 0), (forgets, 1), (nothing, 1), (parts, 2), (forgets, 3)];
+    for (happens, looks) in cases {
+        happens(&house);
         for _ in 0..3 {
             house.presence.alive(APP.0, USER.0);
             tokio::time::sleep(Duration::from_secs(15)).await;
         }
-        assert_eq!(house.watched.renewals.load(SeqCst), renewals);
+        assert_eq!(house.watched.looks.load(SeqCst), looks);
     }
-    assert_eq!(house.checked(RouteCheck::Kept), 2);
+    assert_eq!((house.checked(RouteCheck::Kept), house.watched.renewals.load(SeqCst)), (3, 0), "to look is all that it takes");
     stop.cancel();
     task.await.unwrap();
 }
@@ -217,8 +238,12 @@ async fn a_route_is_renewed_before_its_life_is_over_as_long_as_the_session_lives
     let house = House::new();
     house.enter(web(1)).await;
     let (task, stop) = house.run();
-    for _ in 0..20 {
+    for hour in 0..20 {
         tokio::time::sleep(Duration::from_secs(3600)).await;
+        if hour == 3 {
+            // Seen in the fourth hour, it is no younger for that.
+            house.state.watch.may_have_forgotten();
+        }
         house.presence.alive(APP.0, USER.0);
     }
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -228,26 +253,38 @@ async fn a_route_is_renewed_before_its_life_is_over_as_long_as_the_session_lives
     task.await.unwrap();
 }
 
+/// Six gateways are to stay below 5,000 commands a second.
 #[tokio::test(start_paused = true)]
-async fn a_stampede_of_checks_is_paced() {
-    let house = House::new();
-    for user_id in 1..=3_000 {
-        house.directory.insert(Origin { user_id, ..web(1) }, KEY, "", RouteMark::default());
+async fn a_stampede_of_checks_is_paced_by_what_it_costs() {
+    const AT_ONCE: usize = 128 * 8;
+    for (is_lost, users, seconds) in [(false, 3_000, 4), (true, 1_500, 16)] {
+        let house = House::new();
+        for user_id in 1..=users {
+            let origin = Origin { user_id, ..web(1) };
+            if !is_lost {
+                house.presence.bind(&[super::Claim::of(origin)]).await.unwrap();
+            }
+            house.directory.insert(origin, KEY, "", house.presence.mark());
+        }
+        house.watched.bound_routes.store(0, SeqCst);
+        house.state.watch.may_have_forgotten();
+        let (task, stop) = house.run();
+        for user_id in 1..=users {
+            house.presence.alive(APP.0, user_id);
+        }
+        let mut asked = 0;
+        for second in 1..=seconds {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            asked += house.redelivered().len();
+            let [looks, bound] = [&house.watched.looks, &house.watched.bound_routes].map(|count| count.load(SeqCst));
+            let commands = looks + 4 * bound + 3 * asked;
+            assert!(commands <= AT_ONCE + 800 * second, "{commands} after {second} s");
+        }
+        let found = if is_lost { RouteCheck::Bound } else { RouteCheck::Kept };
+        assert_eq!(house.checked(found), users as u64, "in the end all are looked after");
+        stop.cancel();
+        task.await.unwrap();
     }
-    house.state.watch.may_have_forgotten();
-    let (task, stop) = house.run();
-    for user_id in 1..=3_000 {
-        house.presence.alive(APP.0, user_id);
-    }
-    for seconds in 1..=4 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        let looked_at = house.watched.renewed_routes.load(SeqCst);
-        assert!(looked_at <= 300 + 600 * seconds, "{looked_at} after {seconds} s");
-    }
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(house.checked(RouteCheck::Bound), 3_000, "all of them were lost, and are bound again");
-    stop.cancel();
-    task.await.unwrap();
 }
 
 #[tokio::test]
@@ -259,6 +296,10 @@ async fn a_route_that_the_store_lost_is_bound_again_by_a_sign_of_life() {
     house.flush().await;
     assert_eq!(house.sessions().await, [1]);
     assert_eq!((house.checked(RouteCheck::Bound), house.kicked()), (1, 0));
+    assert_eq!(house.redelivered(), [1], "what the user was sent meanwhile is in the inbox alone");
+    house.presence.alive(APP.0, USER.0);
+    house.flush().await;
+    assert_eq!(house.redelivered(), [0_u64; 0]);
 }
 
 #[tokio::test]
@@ -270,7 +311,7 @@ async fn a_session_whose_route_is_a_newer_ones_elsewhere_is_ended() {
     house.presence.alive(APP.0, USER.0);
     house.flush().await;
     assert_eq!(house.sessions().await, [6]);
-    assert_eq!((house.checked(RouteCheck::Displaced), house.kicked(), house.relayed().len()), (1, 1, 0));
+    assert_eq!((house.checked(RouteCheck::Displaced), house.kicked(), house.sent().len()), (1, 1, 0));
 }
 
 #[tokio::test]
@@ -314,6 +355,25 @@ async fn who_logs_in_ends_the_older_session_on_another_gateway() {
     first.flush().await;
     assert_eq!(second.sessions().await, [2]);
     assert!(second.is_online().await, "the user is there with the newer session");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kick_is_said_again_once_and_the_newer_sessions_route_looked_at() {
+    let state = State::in_memory();
+    let (first, second) = (House::named("g1", state.clone()), House::named("g2", state));
+    first.enter(web(1)).await;
+    second.enter(web(2)).await;
+    assert_eq!(second.relayed().len(), 1);
+    let (task, stop) = second.run();
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    assert!(second.relayed().is_empty());
+    // The kick of the third went astray: the second is ended by the look alone.
+    bind(&second.state, Route { node: "g3".to_owned(), ..theirs(3) }).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(second.relayed(), [("g1".to_owned(), 7, 1)]);
+    assert_eq!((second.counters.kicks_relayed.value(), second.kicked(), second.checked(RouteCheck::Displaced)), (1, 1, 1));
+    stop.cancel();
+    task.await.unwrap();
 }
 
 #[tokio::test]
@@ -389,8 +449,10 @@ struct Watched {
     inner: Arc<dyn Routes>,
     presence: Arc<dyn billfish_state::Presence>,
     touched: Mutex<Vec<usize>>,
+    /// Users whose routes were asked for.
+    looks: AtomicUsize,
     renewals: AtomicUsize,
-    renewed_routes: AtomicUsize,
+    bound_routes: AtomicUsize,
     loses_answers: AtomicBool,
     before_bind: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     after_unbind: Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>,
@@ -402,8 +464,9 @@ impl Watched {
             inner: Arc::clone(&state.routes),
             presence: Arc::clone(&state.presence),
             touched: Mutex::default(),
+            looks: AtomicUsize::new(0),
             renewals: AtomicUsize::new(0),
-            renewed_routes: AtomicUsize::new(0),
+            bound_routes: AtomicUsize::new(0),
             loses_answers: AtomicBool::new(false),
             before_bind: Mutex::default(),
             after_unbind: Mutex::default(),
@@ -445,6 +508,7 @@ impl Routes for Watched {
         if let Some(before) = self.before_bind.lock().unwrap().take() {
             before();
         }
+        self.bound_routes.fetch_add(routes.len(), SeqCst);
         let bound = self.inner.bind(routes, now_ms, until_ms).await;
         if self.loses_answers.load(SeqCst) {
             return Err(StateError::Away { what: "routes", cause: "the answer is lost".into() });
@@ -454,7 +518,6 @@ impl Routes for Watched {
 
     async fn renew(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<bool>, StateError> {
         self.renewals.fetch_add(1, SeqCst);
-        self.renewed_routes.fetch_add(routes.len(), SeqCst);
         self.inner.renew(routes, now_ms, until_ms).await
     }
 
@@ -468,6 +531,7 @@ impl Routes for Watched {
     }
 
     async fn lookup(&self, app: AppId, users: &[UserId], now_ms: u64) -> Result<Vec<Vec<Route>>, StateError> {
+        self.looks.fetch_add(users.len(), SeqCst);
         self.inner.lookup(app, users, now_ms).await
     }
 }

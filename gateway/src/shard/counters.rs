@@ -80,6 +80,16 @@ impl Gauge {
         self.0.store(value, Relaxed);
     }
 
+    /// So much more than before, where several share it.
+    pub(crate) fn raise(&self, by: u64) {
+        self.0.fetch_add(by, Relaxed);
+    }
+
+    /// So much less than before, of what was raised.
+    pub(crate) fn lower(&self, by: u64) {
+        self.0.fetch_sub(by, Relaxed);
+    }
+
     /// What it was last said to be.
     #[must_use]
     pub fn value(&self) -> u64 {

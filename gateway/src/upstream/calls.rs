@@ -4,6 +4,7 @@
 //!   of them was the last word.
 //! - A JOIN for which nobody waits any more is not sent again: by then its user may be in the room with another session. Where it may have
 //!   been granted, a LEAVE goes to the owner in its stead.
+//! - What else a session asked for ends with it: a message of one who is gone would be refused as a stranger's, and counted against its user.
 //! - A newer JOIN or LEAVE of the same session and room is the last word. An older LEAVE is then never sent again: it would take out who
 //!   has just been let in.
 
@@ -29,6 +30,8 @@ pub(super) struct Call {
     superseded: bool,
     /// A JOIN that took the place of one whose undoing was due, or of a LEAVE: refused, it is undone itself.
     owes_undo: bool,
+    /// Its session has ended.
+    session_gone: bool,
 }
 
 impl Table {
@@ -55,6 +58,16 @@ impl Table {
         true
     }
 
+    /// Asks in the name of a session for what its user has not acknowledged. Nobody waits for the answer.
+    pub(super) fn redeliver(&mut self, origin: Origin, now_ms: u64) -> bool {
+        let kind = UpKind::Redeliver(Redeliver {});
+        let has_room = self.has_room(&kind, origin);
+        if has_room {
+            self.keep(None, origin, kind, now_ms);
+        }
+        has_room
+    }
+
     fn has_room(&self, kind: &UpKind, origin: Origin) -> bool {
         let link = self.owner(place_of(kind, origin.user_id));
         let outbox = link.and_then(|link| self.links.get(&link)).map_or(0, |state| state.outbox.len());
@@ -68,7 +81,11 @@ impl Table {
         let up = Up { id, origin: Some(link_origin(origin)), call: Some(kind) };
         let membership = membership_of(&up);
         let owes_undo = membership.is_some_and(|place| self.supersede(place, id));
-        self.calls.insert(id, Call { caller, up, link: None, sent_before: false, since_ms: now_ms, superseded: false, owes_undo });
+        self.of_sessions.insert((origin.session, id));
+        self.calls.insert(
+            id,
+            Call { caller, up, link: None, sent_before: false, since_ms: now_ms, superseded: false, owes_undo, session_gone: false },
+        );
         self.counters.upstream_in_flight.set(self.calls.len() as u64);
         self.send(id);
     }
@@ -95,6 +112,9 @@ impl Table {
         let Some(call) = self.calls.get(&id) else { return };
         if call.is_join() && call.caller.is_none() {
             return self.undo_join(id);
+        }
+        if call.session_gone && !call.is_leave() {
+            return drop(self.forget_call(id));
         }
         let place = call.place();
         if (call.superseded && call.is_leave()) || self.turns.get(&place).is_some_and(|turn| turn.is_waiting()) {
@@ -123,14 +143,20 @@ impl Table {
         self.join_is_over(room_id);
     }
 
-    /// A session has ended: nobody waits for its JOINs any more. One that a router has is undone when it is answered, any other now.
-    pub(super) fn abandon_joins(&mut self, session: u64) {
-        let newest: Vec<u64> = self.newest.range((session, i64::MIN)..=(session, i64::MAX)).map(|(_, id)| *id).collect();
-        for id in newest {
-            let Some(call) = self.calls.get_mut(&id).filter(|call| call.is_join()) else { continue };
+    /// A session has ended: nobody waits for its calls any more. A JOIN that a router has is undone when it is answered, any other now; a
+    /// LEAVE goes its way; what else a router has is not sent again, and nothing is begun.
+    pub(super) fn abandon_calls(&mut self, session: u64) {
+        let ids: Vec<u64> = self.of_sessions.range((session, 0)..=(session, u64::MAX)).map(|(_, id)| *id).collect();
+        for id in ids {
+            self.of_sessions.remove(&(session, id));
+            let Some(call) = self.calls.get_mut(&id).filter(|call| !call.is_leave()) else { continue };
             call.caller = None;
-            if call.link.is_none() {
-                self.undo_join(id);
+            call.session_gone = true;
+            let is_out = call.link.is_some();
+            match (call.is_join(), is_out) {
+                (true, false) => self.undo_join(id),
+                (false, false) => drop(self.forget_call(id)),
+                (_, true) => {}
             }
         }
     }
@@ -240,6 +266,9 @@ impl Table {
     fn forget_call(&mut self, id: u64) -> Option<Call> {
         let call = self.calls.remove(&id)?;
         self.bytes -= call.up.call.as_ref().map_or(0, bytes_of);
+        if let Some(origin) = &call.up.origin {
+            self.of_sessions.remove(&(origin.session, id));
+        }
         if let Some(place) = membership_of(&call.up)
             && self.newest.get(&place) == Some(&id)
         {

@@ -7,7 +7,7 @@
 //!   owners at once. It may still carry them out, so that goes for calls alone whose repeats routers recognise.
 
 use super::{LinkId, RouterSeen, Table, calls::Call, link_origin};
-use crate::shard::message::Origin;
+use crate::{metrics::Forgotten, shard::message::Origin};
 use billfish_link::message::{Gone, envelope::Kind};
 use billfish_ring::Ring;
 use std::{
@@ -30,6 +30,7 @@ impl Table {
         if let Some(older) = self.link_to(peer) {
             self.forget_link(older);
         }
+        self.returns += u64::from(self.links.is_empty());
         let filled = Arc::new(Notify::new());
         self.links.insert(link, LinkState { peer: peer.to_owned(), outbox: VecDeque::new(), filled: Arc::clone(&filled) });
         self.settle();
@@ -172,15 +173,17 @@ impl Table {
         }
     }
 
-    /// Sends a message that no answer proves: an ending to each owner of its rooms, a kick for another gateway to any router.
+    /// Sends a message that no answer proves: an ending to each owner of its rooms, a kick for another gateway to every router.
     pub(super) fn word(&mut self, kind: Kind) {
         if let Kind::Gone(gone) = kind {
             return self.route_gone(gone);
         }
-        // All routers know all gateways, so the one with the shortest way will do.
-        match self.links.iter().min_by_key(|(_, state)| state.outbox.len()).map(|(link, _)| *link) {
-            Some(link) => self.post(link, kind),
-            None => self.keep_word(kind),
+        if self.links.is_empty() {
+            return self.keep_word(kind);
+        }
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        for link in links {
+            self.post(link, kind.clone());
         }
     }
 
@@ -206,6 +209,7 @@ impl Table {
         // The oldest are forgotten: a router that is away for so long counts its members anew.
         if self.words.len() >= WORDS_MAX {
             self.words.pop_front();
+            self.counters.forget(Forgotten::Words);
         }
         self.words.push_back(kind);
     }
@@ -223,4 +227,4 @@ pub(super) const OUTBOX_CALLS_MAX: usize = billfish_link::CREDIT_ENVELOPES;
 /// Envelopes that wait for a link, beyond which its router counts as gone: interest and endings cannot be refused.
 const OUTBOX_MAX: usize = 4 * OUTBOX_CALLS_MAX;
 /// Endings and kicks kept while there is no router to tell them to.
-const WORDS_MAX: usize = 65_536;
+pub(super) const WORDS_MAX: usize = 65_536;

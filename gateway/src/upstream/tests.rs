@@ -1,15 +1,16 @@
 //! What is kept for routers, and what they are told.
 
+mod endings;
 mod registry;
 mod turns;
 
 use super::{
     Caller, Heard, LinkId, RouterSeen, Said, Upstream,
     calls::{ANSWER_WAIT_MS, CALLS_MAX, MEMBERSHIP_WAIT_MS},
-    placement::OUTBOX_CALLS_MAX,
+    placement::{OUTBOX_CALLS_MAX, WORDS_MAX},
 };
 use crate::{
-    metrics::ControlCounters,
+    metrics::{ControlCounters, Forgotten},
     shard::message::{ConnKey, LeftCause, Origin},
 };
 use billfish_link::message::{Gone, Interest, Kick, Relay, envelope::Kind, up::Call as UpKind};

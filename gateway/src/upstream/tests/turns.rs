@@ -266,20 +266,3 @@ fn a_join_that_was_moved_after_its_session_ended_is_undone_at_the_owner() {
         [format!("interest {room} true 0"), format!("leave {room} of 1"), format!("interest {room} false 0"), "biz a of 2".into()];
     assert_eq!(house.sent(second), expected);
 }
-
-#[test]
-fn a_kick_for_another_gateway_waits_for_a_router() {
-    let house = House::new();
-    let kick = Kick { app_id: 1, user_id: 2, device: 3, code: 4_010, msg: String::new(), session: 9 };
-    house.upstream.relay("g2".to_owned(), 5, kick.clone());
-    let first = house.up("r1");
-    assert!(house.upstream.link_down(first), "before it took anything");
-    let second = house.up("r2");
-    let mut outbox = VecDeque::new();
-    assert!(house.upstream.take_outbox(second, &mut outbox));
-    assert_eq!(outbox, [Kind::Relay(Relay { node: "g2".to_owned(), incarnation: 5, kick: Some(kick) })]);
-    house.upstream.link_down(second);
-    house.upstream.give_back(outbox);
-    let third = house.up("r3");
-    assert!(house.upstream.take_outbox(third, &mut VecDeque::new()));
-}
