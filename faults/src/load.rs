@@ -75,7 +75,7 @@ pub struct LoadOptions {
 impl Default for LoadOptions {
     fn default() -> Self {
         Self {
-            rooms: 8,
+            rooms: 10,
             members: 40,
             senders: 4,
             pace: Duration::from_secs(1),
