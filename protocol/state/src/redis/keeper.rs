@@ -90,10 +90,11 @@ impl Keeper {
     fn tell(&self, pulse: &Pulse) {
         let open = self.connection.primaries().iter().filter(|server| server.is_breaker_open()).count();
         self.connection.metrics().breaker_open.set(i64::try_from(open).unwrap_or(i64::MAX));
-        let why = self.why_away();
+        let unread = || (!pulse.has_been_read()).then(|| "the time of Redis is not known yet".to_owned());
+        let why = self.why_away().or_else(unread);
         let is_well = why.is_none();
         self.watch.set_away(why);
-        if is_well && pulse.has_been_read() {
+        if is_well {
             self.is_ready.send_replace(true);
         }
     }

@@ -29,6 +29,10 @@ const LEFT_ALONE_MS: u64 = 5;
 const FOLLOW_MAX_MS: i64 = 60;
 /// Apart for so long, the others have voted, and this clock was outvoted: each votes within one pulse and one in doubt.
 const OUTVOTED_AFTER: Duration = Duration::from_secs(6);
+/// A process that is new waits so long for the others' vote.
+const DOUBTED_FOR: Duration = Duration::from_secs(5);
+/// Then it looks this often.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Readings before a process has a vote: one that was started after the jump would vote for it.
 const READINGS_BEFORE_VOTE: u32 = 6;
 
@@ -41,6 +45,8 @@ pub(super) struct Reading {
     /// How often the offset was moved.
     pub(super) moves: u64,
     pub(super) born: String,
+    /// The clock of the server may have jumped, and the others not have voted yet.
+    pub(super) is_in_doubt: bool,
     pub(super) round_trip: Duration,
     /// What this process' clock showed when it asked.
     pub(super) asked_ms: u64,
@@ -66,6 +72,8 @@ pub(super) struct Pulse {
     readings: u32,
     last: Option<Last>,
     apart_since: Option<Instant>,
+    /// While it is new.
+    doubted_since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -77,7 +85,7 @@ struct Last {
 
 impl Pulse {
     pub(super) fn new() -> Self {
-        Self { process: token(), readings: 0, last: None, apart_since: None }
+        Self { process: token(), readings: 0, last: None, apart_since: None, doubted_since: None }
     }
 
     /// Whether the clock has been set by that of Redis.
@@ -87,7 +95,13 @@ impl Pulse {
 
     /// When to pulse again.
     pub(super) fn next(&self) -> Duration {
-        if self.apart_since.is_some() || self.readings < READINGS_BEFORE_VOTE { PULSE_IN_DOUBT } else { PULSE_EVERY }
+        if self.readings == 0 {
+            LOOK_AGAIN
+        } else if self.apart_since.is_some() || self.readings < READINGS_BEFORE_VOTE {
+            PULSE_IN_DOUBT
+        } else {
+            PULSE_EVERY
+        }
     }
 
     /// What is told of this clock: by how much it was ahead, and under what it was read.
@@ -120,7 +134,13 @@ impl Pulse {
         let here_ms = reading.asked_ms.saturating_add_signed(half_ms);
         let there_ms = reading.server_ms.saturating_add_signed(reading.offset_ms);
         let ahead_ms = here_ms.cast_signed().saturating_sub(there_ms.cast_signed());
+        let is_apart = ahead_ms.unsigned_abs() > APART_MS;
+        let is_new = self.readings < READINGS_BEFORE_VOTE;
         let mut verdict = Verdict::default();
+        // Where the wall clock that a process starts with says the same there is no doubt.
+        if is_new && is_apart && reading.is_in_doubt && now.duration_since(*self.doubted_since.get_or_insert(now)) < DOUBTED_FOR {
+            return verdict;
+        }
         if let Some(last) = &self.last {
             let is_reborn = last.born != reading.born;
             verdict.is_moved = !is_reborn && last.moves != reading.moves;
@@ -130,10 +150,9 @@ impl Pulse {
                 self.apart_since = None;
             }
         }
-        let is_apart = ahead_ms.unsigned_abs() > APART_MS;
         let apart_since = is_apart.then(|| self.apart_since.unwrap_or(now));
         let is_outvoted = apart_since.is_some_and(|since| now.duration_since(since) >= OUTVOTED_AFTER);
-        if self.readings == 0 || is_outvoted || (is_apart && self.readings < READINGS_BEFORE_VOTE) {
+        if self.readings == 0 || is_outvoted || (is_apart && is_new) {
             verdict.shift_ms = ahead_ms.saturating_neg();
             verdict.is_step = true;
             // This process' own judgement of what is old was wrong, not the store.
@@ -155,8 +174,8 @@ impl Pulse {
 /// Sends a pulse and waits for what Redis says.
 pub(super) async fn read(connection: &Connection, command: Command, asked_ms: u64) -> Result<Reading> {
     let asked = Instant::now();
-    let (server_ms, offset_ms, moves, born) = connection.run("reading the time", command).await?;
-    Ok(Reading { server_ms, offset_ms, moves, born, round_trip: asked.elapsed(), asked_ms })
+    let (server_ms, offset_ms, moves, born, is_in_doubt) = connection.run("reading the time", command).await?;
+    Ok(Reading { server_ms, offset_ms, moves, born, is_in_doubt, round_trip: asked.elapsed(), asked_ms })
 }
 
 fn token() -> String {
@@ -240,6 +259,25 @@ mod tests {
         world.assert_agreed();
     }
 
+    /// Whenever it comes: before the others have read the clock that jumped, before they have voted, or after.
+    #[test]
+    fn who_starts_while_the_clock_is_in_doubt_takes_the_time_of_all() {
+        let Some(mut world) = World::start(3, 11) else { return };
+        world.run(30_000);
+        let jump_ms = HOUR_MS;
+        for (number, after_ms) in (0..5_000).step_by(250).enumerate() {
+            world.server_ahead_ms += if number % 2 == 0 { jump_ms } else { -jump_ms };
+            world.run(after_ms);
+            world.processes.push(Process::start(world.now_ms, START_MS + 77_000));
+            world.run(1);
+            world.run_until_read();
+            world.assert_agreed();
+            world.processes.pop();
+            world.run(60_000);
+        }
+        assert!(world.processes.iter().all(|process| process.steps == 0));
+    }
+
     #[test]
     fn the_offset_is_given_back_so_slowly_that_no_second_is_lost() {
         let Some(mut world) = World::start(3, 8) else { return };
@@ -302,7 +340,7 @@ mod tests {
     fn reading(ahead_ms: i64, moves: u64) -> Reading {
         let asked_ms: u64 = 1_800_000_000_000;
         let server_ms = asked_ms.saturating_add_signed(-ahead_ms);
-        Reading { server_ms, offset_ms: 0, moves, born: "b".to_owned(), round_trip: Duration::ZERO, asked_ms }
+        Reading { server_ms, offset_ms: 0, moves, born: "b".to_owned(), is_in_doubt: false, round_trip: Duration::ZERO, asked_ms }
     }
 
     fn reader() -> impl FnMut(&mut Pulse, i64, u64) -> Verdict {
@@ -423,13 +461,22 @@ mod tests {
             }
         }
 
+        /// Until the newest has read the clock.
+        fn run_until_read(&mut self) {
+            let end_ms = self.now_ms + 10_000;
+            while !self.processes.last().unwrap().pulse.has_been_read() {
+                assert!(self.now_ms < end_ms, "it was never read");
+                self.run(50);
+            }
+        }
+
         fn pulse(&mut self, index: usize) {
             let way_ms = self.random.u64(0..30);
             let server_ms = (self.now_ms + way_ms).saturating_add_signed(self.server_ahead_ms);
             let process = &mut self.processes[index];
             let asked_ms = self.now_ms.saturating_add_signed(process.clock_ms);
             let (ahead, read_under) = process.pulse.vote();
-            let (server_ms, offset_ms, moves, born) = self
+            let (server_ms, offset_ms, moves, born, is_in_doubt) = self
                 .script
                 .key(KEY)
                 .arg(&process.pulse.process)
@@ -439,10 +486,10 @@ mod tests {
                 .arg(super::token())
                 .arg(server_ms / 1000)
                 .arg(server_ms % 1000 * 1000)
-                .invoke::<(u64, i64, u64, String)>(&mut self.connection)
+                .invoke::<(u64, i64, u64, String, bool)>(&mut self.connection)
                 .unwrap();
             let round_trip = Duration::from_millis(2 * way_ms);
-            let reading = Reading { server_ms, offset_ms, moves, born, round_trip, asked_ms };
+            let reading = Reading { server_ms, offset_ms, moves, born, is_in_doubt, round_trip, asked_ms };
             let verdict = process.pulse.on_reading(&reading, self.began + Duration::from_millis(self.now_ms));
             process.clock_ms += verdict.shift_ms;
             process.moves += u32::from(verdict.is_moved);

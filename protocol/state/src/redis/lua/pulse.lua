@@ -1,10 +1,12 @@
 -- One pulse of one process: what time it is, and its vote on whether the clock of this server has jumped.
 -- KEYS: the hash. ARGV: process, its clock now, by how much its clock was ahead when it last read this one (`?` where it does not know,
 -- `new` where it only follows), under which `born%moves` it read that, `born` of a hash that is not there.
--- This server's time, by how much the time of all is ahead of it, how often that was moved, `born`; all in ms and as text.
+-- This server's time, by how much the time of all is ahead of it, how often that was moved, `born`; all in ms and as text. And 1 where
+-- who has no clock of its own to go by had better wait: a vote may be under way.
 --
--- The hash: `born`, drawn once; `offset`; `moves`; `count` of pulses; `slew`, the count at which the offset next nears 0; and for each
--- process `p:{process}` -> `count%ahead%moves` of its last pulse. No time is kept, for time is what is in doubt.
+-- The hash: `born`, drawn once; `offset`; `moves`; `count` of pulses with a vote; `slew`, the count at which the offset next nears 0; and for each
+-- process `p:{process}` -> `count%ahead%moves%at` of its last pulse, which was `at` so much by the time of all, 0 if its clock denied that.
+-- Nobody is judged by a time, for time is what is in doubt.
 
 -- A difference that is no drift.
 local APART = 500
@@ -14,6 +16,8 @@ local ALIKE = 300
 local STALE = 400
 -- What the offset nears 0 by, once for each process and pulse: 20 ms in a second.
 local SLEW = 40
+-- So long ago, or to come, nobody can have pulsed who lives.
+local LATE, EARLY = 10000, 500
 -- Processes that are noted. Those beyond are told the time and have no vote.
 local MOST = 256
 
@@ -32,12 +36,18 @@ for i = 1, #stored, 2 do
   if not process then
     known[stored[i]] = stored[i + 1]
   elseif process ~= ARGV[1] then
-    local seen, ahead, moves = string.match(stored[i + 1], '^(%d+)%%([%-%w%?]+)%%(%d+)$')
-    others[#others + 1] = { field = stored[i], seen = tonumber(seen) or 0, ahead = ahead, moves = tonumber(moves) }
+    local seen, ahead, moves, at = string.match(stored[i + 1], '^(%d+)%%([%-%w%?]+)%%(%d+)%%(%d+)$')
+    others[#others + 1] = {
+      field = stored[i], seen = tonumber(seen) or 0, ahead = ahead, moves = tonumber(moves), at = tonumber(at) or 0,
+    }
   end
 end
 local born = known.born or ARGV[5]
-local offset, moves, count = tonumber(known.offset) or 0, tonumber(known.moves) or 0, (tonumber(known.count) or 0) + 1
+local offset, moves, count = tonumber(known.offset) or 0, tonumber(known.moves) or 0, tonumber(known.count) or 0
+if ARGV[3] ~= 'new' then
+  -- Those who only follow may come in crowds, and often; nobody's age is told by them.
+  count = count + 1
+end
 
 -- Who lives: all pulse alike often, so the r-th youngest sign is about r pulses old. From the first that is five times as old on, they
 -- are gone.
@@ -76,6 +86,14 @@ if mine and math.abs(mine) > APART and math.abs(tonumber(ARGV[2]) - now - offset
   end
 end
 
+local doubt = 0
+for i = 1, living do
+  local ago = now + offset - others[i].at
+  if others[i].ahead ~= 'new' and (ago > LATE or ago < -EARLY) then
+    doubt = 1
+  end
+end
+
 local slew = tonumber(known.slew) or 0
 if count >= slew then
   offset = offset > 0 and math.max(offset - SLEW, 0) or math.min(offset + SLEW, 0)
@@ -88,7 +106,8 @@ local fields = {
 }
 if living < MOST then
   fields[#fields + 1] = 'p:' .. ARGV[1]
-  fields[#fields + 1] = string.format('%.0f%%%s%%%.0f', count, ahead, moves)
+  local at = math.abs(tonumber(ARGV[2]) - now - offset) <= APART and now + offset or 0
+  fields[#fields + 1] = string.format('%.0f%%%s%%%.0f%%%.0f', count, ahead, moves, at)
 end
 redis.call('HSET', KEYS[1], unpack(fields))
 if #others > living then
@@ -98,4 +117,4 @@ if #others > living then
   end
   redis.call('HDEL', KEYS[1], unpack(gone))
 end
-return { string.format('%.0f', now), string.format('%.0f', offset), string.format('%.0f', moves), born }
+return { string.format('%.0f', now), string.format('%.0f', offset), string.format('%.0f', moves), born, doubt }
