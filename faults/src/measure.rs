@@ -11,7 +11,7 @@ const AFTER_MS: u64 = 2_000;
 pub struct Measures {
     /// Chat in rooms, from the sender's call to the sight of 99 of 100 viewers, while no fault was on.
     pub calm_p99_ms: u64,
-    /// The same while one was, for viewers who were not on the node it was done to.
+    /// The same while one was, where neither sender nor viewer was on the node it was done to.
     pub fault_p99_ms: u64,
     /// From a lost connection until the member was in its room again, 99 of 100.
     pub down_p99_ms: u64,
@@ -36,7 +36,8 @@ pub struct Measures {
 #[derive(Debug, Default)]
 struct Reader {
     measures: Measures,
-    sent: BTreeMap<u64, u64>,
+    /// Sender and time by message.
+    sent: BTreeMap<u64, (u32, u64)>,
     shown: Vec<(u32, u64, u64)>,
     nodes: BTreeMap<u32, String>,
     /// When they lost their connections.
@@ -78,8 +79,8 @@ impl Reader {
                 self.down.remove(client);
             }
             What::Joined { client, .. } => self.downs.extend(self.down.remove(client).map(|from| at_ms.saturating_sub(from))),
-            What::SentRoom { id, began_ms, .. } => {
-                self.sent.insert(*id, *began_ms);
+            What::SentRoom { client, id, began_ms, .. } => {
+                self.sent.insert(*id, (*client, *began_ms));
             }
             What::Seen { client, id, room: Some(_), .. } => self.shown.push((*client, *id, at_ms)),
             What::FaultBegan { victim, .. } => {
@@ -120,13 +121,13 @@ impl Reader {
     fn measures(mut self) -> Measures {
         let (mut calm, mut during) = (Vec::new(), Vec::new());
         for &(client, id, at_ms) in &self.shown {
-            let Some(&sent_ms) = self.sent.get(&id) else { continue };
+            let Some(&(sender, sent_ms)) = self.sent.get(&id) else { continue };
             let took = at_ms.saturating_sub(sent_ms);
             // Faults come one after the other: the last that began before is the only one that may be on.
             let next = self.faults.partition_point(|fault| fault.from_ms <= sent_ms);
             match next.checked_sub(1).and_then(|index| self.faults.get(index)).filter(|fault| sent_ms <= fault.to_ms) {
                 None => calm.push(took),
-                Some(fault) if !fault.on_victim.contains(&client) => during.push(took),
+                Some(fault) if !fault.on_victim.contains(&client) && !fault.on_victim.contains(&sender) => during.push(took),
                 Some(_) => {}
             }
         }
@@ -185,7 +186,7 @@ mod tests {
     #[test]
     fn who_sat_on_the_victim_does_not_count_during_the_fault() {
         let journal = [
-            connected(0, 1, "gateway-1"),
+            connected(0, 1, "gateway-2"),
             connected(0, 2, "gateway-1"),
             connected(0, 3, "gateway-2"),
             sent(10, 1),
@@ -195,6 +196,8 @@ mod tests {
             sent(110, 2),
             seen(122, 3, 2),
             seen(5_000, 2, 2),
+            at(400, What::SentRoom { client: 2, id: 4, room: 7, msg: "m4".to_owned(), began_ms: 400 }),
+            seen(5_500, 3, 4),
             at(6_000, What::FaultEnded { repeat: 1 }),
             sent(9_000, 3),
             seen(9_001, 2, 3),
