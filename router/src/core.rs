@@ -17,6 +17,7 @@ use crate::{
     link::Links,
     metrics::Metrics,
     ownership::Ownership,
+    reach::Reach,
     peers::{Dials, Peers, Remembered, RoomAnswer, RoomOrder},
     room::{Order, snapshot},
     services::{
@@ -28,7 +29,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use billfish_link::message::{Kick, envelope::Kind};
-use billfish_state::{AppId, DeviceKind, RoomId, State, TokenOwner, UserId};
+use billfish_state::{AppId, DeviceKind, Displacement, RoomId, State, TokenOwner, UserId};
 use billfish_wire::{BizCode, Class, Reason};
 use std::{
     collections::BTreeMap,
@@ -55,6 +56,9 @@ pub(crate) struct Core {
     pub(crate) dials: Dials,
     pub(crate) remembered: Remembered,
     pub(crate) fleet: Fleet,
+    pub(crate) reach: Reach,
+    /// Whether a later process bears this router's name.
+    pub(crate) displacement: Displacement,
     pub(crate) known: tokio::sync::Mutex<Known>,
     /// How often the list of gateways has been read, or tried to be.
     pub(crate) looks: AtomicU64,
@@ -100,9 +104,9 @@ impl Core {
         records: Arc<dyn RoomRecords>,
         metrics: Metrics,
         lanes: Lanes,
+        incarnation: u64,
         me: Weak<Self>,
     ) -> Self {
-        let incarnation = state.clock.now_ms();
         let ownership = Ownership::new(&config.node, incarnation, Arc::clone(&state.leases), Arc::clone(&records), config.room.lease);
         Self {
             me,
@@ -112,6 +116,8 @@ impl Core {
             dials: Dials::default(),
             remembered: Remembered::default(),
             fleet: Fleet::default(),
+            reach: Reach::default(),
+            displacement: Displacement::new("router.node"),
             known: tokio::sync::Mutex::default(),
             looks: AtomicU64::new(0),
             http_address: OnceLock::new(),
@@ -162,7 +168,7 @@ impl Core {
     pub(crate) async fn online(&self, app: AppId, users: &[UserId]) -> Result<Vec<bool>> {
         check_count(users.len())?;
         let now_ms = self.state.clock.now_ms();
-        Ok(self.state.presence.online(app, users, now_ms.saturating_sub(self.config.silence_ms())).await?)
+        Ok(self.state.presence.online(app, users, now_ms.saturating_sub(self.silence_ms())).await?)
     }
 
     pub(crate) async fn kick(&self, request: KickRequest) -> Result<u64> {
@@ -448,10 +454,18 @@ impl Core {
         self.records_away.store(away, Ordering::Relaxed);
     }
 
+    /// Two heartbeat gaps, the gateways' longest: who is silent for longer is gone.
+    pub(crate) fn silence_ms(&self) -> u64 {
+        self.config.silence_ms().max(self.fleet.heartbeat_ms() * 2)
+    }
+
     /// Whether it can serve, or why not.
     pub(crate) fn readiness(&self) -> std::result::Result<(), String> {
         if self.is_draining() {
             return Err("the router is draining".to_owned());
+        }
+        if let Some(displaced) = self.displacement.by() {
+            return Err(displaced.to_string());
         }
         if let Some(why) = self.state.watch.away() {
             return Err(format!("the shared state is away: {why}"));
@@ -462,7 +476,7 @@ impl Core {
         if !self.lists.is_ready() {
             return Err("there are no lists of rooms yet".to_owned());
         }
-        Ok(())
+        self.reach.trouble().map_or(Ok(()), Err)
     }
 }
 

@@ -7,13 +7,15 @@
 
 use arc_swap::ArcSwap;
 use billfish_ring::Ring;
-use billfish_state::{NodeInfo, UserId};
+use crate::clock::millis;
+use billfish_state::{NodeInfo, UserId, labels};
 use std::{
     collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 /// Gateways named with a token: the user's own and two to fall back to.
@@ -22,6 +24,8 @@ const GATEWAYS_PER_TOKEN: usize = 3;
 const GATEWAY_BOUND_PERMILLE: u32 = 1_250;
 /// Users that make a difference: less than a hundredth of what a gateway carries.
 const LOAD_STEP: u64 = 64;
+/// No gateway goes by a longer gap: what says so is no entry of ours.
+const GAP_MAX_MS: u64 = 3_600_000;
 /// Transports that a client may be sent to.
 const TRANSPORTS: [&str; 4] = ["tcp", "ws", "tls", "quic"];
 
@@ -29,6 +33,10 @@ const TRANSPORTS: [&str; 4] = ["tcp", "ws", "tls", "quic"];
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
     gateways: ArcSwap<Gateways>,
+    /// The longest gap between heartbeats that any of them goes by; 0: none says.
+    heartbeat_ms: AtomicU64,
+    /// The gap that was found to differ, and told.
+    told_ms: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +76,29 @@ impl Fleet {
         self.gateways.store(Arc::new(Gateways { ring, by_id, lives }));
     }
 
+    /// The longest gap between heartbeats of the registered gateways; 0: none says.
+    pub(crate) fn heartbeat_ms(&self) -> u64 {
+        self.heartbeat_ms.load(Relaxed)
+    }
+
+    /// Takes the gaps that gateways go by. Where one is not `ours` the longest counts, so that nobody is taken for gone by a shorter one;
+    /// the operator is told once of each.
+    pub(crate) fn compare_heartbeats(&self, nodes: &[NodeInfo], ours: Duration) {
+        let gap_of = |node: &NodeInfo| node.labels.get(labels::HEARTBEAT_MS)?.parse::<u64>().ok().filter(|gap| *gap <= GAP_MAX_MS);
+        let gaps = || nodes.iter().filter_map(|node| Some((gap_of(node)?, &node.id)));
+        self.heartbeat_ms.store(gaps().map(|(gap, _)| gap).max().unwrap_or(0), Relaxed);
+        if let Some((gap, gateway)) = gaps().find(|(gap, _)| *gap != millis(ours))
+            && self.told_ms.swap(gap, Relaxed) != gap
+        {
+            tracing::warn!(
+                gateway,
+                gateway_heartbeat_gap_ms = gap,
+                router_heartbeat = ?ours,
+                "gateway.session.heartbeat_gap and router.heartbeat differ; the longest counts for who is silent"
+            );
+        }
+    }
+
     /// Whether a gateway is registered in this life, linked here or not: its sessions are somewhere.
     pub(crate) fn is_up(&self, node: &str, incarnation: u64) -> bool {
         self.gateways.load().lives.get(node) == Some(&incarnation)
@@ -101,8 +132,8 @@ impl Fleet {
 #[cfg(test)]
 mod tests {
     use super::Fleet;
-    use billfish_state::{NodeInfo, NodeKind, UserId};
-    use std::collections::BTreeMap;
+    use billfish_state::{NodeInfo, NodeKind, UserId, labels};
+    use std::{collections::BTreeMap, time::Duration};
 
     const USERS: i64 = 10_000;
 
@@ -195,6 +226,20 @@ mod tests {
         fleet.set(&nodes);
         assert!(fleet.is_empty());
         assert_eq!(fleet.addresses(UserId(20_000)), None);
+    }
+
+    #[test]
+    fn of_gateways_that_differ_the_longest_gap_between_heartbeats_counts() {
+        let (fleet, mut nodes) = fleet(4);
+        fleet.compare_heartbeats(&nodes, Duration::from_secs(30));
+        assert_eq!(fleet.heartbeat_ms(), 0, "earlier releases do not say");
+        for (node, gap) in nodes.iter_mut().zip(["30000", "45000", "odd", "9999999999"]) {
+            node.labels.insert(labels::HEARTBEAT_MS.to_owned(), gap.to_owned());
+        }
+        fleet.compare_heartbeats(&nodes, Duration::from_secs(30));
+        assert_eq!(fleet.heartbeat_ms(), 45_000);
+        fleet.compare_heartbeats(&nodes[..1], Duration::from_secs(30));
+        assert_eq!(fleet.heartbeat_ms(), 30_000);
     }
 
     #[test]

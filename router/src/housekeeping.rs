@@ -2,19 +2,24 @@
 //! block-list of the house.
 //!
 //! - Each is a loop that ends when the router drains. A failure is counted and tried again at the next turn; nothing here stops the data path.
-//! - Who was registered stays where the registry cannot be read, and, where it may have forgotten, for as long as a registration stands:
-//!   by then everyone who lives has registered again.
+//! - Who was registered stays where the registry cannot be read, and, where it may have forgotten or has refused this router, until
+//!   everyone who lives must have registered again: that an entry ran out says nothing then of the node.
+//! - A router that no gateway reaches registers as draining: see [`crate::reach`].
 
-use crate::{clock::millis, core::Core, services::room::folded, services::room::lists::REFRESH_MS};
-use billfish_state::{NodeInfo, NodeKind};
+use crate::{RouterConfig, StartError, clock::millis, core::Core, services::room::folded, services::room::lists::REFRESH_MS};
+use billfish_state::{NodeInfo, NodeKind, State, labels};
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio::time::{Instant, MissedTickBehavior};
 
 /// How long a registration stands.
-const REGISTERED: Duration = Duration::from_secs(6);
+pub(crate) const REGISTERED: Duration = Duration::from_secs(6);
+/// Within this after a trouble of the store every node that lives has registered again: the longest pause of its breaker (5 s), two seconds
+/// to its next registration, and some.
+const SETTLED: Duration = Duration::from_secs(10);
 /// Between two registrations.
 const REGISTER_EVERY: Duration = Duration::from_secs(2);
 /// Between two looks at whether the registry is to be read before its time: two atomic reads.
@@ -30,9 +35,25 @@ pub(crate) struct Known {
     /// [`billfish_state::Watch::generation`] when it was read.
     generation: u64,
     /// Until when a node that is missing is taken to be there.
-    forgiving_until_ms: u64,
+    forgiving_until: Option<Instant>,
     routers: Vec<NodeInfo>,
     gateways: Vec<NodeInfo>,
+}
+
+impl Known {
+    /// Whoever is missing now may be there all the same.
+    fn doubt(&mut self) {
+        self.forgiving_until = Some(Instant::now() + SETTLED);
+    }
+
+    /// Whether who is missing is to be taken to be there. To be asked behind an answer: it may be the first of a store that has forgotten.
+    fn is_forgiving(&mut self, generation: u64) -> bool {
+        if generation != self.generation {
+            self.generation = generation;
+            self.doubt();
+        }
+        self.forgiving_until.is_some_and(|until| Instant::now() < until)
+    }
 }
 
 /// Keeps the node in the registry, and the rings in step with it.
@@ -89,27 +110,28 @@ impl Core {
         // One at a time: what is said last is what is true last, also when the router drains meanwhile.
         let mut known = self.known.lock().await;
         let now_ms = self.state.clock.now_ms();
-        let generation = self.state.watch.generation();
-        if generation != known.generation {
-            known.generation = generation;
-            known.forgiving_until_ms = now_ms + millis(REGISTERED);
-        }
-        let is_forgiving = now_ms < known.forgiving_until_ms;
+        // First: whether there are gateways decides about what this router says of itself.
+        self.read_gateways(&mut known, now_ms).await;
         let registered = async {
-            self.state.registry.register(&self.node_info(), now_ms, now_ms + millis(REGISTERED)).await?;
+            let me = self.node_info();
+            self.displacement.register(&self.state, &me, now_ms, now_ms + millis(REGISTERED)).await?;
             self.state.registry.nodes(NodeKind::Router, now_ms).await
         };
         match registered.await {
             Ok(routers) => {
+                let is_forgiving = known.is_forgiving(self.state.watch.generation());
                 known.routers = remembered(&known.routers, routers, is_forgiving);
                 self.ownership.set_routers(&known.routers);
                 if let Some(core) = self.me() {
                     self.dials.set_routers(&core, &known.routers);
                 }
             }
-            Err(error) => self.metrics.store_failed("registry", &error),
+            Err(error) => {
+                // The others are refused as well, it may be, and their entries run out though they live.
+                known.doubt();
+                self.metrics.store_failed("registry", &error);
+            }
         }
-        self.read_gateways(&mut known, now_ms, is_forgiving).await;
     }
 
     /// Reads the list of gateways again: nobody could be sent anywhere.
@@ -119,20 +141,37 @@ impl Core {
         // Whoever had the turn meanwhile has looked for all who waited.
         if self.looks.load(Ordering::Acquire) == looks {
             let now_ms = self.state.clock.now_ms();
-            let is_forgiving = now_ms < known.forgiving_until_ms;
-            self.read_gateways(&mut known, now_ms, is_forgiving).await;
+            self.read_gateways(&mut known, now_ms).await;
         }
     }
 
-    async fn read_gateways(&self, known: &mut Known, now_ms: u64, is_forgiving: bool) {
+    async fn read_gateways(&self, known: &mut Known, now_ms: u64) {
         match self.state.registry.nodes(NodeKind::Gateway, now_ms).await {
             Ok(gateways) => {
+                let is_forgiving = known.is_forgiving(self.state.watch.generation());
                 known.gateways = remembered(&known.gateways, gateways, is_forgiving);
                 self.fleet.set(&known.gateways);
+                self.fleet.compare_heartbeats(&known.gateways, self.config.heartbeat);
             }
-            Err(error) => self.metrics.store_failed("registry", &error),
+            Err(error) => {
+                known.doubt();
+                self.metrics.store_failed("registry", &error);
+            }
         }
+        self.look_who_reaches(known.gateways.len());
         self.looks.fetch_add(1, Ordering::Release);
+    }
+
+    /// A router without a link port has its gateways in its own process.
+    fn look_who_reaches(&self, registered: usize) {
+        if self.config.link.listen.is_some() && self.reach.look(self.links.count(), registered, Instant::now()) {
+            if self.reach.takes_rooms() {
+                tracing::info!("gateways reach this router; it takes rooms");
+            } else {
+                tracing::warn!(registered, "no gateway has a link to this router; it takes no rooms until one has");
+            }
+        }
+        self.metrics.unreached.set(i64::from(!self.reach.takes_rooms()));
     }
 
     /// Tells the others that this router drains, so that they own its rooms and send it nothing new.
@@ -159,6 +198,9 @@ impl Core {
     fn node_info(&self) -> NodeInfo {
         let link = self.config.link.advertised().map(|address| ("link".to_owned(), address));
         let http = self.http_address.get().map(|address| ("http".to_owned(), address.clone()));
+        let mut labels = (*self.state.layout).clone();
+        labels.insert(labels::RENEWED_MS.to_owned(), self.state.clock.now_ms().to_string());
+        labels.insert(labels::HEARTBEAT_MS.to_owned(), millis(self.config.heartbeat).to_string());
         NodeInfo {
             kind: NodeKind::Router,
             id: self.config.node.clone(),
@@ -166,11 +208,31 @@ impl Core {
             addresses: link.into_iter().chain(http).collect(),
             capacity: self.config.room.rooms_max as u64,
             load: self.metrics.rooms.get().unsigned_abs(),
-            draining: self.is_draining(),
+            draining: self.is_draining() || !self.reach.takes_rooms(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            labels: Default::default(),
+            labels,
         }
     }
+}
+
+/// Makes sure that a router may register; gives the number of its life.
+///
+/// # Errors
+/// Its name is another's, or it is set otherwise than the others.
+pub(crate) async fn join(state: &State, config: &RouterConfig) -> Result<u64, StartError> {
+    let link = config.link.advertised().map(|address| ("link".to_owned(), address));
+    let me = NodeInfo {
+        kind: NodeKind::Router,
+        id: config.node.clone(),
+        incarnation: state.clock.now_ms(),
+        addresses: link.into_iter().collect(),
+        capacity: 0,
+        load: 0,
+        draining: true,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        labels: BTreeMap::new(),
+    };
+    billfish_state::join(state, &me, REGISTERED).await.map_err(|cause| StartError::Join { node: me.id, cause })
 }
 
 /// The nodes that count: those that were read, and, after the store may have forgotten, those that were there before.

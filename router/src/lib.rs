@@ -22,6 +22,7 @@ mod membership;
 mod metrics;
 mod ownership;
 mod peers;
+mod reach;
 mod resend;
 mod room;
 mod route;
@@ -39,16 +40,16 @@ pub use handle::Handle;
 pub use http::HttpConfig;
 
 use billfish_link::{
-    Link, PeerKind,
+    Link, LinkError, PeerKind,
     tcp::{Acceptor, Timing},
 };
-use billfish_state::State;
+use billfish_state::{Displacement, NotJoined, State};
 use core::Core;
 use metrics::Metrics;
 use prometheus_client::registry::Registry;
 use services::{ports::RoomRecords, room::folded};
-use std::{io, net::SocketAddr, sync::Arc};
-use tokio::net::TcpListener;
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, time::Instant};
 
 /// What a router is made of.
 pub struct RouterParts<'a> {
@@ -72,6 +73,15 @@ pub enum StartError {
     /// The records cannot be read.
     #[error("the records cannot be read")]
     Records(#[from] services::ports::RecordError),
+    /// It may not register under its name, or as it is set.
+    #[error("cannot join the others as `router.node` = {node:?}")]
+    Join {
+        /// Its name.
+        node: String,
+        /// Why not.
+        #[source]
+        cause: NotJoined,
+    },
     /// The address is taken, or not ours.
     #[error("cannot listen on {address} for links")]
     Listen {
@@ -104,9 +114,10 @@ pub async fn start(parts: RouterParts<'_>) -> Result<Running, StartError> {
     // The port that was bound is the one others are told.
     config.link.listen = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let link_address = config.link.listen;
+    let incarnation = housekeeping::join(&state, &config).await?;
     let words = records.block_words().await?;
     let (lanes, lane_receivers) = dispatch::Lanes::new();
-    let core = Arc::new_cyclic(|me| Core::new(config, state, records, Metrics::register(registry), lanes, me.clone()));
+    let core = Arc::new_cyclic(|me| Core::new(config, state, records, Metrics::register(registry), lanes, incarnation, me.clone()));
     core.house_words.store(Arc::new(folded(&words)));
     core.register().await;
     for receiver in lane_receivers {
@@ -150,6 +161,12 @@ impl Running {
         self.core.readiness()
     }
 
+    /// Whether a later process bears this router's name, which it cannot go on with.
+    #[must_use]
+    pub fn displacement(&self) -> Displacement {
+        self.core.displacement.clone()
+    }
+
     /// Where gateways of other processes dial in, when they may: the port that was bound, also when the configuration says 0.
     #[must_use]
     pub fn link_address(&self) -> Option<SocketAddr> {
@@ -171,6 +188,7 @@ impl Running {
 /// Takes in links until the router stops.
 async fn accept(core: Arc<Core>, listener: TcpListener) {
     let mut acceptor = Acceptor::new(listener, core.identity(), Timing::default());
+    let mut told = Told::default();
     loop {
         // Cancel-safe: `Acceptor::accept` keeps hellos under way.
         let accepted = tokio::select! {
@@ -180,8 +198,31 @@ async fn accept(core: Arc<Core>, listener: TcpListener) {
         match accepted {
             Ok(link) if !core.is_draining() => take_in(&core, link),
             Ok(_) => {}
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "a link did not come about"),
+            Err(error) => {
+                core.metrics.link_refused("hello");
+                if told.is_news(&error, Instant::now()) {
+                    tracing::warn!(error = &error as &dyn std::error::Error, every = ?TELL_EVERY, "links do not come about");
+                }
+            }
         }
+    }
+}
+
+/// A node that is set wrongly dials some times a second, for as long as it is: its attempts are told now and then.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// When each kind of failure was told last.
+#[derive(Debug, Default)]
+struct Told(HashMap<std::mem::Discriminant<LinkError>, Instant>);
+
+impl Told {
+    fn is_news(&mut self, error: &LinkError, now: Instant) -> bool {
+        let last = self.0.entry(std::mem::discriminant(error)).or_insert(now);
+        let is_news = *last == now || now.duration_since(*last) >= TELL_EVERY;
+        if is_news {
+            *last = now;
+        }
+        is_news
     }
 }
 

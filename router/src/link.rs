@@ -11,14 +11,14 @@
 use crate::{core::Core, dispatch, metrics::Metrics};
 use billfish_link::{
     Link,
-    message::{Moved, Refused, Reply, envelope::Kind, reply},
+    message::{Bye, Moved, Refused, Reply, envelope::Kind, reply},
 };
 use billfish_state::{Clock, RoomId, Route};
 use billfish_wire::Class;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -42,6 +42,8 @@ pub(crate) struct Gateway {
     /// Rooms whose pushes it wants, each with the largest `seq` it has been sent or has said it knows: a new life of a room asks here.
     wanted: Mutex<HashMap<RoomId, i64>>,
     down: CancellationToken,
+    /// What it is told last.
+    bye: OnceLock<&'static str>,
     /// When the link ended, Unix ms; 0 while it has not.
     down_ms: AtomicU64,
     metrics: Metrics,
@@ -107,11 +109,19 @@ impl Gateway {
         }
     }
 
-    fn end(&self, now_ms: u64) {
+    fn end(&self, now_ms: u64, why: &'static str) {
         if !self.down.is_cancelled() {
             self.down_ms.store(now_ms, Ordering::Relaxed);
         }
+        self.bye.get_or_init(|| why);
         self.down.cancel();
+    }
+
+    /// The last word, where the link takes one more.
+    fn say_bye(&self) {
+        if let Some(why) = self.bye.get() {
+            drop(self.sender.try_send(bye(why)));
+        }
     }
 
     /// It wants the pushes of a room from after this `seq` on (0: from now on), or no longer.
@@ -142,6 +152,36 @@ impl Gateway {
     }
 }
 
+fn bye(why: &str) -> Kind {
+    Kind::Bye(Bye { reason: why.to_owned() })
+}
+
+/// Why a link is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotTaken {
+    /// A later life of this gateway is linked: another process bears its name.
+    LaterLife,
+    /// As many gateways are linked as there may be.
+    TooMany,
+}
+
+impl NotTaken {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::LaterLife => "later_life",
+            Self::TooMany => "too_many",
+        }
+    }
+
+    /// For the operator of the gateway.
+    const fn text(self) -> &'static str {
+        match self {
+            Self::LaterLife => "a process that was started later is linked under the same name; see gateway.node of both",
+            Self::TooMany => "this router has as many gateways as it takes",
+        }
+    }
+}
+
 /// A refusal in words of the link.
 pub(crate) fn refused(refusal: &crate::Refusal) -> Refused {
     Refused {
@@ -162,6 +202,8 @@ const WANTED_MAX: usize = 1_000_000;
 pub(crate) struct Links {
     gateways: Mutex<HashMap<Arc<str>, Arc<Gateway>>>,
     next_link: AtomicU64,
+    /// Who was refused last, and why: told once, however often he comes again.
+    refused: Mutex<Option<(Arc<str>, u64, NotTaken)>>,
     stall_wait: Duration,
     clock: Clock,
     metrics: Metrics,
@@ -172,17 +214,28 @@ const GATEWAYS_MAX: usize = 1_024;
 
 impl Links {
     pub(crate) fn new(stall_wait: Duration, clock: Clock, metrics: Metrics) -> Self {
-        Self { gateways: Mutex::new(HashMap::new()), next_link: AtomicU64::new(0), stall_wait, clock, metrics }
+        Self { gateways: Mutex::new(HashMap::new()), next_link: AtomicU64::new(0), refused: Mutex::default(), stall_wait, clock, metrics }
     }
 
-    /// Takes a gateway in. `None` when it is an earlier life of one that is here, or there are too many.
-    pub(crate) fn enter(&self, peer: &str, incarnation: u64, sender: mpsc::Sender<Kind>) -> Option<Arc<Gateway>> {
+    /// Takes a gateway in, or says why not.
+    pub(crate) fn enter(&self, peer: &str, incarnation: u64, sender: mpsc::Sender<Kind>) -> Result<Arc<Gateway>, NotTaken> {
         let mut gateways = self.lock();
         let node: Arc<str> = Arc::from(peer);
-        let known = gateways.get(&node);
-        if known.is_some_and(|other| other.incarnation > incarnation) || (known.is_none() && gateways.len() >= GATEWAYS_MAX) {
-            tracing::warn!(gateway = peer, incarnation, "link refused: a later life of this gateway is linked, or too many are");
-            return None;
+        let not_taken = match gateways.get(&node) {
+            Some(other) if other.incarnation > incarnation => Some(NotTaken::LaterLife),
+            None if gateways.len() >= GATEWAYS_MAX => Some(NotTaken::TooMany),
+            Some(_) | None => None,
+        };
+        if let Some(why) = not_taken {
+            drop(gateways);
+            self.metrics.link_refused(why.label());
+            let told = Some((node, incarnation, why));
+            let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+            if *refused != told {
+                tracing::warn!(gateway = peer, incarnation, why = why.text(), "link refused; told once");
+                *refused = told;
+            }
+            return Err(why);
         }
         let gateway = Arc::new(Gateway {
             node: Arc::clone(&node),
@@ -192,20 +245,22 @@ impl Links {
             stalled: AtomicBool::new(false),
             wanted: Mutex::new(HashMap::new()),
             down: CancellationToken::new(),
+            bye: OnceLock::new(),
             down_ms: AtomicU64::new(0),
             metrics: self.metrics.clone(),
             stall_wait: self.stall_wait,
         });
         if let Some(older) = gateways.insert(node, Arc::clone(&gateway)) {
-            older.end(self.clock.now_ms());
+            let why = if older.incarnation == incarnation { "a newer link took its place" } else { NotTaken::LaterLife.text() };
+            older.end(self.clock.now_ms(), why);
         }
         self.metrics.link_up.set(i64::try_from(gateways.len()).unwrap_or(i64::MAX));
-        Some(gateway)
+        Ok(gateway)
     }
 
     /// Takes a gateway out, unless a newer link has its place already.
     fn leave(&self, gateway: &Gateway) {
-        gateway.end(self.clock.now_ms());
+        gateway.end(self.clock.now_ms(), "the link has ended");
         let mut gateways = self.lock();
         if gateways.get(&gateway.node).is_some_and(|current| current.link == gateway.link) {
             gateways.remove(&gateway.node);
@@ -233,8 +288,13 @@ impl Links {
     /// Ends every link; the tasks behind them end by it.
     pub(crate) fn close(&self) {
         for gateway in self.all() {
-            gateway.end(self.clock.now_ms());
+            gateway.end(self.clock.now_ms(), "the router stops");
         }
+    }
+
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().len()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Arc<Gateway>>> {
@@ -245,7 +305,16 @@ impl Links {
 /// Serves one link until it ends.
 pub(crate) async fn serve(core: Arc<Core>, link: Link) {
     let Link { peer, incarnation, sender, mut receiver, .. } = link;
-    let Some(gateway) = core.links.enter(&peer, incarnation, sender) else { return };
+    let gateway = match core.links.enter(&peer, incarnation, sender.clone()) {
+        Ok(gateway) => gateway,
+        // What was given to a link is written out when it is dropped.
+        Err(why) => return drop(sender.try_send(bye(why.text()))),
+    };
+    drop(sender);
+    if !core.reach.takes_rooms() {
+        // It does from now on; the others are to know.
+        core.look_soon.store(true, Ordering::Relaxed);
+    }
     tracing::info!(gateway = %gateway.node, incarnation, "gateway linked");
     let mut batch = Vec::with_capacity(BATCH);
     loop {
@@ -261,13 +330,14 @@ pub(crate) async fn serve(core: Arc<Core>, link: Link) {
             dispatch::on_message(&core, &gateway, kind).await;
         }
     }
+    gateway.say_bye();
     core.links.leave(&gateway);
     tracing::info!(gateway = %gateway.node, "gateway's link ended");
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Links;
+    use super::{Links, NotTaken};
     use crate::metrics::Metrics;
     use billfish_link::message::{Audience, envelope::Kind};
     use billfish_state::Clock;
@@ -311,7 +381,7 @@ mod tests {
         let first = links.enter("g", 1, sender.clone()).unwrap();
         let second = links.enter("g", 2, sender.clone()).unwrap();
         assert!(first.is_down() && !second.is_down());
-        assert!(links.enter("g", 1, sender).is_none());
+        assert_eq!(links.enter("g", 1, sender).unwrap_err(), NotTaken::LaterLife);
         // The old task's farewell does not take the new link out.
         links.leave(&first);
         assert_eq!(links.get("g").unwrap().incarnation, 2);

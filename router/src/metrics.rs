@@ -44,6 +44,11 @@ pub(crate) struct Metrics {
     pub(crate) moved: Counter,
     relays: Family<ResultLabels, Counter>,
     peer_link_up: Gauge,
+    /// `router_unreached`
+    pub(crate) unreached: Gauge,
+    /// `router_peers_not_dialled`
+    pub(crate) peers_not_dialled: Gauge,
+    link_refused: Family<ReasonLabels, Counter>,
     asks: Family<ResultLabels, Counter>,
     orders: Family<ResultLabels, Counter>,
     /// `router_orders_repeated_total`
@@ -127,6 +132,9 @@ impl Metrics {
             moved: Counter::default(),
             relays: Family::default(),
             peer_link_up: Gauge::default(),
+            unreached: Gauge::default(),
+            peers_not_dialled: Gauge::default(),
+            link_refused: Family::default(),
             asks: Family::default(),
             orders: Family::default(),
             orders_repeated: Counter::default(),
@@ -164,6 +172,11 @@ impl Metrics {
             metrics.relays.clone(),
         );
         registry.register("router_peer_link_up", "Other routers linked to be asked", metrics.peer_link_up.clone());
+        let help = "Whether this router takes no rooms, for no gateway has a link to it";
+        registry.register("router_unreached", help, metrics.unreached.clone());
+        let help = "Registered routers that are not dialled, for there are too many";
+        registry.register("router_peers_not_dialled", help, metrics.peers_not_dialled.clone());
+        registry.register("router_link_refused", "Links not taken, by reason", metrics.link_refused.clone());
         registry.register("router_asks", "Orders of the HTTP API asked of other routers, by result", metrics.asks.clone());
         registry.register("router_orders", "Orders of other routers, by what became of them", metrics.orders.clone());
         registry.register(
@@ -230,6 +243,11 @@ impl Metrics {
         self.peer_link_up.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// A link was not taken.
+    pub(crate) fn link_refused(&self, reason: &'static str) {
+        self.link_refused.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
     /// Another router was asked.
     pub(crate) fn asked(&self, result: &'static str) {
         self.asks.get_or_create(&ResultLabels { result }).inc();
@@ -278,6 +296,7 @@ mod tests {
         metrics.refused(Reason::Muted);
         metrics.joined("accepted");
         metrics.relayed("passed");
+        metrics.link_refused("hello");
         metrics.asked("answered");
         metrics.ordered("done");
         metrics.store_failed("test", &std::fmt::Error);

@@ -53,7 +53,7 @@ pub(crate) async fn keep_swept(core: Arc<Core>) {
 }
 
 async fn sweep(core: &Core, now_ms: u64) {
-    let silent_ms = now_ms.saturating_sub(core.config.silence_ms());
+    let silent_ms = now_ms.saturating_sub(core.silence_ms());
     for _ in 0..CALLS_PER_TURN {
         match core.state.presence.sweep(silent_ms, ENTRIES_PER_CALL).await {
             Ok(gone) => core.metrics.presence_swept.inc_by(gone.len() as u64),

@@ -13,12 +13,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// First longest wait before a router is dialled again.
 const REDIAL_MIN: Duration = Duration::from_millis(100);
 /// Longest wait: a router that is back has its links again within this.
 const REDIAL_MAX: Duration = Duration::from_secs(5);
+/// A link that lived for so long was wanted at both ends.
+const LIVED: Duration = Duration::from_secs(5);
 /// Routers dialled at once: as many as a registry could sensibly hold.
 const DIALS_MAX: usize = 256;
 
@@ -40,7 +43,12 @@ impl Dials {
             link.map(|(_, address)| (router.id.clone(), address.clone()))
         };
         let others = routers.iter().filter(|router| router.id != core.config.node);
-        let wanted: Vec<(String, String)> = others.filter_map(address_of).take(DIALS_MAX).collect();
+        let mut wanted: Vec<(String, String)> = others.filter_map(address_of).collect();
+        let left_out = i64::try_from(wanted.len().saturating_sub(DIALS_MAX)).unwrap_or(i64::MAX);
+        if core.metrics.peers_not_dialled.set(left_out) != left_out && left_out > 0 {
+            tracing::warn!(left_out, limit = DIALS_MAX, "too many routers; what the HTTP API wants of the rooms of some is refused");
+        }
+        wanted.truncate(DIALS_MAX);
         let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
         under_way.retain(|known, stop| {
             let stays = wanted.contains(known);
@@ -63,18 +71,28 @@ impl Dials {
 async fn keep_linked(core: Arc<Core>, node: String, address: String, stop: CancellationToken) {
     let identity = core.identity();
     let mut wait = REDIAL_MIN;
+    let mut told = None;
     loop {
+        let start = Instant::now();
         let dialled = tokio::select! {
             dialled = dial(&address, &identity, Timing::default()) => dialled,
             () = stop.cancelled() => return,
         };
-        match dialled {
+        let failure = match dialled {
             Ok(link) if link.peer == node => {
-                wait = REDIAL_MIN;
                 carry(&core, link, &stop).await;
+                // One that ends soon was not wanted: it is not dialled again at once.
+                if start.elapsed() >= LIVED {
+                    (wait, told) = (REDIAL_MIN, None);
+                }
+                None
             }
-            Ok(link) => tracing::warn!(%address, expected = node, found = link.peer, "another router answers at this address"),
-            Err(error) => tracing::warn!(router = node, %address, error = &error as &dyn std::error::Error, "no link to another router"),
+            Ok(link) => Some(format!("{} answers at this address", link.peer)),
+            Err(error) => Some(chain(&error)),
+        };
+        if failure.is_some() && failure != told {
+            tracing::warn!(router = node, %address, failure, "no link to another router; told once, and tried again and again");
+            told = failure;
         }
         // Full jitter: after a router's restart the others do not all come at once.
         let jittered = wait.mul_f64(fastrand::f64());
@@ -84,6 +102,11 @@ async fn keep_linked(core: Arc<Core>, node: String, address: String, stop: Cance
         }
         wait = (wait * 2).min(REDIAL_MAX);
     }
+}
+
+/// An error with its causes, for a person.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |cause| cause.source()).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Asks at the other end of a link for as long as it lives, or until `stop`.

@@ -1,9 +1,17 @@
 //! What a router knows of the others by the registry, and what they know of it.
 
 use super::{World, knows, until};
+use crate::StartError;
+use async_trait::async_trait;
 use billfish_link::message::{Kick, Relay, envelope::Kind};
-use billfish_state::{NodeInfo, NodeKind, RoomId, UserId};
-use std::time::Duration;
+use billfish_state::{NodeInfo, NodeKind, NotJoined, Registry, RoomId, State, StateError, UserId, labels, port::Result};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 use tokio::time::{Instant, sleep};
 
 fn gateway(id: &str) -> NodeInfo {
@@ -54,12 +62,175 @@ async fn a_store_that_may_have_forgotten_is_told_again_at_once_and_nobody_s_room
         sleep(Duration::from_millis(10)).await;
     }
     assert!(start.elapsed() <= Duration::from_millis(250), "{:?}", start.elapsed());
-    // Whoever lives has the length of a registration to come back.
-    sleep(Duration::from_secs(5)).await;
+    // Whoever lives has the time to come back in which every breaker has closed.
+    sleep(Duration::from_secs(9)).await;
     assert!(knows(&first, "r2"));
     until("who does not come back is forgotten", || !knows(&first, "r2")).await;
-    assert!(start.elapsed() <= Duration::from_secs(9), "{:?}", start.elapsed());
+    assert!(start.elapsed() <= Duration::from_secs(13), "{:?}", start.elapsed());
     assert!((1..1_000).all(|room| first.running.core.ownership.is_mine(RoomId(room))));
+}
+
+/// A registry that can be read, and may refuse what is written: Redis without memory, or one that has become a replica.
+struct Refusing {
+    inner: Arc<dyn Registry>,
+    refuses: AtomicBool,
+}
+
+#[async_trait]
+impl Registry for Refusing {
+    async fn register(&self, node: &NodeInfo, now_ms: u64, until_ms: u64) -> Result<bool> {
+        if self.refuses.load(Relaxed) {
+            return Err(StateError::Away { what: "registering a node", cause: "READONLY".into() });
+        }
+        self.inner.register(node, now_ms, until_ms).await
+    }
+
+    async fn deregister(&self, kind: NodeKind, id: &str, incarnation: u64) -> Result<()> {
+        self.inner.deregister(kind, id, incarnation).await
+    }
+
+    async fn nodes(&self, kind: NodeKind, now_ms: u64) -> Result<Vec<NodeInfo>> {
+        self.inner.nodes(kind, now_ms).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_that_run_out_while_registering_is_refused_move_nothing() {
+    let inner = State::in_memory();
+    let refusing = Arc::new(Refusing { inner: Arc::clone(&inner.registry), refuses: AtomicBool::new(false) });
+    let world = World { state: State { registry: refusing.clone(), ..inner.clone() }, ..World::new() };
+    let router = world.router("r1").await;
+    let now_ms = inner.clock.now_ms();
+    inner.registry.register(&gateway("g1"), now_ms, now_ms + 3_600_000).await.unwrap();
+    let other = NodeInfo { kind: NodeKind::Router, ..gateway("r2") };
+    inner.registry.register(&other, now_ms, now_ms + 3_600_000).await.unwrap();
+    until("the other is known", || knows(&router, "r2")).await;
+    refusing.refuses.store(true, Relaxed);
+    sleep(Duration::from_secs(3)).await;
+    // They live, and cannot say so; this router neither.
+    for (kind, id) in [(NodeKind::Router, "r2"), (NodeKind::Gateway, "g1")] {
+        inner.registry.deregister(kind, id, 1).await.unwrap();
+    }
+    sleep(Duration::from_secs(30)).await;
+    let fleet = &router.running.core.fleet;
+    assert!(knows(&router, "r2") && fleet.is_listed("g1"));
+    // Writing works again; this router is the first that finds it out.
+    refusing.refuses.store(false, Relaxed);
+    sleep(Duration::from_secs(8)).await;
+    assert!(knows(&router, "r2") && fleet.is_listed("g1"));
+    until("who does not come back is forgotten", || !knows(&router, "r2") && !fleet.is_listed("g1")).await;
+}
+
+async fn entry(world: &World, id: &str) -> NodeInfo {
+    let nodes = world.state.registry.nodes(NodeKind::Router, world.state.clock.now_ms()).await.unwrap();
+    nodes.into_iter().find(|node| node.id == id).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_among_gateways_takes_no_rooms_until_one_has_linked() {
+    let world = World::new();
+    let now_ms = world.state.clock.now_ms();
+    world.state.registry.register(&gateway("g1"), now_ms, now_ms + 3_600_000).await.unwrap();
+    let first = world.router("r1").await;
+    let router = world.router_with("r2", super::with_link_port).await;
+    assert!(entry(&world, "r2").await.draining, "gateways see it, and no room is its");
+    until("the first is known", || knows(&router, "r1")).await;
+    sleep(Duration::from_secs(4)).await;
+    assert!(!knows(&first, "r2") && !knows(&router, "r2"));
+    assert!(router.running.readiness().is_ok(), "it may yet come");
+    sleep(Duration::from_secs(10)).await;
+    let why = router.running.readiness().unwrap_err();
+    assert!(why.contains("none of 1 registered gateways has a link to this router"), "{why}");
+    assert_eq!(router.metric("router_unreached"), 1.0);
+    let _linked = router.gateway("g1");
+    until("it takes rooms", || knows(&first, "r2") && knows(&router, "r2")).await;
+    assert_eq!((router.running.readiness(), router.metric("router_unreached")), (Ok(()), 0.0));
+    assert!(!entry(&world, "r2").await.draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_that_no_gateway_reaches_any_more_gives_its_rooms_to_the_others() {
+    let world = World::new();
+    let first = world.router("r1").await;
+    let router = world.router_with("r2", super::with_link_port).await;
+    until("it takes rooms", || knows(&first, "r2")).await;
+    let linked = router.gateway("g1");
+    let now_ms = world.state.clock.now_ms();
+    world.state.registry.register(&gateway("g1"), now_ms, now_ms + 3_600_000).await.unwrap();
+    sleep(Duration::from_secs(20)).await;
+    assert!(knows(&first, "r2"));
+    drop(linked);
+    sleep(Duration::from_secs(8)).await;
+    assert!(knows(&first, "r2"), "links are made again within seconds");
+    until("its rooms move", || !knows(&first, "r2") && !knows(&router, "r2")).await;
+    let _linked = router.gateway("g1");
+    until("and come back with a link", || knows(&first, "r2") && knows(&router, "r2")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_in_use_elsewhere_is_refused_at_start_and_its_owner_is_left_alone() {
+    let world = World::new();
+    let router = world.router_with("r1", super::with_link_port).await;
+    let mut config = crate::RouterConfig { node: "r1".to_owned(), ..crate::RouterConfig::default() };
+    super::with_link_port(&mut config);
+    let mut registry = prometheus_client::registry::Registry::default();
+    let parts = crate::RouterParts { config, state: world.state.clone(), records: world.records.clone(), registry: &mut registry };
+    let refused = crate::start(parts).await.unwrap_err();
+    assert!(refused.to_string().contains("`router.node` = \"r1\""), "{refused}");
+    let StartError::Join { cause: NotJoined::NameTaken { addresses, .. }, .. } = &refused else { panic!("{refused:?}") };
+    assert_eq!(*addresses, format!("link={}", router.running.link_address().unwrap()));
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(entry(&world, "r1").await.incarnation, router.running.incarnation());
+    assert_eq!(router.running.displacement().by(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_router_whose_name_a_later_process_bears_says_so_and_is_not_ready() {
+    let world = World::new();
+    let router = world.router("r1").await;
+    until("it is ready", || router.running.readiness().is_ok()).await;
+    let later = NodeInfo { kind: NodeKind::Router, incarnation: router.running.incarnation() + 1, ..gateway("r1") };
+    let now_ms = world.state.clock.now_ms();
+    world.state.registry.register(&later, now_ms, now_ms + 3_600_000).await.unwrap();
+    let displaced = router.running.displacement().happens().await;
+    assert_eq!((displaced.key, displaced.at.as_str()), ("router.node", "tcp=r1:9000"));
+    assert_eq!(router.running.readiness(), Err(displaced.to_string()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_heartbeat_gaps_that_differ_the_longest_decides_who_is_silent() {
+    let world = World::new();
+    let router = world.router("r1").await;
+    let ours = router.running.core.silence_ms();
+    let mut slow = gateway("g1");
+    slow.labels.insert(labels::HEARTBEAT_MS.to_owned(), (ours * 2).to_string());
+    let now_ms = world.state.clock.now_ms();
+    world.state.registry.register(&slow, now_ms, now_ms + 3_600_000).await.unwrap();
+    until("the longer one counts", || router.running.core.silence_ms() == ours * 4).await;
+    world.state.registry.deregister(NodeKind::Gateway, "g1", 1).await.unwrap();
+    until("and no longer than it is there", || router.running.core.silence_ms() == ours).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gateway_that_is_not_taken_is_told_why() {
+    let world = World::new();
+    let router = world.router("r1").await;
+    let link = |incarnation| {
+        let (ours, theirs) = billfish_link::pipe::pair("g1", "r1", incarnation);
+        router.running.attach(theirs);
+        super::Gateway { link: ours }
+    };
+    let mut older = link(1);
+    until("it is linked", || router.metric("router_link_up") == 1.0).await;
+    let _newer = link(2);
+    let bye = async |gateway: &mut super::Gateway| {
+        let Kind::Bye(bye) = gateway.next().await else { panic!("a last word") };
+        assert!(gateway.link.receiver.recv().await.is_none());
+        bye.reason
+    };
+    assert!(bye(&mut older).await.contains("under the same name"));
+    assert!(bye(&mut link(1)).await.contains("gateway.node"));
+    assert_eq!(router.metric("router_link_refused_total{reason=\"later_life\"}"), 1.0);
 }
 
 #[tokio::test(start_paused = true)]
