@@ -3,6 +3,7 @@
 //! The system tables take half a second to make, so they are made once per machine and copied for each server.
 
 use crate::{
+    certificates::Certificates,
     patience::{PATIENCE, eventually_within},
     ports::free_port,
     process::{Process, tail},
@@ -29,17 +30,27 @@ pub struct MariaDb {
     directory: TempDir,
     program: PathBuf,
     port: u16,
+    tls: Option<Certificates>,
 }
 
 impl MariaDb {
     /// Starts one with an empty database and waits for its first answer. `None` where there is no MariaDB.
     pub fn start() -> Option<Self> {
+        Self::start_as(None)
+    }
+
+    /// The same, and whoever comes over TCP must speak TLS. `None` also where there is no MariaDB.
+    pub fn start_with_tls(certificates: Certificates) -> Option<Self> {
+        Self::start_as(Some(certificates))
+    }
+
+    fn start_as(tls: Option<Certificates>) -> Option<Self> {
         let program = program::find("mariadbd", "mariadb-server")?;
         program::find("mariadb-install-db", "mariadb-server")?;
         program::find("mariadb", "mariadb-client")?;
         let directory = tempfile::tempdir().expect("a temporary directory");
         copy(&template(), &directory.path().join("data")).expect("a copy of the system tables");
-        let mut server = Self { directory, program, port: 0, process: None };
+        let mut server = Self { directory, program, port: 0, process: None, tls };
         for _ in 0..START_TRIES_MAX {
             server.port = free_port(IpAddr::V4(Ipv4Addr::LOCALHOST));
             if server.launch() {
@@ -52,7 +63,7 @@ impl MariaDb {
 
     fn launch(&mut self) -> bool {
         let path = |name: &str| self.directory.path().join(name).to_string_lossy().into_owned();
-        let arguments = [
+        let mut arguments = vec![
             "--no-defaults".to_owned(),
             format!("--user={}", user()),
             format!("--datadir={}", path("data")),
@@ -63,8 +74,14 @@ impl MariaDb {
             "--innodb-buffer-pool-size=64M".to_owned(),
             "--skip-name-resolve".to_owned(),
         ];
-        let mut process = Process::start(&self.program, &arguments.map(Into::into), &[], &self.directory.path().join("log"))
-            .expect("mariadbd can be started");
+        if let Some(certificates) = &self.tls {
+            arguments.push("--require-secure-transport=ON".to_owned());
+            arguments.push(format!("--ssl-cert={}", certificates.certificate().display()));
+            arguments.push(format!("--ssl-key={}", certificates.key().display()));
+        }
+        let arguments: Vec<_> = arguments.into_iter().map(Into::into).collect();
+        let mut process =
+            Process::start(&self.program, &arguments, &[], &self.directory.path().join("log")).expect("mariadbd can be started");
         let mut is_up = false;
         let came = eventually_within(PATIENCE, || {
             if process.ended().is_some() {

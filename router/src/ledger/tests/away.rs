@@ -5,7 +5,7 @@ use crate::{
     ledger::{Ledger, LedgerConfig, LedgerError, Sharing},
     services::ports::{RecordError, RoomRecords},
 };
-use billfish_testing::{MariaDb, PATIENCE};
+use billfish_testing::{Certificates, MariaDb, PATIENCE};
 use std::{error::Error, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -48,7 +48,9 @@ async fn calls_fail_while_the_server_is_halted_and_work_when_it_goes_on() {
 #[tokio::test]
 async fn a_row_that_a_halted_router_has_locked_holds_up_its_own_room_alone_and_not_for_ever() {
     let Some(server) = MariaDb::start() else { return };
-    let home = Home::server(server.url());
+    let mut home = Home::server(server.url());
+    // Longer than the server waits for a lock: it is the server's word that comes.
+    home.config.call_timeout = Duration::from_secs(5);
     let (halted, ledger) = (home.open().await, home.open().await);
     let (locked, free) = (open(&ledger, 30_001, NOW).await.room, open(&ledger, 30_002, NOW).await.room);
     let mut call = halted.transaction("a test").await.unwrap();
@@ -97,6 +99,29 @@ async fn a_server_that_cannot_be_used_is_named_without_the_password() {
         assert!(matches!(refused, LedgerError::Unreachable { .. }), "{refused:?}");
         let told = format!("{refused} {:?}", refused.source());
         assert!(told.contains("127.0.0.1:") && !told.contains("hunter"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_wants_tls_gets_it_and_its_certificate_is_checked_where_that_is_asked_for() {
+    let certificates = Certificates::new();
+    let Some(server) = MariaDb::start_with_tls(certificates.clone()) else { return };
+    let authority = certificates.authority().display().to_string();
+    let checked = |authority: &str| format!("{}?ssl-mode=VERIFY_IDENTITY&ssl-ca={authority}", server.url());
+    for url in [server.url(), checked(&authority)] {
+        let ledger = Home::server(url).open().await;
+        let (cipher,): (String,) = ledger
+            .row("a test", "SELECT variable_value FROM information_schema.session_status WHERE variable_name = 'Ssl_cipher'", &[])
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(!cipher.is_empty());
+        ledger.block_words().await.unwrap();
+    }
+    let stranger = Certificates::new();
+    for url in [format!("{}?ssl-mode=DISABLED", server.url()), checked(&stranger.authority().display().to_string())] {
+        let refused = refusal(&url).await;
+        assert!(matches!(refused, LedgerError::Unreachable { .. }), "{url}: {refused:?}");
     }
 }
 
