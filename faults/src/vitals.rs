@@ -6,6 +6,7 @@ use billfish_testing::Node;
 use std::{
     collections::BTreeMap,
     fs,
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -25,7 +26,7 @@ const GROWTH_BYTES_MAX: u64 = 64 << 20;
 pub struct Usage {
     /// Resident memory.
     pub rss_bytes: u64,
-    /// Open files and sockets.
+    /// Open files and sockets, but for those of the SQLite pool: it opens connections as they are needed, up to its own bound, and keeps them.
     pub fds: usize,
     /// Threads.
     pub threads: usize,
@@ -39,7 +40,7 @@ impl Usage {
         let number = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse::<u64>().ok());
         Some(Self {
             rss_bytes: number("VmRSS:")? * 1_024,
-            fds: fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count(),
+            fds: fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().filter(|file| !is_of_records(&file.path())).count(),
             threads: usize::try_from(number("Threads:")?).ok()?,
         })
     }
@@ -47,6 +48,12 @@ impl Usage {
     fn max(self, other: Self) -> Self {
         Self { rss_bytes: self.rss_bytes.max(other.rss_bytes), fds: self.fds.max(other.fds), threads: self.threads.max(other.threads) }
     }
+}
+
+/// An open file that is the records' database, its log or its index.
+fn is_of_records(descriptor: &Path) -> bool {
+    // One that was closed meanwhile leads nowhere.
+    fs::read_link(descriptor).is_ok_and(|file| file.file_name().is_some_and(|name| name.to_string_lossy().contains(".db")))
 }
 
 /// One node's.
@@ -164,14 +171,24 @@ pub fn too_large(seen: &BTreeMap<String, Vital>) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{GROWTH_BYTES_MAX, Usage, Vital, too_large};
-    use std::{collections::BTreeMap, process};
+    use super::{GROWTH_BYTES_MAX, Usage, Vital, is_of_records, too_large};
+    use std::{collections::BTreeMap, fs::File, os::fd::AsRawFd as _, path::Path, process};
 
     #[test]
     fn a_process_takes_memory_files_and_threads() {
         let usage = Usage::of(process::id()).expect("it runs");
         assert!(usage.rss_bytes > 1 << 20 && usage.fds >= 3 && usage.threads >= 1, "{usage:?}");
         assert_eq!(Usage::of(u32::MAX), None);
+    }
+
+    #[test]
+    fn only_the_files_of_the_records_are_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, is_left_out) in [("billfish.db", true), ("billfish.db-wal", true), ("billfish.log", false)] {
+            let file = File::create(directory.path().join(name)).unwrap();
+            let descriptor = format!("/proc/self/fd/{}", file.as_raw_fd());
+            assert_eq!(is_of_records(Path::new(&descriptor)), is_left_out, "{name}");
+        }
     }
 
     #[test]
