@@ -4,7 +4,7 @@
 //! - Remembers whether the store is away, for readiness, and when the registry last failed, for how far it is to be believed.
 
 use crate::metrics::{ControlCounters, Port};
-use billfish_state::{State, StateError};
+use billfish_state::{Quiet, State, StateError};
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -26,11 +26,12 @@ pub(crate) struct Store {
     counters: Arc<ControlCounters>,
     away: AtomicBool,
     registry_failed: Mutex<Option<Instant>>,
+    quiet: Quiet,
 }
 
 impl Store {
     pub(crate) fn new(state: State, counters: Arc<ControlCounters>) -> Self {
-        Self { state, counters, away: AtomicBool::new(false), registry_failed: Mutex::default() }
+        Self { state, counters, away: AtomicBool::new(false), registry_failed: Mutex::default(), quiet: Quiet::new() }
     }
 
     /// Why the store cannot be used, for a person; `None` while it can: as it says itself, or because the last call failed.
@@ -58,8 +59,10 @@ impl Store {
     pub(crate) async fn call<T>(&self, port: Port, call: impl Future<Output = Result<T, StateError>>) -> Result<T, Away> {
         let failed = match tokio::time::timeout(CALL_WAIT, call).await {
             Ok(Ok(value)) => {
-                if self.away.swap(false, Relaxed) {
-                    info!("the shared state is back");
+                if self.away.swap(false, Relaxed)
+                    && let Some(more_before) = self.quiet.may_say("back")
+                {
+                    info!(more_before, "the shared state is back");
                 }
                 return Ok(value);
             }
@@ -70,12 +73,13 @@ impl Store {
         if port == Port::Registry {
             *self.registry_failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
-        // A full table is an answer: the store itself is there.
-        let away = !matches!(failed, Some(StateError::Full { .. }));
-        if self.away.swap(away, Relaxed) != away {
+        // A full table or a spoilt key is an answer: the store itself is there.
+        let away = !matches!(failed, Some(StateError::Full { .. } | StateError::Spoilt { .. }));
+        let is_news = self.away.swap(away, Relaxed) != away || !away;
+        if is_news && let Some(more_before) = self.quiet.may_say(Port::ALL[port as usize].1) {
             match failed {
-                Some(error) => warn!(?port, error = &error as &dyn std::error::Error, "the shared state fails"),
-                None => warn!(?port, wait = ?CALL_WAIT, "the shared state does not answer"),
+                Some(error) => warn!(?port, error = &error as &dyn std::error::Error, more_before, "the shared state fails"),
+                None => warn!(?port, wait = ?CALL_WAIT, more_before, "the shared state does not answer"),
             }
         }
         Err(Away)
@@ -117,6 +121,16 @@ mod tests {
         assert_eq!(store.away(), None);
         assert_eq!(counters.state_errors[Port::Tokens as usize].value(), 1);
     }
+
+    #[tokio::test]
+    async fn a_spoilt_key_fails_the_call_but_the_store_is_there() {
+        let (store, counters) = store();
+        let spoilt = async { Err::<(), _>(StateError::Spoilt { what: "reading", key: "im:bindIp:1:1".to_owned() }) };
+        assert_eq!(store.call(Port::Routes, spoilt).await, Err(Away));
+        assert_eq!(store.away(), None);
+        assert_eq!(counters.state_errors[Port::Routes as usize].value(), 1);
+    }
+
     #[test]
     fn a_store_that_says_why_it_is_away_is_quoted() {
         let (store, _) = store();

@@ -1,7 +1,7 @@
 //! Why a call was refused: one type for the link, the HTTP API and the metrics.
 
 use crate::services::ports::RecordError;
-use billfish_state::StateError;
+use billfish_state::{Quiet, StateError};
 use billfish_wire::Reason;
 use std::sync::Arc;
 
@@ -62,16 +62,23 @@ impl Refusal {
 /// Told to callers whose store is away: long enough for a reconnect (20 to 100 ms), short enough for a person who waits.
 const UNAVAILABLE_RETRY_MS: u64 = 500;
 
+/// Lines about calls that are refused while a store is away: each call would make one.
+static REFUSED: Quiet = Quiet::new();
+
 impl From<StateError> for Refusal {
     fn from(error: StateError) -> Self {
-        tracing::warn!(error = &error as &dyn std::error::Error, "refused, for the state store did not answer");
+        if let Some(more_before) = REFUSED.may_say("state") {
+            tracing::warn!(error = &error as &dyn std::error::Error, more_before, "refused, for the state store did not answer");
+        }
         Self::because(Reason::Unavailable, "the shared state is away; try again after retryAfterMs").retry_after(UNAVAILABLE_RETRY_MS)
     }
 }
 
 impl From<RecordError> for Refusal {
     fn from(error: RecordError) -> Self {
-        tracing::warn!(error = &error as &dyn std::error::Error, "refused, for the records did not answer");
+        if let Some(more_before) = REFUSED.may_say("records") {
+            tracing::warn!(error = &error as &dyn std::error::Error, more_before, "refused, for the records did not answer");
+        }
         Self::because(Reason::Unavailable, "the records are away; try again after retryAfterMs").retry_after(UNAVAILABLE_RETRY_MS)
     }
 }

@@ -3,13 +3,14 @@
 //! - Labels have few values: never a user, a room or a text of a peer.
 //! - prometheus-client appends `_total` to counters by itself.
 
+use billfish_state::Quiet;
 use billfish_wire::{Class, Reason};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// The metrics; clones share them.
 #[derive(Clone, Debug)]
@@ -63,6 +64,8 @@ pub(crate) struct Metrics {
     pub(crate) acks_expired: Counter,
     delivery: Histogram,
     list_refresh: Histogram,
+    /// Lines about stores that fail.
+    quiet: Arc<Quiet>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -144,6 +147,7 @@ impl Metrics {
             acks_expired: Counter::default(),
             delivery: Histogram::new(SECONDS),
             list_refresh: Histogram::new(SECONDS),
+            quiet: Arc::default(),
         };
         registry.register("router_rooms", "Rooms this router owns and has active", metrics.rooms.clone());
         registry.register("router_room_queue_depth", "Calls waiting in the queues of all rooms", metrics.room_queue_depth.clone());
@@ -260,7 +264,9 @@ impl Metrics {
 
     /// A store failed where the router goes on without it. `what` is one of a few words of the code.
     pub(crate) fn store_failed(&self, what: &'static str, error: &(dyn std::error::Error + 'static)) {
-        tracing::warn!(what, error, "a store did not answer; going on without");
+        if let Some(more_before) = self.quiet.may_say(what) {
+            tracing::warn!(what, error, more_before, "a store did not answer; going on without");
+        }
         self.store_errors.get_or_create(&StoreLabels { what }).inc();
     }
 

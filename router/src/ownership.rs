@@ -26,7 +26,7 @@ use crate::{
 };
 use arc_swap::ArcSwap;
 use billfish_ring::Ring;
-use billfish_state::{LeaseAsk, Leases, NodeInfo, RoomId};
+use billfish_state::{LeaseAsk, Leases, NodeInfo, Quiet, RoomId};
 use billfish_wire::Reason;
 use renewals::Renewals;
 use std::{
@@ -142,6 +142,8 @@ const ASK_AGAIN_MS: u64 = 500;
 const RENEW_APART_MS: u64 = 250;
 /// Least time between two attempts to claim a room that another has.
 const CLAIM_AGAIN_MS: u64 = 100;
+/// Lines about leases that cannot be renewed: all rooms say it at once.
+static RUN_OUT: Quiet = Quiet::new();
 
 impl Ownership {
     pub(crate) fn new(node: &str, incarnation: u64, leases: Arc<dyn Leases>, records: Arc<dyn RoomRecords>, lease: Duration) -> Self {
@@ -267,7 +269,9 @@ impl Ownership {
                 if now_ms < claim.until_ms {
                     tracing::debug!(%room, error, "the lease of a room could not be renewed");
                 } else if claim.unanswered_ms.replace(now_ms).is_none() {
-                    tracing::warn!(%room, error, "the lease of a room has run out and the store does not answer: only chat goes on");
+                    if let Some(more_before) = RUN_OUT.may_say("run out") {
+                        tracing::warn!(%room, error, more_before, "the lease of a room has run out and the store does not answer: only chat goes on");
+                    }
                 }
                 Renewal::Unknown
             }

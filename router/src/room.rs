@@ -35,7 +35,7 @@ use crate::{
     timers::RoomTimers,
 };
 use billfish_link::message::{Evict, Joined, Synced, envelope::Kind, reply};
-use billfish_state::{AppId, DeviceKind, LogEntry, Member, MessageClaim, RoomId, UserId};
+use billfish_state::{AppId, DeviceKind, LogEntry, Member, MessageClaim, Quiet, RoomId, UserId};
 use billfish_wire::{Class, Reason};
 use bytes::Bytes;
 use outbox::{Out, Outbox, Waiting};
@@ -186,7 +186,9 @@ async fn live(core: &Core, mut room: Room, first: Option<RoomCall>, receiver: &m
     room.show_degraded(false);
     core.metrics.rooms.dec();
     if end == End::Lost {
-        tracing::warn!(room = %room.record.room, epoch = room.claim.epoch, "the lease of a room was lost; it stops here");
+        if let Some(more_before) = LOST.may_say("lost") {
+            tracing::warn!(room = %room.record.room, epoch = room.claim.epoch, more_before, "the lease of a room was lost; it stops here");
+        }
         core.metrics.rooms_lost.inc();
     }
     // What is in the log beyond this is pushed by the next life.
@@ -646,6 +648,8 @@ impl Room {
 const FULL_RETRY_MS: u64 = 10_000;
 /// The other fields of a state's body, escaped.
 const STATE_FIELDS_BYTES: usize = 256;
+/// Lines about rooms that were lost: a router that was stopped loses all of them at once.
+static LOST: Quiet = Quiet::new();
 
 fn states_key(room: RoomId) -> String {
     format!("living_room_states:{room}")

@@ -17,7 +17,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use billfish_state::{AppId, Cache, Clock, Dedup, State, UserId};
+use billfish_state::{AppId, Cache, Clock, Dedup, Quiet, State, UserId};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::HashMap,
@@ -34,6 +34,9 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const CLAIM_MARGIN: Duration = Duration::from_secs(5);
 /// Claims of the API stand beside those of users, under a user that cannot exist.
 const NOBODY: (AppId, UserId) = (AppId(0), UserId(0));
+
+/// Lines about a store that is away: each call with a key would make one.
+static NOT_DONE: Quiet = Quiet::new();
 
 static HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 static REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -145,7 +148,11 @@ impl Repeats {
         match self.cache.put(&names[0], kept, now, now + crate::clock::millis(self.life)).await {
             Ok(()) => self.release(&names).await,
             // The claim stays, and guards for as long as it lives.
-            Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "the answer to a call with a key was not kept"),
+            Err(error) => {
+                if let Some(more_before) = NOT_DONE.may_say("keeping") {
+                    tracing::warn!(error = &error as &dyn std::error::Error, more_before, "the answer to a call with a key was not kept");
+                }
+            }
         }
         Ok(response)
     }
@@ -174,8 +181,14 @@ impl Repeats {
     }
 
     async fn release(&self, names: &[String]) {
-        if let Err(error) = self.dedup.release(NOBODY.0, NOBODY.1, names).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "a claim on a call was not given back; it runs out by itself");
+        if let Err(error) = self.dedup.release(NOBODY.0, NOBODY.1, names).await
+            && let Some(more_before) = NOT_DONE.may_say("releasing")
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                more_before,
+                "a claim on a call was not given back; it runs out by itself"
+            );
         }
     }
 

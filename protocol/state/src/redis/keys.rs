@@ -175,6 +175,7 @@ mod tests {
     use super::Keys;
     use crate::redis::slots::slot_of;
     use crate::types::{AppId, NodeKind, RoomId, UserId};
+    use std::collections::BTreeSet;
 
     const APP: AppId = AppId(10001);
 
@@ -194,6 +195,46 @@ mod tests {
         assert_eq!(keys.rate_window("login:10001:1"), "im:limit:login:10001:1");
         assert_eq!(keys.dedup(APP, user, "m"), "im:dedup:10001:-7:m");
         assert_eq!(keys.cache("living_room_obj:1"), "im:living_room_obj:1");
+    }
+
+    /// The page is a contract: a key that is made here and not told there fails here.
+    #[test]
+    fn every_key_has_its_line_in_the_documentation() {
+        let source = include_str!("keys.rs").split("#[cfg(test)]").next().unwrap();
+        let made: Vec<String> = source.split("format!(\"{}").skip(1).map(|rest| shape(rest.split('"').next().unwrap())).collect();
+        // Those that begin with a part of their own are made of others, or named by whoever caches.
+        let made: BTreeSet<String> = made.into_iter().filter(|key| key.starts_with(|first: char| first.is_ascii_alphabetic())).collect();
+        assert!(made.contains("imAckMap:{<>:<>}") && made.len() > 15, "{made:?}");
+        let page = include_str!("../../../../docs/redis.md");
+        let told: BTreeSet<String> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split(" |").next())
+            .flat_map(|keys| keys.split('`').step_by(2).map(blank).collect::<Vec<_>>())
+            .collect();
+        let missing: Vec<_> = made.difference(&told).collect();
+        assert!(missing.is_empty(), "not in docs/redis.md: {missing:?} (it has {told:?})");
+        for made in ["room:<>:owner", "lease:<>", "node:{<>}:<>"] {
+            assert!(told.contains(made), "{made}");
+        }
+    }
+
+    /// A format string as a shape: what is filled in is `<>`.
+    fn shape(format: &str) -> String {
+        let marked = format.replace("{{{", "\u{1}{").replace("}}}", "}\u{2}");
+        let mut shape = String::new();
+        for (number, part) in marked.split(['{', '}']).enumerate() {
+            shape.push_str(if number % 2 == 1 { "<>" } else { part });
+        }
+        shape.replace('\u{1}', "{").replace('\u{2}', "}")
+    }
+
+    /// A documented key as a shape.
+    fn blank(key: &str) -> String {
+        let mut shape = String::new();
+        for (number, part) in key.split(['<', '>']).enumerate() {
+            shape.push_str(if number % 2 == 1 { "<>" } else { part });
+        }
+        shape
     }
 
     #[test]
