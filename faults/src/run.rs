@@ -143,7 +143,12 @@ pub fn run(fault: Fault, options: &RunOptions) -> Result<Option<Outcome>> {
     if options.keep || !outcome.is_clean() {
         let logs = path.with_extension("logs");
         fs::create_dir_all(&logs).with_context(|| format!("cannot make {}", logs.display()))?;
-        cluster.nodes().for_each(|node| node.keep_log(&logs.join(format!("{}.log", node.name()))));
+        for node in cluster.nodes() {
+            node.keep_log(&logs.join(format!("{}.log", node.name())));
+            if let Some((_, metrics)) = node.admin("/metrics") {
+                fs::write(logs.join(format!("{}.metrics", node.name())), metrics).context("the metrics of a node")?;
+            }
+        }
         outcome.journal = Some(path);
     } else {
         fs::remove_file(&path).ok();
