@@ -5,6 +5,7 @@ mod away;
 mod cluster;
 mod drain;
 mod house;
+mod kicks;
 mod limits;
 mod login;
 mod pages;
