@@ -39,6 +39,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     }
 
     let mut registry = Registry::default();
+    config.warn_of_published_secrets();
     let shared = SharedState::open(&config, &mut registry).await?;
     let state = shared.state.clone();
     let guard = Guard::start(&ledger, &state).await?;
@@ -73,8 +74,16 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     Ports::default().with("tcp", bound.tcp).with("http", bound.http).with("admin", bound.admin).write(ports_file)?;
     bound.greet(&config, is_new_key.then_some(http_config.api_key.as_str()));
 
+    let displacements = (router.displacement(), gateway.displacement());
+    let failure = async {
+        tokio::select! {
+            foreign = guard.foreign() => foreign.into(),
+            displaced = displacements.0.happens() => displaced.into(),
+            displaced = displacements.1.happens() => displaced.into(),
+        }
+    };
     signals
-        .stop_by(async { guard.foreign().await.into() }, async {
+        .stop_by(failure, async {
             gateway.drain_configured().await;
             http.stop().await;
             admin.stop().await;

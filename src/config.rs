@@ -15,6 +15,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use toml::{Table, Value};
+use tracing::warn;
 
 /// What the environment variables begin with.
 const PREFIX: &str = "BILLFISH__";
@@ -141,6 +142,12 @@ impl Config {
         if self.gateway.link.secret.is_empty() {
             bail!("configuration key `gateway.link.secret`: is empty; set it to the routers' `router.link.secret`");
         }
+        if self.gateway.link.secret.len() < SECRET_BYTES_MIN {
+            bail!(
+                "configuration key `gateway.link.secret`: has fewer than {SECRET_BYTES_MIN} characters; the routers' has more, for whoever \
+                 knows it may speak for every user"
+            );
+        }
         Ok(())
     }
 
@@ -172,6 +179,26 @@ impl Config {
         self.router.validate().map_err(|error| anyhow!("configuration key `router.{}`: {}", error.key, error.problem))?;
         self.http.validate().map_err(|error| anyhow!("configuration key `http.{}`: {}", error.key, error.problem))?;
         Ok(())
+    }
+
+    /// Everyone can read the examples' secrets: harmless on loopback, an open door elsewhere.
+    pub(crate) fn warn_of_published_secrets(&self) {
+        for key in self.published_secrets() {
+            warn!(key, "this secret stands in the published examples, and a port is open beyond this machine: choose your own");
+        }
+    }
+
+    fn published_secrets(&self) -> Vec<&'static str> {
+        let listeners = [Some(self.gateway.listen.tcp), self.router.link.listen, Some(self.http.listen), Some(self.admin.listen)];
+        if listeners.iter().flatten().all(|listen| listen.ip().is_loopback()) {
+            return Vec::new();
+        }
+        let secrets = [
+            ("gateway.link.secret", &self.gateway.link.secret),
+            ("router.link.secret", &self.router.link.secret),
+            ("http.api_key", &self.http.api_key),
+        ];
+        secrets.into_iter().filter(|(_, secret)| PUBLISHED.contains(&secret.as_str())).map(|(key, _)| key).collect()
     }
 
     /// The effective configuration as TOML, secrets masked.
@@ -218,6 +245,11 @@ fn put(table: &mut Table, keys: &[String], value: Value) -> Result<()> {
     put(inner, rest, value)
 }
 
+/// Shortest secret of links, as routers have it.
+const SECRET_BYTES_MIN: usize = 16;
+/// Secrets of `docs/examples`.
+const PUBLISHED: [&str; 2] = ["change-me-on-every-node", "cluster-example-key"];
+
 /// Keys whose value is never shown.
 const SECRETS: [&str; 3] = ["api_key", "secret", "password"];
 
@@ -228,5 +260,24 @@ fn mask(table: &mut Table) {
         } else if SECRETS.contains(&key.as_str()) && value.as_str().is_some_and(|text| !text.is_empty()) {
             *value = Value::String("********".to_owned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+
+    #[test]
+    fn a_published_secret_is_told_of_once_a_port_is_open_beyond_this_machine() {
+        let text = |name: &str| std::fs::read_to_string(format!("{}/docs/examples/cluster/{name}.toml", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let mut router: Config = toml::from_str(&text("router")).unwrap();
+        let mut gateway: Config = toml::from_str(&text("gateway")).unwrap();
+        assert!(router.published_secrets().is_empty() && gateway.published_secrets().is_empty());
+        router.http.listen = "10.0.0.1:8080".parse().unwrap();
+        gateway.gateway.listen.tcp = "[::]:8085".parse().unwrap();
+        assert_eq!(router.published_secrets(), ["router.link.secret", "http.api_key"]);
+        assert_eq!(gateway.published_secrets(), ["gateway.link.secret"]);
+        router.router.link.secret = "another that nobody knows".to_owned();
+        assert_eq!(router.published_secrets(), ["http.api_key"]);
     }
 }

@@ -9,7 +9,7 @@ use crate::{
 use anyhow::Result;
 use billfish_gateway::{GatewayParts, Links};
 use prometheus_client::registry::Registry;
-use std::{future::pending, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 /// Runs until a signal and stops cleanly.
 pub(crate) fn run(options: &RunOptions) -> Result<()> {
@@ -21,6 +21,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
 async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let signals = Signals::catch()?;
     let mut registry = Registry::default();
+    config.warn_of_published_secrets();
     let shared = SharedState::open(&config, &mut registry).await?;
     let gateway = billfish_gateway::start(GatewayParts {
         config: config.gateway.clone(),
@@ -32,8 +33,9 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let admin = Admin::start(config.admin.listen, gateway.admin_router(Arc::new(registry), Vec::new())).await?;
     Ports::default().with("tcp", gateway.tcp_addr()).with("admin", admin.address).write(ports_file)?;
     greet(&config, &gateway, &admin);
+    let displacement = gateway.displacement();
     signals
-        .stop_by(pending(), async {
+        .stop_by(async { displacement.happens().await.into() }, async {
             gateway.drain_configured().await;
             admin.stop().await;
             shared.close().await;

@@ -29,6 +29,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     // Beside other routers: those of one machine may share a file, those of many a database.
     let ledger = Ledger::open(&config.ledger, &config.data_dir, Sharing::Shared).await?;
     let mut registry = Registry::default();
+    config.warn_of_published_secrets();
     let shared = SharedState::open(&config, &mut registry).await?;
     let guard = Guard::start(&ledger, &shared.state).await?;
     let http_address = config.http.listen;
@@ -52,8 +53,15 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let link = router.link_address().context("a router of its own has no link port")?;
     Ports::default().with("link", link).with("http", http.address()).with("admin", admin.address).write(ports_file)?;
     greet(&config, &http, &admin, link);
+    let displacement = router.displacement();
+    let failure = async {
+        tokio::select! {
+            foreign = guard.foreign() => foreign.into(),
+            displaced = displacement.happens() => displaced.into(),
+        }
+    };
     signals
-        .stop_by(async { guard.foreign().await.into() }, async {
+        .stop_by(failure, async {
             http.stop().await;
             admin.stop().await;
             // A probe's upgrade is short, and nobody probes now that the admin port is closed.

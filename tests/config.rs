@@ -104,6 +104,8 @@ fn a_role_of_its_own_is_refused_by_the_key_that_is_missing() {
         ("gateway", vec![], "state.kind"),
         ("router", vec![], "state.kind"),
         ("gateway", vec![redis], "gateway.link.secret"),
+        ("gateway", vec![redis, ("BILLFISH__GATEWAY__LINK__SECRET", "too short")], "gateway.link.secret"),
+        ("gateway", vec![redis, ("BILLFISH__GATEWAY__LISTEN__TCP", "0.0.0.0:0")], "gateway.listen.advertise"),
         ("router", vec![redis], "router.link.listen"),
         ("router", vec![redis, link, secret], "http.api_key"),
         ("router", vec![redis, ("BILLFISH__STATE__REDIS__NODES", "[]")], "state.redis.nodes"),

@@ -39,7 +39,7 @@ pub struct GatewayConfig {
 pub struct ListenConfig {
     /// Plain TCP, on loopback until an operator opens it: nothing is encrypted here. Port 0: any that is free.
     pub tcp: SocketAddr,
-    /// `host:port` that clients are told; empty: the address that was bound.
+    /// `host:port` that clients are told; empty: the address that was bound. Required where `tcp` names no host (0.0.0.0).
     pub advertise: String,
 }
 
@@ -276,6 +276,9 @@ impl GatewayConfig {
         ensure("shards", self.shards <= SHARDS_MAX, || format!("is more than {SHARDS_MAX}"))?;
         let advertise = &self.listen.advertise;
         ensure("listen.advertise", advertise.is_empty() || has_port(advertise), || format!("is not host:port: {advertise:?}"))?;
+        ensure("listen.advertise", !advertise.is_empty() || !self.listen.tcp.ip().is_unspecified(), || {
+            "is required where listen.tcp is 0.0.0.0 or [::]: clients are told it, and cannot connect to that".to_owned()
+        })?;
         self.validate_session()?;
         self.validate_admission()?;
         positive("backlog.frames_max", self.backlog.frames_max)?;
@@ -454,11 +457,12 @@ mod tests {
     #[test]
     fn a_wrong_value_is_refused_with_its_key() {
         type Change = fn(&mut GatewayConfig);
-        let changes: [(&str, Change); 9] = [
+        let changes: [(&str, Change); 10] = [
             ("node", |config| config.node = "a b".to_owned()),
             ("node", |config| config.node = "x".repeat(33)),
             ("shards", |config| config.shards = 257),
             ("listen.advertise", |config| config.listen.advertise = "chat.example".to_owned()),
+            ("listen.advertise", |config| config.listen.tcp = "0.0.0.0:8085".parse().unwrap()),
             ("session.heartbeat_gap", |config| config.session.heartbeat_gap = Duration::from_millis(1_500)),
             ("session.rooms_max", |config| config.session.rooms_max = 9),
             ("admission.unlogged_percent_max", |config| config.admission.unlogged_percent_max = 101),
