@@ -175,7 +175,7 @@ fn a_cluster_of_one_machine_chats_takes_back_what_was_killed_and_leaves_nothing_
     // Again in the same place: refused while this one runs.
     let again = script.command().output().unwrap();
     assert_eq!(again.status.code(), Some(1));
-    assert!(text(&again).contains("still runs"), "{}", text(&again));
+    assert!(text(&again).contains("runs already"), "{}", text(&again));
     let elsewhere = script.command().env("CLUSTER_DATA", script.directory.path().join("elsewhere")).output().unwrap();
     assert_eq!(elsewhere.status.code(), Some(1));
     assert!(text(&elsewhere).contains(&format!("port {} is taken", script.base)), "{}", text(&elsewhere));
