@@ -96,28 +96,56 @@ fn client_hello(host: &str) -> Option<Vec<u8>> {
 }
 
 /// Says what an operator should know of how this server keeps its data.
-pub(super) async fn advise(dialer: &Dialer, address: &Address, mut connection: MultiplexedConnection) {
-    let mut pipeline = Pipeline::new();
-    for setting in ["maxmemory-policy", "appendonly", "appendfsync"] {
-        pipeline.cmd("CONFIG").arg("GET").arg(setting);
-    }
-    let asked = connection.send_packed_commands(&pipeline, 0, pipeline.len());
-    let Ok(Ok(answers)) = timeout(dialer.patience(), asked).await else { return };
-    let values: Vec<Option<String>> = answers.into_iter().map(value_of).collect();
-    let [policy, appendonly, appendfsync] = values.as_slice() else { return };
-    if let Some(policy) = policy.as_deref().filter(|policy| *policy != "noeviction") {
+pub(super) async fn advise(dialer: &Dialer, address: &Address, connection: MultiplexedConnection) {
+    let keeping = Keeping::ask(dialer, connection).await;
+    if keeping.may_evict() {
         tracing::warn!(
-            server = %address, policy,
+            server = %address,
+            policy = keeping.policy,
             "this Redis may evict: set maxmemory-policy noeviction, or inboxes, routes and leases go without anybody being told"
         );
     }
-    if let (Some(appendonly), Some(appendfsync)) = (appendonly, appendfsync)
-        && (appendonly != "yes" || appendfsync != "always")
-    {
+    if keeping.may_lose() {
         tracing::info!(
-            server = %address, appendonly, appendfsync,
+            server = %address,
+            appendonly = keeping.appendonly,
+            appendfsync = keeping.appendfsync,
             "what this Redis has acknowledged may be lost with its machine: only appendonly yes with appendfsync always keeps all of it"
         );
+    }
+}
+
+/// How a server keeps its data, as far as it tells this user.
+#[derive(Debug, Default)]
+struct Keeping {
+    policy: Option<String>,
+    appendonly: Option<String>,
+    appendfsync: Option<String>,
+}
+
+impl Keeping {
+    async fn ask(dialer: &Dialer, mut connection: MultiplexedConnection) -> Self {
+        // One by one: several in one command are not for Redis 6.2.
+        let mut pipeline = Pipeline::new();
+        for setting in ["maxmemory-policy", "appendonly", "appendfsync"] {
+            pipeline.cmd("CONFIG").arg("GET").arg(setting);
+        }
+        let asked = connection.send_packed_commands(&pipeline, 0, pipeline.len());
+        let Ok(Ok(answers)) = timeout(dialer.patience(), asked).await else { return Self::default() };
+        let mut values = answers.into_iter().map(value_of);
+        let mut next = || values.next().flatten();
+        Self { policy: next(), appendonly: next(), appendfsync: next() }
+    }
+
+    fn may_evict(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy != "noeviction")
+    }
+
+    fn may_lose(&self) -> bool {
+        match (self.appendonly.as_deref(), self.appendfsync.as_deref()) {
+            (Some(appendonly), Some(appendfsync)) => appendonly != "yes" || appendfsync != "always",
+            _ => false,
+        }
     }
 }
 
@@ -129,4 +157,35 @@ fn value_of(answer: Value) -> Option<String> {
 
 fn wrong<T>(key: &'static str, problem: String) -> Result<T, ConfigError> {
     Err(ConfigError { key, problem })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Keeping;
+    use crate::redis::config::{Address, RedisConfig};
+    use crate::redis::dial::Dialer;
+    use billfish_testing::RedisServer;
+
+    async fn verdicts(server: &RedisServer, config: RedisConfig) -> (bool, bool) {
+        let dialer = Dialer::new(&config).unwrap();
+        let connection = dialer.dial(&Address::parse(&server.address().to_string()).unwrap()).await.unwrap();
+        let keeping = Keeping::ask(&dialer, connection).await;
+        (keeping.may_evict(), keeping.may_lose())
+    }
+
+    #[tokio::test]
+    async fn a_server_that_may_evict_or_lose_says_so_unless_it_may_not_be_asked() {
+        let Some(server) = RedisServer::start() else { return };
+        let set = |name: &str, value: &str| server.command(&["CONFIG", "SET", name, value]).unwrap();
+        assert_eq!(verdicts(&server, RedisConfig::default()).await, (false, false));
+        set("maxmemory-policy", "volatile-ttl");
+        set("appendfsync", "everysec");
+        assert_eq!(verdicts(&server, RedisConfig::default()).await, (true, true));
+        set("appendfsync", "always");
+        set("appendonly", "no");
+        assert_eq!(verdicts(&server, RedisConfig::default()).await, (true, true));
+        server.command(&["ACL", "SETUSER", "im", "on", ">secret", "~im:*", "+@read", "+@write", "+ping"]).unwrap();
+        let silent = RedisConfig { username: Some("im".to_owned()), password: Some("secret".to_owned()), ..RedisConfig::default() };
+        assert_eq!(verdicts(&server, silent).await, (false, false));
+    }
 }

@@ -51,9 +51,9 @@ impl Trouble {
     }
 
     pub(super) fn into_error(self, what: &'static str) -> StateError {
-        match self {
-            Self::Spoilt(key) => StateError::Spoilt { what, key },
-            cause => StateError::Away { what, cause: Box::new(cause) },
+        if let Self::Spoilt(key) = self {
+            return StateError::Spoilt { what, key };
         }
+        StateError::Away { what, cause: Box::new(self) }
     }
 }
