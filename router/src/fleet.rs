@@ -104,6 +104,12 @@ impl Fleet {
         self.gateways.load().lives.get(node) == Some(&incarnation)
     }
 
+    /// Whether users are sent to a gateway.
+    #[cfg(test)]
+    pub(crate) fn is_listed(&self, node: &str) -> bool {
+        self.gateways.load().by_id.contains_key(node)
+    }
+
     /// Whether no gateway is known that takes users.
     pub(crate) fn is_empty(&self) -> bool {
         self.gateways.load().ring.is_empty()
