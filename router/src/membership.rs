@@ -169,6 +169,17 @@ impl Membership {
         self.gateways[slot].has_hole = true;
     }
 
+    /// Whether a gateway is yet to hear, by its sessions' being sent away, that something did not reach it. What is newer would let its
+    /// viewers pass the hole, and their resume would ask for nothing before it.
+    pub(crate) fn has_hole(&self, gateway: &Gateway) -> bool {
+        self.gateways.iter().any(|slot| slot.has_hole && slot.is_of(gateway))
+    }
+
+    /// A gateway was sent, over a new link, everything since the last it has seen.
+    pub(crate) fn fill_hole(&mut self, gateway: &Gateway) {
+        self.gateways.iter_mut().filter(|slot| slot.is_of(gateway)).for_each(|slot| slot.has_hole = false);
+    }
+
     /// The sessions behind each hole whose gateway takes messages again: they are to come back and resume. The holes are forgotten.
     pub(crate) fn take_holes(&mut self) -> Vec<Hole> {
         if !self.gateways.iter().any(|slot| slot.has_hole) {

@@ -39,6 +39,7 @@ pub(crate) struct Metrics {
     pub(crate) holed_sessions: Counter,
     /// `router_stale_members_total`
     pub(crate) stale_members: Counter,
+    given_up: Family<StoreLabels, Counter>,
     /// `router_chat_sampled_total`
     pub(crate) chat_sampled: Counter,
     /// `router_moved_total`
@@ -131,6 +132,7 @@ impl Metrics {
             rooms_lost: Counter::default(),
             holed_sessions: Counter::default(),
             stale_members: Counter::default(),
+            given_up: Family::default(),
             chat_sampled: Counter::default(),
             moved: Counter::default(),
             relays: Family::default(),
@@ -168,6 +170,8 @@ impl Metrics {
             metrics.holed_sessions.clone(),
         );
         registry.register("router_stale_members", "Members taken out because their gateway had died", metrics.stale_members.clone());
+        let help = "Messages of rooms that a full list has let go before the log was known to have them, by list";
+        registry.register("router_messages_given_up", help, metrics.given_up.clone());
         registry.register("router_chat_sampled", "Chat messages sent to a sample of the viewers", metrics.chat_sampled.clone());
         registry.register("router_moved", "Calls of gateways about rooms that are another router's", metrics.moved.clone());
         registry.register(
@@ -215,6 +219,11 @@ impl Metrics {
             Audience::All => "all",
         };
         self.pushes.get_or_create(&PushLabels { audience, class: class.label() }).inc();
+    }
+
+    /// Messages of a room are let go at a bound.
+    pub(crate) fn given_up(&self, what: &'static str, messages: u64) {
+        self.given_up.get_or_create(&StoreLabels { what }).inc_by(messages);
     }
 
     /// A link took no more, or was gone.
@@ -298,6 +307,7 @@ mod tests {
         let metrics = Metrics::register(&mut registry);
         metrics.pushed(Audience::Users, Class::Chat);
         metrics.link_dropped(Class::Chat, "no_link");
+        metrics.given_up("behind", 1);
         metrics.decided("chat", "accepted");
         metrics.refused(Reason::Muted);
         metrics.joined("accepted");

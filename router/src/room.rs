@@ -323,7 +323,7 @@ impl Room {
             signs: Signs { generation: core.state.watch.generation(), since_ms: now_ms },
             timers,
             outbox: Outbox::new(first_seq),
-            taken: Taken::new(crate::clock::millis(core.config.dedup_life)),
+            taken: Taken::new(core.config.dedup_life),
             fenced_generation,
             unreplayed: Vec::new(),
             is_degraded: false,
@@ -508,7 +508,7 @@ impl Room {
         let claim = (!msg_id.is_empty()).then_some(MessageClaim { app: asker.app, user: asker.user, msg_id, until_ms });
         if let Some(claim) = &claim {
             let key = self.taken.key(claim.user, &claim.msg_id);
-            if self.taken.seq(key, now_ms).is_some() {
+            if self.taken.seq(key).is_some() {
                 self.core.metrics.dedup_hits.inc();
                 return self.outbox.push(Out::Again { key, waiting });
             }
@@ -521,7 +521,7 @@ impl Room {
                 Some(seq) => {
                     self.core.metrics.dedup_hits.inc();
                     let key = self.taken.key(claim.user, &claim.msg_id);
-                    self.taken.put(key, seq, now_ms);
+                    self.taken.put(key, seq);
                     self.outbox.push(Out::Again { key, waiting });
                 }
                 None => waiting.refuse(&self.core, refusal).await,
@@ -541,7 +541,7 @@ impl Room {
         let claim = once.map(|msg_id| MessageClaim { app, user: BACKEND, msg_id, until_ms });
         if let Some(claim) = &claim {
             let key = self.taken.key(claim.user, &claim.msg_id);
-            if self.taken.seq(key, now_ms).is_some() {
+            if self.taken.seq(key).is_some() {
                 self.core.metrics.dedup_hits.inc();
                 return self.outbox.push(Out::Again { key, waiting });
             }

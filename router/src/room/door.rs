@@ -1,14 +1,18 @@
 //! Who is let in to a room's queue before the room is opened, and what those hear who are not.
 //!
 //! - One who has not joined hears the same of a room that is awake, asleep, closed, of another app or never was: the room's id is the
-//!   key to it. His tries count as failed joins, whatever he tried.
-//! - For him nothing is opened: no lease is taken, no record read, no epoch raised.
+//!   key to it. His tries to join count, up to a bound.
+//! - For him nothing is opened: no lease is taken, no epoch raised. A room opens for who may join it, for its members and its operators,
+//!   and for a gateway that has heard of it before.
 
 use super::RoomCall;
 use crate::{
     Refusal,
     core::Core,
-    services::{Asker, room::JoinGuard},
+    services::{
+        Asker,
+        room::{JoinGuard, Rules},
+    },
 };
 use billfish_link::message::{Evict, Left, envelope::Kind, reply};
 use billfish_state::RoomId;
@@ -56,30 +60,70 @@ pub(super) async fn first(core: &Core, room: RoomId, receiver: &mut mpsc::Receiv
     // Whoever began the queue may not have put his call in yet.
     let mut next = receiver.recv().await;
     while let Some(call) = next {
-        let asker = match &call {
-            RoomCall::Say { asker, .. } | RoomCall::Sync { asker, .. } => *asker,
-            RoomCall::Interest { .. }
-            | RoomCall::Join { .. }
-            | RoomCall::Leave { .. }
-            | RoomCall::Push { .. }
-            | RoomCall::Order { .. }
-            | RoomCall::Stop => return Some(call),
+        let checked = match &call {
+            RoomCall::Say { asker, .. } | RoomCall::Sync { asker, .. } => check_member(core, room, *asker).await,
+            RoomCall::Join { asker, .. } => may_join(core, room, *asker).await,
+            // Who has not joined leaves nothing. Where the store does not say, the room does.
+            RoomCall::Leave { asker, .. } => match is_member(core, room, *asker).await {
+                Ok(false) => Err(Refusal::new(Reason::RoomNotFound)),
+                Ok(true) | Err(_) => Ok(()),
+            },
+            RoomCall::Interest { after_seq: None, .. } => {
+                core.metrics.room_queue_depth.dec();
+                next = receiver.try_recv().ok();
+                continue;
+            }
+            // Its link remembers that it wants to hear: a life asks there when it begins. One that has heard of the room before may have
+            // missed what the last owner left behind.
+            RoomCall::Interest { after_seq: Some(0), .. } => {
+                core.metrics.room_queue_depth.dec();
+                if matches!(core.catalog.room(room, core.state.clock.now_ms()).await, Ok(None)) {
+                    after_the_end(core, room, call).await;
+                }
+                next = receiver.try_recv().ok();
+                continue;
+            }
+            RoomCall::Interest { .. } | RoomCall::Push { .. } | RoomCall::Order { .. } | RoomCall::Stop => Ok(()),
         };
-        let Err(refusal) = check_member(core, room, asker).await else { return Some(call) };
+        let Err(refusal) = checked else { return Some(call) };
         core.metrics.room_queue_depth.dec();
-        refuse_counted(core, call, refusal).await;
+        match call {
+            RoomCall::Leave { .. } => after_the_end(core, room, call).await,
+            call => refuse_counted(core, call, refusal).await,
+        }
         next = receiver.try_recv().ok();
     }
     None
 }
 
-/// Refuses who has not joined the room, and counts it.
-pub(super) async fn check_member(core: &Core, room: RoomId, asker: Asker) -> Result<(), Refusal> {
-    let known = core.state.members.contains(asker.app, room, &[asker.user]).await?;
-    if known.first().copied().unwrap_or(false) { Ok(()) } else { Err(stranger(core, asker).await) }
+/// Whether a JOIN is worth opening the room for. What is refused here would be refused inside.
+async fn may_join(core: &Core, room: RoomId, asker: Asker) -> Result<(), Refusal> {
+    let now_ms = core.state.clock.now_ms();
+    let guard = join_guard(core);
+    guard.check(asker, now_ms).await?;
+    let record = core.catalog.room(room, now_ms).await?.filter(|record| record.app == asker.app);
+    if record.is_none() {
+        return Err(guard.failed(asker, Refusal::new(Reason::RoomNotFound), now_ms).await);
+    }
+    let moderation = core.records.moderation(room, now_ms).await?;
+    match Rules::new(moderation, core.house_words.load_full()).may_enter(asker.user, now_ms) {
+        Ok(()) => Ok(()),
+        Err(refusal) => Err(guard.failed(asker, refusal, now_ms).await),
+    }
 }
 
-/// What one hears who has guessed, or whose room has closed.
+/// Refuses who has not joined the room. That is no failed join: it tells a guess nothing, and a message may come late, when its session has
+/// left.
+pub(super) async fn check_member(core: &Core, room: RoomId, asker: Asker) -> Result<(), Refusal> {
+    if is_member(core, room, asker).await? { Ok(()) } else { Err(Refusal::new(Reason::RoomNotFound)) }
+}
+
+async fn is_member(core: &Core, room: RoomId, asker: Asker) -> Result<bool, Refusal> {
+    let known = core.state.members.contains(asker.app, room, &[asker.user]).await?;
+    Ok(known.first().copied().unwrap_or(false))
+}
+
+/// What one hears who wants to join what is not there.
 async fn stranger(core: &Core, asker: Asker) -> Refusal {
     let now_ms = core.state.clock.now_ms();
     let guard = join_guard(core);
@@ -92,15 +136,11 @@ async fn stranger(core: &Core, asker: Asker) -> Refusal {
 /// Answers a call to a room that is not live.
 pub(super) async fn after_the_end(core: &Core, id: RoomId, call: RoomCall) {
     match call {
-        RoomCall::Join { gateway, id, asker, .. } => {
-            let refusal = stranger(core, asker).await;
-            core.metrics.joined(refusal.reason.label());
-            gateway.refuse(id, &refusal).await;
-        }
-        RoomCall::Sync { asker, .. } | RoomCall::Say { asker, .. } => {
+        RoomCall::Join { asker, .. } => {
             let refusal = stranger(core, asker).await;
             refuse_counted(core, call, refusal).await;
         }
+        RoomCall::Sync { .. } | RoomCall::Say { .. } => refuse_counted(core, call, Refusal::new(Reason::RoomNotFound)).await,
         // It closed while this gateway was away: its members must hear of it. The largest epoch is never behind.
         RoomCall::Interest { gateway, after_seq: Some(_) } => {
             let evict = Evict { app_id: 0, room_id: id.0, user_id: 0, epoch: crate::ownership::EPOCH_MAX };
@@ -116,8 +156,15 @@ pub(super) async fn after_the_end(core: &Core, id: RoomId, call: RoomCall) {
 }
 
 async fn refuse_counted(core: &Core, call: RoomCall, refusal: Refusal) {
-    if matches!(call, RoomCall::Say { .. }) {
-        core.metrics.decided("chat", refusal.reason.label());
+    match &call {
+        RoomCall::Say { .. } => core.metrics.decided("chat", refusal.reason.label()),
+        RoomCall::Join { .. } => core.metrics.joined(refusal.reason.label()),
+        RoomCall::Interest { .. }
+        | RoomCall::Leave { .. }
+        | RoomCall::Sync { .. }
+        | RoomCall::Push { .. }
+        | RoomCall::Order { .. }
+        | RoomCall::Stop => {}
     }
     call.refuse(refusal).await;
 }

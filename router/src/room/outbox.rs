@@ -218,7 +218,7 @@ impl Room {
                 logged = Some(self.outbox.batch.len());
                 if let Some(claim) = &claim {
                     let key = self.taken.key(claim.user, &claim.msg_id);
-                    self.taken.put(key, seq, now_ms);
+                    self.taken.put(key, seq);
                     taken = Some(key);
                 }
                 self.outbox.batch.push(LogAppend { entry: LogEntry { seq, body: json.into(), except: push.except }, claim });
@@ -318,9 +318,8 @@ impl Room {
                     }
                 }
                 Out::Again { key, waiting } => {
-                    let now_ms = self.core.state.clock.now_ms();
                     // Not there: what it repeats stood in this batch, and was refused.
-                    match self.taken.seq(key, now_ms) {
+                    match self.taken.seq(key) {
                         Some(seq) => self.answer(waiting, seq, 0).await,
                         None => waiting.refuse(&self.core, Refusal::unavailable()).await,
                     }
@@ -342,8 +341,7 @@ impl Room {
             Some(Appended::Repeated { seq }) if seq != said.seq() => {
                 self.core.metrics.dedup_hits.inc();
                 if let Some(key) = said.key {
-                    let now_ms = self.core.state.clock.now_ms();
-                    self.taken.put(key, seq, now_ms);
+                    self.taken.put(key, seq);
                 }
                 if said.must_arrive() && seq < self.first_seq() {
                     if let Some(push) = &mut said.push.push {
@@ -366,6 +364,7 @@ impl Room {
                 if matches!(written, Written::No { in_doubt: true }) {
                     if self.outbox.doubts.len() == DOUBTS_MAX {
                         self.outbox.doubts.pop_front();
+                        self.core.metrics.given_up("doubt", 1);
                     }
                     self.outbox.doubts.push_back(said);
                 }
@@ -390,6 +389,10 @@ impl Room {
 
     async fn deliver(&mut self, gateways: &[Arc<Gateway>], message: &Kind, class: Class) {
         for gateway in gateways {
+            if class != Class::Control && self.membership.has_hole(gateway) {
+                self.core.metrics.link_dropped(class, "hole");
+                continue;
+            }
             if !gateway.send(message.clone(), class).await {
                 if !class.may_drop() {
                     self.membership.mark_hole(gateway);
@@ -423,6 +426,7 @@ impl Room {
                 outbox.batch.retain(|append| !left.refused.contains(&append.entry.seq));
                 let over = outbox.batch.len().saturating_sub(BEHIND_MAX);
                 outbox.batch.drain(..over);
+                self.core.metrics.given_up("behind", over as u64);
             }
         }
         outbox.behind = outbox.batch.len();

@@ -79,6 +79,13 @@ impl Room {
         let page = self.core.state.room_log.read(self.record.room, after_seq, billfish_state::port::ROOM_LOG_ENTRIES_MAX, now_ms).await?;
         if page.gap || page.more {
             self.send_to_resume(gateway).await?;
+            if self.membership.has_hole(gateway) {
+                // It takes nothing now. Its sessions are sent away before they see anything newer.
+                return Ok(());
+            }
+        } else {
+            // All that an earlier link of it did not take is in here.
+            self.membership.fill_hole(gateway);
         }
         let mut pushes: Vec<RoomPush> = page.entries.iter().filter_map(|entry| self.as_push(entry)).collect();
         let states = self.states.values().filter_map(|body| {
@@ -92,16 +99,15 @@ impl Room {
         let seq_of = |push: &mut RoomPush| push.push.as_ref().map(|push| push.seq);
         pushes.sort_by_key(|push| push.push.as_ref().map(|push| push.seq));
         pushes.dedup_by_key(seq_of);
-        let mut is_whole = true;
         for push in pushes {
             let class = Class::from_number(push.push.as_ref().map_or(0, |push| push.class));
             if gateway.send(Kind::RoomPush(push), class).await {
                 self.core.metrics.pushed(Audience::Room, class);
-            } else {
-                is_whole &= class.may_drop();
+            } else if !class.may_drop() {
+                return self.send_to_resume(gateway).await;
             }
         }
-        if is_whole { Ok(()) } else { self.send_to_resume(gateway).await }
+        Ok(())
     }
 
     /// An entry of the log as it is pushed.

@@ -1,7 +1,8 @@
 //! Messages this life of a room has taken, by sender and the sender's id of them.
 //!
 //! - The room's log is what decides whether a message was taken before. This table spares it the question, answers before a rate limit is
-//!   charged, and stands in while the log is away.
+//!   charged, and stands in while the log is away, or has forgotten.
+//! - Time is this process' own: a clock of the cluster that steps forgets nothing here.
 //! - Bounded: the oldest is forgotten, and the log still knows it. Ids are kept as keyed fingerprints, not as text.
 
 use billfish_state::UserId;
@@ -9,6 +10,7 @@ use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasher, RandomState},
 };
+use tokio::time::{Duration, Instant};
 
 /// Messages remembered. A gateway asks again for ten seconds at most; at a room's ceiling of 100 a second that is half of this.
 const TAKEN_MAX: usize = 2_048;
@@ -24,14 +26,14 @@ pub(super) struct Key(Fingerprint);
 pub(super) struct Taken {
     keys: [RandomState; 2],
     seqs: HashMap<Fingerprint, i64>,
-    order: VecDeque<(u64, Fingerprint)>,
-    life_ms: u64,
+    order: VecDeque<(Instant, Fingerprint)>,
+    life: Duration,
 }
 
 impl Taken {
-    /// `life_ms`: how long a repeat is recognised.
-    pub(super) fn new(life_ms: u64) -> Self {
-        Self { keys: [RandomState::new(), RandomState::new()], seqs: HashMap::new(), order: VecDeque::new(), life_ms }
+    /// `life`: how long a repeat is recognised.
+    pub(super) fn new(life: Duration) -> Self {
+        Self { keys: [RandomState::new(), RandomState::new()], seqs: HashMap::new(), order: VecDeque::new(), life }
     }
 
     pub(super) fn key(&self, user: UserId, msg_id: &str) -> Key {
@@ -40,9 +42,10 @@ impl Taken {
     }
 
     /// The number a message has, if it was taken.
-    pub(super) fn seq(&mut self, key: Key, now_ms: u64) -> Option<i64> {
-        while let Some((until_ms, oldest)) = self.order.front()
-            && *until_ms <= now_ms
+    pub(super) fn seq(&mut self, key: Key) -> Option<i64> {
+        let now = Instant::now();
+        while let Some((until, oldest)) = self.order.front()
+            && *until <= now
         {
             self.seqs.remove(oldest);
             self.order.pop_front();
@@ -51,11 +54,11 @@ impl Taken {
     }
 
     /// It was taken, with this number, or with this one instead of the one said before.
-    pub(super) fn put(&mut self, key: Key, seq: i64, now_ms: u64) {
+    pub(super) fn put(&mut self, key: Key, seq: i64) {
         if self.seqs.insert(key.0, seq).is_some() {
             return;
         }
-        self.order.push_back((now_ms.saturating_add(self.life_ms), key.0));
+        self.order.push_back((Instant::now() + self.life, key.0));
         if self.order.len() > TAKEN_MAX
             && let Some((_, oldest)) = self.order.pop_front()
         {
@@ -75,27 +78,34 @@ impl Taken {
 mod tests {
     use super::{TAKEN_MAX, Taken};
     use billfish_state::UserId;
+    use tokio::time::{Duration, advance};
 
-    #[test]
-    fn a_message_is_known_by_its_sender_and_id_for_its_time() {
-        let mut taken = Taken::new(100);
+    const LIFE: Duration = Duration::from_millis(100);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_is_known_by_its_sender_and_id_for_its_time() {
+        let mut taken = Taken::new(LIFE);
         let key = taken.key(UserId(1), "m");
-        taken.put(key, 7, 0);
-        assert_eq!(taken.seq(key, 99), Some(7));
-        assert_eq!(taken.seq(taken.key(UserId(2), "m"), 99), None);
-        taken.put(key, 8, 50);
-        assert_eq!((taken.seq(key, 99), taken.seq(key, 100)), (Some(8), None), "the first time counts");
-        taken.put(key, 9, 100);
+        taken.put(key, 7);
+        advance(LIFE / 2).await;
+        assert_eq!(taken.seq(key), Some(7));
+        assert_eq!(taken.seq(taken.key(UserId(2), "m")), None);
+        taken.put(key, 8);
+        advance(LIFE / 2 - Duration::from_millis(1)).await;
+        assert_eq!(taken.seq(key), Some(8));
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(taken.seq(key), None, "the first time counts");
+        taken.put(key, 9);
         taken.remove(key);
-        assert_eq!((taken.seq(key, 100), taken.order.len()), (None, 0));
+        assert_eq!((taken.seq(key), taken.order.len()), (None, 0));
     }
 
-    #[test]
-    fn the_oldest_gives_way() {
-        let mut taken = Taken::new(100);
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_gives_way() {
+        let mut taken = Taken::new(LIFE);
         let keys: Vec<_> = (0..=TAKEN_MAX).map(|index| taken.key(UserId(1), &index.to_string())).collect();
-        keys.iter().for_each(|key| taken.put(*key, 1, 0));
-        assert_eq!((taken.seq(keys[0], 0), taken.seq(keys[1], 0)), (None, Some(1)));
+        keys.iter().for_each(|key| taken.put(*key, 1));
+        assert_eq!((taken.seq(keys[0]), taken.seq(keys[1])), (None, Some(1)));
         assert_eq!(taken.seqs.len(), TAKEN_MAX);
     }
 }

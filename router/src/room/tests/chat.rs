@@ -18,6 +18,26 @@ async fn a_message_sent_again_is_accepted_and_said_once() {
     assert_eq!(house.metric("router_dedup_hits_total "), 2.0);
 }
 
+/// A store that forgets, or a clock that steps, must not have it said twice by the owner that said it.
+#[tokio::test(start_paused = true)]
+async fn an_owner_knows_what_it_has_said_though_the_log_has_forgotten_and_the_clock_has_stepped() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    let first = accepted(gateway.ask(ALICE, chat(room, "once", "m1")).await);
+    let once = || house.handle.push_once(room_push(room, "once too"), "k1".to_owned());
+    let second = once().await.unwrap().seq;
+    house.state.room_log.remove(room).await.unwrap();
+    house.state.clock.set(house.state.clock.now_ms() + 3_600_000);
+    assert_eq!(accepted(gateway.ask(ALICE, chat(room, "once", "m1")).await), first);
+    assert_eq!(once().await.unwrap().seq, second);
+    assert_eq!(data(&gateway.push().await)["content"], "once");
+    assert_eq!(body(&gateway.push().await).data, "once too");
+    let rest = gateway.rest(Duration::from_secs(2)).await;
+    assert!(!rest.iter().any(|kind| matches!(kind, Kind::RoomPush(push) if body(push).key.is_empty())), "{rest:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn unknown_business_codes_are_refused() {
     let house = House::start().await;

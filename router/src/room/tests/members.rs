@@ -169,20 +169,62 @@ async fn a_guess_hears_the_same_of_every_room_and_wakes_none() {
     );
 }
 
+/// A gateway keeps what it could not send, and the session may have left meanwhile.
 #[tokio::test(start_paused = true)]
-async fn guessing_by_chat_and_sync_is_slowed_down_like_guessing_by_join() {
+async fn chat_and_sync_of_one_who_is_not_in_the_room_are_no_failed_joins() {
     let house = House::start().await;
     let mut gateway = house.gateway("g1");
     let room = house.open(ANCHOR).await;
+    gateway.join(room, ALICE).await;
+    assert!(matches!(gateway.ask(ALICE, Call::Leave(Leave { room_id: room.0 })).await, reply::Result::Left(_)));
     gateway.join(room, BOB).await;
-    for guess in 0..10 {
-        let sync = Call::Sync(Sync { room_id: 1_000 + guess, from_seq: 0, from_id: String::new(), resume: false });
+    for late in 0..30 {
+        let room = if late % 2 == 0 { room } else { RoomId(1_000 + late) };
+        let sync = Call::Sync(Sync { room_id: room.0, from_seq: 0, from_id: String::new(), resume: false });
         assert_eq!(gateway.refusal(ALICE, sync).await, Reason::RoomNotFound);
-        assert_eq!(gateway.refusal(ALICE, chat(room, "anyone?", "")).await, Reason::RoomNotFound);
+        assert_eq!(gateway.refusal(ALICE, chat(room, "late", "")).await, Reason::RoomNotFound);
     }
-    assert_eq!(gateway.refusal(ALICE, chat(room, "anyone?", "")).await, Reason::RateLimited);
-    assert_eq!(gateway.refusal(ALICE, join(room, None)).await, Reason::RateLimited, "also the right one");
-    assert!(is_accepted(&gateway.chat(room, BOB, "a member guesses nothing").await));
+    gateway.join(room, ALICE).await;
+    assert!(is_accepted(&gateway.chat(room, ALICE, "in again").await));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_room_that_sleeps_wakes_for_who_may_enter_alone() {
+    let house = House::start().await;
+    let mut gateway = house.gateway("g1");
+    let asleep = house.open(ANCHOR).await;
+    house.handle.ban(MuteRequest { room: asleep, user: UserId(BOB), by: Operator::Admin, duration: None }).await.unwrap();
+    let first = gateway.join(asleep, CAROL).await.seq;
+    assert!(matches!(gateway.ask(CAROL, Call::Leave(Leave { room_id: asleep.0 })).await, reply::Result::Left(_)));
+    gateway.interest(asleep, false).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(house.metric("router_rooms "), 0.0, "it sleeps");
+    let of_another_app = OpenRoom { app: AppId(10_002), ..open_room(ANCHOR) };
+    let Opened::New(other) = house.handle.open_room(of_another_app).await.unwrap() else { panic!("live already") };
+    let (epochs, claims) = (house.records.calls("raise_epoch"), first >> 32);
+    for _ in 0..5 {
+        // What a gateway says for each guess of a session.
+        gateway.interest(asleep, true).await;
+        gateway.interest(asleep, false).await;
+        assert!(matches!(gateway.ask(ALICE, Call::Leave(Leave { room_id: asleep.0 })).await, reply::Result::Left(_)));
+        let origin = Some(Origin { app_id: APP.0, user_id: ALICE, device: WEB as u32, session: 1 });
+        gateway.send(Kind::Gone(Gone { origin, room_ids: vec![asleep.0, other.room.0] })).await;
+        gateway.interest(other.room, true).await;
+        assert_eq!(gateway.refusal(ALICE, join(other.room, None)).await, Reason::RoomNotFound);
+        gateway.interest(asleep, true).await;
+        assert_eq!(gateway.refusal(BOB, join(asleep, None)).await, Reason::Banned);
+    }
+    assert_eq!((house.metric("router_rooms "), house.records.calls("raise_epoch")), (0.0, epochs));
+    // The refused have used their budget up, as they would inside.
+    for _ in 0..15 {
+        assert_eq!(gateway.refusal(BOB, join(asleep, None)).await, Reason::Banned);
+    }
+    assert_eq!(gateway.refusal(BOB, join(asleep, None)).await, Reason::RateLimited);
+    // It wakes for who may enter, and knows that the gateway listens though that did not wake it.
+    assert_eq!(joined(gateway.ask(ALICE, join(asleep, None)).await).seq >> 32, claims + 1);
+    house.say(asleep, "awake").await;
+    assert_eq!(body(&gateway.push().await).data, "awake");
+    assert_eq!(house.metric("router_rooms "), 1.0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,11 +11,13 @@ struct TroubledLog {
     log: Arc<dyn RoomLog>,
     wait_ms: AtomicU64,
     refuses: AtomicBool,
+    is_away: AtomicBool,
 }
 
 impl TroubledLog {
     fn of(state: &mut State) -> Arc<Self> {
-        let log = Arc::new(Self { log: Arc::clone(&state.room_log), wait_ms: AtomicU64::new(0), refuses: AtomicBool::new(false) });
+        let (refuses, is_away) = (AtomicBool::new(false), AtomicBool::new(false));
+        let log = Arc::new(Self { log: Arc::clone(&state.room_log), wait_ms: AtomicU64::new(0), refuses, is_away });
         state.room_log = log.clone();
         log
     }
@@ -25,6 +27,9 @@ impl TroubledLog {
 impl RoomLog for TroubledLog {
     async fn append(&self, room: RoomId, entries: &[LogAppend], now_ms: u64) -> Result<Vec<Appended>, StateError> {
         tokio::time::sleep(Duration::from_millis(self.wait_ms.swap(0, Ordering::Relaxed))).await;
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err(StateError::Away { what: "test", cause: "told to be".into() });
+        }
         if self.refuses.load(Ordering::Relaxed) {
             return Err(StateError::Full { what: "test", limit: 0 });
         }
@@ -239,4 +244,74 @@ async fn a_configuration_that_cannot_work_starts_nothing() {
     let parts =
         RouterParts { config, state: State::in_memory(), records: Arc::new(TestRecords::default()), registry: &mut Registry::default() };
     assert!(matches!(crate::start(parts).await, Err(crate::StartError::Config(error)) if error.key == "node"));
+}
+
+/// Viewers resume from the last they have seen: who sees something newer than what he missed never asks for it.
+#[tokio::test(start_paused = true)]
+async fn a_gateway_with_a_hole_hears_nothing_newer_before_its_sessions_are_sent_away() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let mut stuck = house.gateway("g1");
+    stuck.join(room, ALICE).await;
+    let dropped = r#"router_link_dropped_total{class="event",reason="link_stalled"} "#;
+    let mut said = 0;
+    while house.metric(dropped) == 0.0 {
+        house.say(room, &said.to_string()).await;
+        said += 1;
+    }
+    // A place here and there: enough for a message, not for its being sent away.
+    let mut heard = std::mem::take(&mut stuck.heard);
+    for newer in 0..10 {
+        heard.extend(stuck.link.receiver.try_recv());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        house.say(room, &format!("newer {newer}")).await;
+    }
+    let is_kick = |kind: &Kind| matches!(kind, Kind::Kick(kick) if kick.user_id == ALICE && kick.code == 4012);
+    while !heard.iter().any(is_kick) {
+        while let Ok(kind) = stuck.link.receiver.try_recv() {
+            heard.push(kind);
+        }
+        house.say(room, "after").await;
+    }
+    let before: Vec<String> =
+        pushes_of(&heard[..heard.iter().position(is_kick).unwrap()]).into_iter().map(|push| body(push).data.clone()).collect();
+    let whole: Vec<String> = (0..before.len()).map(|index| index.to_string()).collect();
+    assert_eq!(before, whole, "up to the hole, and nothing after it");
+    assert!(house.metric(r#"router_link_dropped_total{class="event",reason="hole"} "#) >= 10.0);
+    // From there on it hears again.
+    house.say(room, "whole").await;
+    let rest = stuck.rest(Duration::from_secs(1)).await;
+    assert!(pushes_of(&rest).iter().any(|push| body(push).data == "whole"), "{rest:?}");
+}
+
+fn pushes_of(heard: &[Kind]) -> Vec<&RoomPush> {
+    heard
+        .iter()
+        .filter_map(|kind| if let Kind::RoomPush(push) = kind { Some(push) } else { None })
+        .filter(|push| body(push).key.is_empty())
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_full_list_lets_go_is_counted() {
+    let mut state = State::in_memory();
+    let log = TroubledLog::of(&mut state);
+    let house = House::with(|_| {}, Arc::new(TestRecords::default()), state).await;
+    let room = house.open(ANCHOR).await;
+    log.refuses.store(true, Ordering::Relaxed);
+    for index in 0..billfish_state::port::ROOM_LOG_ENTRIES_MAX {
+        house.say(room, &index.to_string()).await;
+    }
+    let given_up = |what: &str| house.metric(&format!("router_messages_given_up_total{{what=\"{what}\"}} "));
+    assert_eq!(given_up("behind"), 0.0);
+    house.say(room, "one more").await;
+    assert_eq!(given_up("behind"), 1.0);
+    log.is_away.store(true, Ordering::Relaxed);
+    let push = PushRequest { qos: 1, ..room_push(room, "in doubt") };
+    for _ in 0..64 {
+        assert_eq!(reason(house.handle.push(push.clone()).await), Reason::Unavailable);
+    }
+    assert_eq!(given_up("doubt"), 0.0);
+    assert_eq!(reason(house.handle.push(push.clone()).await), Reason::Unavailable);
+    assert_eq!(given_up("doubt"), 1.0);
 }
