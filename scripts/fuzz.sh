@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# scripts/fuzz.sh [RUNS | SECONDSs] [TARGET...]: every fuzz target of protocol/wire/fuzz, or those named, for so many runs (default
+# scripts/fuzz.sh [RUNS | SECONDSs] [TARGET...]: every fuzz target of protocol/{wire,link}/fuzz, or those named, for so many runs (default
 # 1000000) or, with an s behind the number, for so many seconds each. Installs cargo-fuzz into target/tools when it is missing, and says so.
 #
 # Works on the stable compiler: RUSTC_BOOTSTRAP opens the coverage flags, and without unsafe code there is nothing for a sanitizer to find.
-# New inputs go to protocol/wire/fuzz/corpus, which is not committed; the seeds are.
+# New inputs go to protocol/*/fuzz/corpus, which is not committed; the seeds are.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 amount=${1:-1000000}
@@ -13,12 +13,15 @@ case $amount in
   *s) limit=-max_total_time=${amount%s} ;;
   *) limit=-runs=$amount ;;
 esac
-[ $# -gt 0 ] || set -- frame body_json body_protobuf
+[ $# -gt 0 ] || set -- frame body_json body_protobuf envelope
 
 scripts/need cc c++ cargo-fuzz
 export RUSTC_BOOTSTRAP=1
-fuzz=protocol/wire/fuzz
 for target in "$@"; do
+  case $target in
+    envelope) fuzz=protocol/link/fuzz ;;
+    *) fuzz=protocol/wire/fuzz ;;
+  esac
   mkdir -p "$fuzz/corpus/$target"
   echo "fuzz: $target, $limit" >&2
   scripts/with-tools cargo fuzz run -s none --fuzz-dir "$fuzz" "$target" "$fuzz/corpus/$target" "$fuzz/seeds/$target" -- \

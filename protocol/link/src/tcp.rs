@@ -59,6 +59,15 @@ impl fmt::Debug for Identity {
     }
 }
 
+/// Takes the first envelope out of what came over a link; `None` until all of it is there. For fuzzing: a link does it by itself.
+///
+/// # Errors
+/// What is no envelope, or too large for one.
+#[doc(hidden)]
+pub fn decode(input: &mut BytesMut) -> Result<Option<crate::message::Envelope>, LinkError> {
+    codec::decode(input, ENVELOPE_BYTES_MAX, "a peer")
+}
+
 /// How patient a link is, and how much it lets be in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {

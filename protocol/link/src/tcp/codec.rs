@@ -129,6 +129,24 @@ mod tests {
         ]
     }
 
+    /// What the fuzzer begins with is what it says: an envelope, or the one that is too large.
+    #[test]
+    fn the_seeds_of_the_fuzzer_are_envelopes() {
+        let seeds = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/envelope")).expect("they are committed");
+        let mut count = 0;
+        for seed in seeds {
+            let seed = seed.expect("a file");
+            let bytes = std::fs::read(seed.path()).expect("it can be read");
+            let mut input = BytesMut::from(&bytes[1 + usize::from(bytes[0])..]);
+            let decoded = decode_all(&mut input);
+            let is_refused = matches!(decoded, Err(LinkError::TooLarge { .. }));
+            assert_eq!(is_refused, seed.file_name() == "too-large", "{:?}: {decoded:?}", seed.path());
+            assert!(is_refused || input.is_empty(), "{:?}", seed.path());
+            count += 1;
+        }
+        assert!(count >= 20, "{count} seeds");
+    }
+
     fn decode_all(input: &mut BytesMut) -> Result<Vec<Kind>, LinkError> {
         let mut kinds = Vec::new();
         while let Some(envelope) = decode(input, ENVELOPE_BYTES_MAX, "peer")? {
