@@ -5,7 +5,7 @@
 
 use crate::{
     config::RouterConfig,
-    delivery::{self, Delivered},
+    delivery::{self, Delivered, Unrecorded},
     dispatch::{self, LaneCall, Lanes, Rooms},
     error::Refusal,
     fleet::Fleet,
@@ -17,8 +17,8 @@ use crate::{
     link::Links,
     metrics::Metrics,
     ownership::Ownership,
-    reach::Reach,
     peers::{Dials, Peers, Remembered, RoomAnswer, RoomOrder},
+    reach::Reach,
     room::{Order, snapshot},
     services::{
         Asker, KEEP_ALL, Outgoing, chat, is_room, is_user,
@@ -40,7 +40,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::JoinSet};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The router's shared parts.
@@ -57,6 +57,8 @@ pub(crate) struct Core {
     pub(crate) remembered: Remembered,
     pub(crate) fleet: Fleet,
     pub(crate) reach: Reach,
+    /// Records of ACKs that the store is yet to take.
+    pub(crate) unrecorded: Unrecorded,
     /// Whether a later process bears this router's name.
     pub(crate) displacement: Displacement,
     pub(crate) known: tokio::sync::Mutex<Known>,
@@ -117,6 +119,7 @@ impl Core {
             remembered: Remembered::default(),
             fleet: Fleet::default(),
             reach: Reach::default(),
+            unrecorded: Unrecorded::default(),
             displacement: Displacement::new("router.node"),
             known: tokio::sync::Mutex::default(),
             looks: AtomicU64::new(0),
@@ -301,11 +304,18 @@ impl Core {
 
     pub(crate) async fn list_rooms(&self, request: ListRooms) -> Result<RoomPage> {
         let (records, has_next) = self.lists.page(request.app, request.kind, request.page, request.page_size)?;
-        let mut rooms = Vec::with_capacity(records.len());
-        for record in records {
-            let audience = self.state.members.count(record.app, record.room).await?;
-            rooms.push(view(record, audience));
+        let mut counts = JoinSet::new();
+        for (index, record) in records.iter().enumerate() {
+            let (members, app, room) = (Arc::clone(&self.state.members), record.app, record.room);
+            counts.spawn(async move { (index, members.count(app, room).await) });
         }
+        // At the same time: they share round trips, of which a page of 100 would else be as many.
+        let mut audiences = vec![0; records.len()];
+        while let Some(counted) = counts.join_next().await {
+            let (index, audience) = counted.map_err(|_| Refusal::unavailable())?;
+            audiences[index] = audience?;
+        }
+        let rooms = records.into_iter().zip(audiences).map(|(record, audience)| view(record, audience)).collect();
         Ok(RoomPage { rooms, has_next })
     }
 

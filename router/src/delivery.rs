@@ -2,6 +2,9 @@
 //!
 //! - QoS 1 to users is in their inboxes before it is on a link: whoever is offline, or behind a stalled link, pulls it later.
 //! - Pushes to one user run in his lane, so the ids of his inbox and the order on his links agree.
+//! - For each of them either his push is on a link to where he is, or a record of its ACK makes the sweeper look again ([`crate::resend`]),
+//!   before the sender is answered: who is connected does not look into his inbox. Whether a route's gateway lives is not asked for that;
+//!   a router that has just started knows of none. Who has no route at all gets it with his next LOGIN.
 //! - Everyone: one message per gateway, one gateway after another.
 
 use crate::{
@@ -10,17 +13,30 @@ use crate::{
     dispatch::INBOX_PAGE,
     link::Gateway,
     metrics::Audience,
-    route,
+    resend::OVERDUE_MS,
+    route::{self, Worth},
     services::{Asker, Outgoing},
 };
 use billfish_link::message::{AllPush, Push, UserPush, envelope::Kind};
-use billfish_state::{AppId, AppendedOnce, InboxId, MessageClaim, PendingAck, Route, UserId, port::INBOX_ENTRIES_MAX};
+use billfish_state::{
+    AppId, AppendedOnce, InboxEntry, InboxId, MessageClaim, PendingAck, Route, UserId,
+    port::{ACK_AGAIN_MAX_MS, INBOX_ENTRIES_MAX},
+};
 use billfish_wire::{Body, Class, Encoding};
 use bytes::Bytes;
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 /// When an ACK is late: gateways send a push again after as long.
 const ACK_WAIT_MS: u64 = 4_000;
+/// When a push that is on no link is tried again, doubled each time: a link that broke is made again within two seconds.
+const MISSED_WAIT_MS: u64 = 1_500;
+/// Records that wait for the store to take them: what one router sends in some seconds. About 200 bytes each.
+const UNRECORDED_MAX: usize = 10_000;
+/// Records in one write.
+const RECORDS_AT_ONCE: usize = 1_000;
 /// Pages of an inbox that are sent again: all that it can hold.
 const AGAIN_PAGES: usize = INBOX_ENTRIES_MAX.div_ceil(INBOX_PAGE);
 
@@ -40,7 +56,7 @@ pub(crate) async fn to_users(core: &Core, app: AppId, users: &[UserId], push: &O
         let body = Bytes::from(body(push, now_ms).to_vec(Encoding::Json));
         msg_ids = core.state.inbox.append(app, users, &core.next_inbox_id(now_ms), body, now_ms).await?;
     }
-    let online = send(core, app, users, &message(push, String::new(), now_ms), &msg_ids, Awaited::first(now_ms), now_ms).await?;
+    let online = send(core, app, users, &message(push, String::new(), now_ms), &msg_ids, now_ms).await?;
     let reached = if push.acknowledged { users.len() } else { online };
     Ok(Delivered { msg_id: msg_ids.into_iter().next(), users: reached as u64 })
 }
@@ -66,20 +82,7 @@ pub(crate) async fn to_user_once(
             None => return Ok(()),
         }
     }
-    send(core, app, &[user], &push, &[id], Awaited::first(now_ms), now_ms).await.map(drop)
-}
-
-/// How often a push has been sent now, and when its ACK is due.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Awaited {
-    pub(crate) times_sent: u32,
-    pub(crate) due_ms: u64,
-}
-
-impl Awaited {
-    fn first(now_ms: u64) -> Self {
-        Self { times_sent: 1, due_ms: now_ms + ACK_WAIT_MS }
-    }
+    send(core, app, &[user], &push, &[id], now_ms).await.map(drop)
 }
 
 /// The largest id before this one; none before the first of all.
@@ -94,27 +97,12 @@ pub(crate) fn before(id: &str) -> Option<String> {
 }
 
 /// Puts a push to users on the links of their gateways. Gives how many of them have one.
-///
-/// An ACK is awaited of everyone whose gateway is up, linked or not: what is in no gateway's hands is then overdue, and sent again.
-pub(crate) async fn send(
-    core: &Core,
-    app: AppId,
-    users: &[UserId],
-    push: &Push,
-    msg_ids: &[String],
-    awaited: Awaited,
-    now_ms: u64,
-) -> Result<usize, Refusal> {
+async fn send(core: &Core, app: AppId, users: &[UserId], push: &Push, msg_ids: &[String], now_ms: u64) -> Result<usize, Refusal> {
     let (class, is_kept) = (Class::from_number(push.class), !msg_ids.is_empty());
     let found = core.state.routes.lookup(app, users, now_ms).await;
     let gateways = core.links.all();
     let divided = match found {
-        Ok(routes) => {
-            let linked: HashMap<(&str, u64), &Arc<Gateway>> =
-                gateways.iter().map(|gateway| ((&*gateway.node, gateway.incarnation), gateway)).collect();
-            let is_linked = |route: &Route| linked.contains_key(&(route.node.as_str(), route.epoch));
-            route::by_gateway(routes, msg_ids, is_linked, |route| core.fleet.is_up(&route.node, route.epoch))
-        }
+        Ok(routes) => route::by_gateway(routes, msg_ids, worth(&gateways)),
         // Nobody says where they are, and who is connected does not look into the inbox: each gateway passes it to those it has.
         Err(error) if is_kept => {
             core.metrics.store_failed("routes", &error);
@@ -125,40 +113,137 @@ pub(crate) async fn send(
     for _ in 0..divided.unlinked {
         core.metrics.link_dropped(class, "no_link");
     }
-    let of_whom = divided.awaited.iter().filter_map(|&index| Some((*users.get(index)?, msg_ids.get(index)?.clone())));
-    await_acks(core, app, of_whom, awaited).await;
+    if is_kept {
+        // Before they are made: the gateway takes a record out once the ACK has come, and must find it there.
+        let with_route: BTreeSet<usize> = divided.reached.union(&divided.missed).copied().collect();
+        let due_ms = |index| if divided.missed.contains(&index) { missed_due_ms(1, now_ms) } else { now_ms + ACK_WAIT_MS };
+        let pending = |index: usize| {
+            let (user, msg_id) = (*users.get(index)?, msg_ids.get(index)?.clone());
+            Some(PendingAck { app, user, msg_id, room: None, times_sent: 1, due_ms: due_ms(index) })
+        };
+        await_acks(core, with_route.into_iter().filter_map(pending).collect()).await;
+    }
     for ((node, msg_id), users) in divided.groups {
-        let Some(gateway) = gateways.iter().find(|gateway| *gateway.node == *node) else { continue };
         let push = if msg_id.is_empty() { push.clone() } else { Push { msg_id, ..push.clone() } };
-        let user_ids = users.into_iter().map(|user| user.0).collect();
-        if gateway.send(Kind::UserPush(UserPush { app_id: app.0, user_ids, push: Some(push), session: 0 }), class).await {
-            core.metrics.pushed(Audience::Users, class);
-        }
+        put(core, &gateways, app, &node, users, push, 1, now_ms).await;
     }
     Ok(divided.reached.len())
 }
 
-/// Records deliveries before they are made: the gateway takes a record out once the ACK has come, and must find it there.
-async fn await_acks(core: &Core, app: AppId, of_whom: impl Iterator<Item = (UserId, String)>, awaited: Awaited) {
-    let Awaited { times_sent, due_ms } = awaited;
-    let pending: Vec<PendingAck> = of_whom.map(|(user, msg_id)| PendingAck { app, user, msg_id, room: None, times_sent, due_ms }).collect();
+/// What routes are worth on these links.
+pub(crate) fn worth(gateways: &[Arc<Gateway>]) -> impl Fn(&Route) -> Worth {
+    let lives: HashMap<&str, u64> = gateways.iter().map(|gateway| (&*gateway.node, gateway.incarnation)).collect();
+    move |route| match lives.get(route.node.as_str()) {
+        Some(life) if *life == route.epoch => Worth::Linked,
+        Some(life) if *life > route.epoch => Worth::Over,
+        Some(_) | None => Worth::Unknown,
+    }
+}
+
+/// Puts one push on the link of one gateway. What did not get there is due soon.
+#[expect(clippy::too_many_arguments, reason = "two callers, each with all of it at hand")]
+pub(crate) async fn put(
+    core: &Core,
+    gateways: &[Arc<Gateway>],
+    app: AppId,
+    node: &str,
+    users: BTreeSet<UserId>,
+    push: Push,
+    times_sent: u32,
+    now_ms: u64,
+) {
+    let Some(gateway) = gateways.iter().find(|gateway| *gateway.node == *node) else { return };
+    let (class, msg_id) = (Class::from_number(push.class), push.msg_id.clone());
+    let user_ids = users.iter().map(|user| user.0).collect();
+    if gateway.send(Kind::UserPush(UserPush { app_id: app.0, user_ids, push: Some(push), session: 0 }), class).await {
+        core.metrics.pushed(Audience::Users, class);
+    } else if !msg_id.is_empty() {
+        await_acks(core, users.into_iter().map(|user| missed(app, user, msg_id.clone(), times_sent, now_ms)).collect()).await;
+    }
+}
+
+/// The record of a push that is on no link.
+pub(crate) fn missed(app: AppId, user: UserId, msg_id: String, times_sent: u32, now_ms: u64) -> PendingAck {
+    PendingAck { app, user, msg_id, room: None, times_sent, due_ms: missed_due_ms(times_sent, now_ms) }
+}
+
+/// The sweeper takes what is overdue: what is to be tried again soon has been due for as long already.
+fn missed_due_ms(times_sent: u32, now_ms: u64) -> u64 {
+    let wait_ms = (MISSED_WAIT_MS << times_sent.saturating_sub(1).min(16)).min(ACK_AGAIN_MAX_MS);
+    (now_ms + wait_ms).saturating_sub(OVERDUE_MS)
+}
+
+/// Records deliveries. What the store does not take now it is given later: the inbox has the message, but who is connected does not look
+/// there.
+pub(crate) async fn await_acks(core: &Core, pending: Vec<PendingAck>) {
     if pending.is_empty() {
         return;
     }
     if let Err(error) = core.state.acks.record(&pending).await {
-        // The message is in the inbox, which is what counts.
         core.metrics.store_failed("acks", &error);
+        core.metrics.acks_given_up("store", core.unrecorded.put(pending));
     }
 }
 
-/// Sends a session what its user has not acknowledged, oldest first: a LOGIN that says nothing of what it knows gets it all.
+/// Records of ACKs that the store has not taken: it did not answer.
+#[derive(Debug, Default)]
+pub(crate) struct Unrecorded(Mutex<VecDeque<PendingAck>>);
+
+impl Unrecorded {
+    /// Keeps them for later; gives how many there was no place for.
+    fn put(&self, pending: Vec<PendingAck>) -> usize {
+        let mut kept = self.lock();
+        let fitting = pending.len().min(UNRECORDED_MAX - kept.len());
+        let left = pending.len() - fitting;
+        kept.extend(pending.into_iter().take(fitting));
+        left
+    }
+
+    /// The oldest, as many as are one write.
+    fn take(&self) -> Vec<PendingAck> {
+        let mut kept = self.lock();
+        let count = kept.len().min(RECORDS_AT_ONCE);
+        kept.drain(..count).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<PendingAck>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Gives the store the records that it did not take before. One whose ACK has come meanwhile costs one look at the inbox.
+pub(crate) async fn record_late(core: &Core) {
+    loop {
+        let pending = core.unrecorded.take();
+        if pending.is_empty() {
+            return;
+        }
+        if let Err(error) = core.state.acks.record(&pending).await {
+            core.metrics.store_failed("acks", &error);
+            // Their places are free still, or given to others who are as late.
+            core.metrics.acks_given_up("store", core.unrecorded.put(pending));
+            return;
+        }
+    }
+}
+
+/// Sends a session what its user has not acknowledged, oldest first: a LOGIN that says nothing of what it knows gets it all, and so does a
+/// session whose route was lost for a while. What its gateway awaits the ACK of already comes a second time under the same id.
 pub(crate) async fn again(core: &Core, gateway: &Gateway, asker: Asker) -> Result<(), Refusal> {
     let mut after: Option<String> = None;
     for _ in 0..AGAIN_PAGES {
         let now_ms = core.state.clock.now_ms();
         let page = core.state.inbox.read(asker.app, asker.user, after.as_deref(), INBOX_PAGE, now_ms).await?;
-        let awaited = page.entries.iter().map(|entry| (asker.user, entry.id.clone()));
-        await_acks(core, asker.app, awaited, Awaited::first(now_ms)).await;
+        let due_ms = now_ms + ACK_WAIT_MS;
+        let pending = |entry: &InboxEntry| PendingAck {
+            app: asker.app,
+            user: asker.user,
+            msg_id: entry.id.clone(),
+            room: None,
+            times_sent: 1,
+            due_ms,
+        };
+        await_acks(core, page.entries.iter().map(pending).collect()).await;
         for entry in &page.entries {
             let Some(push) = stored_push(&entry.body) else { continue };
             let class = Class::from_number(push.class);

@@ -5,9 +5,9 @@
 //! - Between two readings the users sent to a gateway count as its load, so that a stampede spreads before the gateways have told of it.
 //! - Gateways that drain are left out. While the registry is away, those last seen stay.
 
+use crate::clock::millis;
 use arc_swap::ArcSwap;
 use billfish_ring::Ring;
-use crate::clock::millis;
 use billfish_state::{NodeInfo, UserId, labels};
 use std::{
     collections::BTreeMap,
@@ -43,8 +43,6 @@ pub(crate) struct Fleet {
 struct Gateways {
     ring: Arc<Ring>,
     by_id: BTreeMap<String, Listed>,
-    /// The life of every registered gateway, of those that drain too.
-    lives: BTreeMap<String, u64>,
 }
 
 #[derive(Debug)]
@@ -72,8 +70,7 @@ impl Fleet {
             let weights: Vec<(&str, u32)> = by_id.keys().map(|id| (id.as_str(), 1)).collect();
             Arc::new(Ring::new(&weights))
         };
-        let lives = nodes.iter().map(|node| (node.id.clone(), node.incarnation)).collect();
-        self.gateways.store(Arc::new(Gateways { ring, by_id, lives }));
+        self.gateways.store(Arc::new(Gateways { ring, by_id }));
     }
 
     /// The longest gap between heartbeats of the registered gateways; 0: none says.
@@ -97,11 +94,6 @@ impl Fleet {
                 "gateway.session.heartbeat_gap and router.heartbeat differ; the longest counts for who is silent"
             );
         }
-    }
-
-    /// Whether a gateway is registered in this life, linked here or not: its sessions are somewhere.
-    pub(crate) fn is_up(&self, node: &str, incarnation: u64) -> bool {
-        self.gateways.load().lives.get(node) == Some(&incarnation)
     }
 
     /// Whether users are sent to a gateway.

@@ -63,6 +63,7 @@ pub(crate) struct Metrics {
     pub(crate) resent: Counter,
     /// `router_acks_expired_total`
     pub(crate) acks_expired: Counter,
+    acks_given_up: Family<ReasonLabels, Counter>,
     delivery: Histogram,
     list_refresh: Histogram,
     /// Lines about stores that fail.
@@ -147,6 +148,7 @@ impl Metrics {
             presence_swept: Counter::default(),
             resent: Counter::default(),
             acks_expired: Counter::default(),
+            acks_given_up: Family::default(),
             delivery: Histogram::new(SECONDS),
             list_refresh: Histogram::new(SECONDS),
             quiet: Arc::default(),
@@ -194,7 +196,9 @@ impl Metrics {
         );
         registry.register("router_sweeper", "1 while this router sweeps the shared state for all, else 0", metrics.sweeper.clone());
         registry.register("router_presence_swept", "Users forgotten who had gone silent", metrics.presence_swept.clone());
-        registry.register("router_acks_expired", "Deliveries whose ACK was overdue, taken out of the store", metrics.acks_expired.clone());
+        registry.register("router_acks_expired", "Deliveries whose ACK was overdue, looked at once more", metrics.acks_expired.clone());
+        let help = "Deliveries that are not looked at any more though nobody acknowledged them, by reason";
+        registry.register("router_acks_given_up", help, metrics.acks_given_up.clone());
         registry.register("router_resent", "Pushes to users sent once more because their ACK was overdue", metrics.resent.clone());
         registry.register_with_unit(
             "router_delivery",
@@ -229,6 +233,11 @@ impl Metrics {
     /// A link took no more, or was gone.
     pub(crate) fn link_dropped(&self, class: Class, reason: &'static str) {
         self.link_dropped.get_or_create(&LinkDropLabels { class: class.label(), reason }).inc();
+    }
+
+    /// Deliveries stay in their inboxes, and nobody looks whether they arrive.
+    pub(crate) fn acks_given_up(&self, reason: &'static str, count: usize) {
+        self.acks_given_up.get_or_create(&ReasonLabels { reason }).inc_by(count as u64);
     }
 
     /// A business message was decided.
@@ -312,6 +321,7 @@ mod tests {
         metrics.refused(Reason::Muted);
         metrics.joined("accepted");
         metrics.relayed("passed");
+        metrics.acks_given_up("attempts", 1);
         metrics.link_refused("hello");
         metrics.asked("answered");
         metrics.ordered("done");

@@ -448,18 +448,57 @@ impl Room {
                 return Err(self.core.ownership.elsewhere(self.record.room));
             }
         }
-        let messages = self.missed(resume_seq, now_ms).await?;
-        let member = Member { user: asker.user, device: asker.device };
-        self.audience = self.core.state.members.join(asker.app, self.record.room, &[member], now_ms).await?;
+        let resumed = match resume_seq {
+            Some(after_seq) => Some(self.missed(after_seq, now_ms).await?),
+            None => None,
+        };
+        let member = [Member { user: asker.user, device: asker.device }];
+        let joined = self.core.state.members.join(asker.app, self.record.room, &member, now_ms);
+        let (joined, unacknowledged) = tokio::join!(joined, self.unacknowledged(asker, resume_seq.is_some()));
+        self.audience = joined?;
         self.membership.take_seat(gateway, asker.user, asker.device, asker.session);
-        let (messages, gap) = messages;
+        let (messages, gap) = match resumed {
+            Some(resumed) => resumed,
+            None => (self.newcomers(unacknowledged, now_ms).await, false),
+        };
         let data = snapshot::snapshot(self.audience, &self.states, &messages, gap, resume_seq.is_some());
         Ok(Joined { room_id: self.record.room.0, seq: self.seq(), data, audience: self.audience.cast_signed() })
     }
 
-    /// The messages of a snapshot, and whether some before them are lost.
-    async fn missed(&self, resume_seq: Option<i64>, now_ms: u64) -> Result<(Vec<Bytes>, bool), Refusal> {
-        let Some(after_seq) = resume_seq else { return Ok((self.recent.iter().cloned().collect(), false)) };
+    /// The oldest push of this room that the user's gateway had no ACK of when it died. One who resumes says himself what he knows.
+    async fn unacknowledged(&self, asker: Asker, resumes: bool) -> Option<i64> {
+        if resumes {
+            return None;
+        }
+        match self.core.state.acks.pending(asker.app, asker.user).await {
+            Ok(pending) => {
+                let here = pending.iter().filter(|pending| pending.room == Some(self.record.room));
+                here.filter_map(|pending| outbox::seq_of(self.record.room, &pending.msg_id)).min()
+            }
+            Err(error) => {
+                self.core.metrics.store_failed("acks", &error);
+                None
+            }
+        }
+    }
+
+    /// The messages in the snapshot of one who does not resume: the last few, and before them what he has not acknowledged.
+    async fn newcomers(&self, unacknowledged: Option<i64>, now_ms: u64) -> Vec<Bytes> {
+        let recent = || self.recent.iter().cloned().collect();
+        let Some(oldest_seq) = unacknowledged else { return recent() };
+        match self.missed(oldest_seq - 1, now_ms).await {
+            // Who has missed less than a newcomer is shown is no worse off than one.
+            Ok((missed, _)) if missed.len() > self.recent.len() => missed,
+            Ok(_) => recent(),
+            Err(refusal) => {
+                tracing::debug!(room = %self.record.room, reason = refusal.reason.label(), "what was not acknowledged was not looked for");
+                recent()
+            }
+        }
+    }
+
+    /// The messages in the snapshot of one who knows all up to here, and whether some before them are lost.
+    async fn missed(&self, after_seq: i64, now_ms: u64) -> Result<(Vec<Bytes>, bool), Refusal> {
         let room = self.record.room;
         let page = self.core.state.room_log.read(room, after_seq, RESUME_MESSAGES, now_ms).await?;
         let gap = page.gap || page.more || self.is_before_the_log(after_seq);

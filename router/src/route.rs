@@ -13,31 +13,37 @@ pub(crate) struct Divided {
     pub(crate) groups: BTreeMap<(String, String), BTreeSet<UserId>>,
     /// Users with a route that counts, by their place in the question.
     pub(crate) reached: BTreeSet<usize>,
-    /// Users with a route that counts, or whose gateway is up though it is not linked here.
-    pub(crate) awaited: BTreeSet<usize>,
+    /// Users with a route that does not count though its session is there, perhaps: it cannot be told from here now.
+    pub(crate) missed: BTreeSet<usize>,
     /// Routes that do not count.
     pub(crate) unlinked: usize,
 }
 
+/// What a route is worth here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Worth {
+    /// Its gateway is linked, in the life that wrote it.
+    Linked,
+    /// Its gateway is linked in a later life: that session is no more.
+    Over,
+    /// Nobody here knows: the session is there, perhaps.
+    Unknown,
+}
+
 /// Groups the routes of users; `msg_ids` has one for each user, or none at all.
-pub(crate) fn by_gateway(
-    routes: Vec<Vec<Route>>,
-    msg_ids: &[String],
-    is_linked: impl Fn(&Route) -> bool,
-    is_up: impl Fn(&Route) -> bool,
-) -> Divided {
+pub(crate) fn by_gateway(routes: Vec<Vec<Route>>, msg_ids: &[String], worth: impl Fn(&Route) -> Worth) -> Divided {
     let mut divided = Divided::default();
     for (index, routes) in routes.into_iter().enumerate() {
         let msg_id = msg_ids.get(index);
         for route in routes {
-            if !is_linked(&route) {
+            let worth = worth(&route);
+            if worth != Worth::Linked {
                 divided.unlinked += 1;
-                if is_up(&route) {
-                    divided.awaited.insert(index);
+                if worth == Worth::Unknown {
+                    divided.missed.insert(index);
                 }
                 continue;
             }
-            divided.awaited.insert(index);
             divided.reached.insert(index);
             divided.groups.entry((route.node, msg_id.cloned().unwrap_or_default())).or_default().insert(route.user);
         }
@@ -45,7 +51,8 @@ pub(crate) fn by_gateway(
     divided
 }
 
-/// The same push to every gateway: for when the routes cannot be asked. Nobody counts as reached.
+/// The same push to every gateway: for when the routes cannot be asked. Nobody counts as reached, and everyone as missed: which gateway is
+/// not linked here, nobody says.
 pub(crate) fn to_each<'a>(gateways: impl Iterator<Item = &'a str>, users: &[UserId], msg_ids: &[String]) -> Divided {
     let mut divided = Divided::default();
     for node in gateways {
@@ -53,13 +60,13 @@ pub(crate) fn to_each<'a>(gateways: impl Iterator<Item = &'a str>, users: &[User
             divided.groups.entry((node.to_owned(), msg_id.clone())).or_default().insert(*user);
         }
     }
-    divided.awaited = (0..users.len()).collect();
+    divided.missed = (0..users.len()).collect();
     divided
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{by_gateway, to_each};
+    use super::{Worth, by_gateway, to_each};
     use billfish_state::{AppId, DeviceKind, Route, UserId};
 
     fn route(user: i64, device: DeviceKind, node: &str) -> Route {
@@ -70,7 +77,7 @@ mod tests {
     fn a_user_with_two_devices_on_a_gateway_stands_there_once() {
         let (web, ios) = (DeviceKind::Web, DeviceKind::Ios);
         let routes = vec![vec![route(1, web, "a"), route(1, ios, "a"), route(1, ios, "b")], vec![], vec![route(3, web, "a")]];
-        let divided = by_gateway(routes, &[], |_| true, |_| false);
+        let divided = by_gateway(routes, &[], |_| Worth::Linked);
         let grouped: Vec<_> = divided.groups.into_iter().map(|((node, _), users)| (node, users.len())).collect();
         assert_eq!(grouped, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
         assert_eq!((divided.reached.into_iter().collect::<Vec<_>>(), divided.unlinked), (vec![0, 2], 0));
@@ -79,15 +86,18 @@ mod tests {
     #[test]
     fn users_whose_inbox_gave_another_id_get_a_message_of_their_own() {
         let routes = vec![vec![route(1, DeviceKind::Web, "a")], vec![route(2, DeviceKind::Web, "a")]];
-        let divided = by_gateway(routes, &["5-0".to_owned(), "5-1".to_owned()], |_| true, |_| false);
+        let divided = by_gateway(routes, &["5-0".to_owned(), "5-1".to_owned()], |_| Worth::Linked);
         assert_eq!(divided.groups.len(), 2);
     }
 
     #[test]
     fn a_route_to_another_life_of_a_gateway_reaches_nobody() {
         let routes = vec![vec![route(1, DeviceKind::Web, "a"), route(1, DeviceKind::Ios, "b")], vec![route(2, DeviceKind::Web, "b")]];
-        let divided = by_gateway(routes, &[], |route| route.node == "a", |_| false);
+        let divided = by_gateway(routes, &[], |route| if route.node == "a" { Worth::Linked } else { Worth::Unknown });
         assert_eq!((divided.groups.len(), divided.reached.len(), divided.unlinked), (1, 1, 2));
+        assert_eq!(divided.missed.into_iter().collect::<Vec<_>>(), [0, 1], "a device of the first is missed as well");
+        let routes = vec![vec![route(1, DeviceKind::Web, "a")]];
+        assert!(by_gateway(routes, &[], |_| Worth::Over).missed.is_empty(), "that session is no more");
     }
 
     #[test]

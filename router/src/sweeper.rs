@@ -2,15 +2,20 @@
 //! lease.
 //!
 //! - Nothing waits for a sweep: who is online, and what is to be sent again, is told by times and by inboxes. A sweep keeps the store small.
-//! - A turn is bounded; what is left over is for the next one. While the store is away nothing is swept, and nothing is owed.
+//! - A turn is bounded, in entries and in time: it is over before the lease is, so no two routers sweep at once for long. What is left over
+//!   is for the next one. While the store is away nothing is swept, and nothing is owed.
+//! - The records of ACKs that a router owes the store are its own: every router gives them in turn, whoever sweeps.
 
 use crate::{
     clock::millis,
     core::Core,
+    delivery::record_late,
     housekeeping::{every, tick},
     resend::{OVERDUE_MS, resend},
 };
+use billfish_state::Lease;
 use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout_at};
 
 /// Who sweeps.
 const LEASE: &str = "sweeper";
@@ -18,6 +23,8 @@ const LEASE: &str = "sweeper";
 const TURN_EVERY: Duration = Duration::from_secs(2);
 /// How long the right to sweep lasts: three turns, so that one slow one does not move it.
 const LEASE_LIFE: Duration = Duration::from_secs(6);
+/// How long a turn may last; the rest of the lease is for its renewal.
+const TURN_MAX: Duration = Duration::from_secs(4);
 /// Calls of one turn, for each of the two tables. A store may look at a part of its buckets per call: of 8 a call,
 /// 32 of them are gone round in one turn; of 10 a call, the 100 shards of ACKs of one app in three.
 const CALLS_PER_TURN: usize = 4;
@@ -30,31 +37,53 @@ pub(crate) async fn keep_swept(core: Arc<Core>) {
     let mut ticks = every(TURN_EVERY);
     let mut held = None;
     while tick(&core, &mut ticks).await {
-        let now_ms = core.state.clock.now_ms();
+        record_late(&core).await;
+        let (now_ms, until) = (core.state.clock.now_ms(), Instant::now() + TURN_MAX);
         held = match core.state.leases.acquire(LEASE, &holder, now_ms, now_ms + millis(LEASE_LIFE)).await {
-            Ok(lease) => (lease.holder == holder).then_some(lease.epoch),
+            Ok(lease) => (lease.holder == holder).then_some(lease),
             Err(error) => {
                 core.metrics.store_failed("sweeper_lease", &error);
                 None
             }
         };
         core.metrics.sweeper.set(i64::from(held.is_some()));
-        if held.is_some() {
-            sweep(&core, now_ms).await;
+        if let Some(lease) = &held {
+            // What is left in the middle is found again: records are put off, not taken out. It waits for a full link at most so long.
+            let turn = Turn { lease_until_ms: lease.until_ms };
+            if timeout_at(until, sweep(&core, &turn, now_ms)).await.is_err() {
+                tracing::debug!(after = ?TURN_MAX, "a sweep was not done in its time; the next goes on");
+            }
         }
     }
+    record_late(&core).await;
     core.metrics.sweeper.set(0);
     // Another router goes on at once.
-    if let Some(epoch) = held
+    if let Some(Lease { epoch, .. }) = held
         && let Err(error) = core.state.leases.release(LEASE, &holder, epoch).await
     {
         tracing::debug!(error = &error as &dyn std::error::Error, "the right to sweep was not given back; it runs out");
     }
 }
 
-async fn sweep(core: &Core, now_ms: u64) {
+/// The right to sweep, as it was given at the beginning of a turn.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    lease_until_ms: u64,
+}
+
+impl Turn {
+    /// Whether another router may sweep by now, as this one may have been stopped meanwhile; or whether this one is to go.
+    pub(crate) fn is_over(&self, core: &Core) -> bool {
+        core.is_draining() || core.state.clock.now_ms() >= self.lease_until_ms
+    }
+}
+
+async fn sweep(core: &Core, turn: &Turn, now_ms: u64) {
     let silent_ms = now_ms.saturating_sub(core.silence_ms());
     for _ in 0..CALLS_PER_TURN {
+        if turn.is_over(core) {
+            return;
+        }
         match core.state.presence.sweep(silent_ms, ENTRIES_PER_CALL).await {
             Ok(gone) => core.metrics.presence_swept.inc_by(gone.len() as u64),
             Err(error) => {
@@ -64,10 +93,14 @@ async fn sweep(core: &Core, now_ms: u64) {
         };
     }
     for _ in 0..CALLS_PER_TURN {
-        match core.state.acks.expire(now_ms.saturating_sub(OVERDUE_MS), ENTRIES_PER_CALL).await {
+        if turn.is_over(core) {
+            return;
+        }
+        let now_ms = core.state.clock.now_ms();
+        match core.state.acks.postpone(now_ms.saturating_sub(OVERDUE_MS), now_ms, ENTRIES_PER_CALL).await {
             Ok(overdue) => {
                 core.metrics.acks_expired.inc_by(overdue.len() as u64);
-                resend(core, overdue).await;
+                resend(core, turn, overdue).await;
             }
             Err(error) => {
                 core.metrics.store_failed("ack_expiry", &error);

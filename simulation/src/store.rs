@@ -459,7 +459,7 @@ passed_on!(Acks as acks {
     fn record(pending: &[PendingAck]) -> ();
     fn remove(acked: &[(AppId, UserId, String)]) -> ();
     fn pending(app: AppId, user: UserId) -> Vec<PendingAck>;
-    fn expire(before_ms: u64, limit: usize) -> Vec<PendingAck>;
+    fn postpone(before_ms: u64, now_ms: u64, limit: usize) -> Vec<PendingAck>;
 });
 passed_on!(Members as members {
     fn join(app: AppId, room: RoomId, members: &[Member], now_ms: u64) -> u64;

@@ -14,6 +14,12 @@ use std::{collections::BTreeMap, sync::Arc};
 pub const PRESENCE_KEPT_MS: u64 = 5 * 60 * 1000;
 /// Pending ACKs of one user; a session's own window is smaller.
 pub const ACKS_PER_USER_MAX: usize = 512;
+/// How often a delivery whose ACK is overdue is told of, before it is given up: for more than an hour.
+pub const ACK_TIMES_MAX: u32 = 20;
+/// How long a delivery that was sent once is put off; twice as long for each time more.
+pub const ACK_AGAIN_MS: u64 = 4_000;
+/// Longest that a delivery is put off: who can be reached again is told within five minutes.
+pub const ACK_AGAIN_MAX_MS: u64 = 5 * 60 * 1000;
 /// Entries of one inbox: what a phone pulls in one go after a long night.
 pub const INBOX_ENTRIES_MAX: usize = 500;
 /// Bytes of one inbox, or 16 largest bodies; usual ones are some hundred bytes each.
@@ -37,6 +43,12 @@ pub const MEMBERS_KEPT_MS: u64 = 12 * 3600 * 1000;
 
 /// Result of every call.
 pub type Result<T> = std::result::Result<T, StateError>;
+
+/// How long a delivery that was sent so often is put off.
+#[must_use]
+pub fn ack_again_ms(times_sent: u32) -> u64 {
+    (ACK_AGAIN_MS << times_sent.min(16)).min(ACK_AGAIN_MAX_MS)
+}
 
 /// Login tokens: `imLoginToken:{token}`.
 #[async_trait]
@@ -84,16 +96,19 @@ pub trait Routes: Send + Sync {
 #[async_trait]
 pub trait Acks: Send + Sync {
     /// Stores or replaces, by user and message, in the order given. Beyond [`ACKS_PER_USER_MAX`], a user's entry due soonest gives way, of
-    /// several the first by name. Where nobody calls [`Acks::expire`], a store may forget what no record was added to for longer than
+    /// several the first by name. Where nobody calls [`Acks::postpone`], a store may forget what no record was added to for longer than
     /// [`INBOX_AGE_MAX_MS`].
     async fn record(&self, pending: &[PendingAck]) -> Result<()>;
     /// Removes; what is not there is no error.
     async fn remove(&self, acked: &[(AppId, UserId, String)]) -> Result<()>;
     /// What a user has not acknowledged, what is due soonest first.
     async fn pending(&self, app: AppId, user: UserId) -> Result<Vec<PendingAck>>;
-    /// Drops at most `limit` entries due before `before_ms` and gives them: no field lives for ever. Like [`Presence::sweep`], a call
-    /// may look at a part only.
-    async fn expire(&self, before_ms: u64, limit: usize) -> Result<Vec<PendingAck>>;
+    /// Gives at most `limit` entries due before `before_ms`, each as it stood, and puts them off: what its asker does not come to, because
+    /// it dies or the answer is lost, is found again. Each is counted as sent once more and is due [`ack_again_ms`] after `now_ms`; one of a
+    /// room has [`ACK_TIMES_MAX`] at once and is due [`ROOM_LOG_AGE_MAX_MS`] after `now_ms`, when its message has left the room's log. One
+    /// that had been sent [`ACK_TIMES_MAX`] times is taken out instead: no field lives for ever. Like [`Presence::sweep`], a call may look
+    /// at a part only.
+    async fn postpone(&self, before_ms: u64, now_ms: u64, limit: usize) -> Result<Vec<PendingAck>>;
 }
 
 /// QoS-1 messages to users: `inbox:{appId}:{userId}`.

@@ -71,7 +71,7 @@ async fn an_ack_that_is_recorded_after_the_server_forgot_is_found_and_does_not_l
     let mut found = Vec::new();
     // It goes round ten shards a call.
     for _ in 0..10 {
-        found.extend(node.state.acks.expire(2, 10).await.unwrap());
+        found.extend(node.state.acks.postpone(2, 1_000, 10).await.unwrap());
     }
     assert_eq!(found, [ack("b")]);
 }

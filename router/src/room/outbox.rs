@@ -178,6 +178,12 @@ fn msg_id_of(room: RoomId, seq: i64) -> String {
     format!("r{room}-{seq}")
 }
 
+/// Which push of this room has that id, if it is one's.
+pub(super) fn seq_of(room: RoomId, msg_id: &str) -> Option<i64> {
+    let seq = msg_id.strip_prefix('r')?.strip_prefix(&room.to_string())?.strip_prefix('-')?;
+    seq.parse().ok()
+}
+
 /// What the log said.
 enum Written {
     Yes(Vec<Appended>),

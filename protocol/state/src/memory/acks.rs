@@ -2,7 +2,7 @@
 //! in the inbox or the room log.
 
 use super::lock;
-use crate::port::{ACKS_PER_USER_MAX, Acks, Result};
+use crate::port::{ACK_TIMES_MAX, ACKS_PER_USER_MAX, Acks, ROOM_LOG_AGE_MAX_MS, Result, ack_again_ms};
 use crate::types::{AppId, PendingAck, RoomId, StateError, UserId};
 use async_trait::async_trait;
 use std::collections::{BTreeSet, HashMap};
@@ -116,16 +116,24 @@ impl Acks for AckTable {
         Ok(pending)
     }
 
-    async fn expire(&self, before_ms: u64, limit: usize) -> Result<Vec<PendingAck>> {
+    async fn postpone(&self, before_ms: u64, now_ms: u64, limit: usize) -> Result<Vec<PendingAck>> {
         let mut table = lock(&self.table);
-        let mut expired = Vec::new();
-        while expired.len() < limit {
+        let mut overdue = Vec::new();
+        while overdue.len() < limit {
             let Some((due, owner, msg_id)) = table.by_due.first().cloned() else { break };
             if due >= before_ms {
                 break;
             }
-            expired.push(table.take(owner, &msg_id).expect("both indexes hold the same entries"));
+            overdue.push(table.take(owner, &msg_id).expect("both indexes hold the same entries"));
         }
-        Ok(expired)
+        // Behind the loop: what is put off to a time before `before_ms` is not met twice.
+        for pending in overdue.iter().filter(|pending| pending.times_sent < ACK_TIMES_MAX) {
+            let (times_sent, wait_ms) = match pending.room {
+                None => (pending.times_sent + 1, ack_again_ms(pending.times_sent)),
+                Some(_) => (ACK_TIMES_MAX, ROOM_LOG_AGE_MAX_MS),
+            };
+            table.insert(&PendingAck { times_sent, due_ms: now_ms + wait_ms, ..pending.clone() });
+        }
+        Ok(overdue)
     }
 }

@@ -62,7 +62,9 @@ async fn a_full_ack_table_stores_nothing_of_a_batch_and_still_replaces() {
     assert!(is_full(table.record(&[ack("b"), ack("c")]).await, "acks", 2));
     assert_eq!(table.pending(APP, UserId(1)).await.unwrap(), [ack("a")]);
     table.record(&[ack("a"), ack("b")]).await.unwrap();
-    assert_eq!(table.expire(NOW + 1, 1).await.unwrap().len(), 1);
+    assert_eq!(table.postpone(NOW + 1, NOW + 1, 2).await.unwrap().len(), 2, "what is put off keeps its place");
+    assert!(is_full(table.record(&[ack("c")]).await, "acks", 2));
+    table.remove(&[(APP, UserId(1), "a".to_owned())]).await.unwrap();
     table.record(&[ack("c")]).await.expect("there is a place again");
 }
 

@@ -1,15 +1,15 @@
 //! [`Acks`]: a hash for each app and shard of users, `user:message` → `times%due%room`; and beside it the same fields by the time they
-//! are due, for [`Acks::expire`], and by name, where those of one user stand together.
+//! are due, for [`Acks::postpone`], and by name, where those of one user stand together.
 //!
 //! - A batch is one script for each shard that it touches.
-//! - What nobody removes is found by `expire`, which looks at a few shards a call and goes round. The apps that have any are noted; a
+//! - What nobody removes is found by `postpone`, which looks at a few shards a call and goes round. The apps that have any are noted; a
 //!   process notes each at most once a minute, and at once where the store may have forgotten. A shard that is not found all the same
 //!   ends [`SHARD_LIFE_MS`] after its last record.
 
 use super::command::{Command, Script};
 use super::connection::Connection;
 use super::keys::{ACK_SHARDS, Keys};
-use crate::port::{ACKS_PER_USER_MAX, Acks, INBOX_AGE_MAX_MS, Result};
+use crate::port::{ACK_AGAIN_MAX_MS, ACK_AGAIN_MS, ACK_TIMES_MAX, ACKS_PER_USER_MAX, Acks, INBOX_AGE_MAX_MS, ROOM_LOG_AGE_MAX_MS, Result};
 use crate::types::{AppId, PendingAck, RoomId, UserId};
 use crate::watch::Watch;
 use async_trait::async_trait;
@@ -21,12 +21,12 @@ use tokio::time::Instant;
 static RECORD: Script = Script::new(include_str!("lua/acks_record.lua"));
 static REMOVE: Script = Script::new(include_str!("lua/acks_remove.lua"));
 static PENDING: Script = Script::new(include_str!("lua/acks_pending.lua"));
-static EXPIRE: Script = Script::new(include_str!("lua/acks_expire.lua"));
+static POSTPONE: Script = Script::new(include_str!("lua/acks_postpone.lua"));
 
 /// ACKs in one script: beyond, it would keep others waiting, and Lua hands on no more than some thousand arguments.
 const ACKS_PER_COMMAND: usize = 1000;
-/// Shards that one call of `expire` looks at.
-const EXPIRED_AT_ONCE: usize = 10;
+/// Shards that one call of `postpone` looks at.
+const SHARDS_AT_ONCE: usize = 10;
 /// How long a shard is kept after its last record: longer than any inbox keeps a message.
 const SHARD_LIFE_MS: u64 = INBOX_AGE_MAX_MS + 24 * 3600 * 1000;
 /// How often a process notes that an app has pending ACKs.
@@ -40,8 +40,8 @@ pub(super) struct RedisAcks {
     connection: Connection,
     watch: Watch,
     noted: Mutex<Noted>,
-    /// Where `expire` goes on.
-    expired: Mutex<Option<Shard>>,
+    /// Where `postpone` goes on.
+    looked_at: Mutex<Option<Shard>>,
 }
 
 /// When this process noted which app.
@@ -54,7 +54,7 @@ struct Noted {
 
 impl RedisAcks {
     pub(super) fn new(connection: Connection, watch: Watch) -> Self {
-        Self { connection, watch, noted: Mutex::default(), expired: Mutex::default() }
+        Self { connection, watch, noted: Mutex::default(), looked_at: Mutex::default() }
     }
 
     fn script(&self, script: &'static Script, (app, shard): Shard) -> Command {
@@ -136,28 +136,29 @@ impl Acks for RedisAcks {
         Ok(pending)
     }
 
-    async fn expire(&self, before_ms: u64, limit: usize) -> Result<Vec<PendingAck>> {
+    async fn postpone(&self, before_ms: u64, now_ms: u64, limit: usize) -> Result<Vec<PendingAck>> {
         let mut apps: Vec<i32> = self.connection.run("listing apps", Command::new("SMEMBERS", &self.connection.keys().ack_apps())).await?;
         apps.sort_unstable();
         let mut all: Vec<Shard> = apps.iter().flat_map(|app| (0..ACK_SHARDS).map(|shard| (AppId(*app), shard))).collect();
-        let last = *self.expired.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
         let from = last.map_or(0, |last| all.partition_point(|shard| *shard <= last)) % all.len().max(1);
         all.rotate_left(from);
-        let mut expired = Vec::new();
-        for shard in all.into_iter().take(EXPIRED_AT_ONCE) {
-            let wanted = (limit - expired.len()).min(ACKS_PER_COMMAND);
+        let mut overdue = Vec::new();
+        for shard in all.into_iter().take(SHARDS_AT_ONCE) {
+            let wanted = (limit - overdue.len()).min(ACKS_PER_COMMAND);
             if wanted == 0 {
                 break;
             }
-            // Carried out twice, what the first had taken out would be told to nobody.
-            let command = self.script(&EXPIRE, shard).arg(before_ms).arg(wanted).once();
-            let fields: Vec<(String, String)> = self.connection.run("expiring pending ACKs", command).await?;
+            let command = self.script(&POSTPONE, shard).arg(before_ms).arg(wanted).arg(now_ms).arg(ACK_TIMES_MAX);
+            // Carried out twice, what the first had put off would be told to nobody for as long.
+            let command = command.arg(ACK_AGAIN_MS).arg(ACK_AGAIN_MAX_MS).arg(ROOM_LOG_AGE_MAX_MS).once();
+            let fields: Vec<(String, String)> = self.connection.run("putting off pending ACKs", command).await?;
             if fields.len() < wanted {
-                *self.expired.lock().unwrap_or_else(PoisonError::into_inner) = Some(shard);
+                *self.looked_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(shard);
             }
-            expired.extend(fields.iter().filter_map(|(field, value)| read(shard.0, field, value)));
+            overdue.extend(fields.iter().filter_map(|(field, value)| read(shard.0, field, value)));
         }
-        Ok(expired)
+        Ok(overdue)
     }
 }
 

@@ -123,7 +123,8 @@ macro_rules! conformance {
                 acks {
                     a_recorded_ack_is_pending_until_removed,
                     recording_again_replaces,
-                    expiring_drops_what_is_due_and_no_more_than_asked,
+                    what_is_due_is_told_and_put_off_and_no_more_than_asked,
+                    what_was_put_off_often_enough_is_taken_out,
                     of_too_many_those_due_soonest_give_way,
                     of_many_recording_at_once_none_is_lost,
                 }

@@ -4,6 +4,7 @@ use super::{
     town::{SEEN, Town, interest},
     *,
 };
+use billfish_state::PendingAck;
 
 #[tokio::test(start_paused = true)]
 async fn who_resumes_gets_what_he_missed_and_nothing_twice() {
@@ -109,4 +110,43 @@ async fn a_gateway_with_viewers_hears_the_audience_whenever_it_asks_and_asking_a
         let numbers: Vec<i64> = pushes(&heard).into_iter().map(|(seq, _)| seq).collect();
         assert_eq!(numbers, if is_repeated { vec![] } else { vec![missed] });
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_without_resume_is_shown_from_the_oldest_push_on_that_his_dead_gateway_had_no_ack_of() {
+    let house = House::start().await;
+    let (room, other) = (house.open(ANCHOR).await, house.open(UserId(ANCHOR.0 + 1)).await);
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, BOB).await;
+    house.say(room, "acknowledged").await;
+    let gift = PushRequest { qos: 1, ..room_push(room, "a gift") };
+    let gift_seq = house.handle.push(gift).await.unwrap().seq.unwrap();
+    let pushed = loop {
+        let push = gateway.push().await.push.unwrap();
+        if push.qos == 1 {
+            break push;
+        }
+    };
+    // As a gateway records it whose ACK is late; and one of another room.
+    let pending = |room: RoomId, msg_id: String| PendingAck {
+        app: APP,
+        user: UserId(ALICE),
+        msg_id,
+        room: Some(room),
+        times_sent: 1,
+        due_ms: house.state.clock.now_ms(),
+    };
+    house.state.acks.record(&[pending(room, pushed.msg_id), pending(other, format!("r{other}-1"))]).await.unwrap();
+    for number in 0..40 {
+        house.say(room, &number.to_string()).await;
+    }
+    // The sweeper comes by meanwhile.
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    let shown: Vec<i64> = snapshot(&gateway.join(room, ALICE).await).messages.iter().map(|body| body.seq.unwrap()).collect();
+    assert_eq!((shown.len(), shown.first()), (41, Some(&gift_seq)));
+    assert!(shown.is_sorted_by(|a, b| a < b), "each once: {shown:?}");
+    assert_eq!(snapshot(&gateway.join(room, BOB).await).messages.len(), 20, "who has acknowledged is a newcomer");
+    // The log keeps it for an hour.
+    tokio::time::sleep(Duration::from_secs(2 * 3_600)).await;
+    assert_eq!(house.state.acks.pending(APP, UserId(ALICE)).await.unwrap(), []);
 }

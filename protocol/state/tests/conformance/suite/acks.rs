@@ -1,7 +1,7 @@
 //! [`billfish_state::Acks`].
 
 use super::*;
-use billfish_state::port::ACKS_PER_USER_MAX;
+use billfish_state::port::{ACK_TIMES_MAX, ACKS_PER_USER_MAX, ROOM_LOG_AGE_MAX_MS, ack_again_ms};
 use billfish_state::{Acks, PendingAck, RoomId};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,17 +21,26 @@ fn sorted(mut pending: Vec<PendingAck>) -> Vec<PendingAck> {
     pending
 }
 
-async fn expire_all(acks: &dyn Acks, before: u64, limit: usize, expected: usize) -> Vec<PendingAck> {
-    let mut expired = Vec::new();
+/// An entry once it has been put off at this time; none, once it was sent often enough.
+pub(crate) fn put_off(ack: &PendingAck, now_ms: u64) -> Option<PendingAck> {
+    let (times_sent, wait_ms) = match ack.room {
+        None => (ack.times_sent + 1, ack_again_ms(ack.times_sent)),
+        Some(_) => (ACK_TIMES_MAX, ROOM_LOG_AGE_MAX_MS),
+    };
+    (ack.times_sent < ACK_TIMES_MAX).then(|| PendingAck { times_sent, due_ms: now_ms + wait_ms, ..ack.clone() })
+}
+
+async fn postpone_all(acks: &dyn Acks, before: u64, limit: usize, expected: usize) -> Vec<PendingAck> {
+    let mut overdue = Vec::new();
     for _ in 0..SWEEP_ROUNDS {
-        let some = acks.expire(before, limit).await.unwrap();
+        let some = acks.postpone(before, before, limit).await.unwrap();
         assert!(some.len() <= limit);
-        expired.extend(some);
-        if expired.len() >= expected {
+        overdue.extend(some);
+        if overdue.len() >= expected {
             break;
         }
     }
-    expired
+    overdue
 }
 
 pub(crate) async fn a_recorded_ack_is_pending_until_removed<S: Store>() {
@@ -55,18 +64,45 @@ pub(crate) async fn recording_again_replaces<S: Store>() {
     let again = PendingAck { times_sent: 2, due_ms: at(SECOND), ..ack(1, "a", 5) };
     acks.record(std::slice::from_ref(&again)).await.unwrap();
     assert_eq!(acks.pending(APP, UserId(1)).await.unwrap(), std::slice::from_ref(&again));
-    assert_eq!(acks.expire(at(SECOND), 9).await.unwrap(), [], "the old time is forgotten");
-    assert_eq!(expire_all(&*acks, at(SECOND + 1), 9, 1).await, [again]);
+    assert_eq!(acks.postpone(at(SECOND), at(SECOND), 9).await.unwrap(), [], "the old time is forgotten");
+    assert_eq!(postpone_all(&*acks, at(SECOND + 1), 9, 1).await, [again]);
 }
 
-pub(crate) async fn expiring_drops_what_is_due_and_no_more_than_asked<S: Store>() {
+pub(crate) async fn what_is_due_is_told_and_put_off_and_no_more_than_asked<S: Store>() {
     let acks = S::fresh().await.acks;
     let due: Vec<_> = (0..150).map(|user| ack(user, "m", 10)).collect();
     acks.record(&due).await.unwrap();
     acks.record(&[ack(7, "later", 11), ack(200, "later", 12)]).await.unwrap();
-    assert_eq!(sorted(expire_all(&*acks, at(11), 20, 150).await), due);
-    assert_eq!(acks.pending(APP, UserId(7)).await.unwrap(), [ack(7, "later", 11)]);
-    assert_eq!(acks.pending(APP, UserId(8)).await.unwrap(), []);
+    assert_eq!(sorted(postpone_all(&*acks, at(11), 20, 150).await), due);
+    let put_off_at = |pending: &PendingAck| put_off(pending, at(11)).unwrap();
+    // A user's own is due when it is to be sent again; a room's when its log has it no longer.
+    assert_eq!(acks.pending(APP, UserId(7)).await.unwrap(), [ack(7, "later", 11), put_off_at(&due[7])]);
+    assert_eq!(acks.pending(APP, UserId(8)).await.unwrap(), [put_off_at(&due[8])]);
+    for _ in 0..12 {
+        assert_eq!(acks.postpone(at(11), at(11), 20).await.unwrap(), [], "nobody is told twice");
+    }
+}
+
+pub(crate) async fn what_was_put_off_often_enough_is_taken_out<S: Store>() {
+    let acks = S::fresh().await.acks;
+    let (of_inbox, of_room) = (ack(1, "m", 0), ack(2, "m", 0));
+    acks.record(&[of_inbox.clone(), of_room.clone()]).await.unwrap();
+    let mut stands = BTreeMap::from([(1, of_inbox), (2, of_room)]);
+    let mut told = 0;
+    while !stands.is_empty() {
+        let now = stands.values().map(|ack| ack.due_ms).min().unwrap() + 1;
+        for overdue in postpone_all(&*acks, now, 9, 1).await {
+            let user = overdue.user.0;
+            assert_eq!(stands.remove(&user), Some(overdue.clone()));
+            stands.extend(put_off(&overdue, now).map(|again| (user, again)));
+            told += 1;
+        }
+        for user in 1..=2 {
+            let expected: Vec<_> = stands.get(&user).cloned().into_iter().collect();
+            assert_eq!(acks.pending(APP, UserId(user)).await.unwrap(), expected);
+        }
+    }
+    assert_eq!(told, ACK_TIMES_MAX + 2, "one of a room is put off once");
 }
 
 pub(crate) async fn of_too_many_those_due_soonest_give_way<S: Store>() {
@@ -109,7 +145,7 @@ pub(crate) async fn of_many_recording_at_once_none_is_lost<S: Store>() {
 enum Step {
     Record(Vec<(i64, u8, u64)>),
     Remove(i64, u8),
-    Expire(u64, usize),
+    Postpone(u64, usize),
 }
 
 pub(crate) fn histories_end_as_in_the_model<S: Store>() {
@@ -117,7 +153,7 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
     let step = prop_oneof![
         3 => proptest::collection::vec(one(), 1..4).prop_map(Step::Record),
         2 => one().prop_map(|(user, id, _)| Step::Remove(user, id)),
-        1 => (0u64..60, 0usize..4).prop_map(|(before, limit)| Step::Expire(before, limit)),
+        1 => (0u64..60, 0usize..4).prop_map(|(before, limit)| Step::Postpone(before, limit)),
     ];
     histories::<S, _>(step, async |state, steps| {
         let mut model = BTreeMap::new();
@@ -132,17 +168,19 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
                     state.acks.remove(&[(APP, UserId(user), id.to_string())]).await.unwrap();
                     model.remove(&(UserId(user), id.to_string()));
                 }
-                Step::Expire(before, limit) => {
-                    let expired = state.acks.expire(at(before), limit).await.unwrap();
-                    prop_assert!(expired.len() <= limit);
-                    for ack in expired {
+                Step::Postpone(before, limit) => {
+                    let overdue = state.acks.postpone(at(before), at(before), limit).await.unwrap();
+                    prop_assert!(overdue.len() <= limit);
+                    for ack in overdue {
                         prop_assert!(ack.due_ms < at(before));
-                        prop_assert_eq!(model.remove(&(ack.user, ack.msg_id.clone())), Some(ack));
+                        let key = (ack.user, ack.msg_id.clone());
+                        prop_assert_eq!(model.remove(&key), Some(ack.clone()));
+                        model.extend(put_off(&ack, at(before)).map(|again| (key, again)));
                     }
                 }
             }
             for user in 0..3 {
-                let expected: Vec<_> = model.values().filter(|ack| ack.user.0 == user).cloned().collect();
+                let expected: Vec<_> = model.values().filter(|ack: &&PendingAck| ack.user.0 == user).cloned().collect();
                 prop_assert_eq!(sorted(state.acks.pending(APP, UserId(user)).await.unwrap()), expected);
             }
         }
