@@ -73,7 +73,7 @@ async fn calls_cost_what_the_readme_says() {
     meter.count("`Acks::pending`", state.acks.pending(APP, USER)).await;
     meter.count("`Acks::remove`, one", state.acks.remove(&acked[..1])).await;
     meter.count("`Acks::remove` of 1,000 users", state.acks.remove(&acked)).await;
-    meter.count("`Acks::postpone`, 10 shards, nothing due", state.acks.postpone(now, now, 1000)).await;
+    meter.count("`Acks::expire`, 10 shards, nothing due", state.acks.expire(now, 1000)).await;
     meter.count("`Inbox::append`, one user, new inbox", state.inbox.append(APP, &[USER], &id(1), body.clone(), now)).await;
     meter.count("`Inbox::append`, one user", state.inbox.append(APP, &[USER], &id(2), body.clone(), now)).await;
     meter.count("`Inbox::append_once`", state.inbox.append_once(APP, USER, &id(3), body.clone(), &claim(0), now)).await;
@@ -111,6 +111,36 @@ async fn calls_cost_what_the_readme_says() {
     assert!(of_ten as f64 / 10_000.0 <= BUDGET / 4.0, "batches of a busy room cost less: {of_ten} for ten messages");
     let readme = include_str!("../README.md");
     assert!(readme.contains(&meter.table), "the README is to say:\n\n{}", meter.table);
+}
+
+/// The calls that a gateway and a router make for one user who logs in and joins a room, his inbox being empty. In a stampede the sign of
+/// life is shared with others. The user's limit of logins and the members of a room are what most of it is for.
+#[tokio::test]
+async fn a_login_and_a_join_cost_seventeen_commands_and_a_look_at_a_route_one() {
+    let Some(server) = start() else { return };
+    let mut meter = Meter::new(&server).await;
+    let Meter { state, now, .. } = &meter;
+    let (state, now) = (state.clone(), *now);
+    let later = now + 3_600_000;
+    let (mut login, mut join) = (0, 0);
+    // The first loads the scripts, and gives their buckets their life.
+    for user in [1, 1 + 32] {
+        let (token, id) = (format!("t{user}"), UserId(user));
+        let owner = TokenOwner { app: APP, user: id, device: None };
+        state.tokens.issue(&token, owner, now, later).await.unwrap();
+        let hit = [WindowHit { key: format!("login:{user}"), limit: 5, window_ms: 60_000 }];
+        let route = [Route { app: APP, user: id, device: DeviceKind::Ios, node: "g".to_owned(), epoch: 1, session: 1 }];
+        let member = [Member { user: id, device: DeviceKind::Ios }];
+        login = meter.count("token", state.tokens.resolve(&[token], now)).await;
+        login += meter.count("limit", state.rate_windows.hit(&hit, now)).await;
+        login += meter.count("route", state.routes.bind(&route, now, later)).await;
+        login += meter.count("sign of life", state.presence.touch(&[(APP, id)], now)).await;
+        login += meter.count("inbox", state.inbox.read(APP, id, None, 100, now)).await;
+        join = meter.count("failed joins", state.cache.get(&format!("join_cooldown:{user}"), now)).await;
+        join += meter.count("members", state.members.join(APP, ROOM, &member, now)).await;
+    }
+    assert_eq!((login, join), (11, 6));
+    assert_eq!(meter.count("a look", state.routes.lookup(APP, &[UserId(1)], now)).await, 1);
 }
 
 fn start() -> Option<RedisServer> {
