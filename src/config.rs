@@ -269,7 +269,8 @@ mod tests {
 
     #[test]
     fn a_published_secret_is_told_of_once_a_port_is_open_beyond_this_machine() {
-        let text = |name: &str| std::fs::read_to_string(format!("{}/docs/examples/cluster/{name}.toml", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let text =
+            |name: &str| std::fs::read_to_string(format!("{}/docs/examples/cluster/{name}.toml", env!("CARGO_MANIFEST_DIR"))).unwrap();
         let mut router: Config = toml::from_str(&text("router")).unwrap();
         let mut gateway: Config = toml::from_str(&text("gateway")).unwrap();
         assert!(router.published_secrets().is_empty() && gateway.published_secrets().is_empty());

@@ -109,13 +109,7 @@ pub(crate) async fn drive(mut link: Link, fanout: &Fanout, stop: &CancellationTo
 }
 
 /// From the router to the shards, until the link ends. Cancel-safe: what was taken and not yet handed over is in `commands`.
-async fn carry_down(
-    id: LinkId,
-    receiver: &mut mpsc::Receiver<Kind>,
-    commands: &mut Commands,
-    fanout: &Fanout,
-    bye: &mut Option<String>,
-) {
+async fn carry_down(id: LinkId, receiver: &mut mpsc::Receiver<Kind>, commands: &mut Commands, fanout: &Fanout, bye: &mut Option<String>) {
     let mut kinds = Vec::new();
     while receiver.recv_many(&mut kinds, BATCH_MAX).await > 0 {
         let now_ms = fanout.uptime.now_ms();
