@@ -5,9 +5,8 @@ use billfish_testing::{Api, Cluster, ClusterOptions, LedgerKind, RedisClusterOpt
 use billfish_wire::{Body, Code};
 use serde_json::{Value, json};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
-    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -287,64 +286,6 @@ fn a_room_goes_on_when_its_owner_is_killed_or_hangs_and_nothing_said_is_lost_or_
             let heard = hear(listener, 4);
             assert_once_and_in_order(&heard);
             assert_eq!(heard.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>(), ["before", "meanwhile", "after", "later"]);
-        }
-    }
-}
-
-/// One to one, until it is acknowledged.
-fn whisper(peer: &mut Peer, to: i64, text: &str) {
-    let data = json!({"objectId": to, "content": text}).to_string();
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let body = Body { biz_code: Some(5555), data: Some(data.clone()), msg_id: Some(text.to_owned()), ..Body::default() };
-        peer.send(Code::Biz, &body);
-        loop {
-            match peer.next_within(PATIENCE).expect("an answer").expect("the connection stays") {
-                (Code::Ack, body) if body.msg_id.as_deref() == Some(text) => return,
-                (Code::Error, body) if body.msg_id.as_deref() == Some(text) => {
-                    assert!(Instant::now() < deadline, "refused to the end: {body:?}");
-                    let wait = body.retry_after_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(100);
-                    std::thread::sleep(Duration::from_millis(wait.min(1_000)));
-                    break;
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-#[test]
-fn what_routers_that_have_just_started_take_for_a_connected_user_is_shown_without_a_login() {
-    let Some(mut cluster) = cluster() else { return };
-    let api = cluster.api(0);
-    let mut speaker = login(&api, gateway(&cluster, 0), 20_001);
-    let mut listener = login(&api, gateway(&cluster, 1), 20_002);
-    let is_over = AtomicBool::new(false);
-    let said = std::thread::scope(|scope| {
-        let speaking = scope.spawn(|| {
-            let mut said = 0;
-            while !is_over.load(Ordering::Relaxed) {
-                whisper(&mut speaker, 20_002, &format!("w{said}"));
-                said += 1;
-            }
-            said
-        });
-        for router in &mut cluster.routers {
-            router.kill();
-        }
-        for router in &mut cluster.routers {
-            router.start_again();
-        }
-        cluster.wait_ready();
-        is_over.store(true, Ordering::Relaxed);
-        speaking.join().expect("every message is acknowledged in the end")
-    });
-    let mut heard = BTreeSet::new();
-    while heard.len() < said {
-        let Some(Some((code, body))) = listener.next_within(PATIENCE) else { panic!("{} of {said} heard: {heard:?}", heard.len()) };
-        if let Some((text, _)) = chat_of(code, &body) {
-            listener.send(Code::Ack, &Body { msg_id: body.msg_id, ..Body::default() });
-            heard.insert(text);
         }
     }
 }
