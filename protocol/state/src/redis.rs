@@ -185,8 +185,7 @@ fn life(now_ms: u64, until_ms: u64) -> u64 {
     short_life(now_ms, until_ms) + JUMP_MARGIN_MS
 }
 
-/// The same for what is written so often that Redis could not hold it for hours, and is missed by nobody, or only by those few who
-/// send again what they sent right before the clock of Redis jumped ahead.
+/// The same for what is written so often that Redis could not hold it for hours, and is missed by nobody.
 fn short_life(now_ms: u64, until_ms: u64) -> u64 {
     until_ms.saturating_sub(now_ms).min(LIFE_MAX_MS) + LIFE_MARGIN_MS
 }

@@ -1,4 +1,4 @@
-//! [`Inbox`]: a stream for each user, and a string for each claim.
+//! [`Inbox`]: a stream for each user, and its claims in two hashes.
 //!
 //! An inbox that is empty is its notes alone, and they go after a few minutes.
 
@@ -30,14 +30,14 @@ impl RedisInbox {
     fn append_one(&self, app: AppId, user: UserId, asked: InboxId, body: &[u8], claim: Option<&MessageClaim>, now_ms: u64) -> Command {
         let keys = self.0.keys();
         let mut names = vec![keys.inbox(app, user), keys.inbox_notes(app, user)];
-        names.extend(claim.map(|claim| keys.inbox_claim(app, user, claim.app, claim.user, &claim.msg_id)));
+        names.extend(claim.map(|_| keys.inbox_claims(app, user)).into_iter().flatten());
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let until_ms = now_ms.saturating_add(INBOX_KEPT_MS);
         let command =
             stream::call(&APPEND, &names, BOUNDS, now_ms).arg(asked.to_string()).arg(body).arg(until_ms).arg(life(now_ms, until_ms));
         match claim {
             // A second time it would find its own claim.
-            Some(claim) => command.arg(claim.until_ms).arg(short_life(now_ms, claim.until_ms)).once(),
+            Some(claim) => command.arg(stream::name_of(claim)).arg(claim.until_ms).arg(life(now_ms, claim.until_ms)).once(),
             None => command,
         }
     }

@@ -88,9 +88,11 @@ impl Keys {
         format!("{}inbox:{{{app}:{user}}}:notes", self.prefix)
     }
 
-    /// A message that was taken for an inbox.
-    pub(super) fn inbox_claim(&self, app: AppId, user: UserId, sender_app: AppId, sender: UserId, msg_id: &str) -> String {
-        format!("{}inbox:{{{app}:{user}}}:taken:{sender_app}:{sender}:{msg_id}", self.prefix)
+    /// The messages that were taken for an inbox, and those taken before them.
+    pub(super) fn inbox_claims(&self, app: AppId, user: UserId) -> [String; 2] {
+        let taken = format!("{}inbox:{{{app}:{user}}}:taken", self.prefix);
+        let before = format!("{taken}:before");
+        [taken, before]
     }
 
     pub(super) fn room_log(&self, room: RoomId) -> String {
@@ -102,9 +104,11 @@ impl Keys {
         format!("{}room:{{{room}}}:notes", self.prefix)
     }
 
-    /// A message that was taken for a log.
-    pub(super) fn room_log_claim(&self, room: RoomId, sender_app: AppId, sender: UserId, msg_id: &str) -> String {
-        format!("{}room:{{{room}}}:taken:{sender_app}:{sender}:{msg_id}", self.prefix)
+    /// The messages that were taken for a log, and those taken before them.
+    pub(super) fn room_log_claims(&self, room: RoomId) -> [String; 2] {
+        let taken = format!("{}room:{{{room}}}:taken", self.prefix);
+        let before = format!("{taken}:before");
+        [taken, before]
     }
 
     pub(super) fn members(&self, app: AppId, room: RoomId) -> String {
@@ -272,7 +276,9 @@ mod tests {
         share(&[keys.nodes(NodeKind::Router), keys.node(NodeKind::Router, "{r}1")]);
         let shard = Keys::ack_shard(user);
         share(&[keys.acks(APP, shard), keys.acks_due(APP, shard), keys.acks_by_name(APP, shard)]);
-        share(&[keys.inbox(APP, user), keys.inbox_notes(APP, user), keys.inbox_claim(APP, user, APP, UserId(1), "}{x}")]);
-        share(&[keys.room_log(RoomId(1)), keys.room_log_notes(RoomId(1)), keys.room_log_claim(RoomId(1), APP, user, "}{x}")]);
+        let [taken, before] = keys.inbox_claims(APP, user);
+        share(&[keys.inbox(APP, user), keys.inbox_notes(APP, user), taken, before]);
+        let [taken, before] = keys.room_log_claims(RoomId(1));
+        share(&[keys.room_log(RoomId(1)), keys.room_log_notes(RoomId(1)), taken, before]);
     }
 }

@@ -33,8 +33,8 @@ const OUTVOTED_AFTER: Duration = Duration::from_secs(6);
 const DOUBTED_FOR: Duration = Duration::from_secs(5);
 /// Then it looks this often.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// Readings before a process has a vote: one that was started after the jump would vote for it.
-const READINGS_BEFORE_VOTE: u32 = 6;
+/// Readings before a process has a vote: the first sets its clock, and the next tells whether it keeps to it.
+const READINGS_BEFORE_VOTE: u32 = 2;
 
 /// What Redis answered to a pulse, and what it took.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,11 +1,11 @@
-//! [`RoomLog`]: a stream for each room, whose ids are `seq-0`, and a string for each claim.
+//! [`RoomLog`]: a stream for each room, whose ids are `seq-0`, and its claims in two hashes.
 //!
 //! A batch is one call of one script, so that entries and claims are made together.
 
 use super::command::Script;
 use super::connection::Connection;
+use super::life;
 use super::stream::{self, Bounds, Raw, RawEntry, Wanted, stream_script};
-use super::{life, short_life};
 use crate::port::{ROOM_LOG_AGE_MAX_MS, ROOM_LOG_BYTES_MAX, ROOM_LOG_ENTRIES_MAX, ROOM_LOG_KEPT_MS, Result, RoomLog};
 use crate::types::{Appended, LogAppend, LogEntry, Page, RoomId, StateError, UserId};
 use async_trait::async_trait;
@@ -28,8 +28,9 @@ impl RedisRoomLog {
     async fn append_some(&self, room: RoomId, entries: &[LogAppend], now_ms: u64) -> Result<Vec<Appended>> {
         let keys = self.0.keys();
         let mut names = vec![keys.room_log(room), keys.room_log_notes(room)];
-        let claims = entries.iter().filter_map(|append| append.claim.as_ref());
-        names.extend(claims.map(|claim| keys.room_log_claim(room, claim.app, claim.user, &claim.msg_id)));
+        if entries.iter().any(|append| append.claim.is_some()) {
+            names.extend(keys.room_log_claims(room));
+        }
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let until_ms = now_ms.saturating_add(ROOM_LOG_KEPT_MS);
         let mut command = stream::call(&APPEND, &names, BOUNDS, now_ms).arg(until_ms).arg(life(now_ms, until_ms));
@@ -37,8 +38,8 @@ impl RedisRoomLog {
             let except = entry.except.map(|user| user.to_string()).unwrap_or_default();
             command = command.arg(id_of(entry.seq)).arg(except).arg(&entry.body[..]);
             command = match claim {
-                Some(claim) => command.arg(claim.until_ms).arg(short_life(now_ms, claim.until_ms)),
-                None => command.arg("").arg(""),
+                Some(claim) => command.arg(stream::name_of(claim)).arg(claim.until_ms).arg(life(now_ms, claim.until_ms)),
+                None => command.arg("").arg("").arg(""),
             };
         }
         // A second time it would find its own claims, and be passed over.

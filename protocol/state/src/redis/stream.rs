@@ -6,6 +6,7 @@
 use super::command::{Command, Script};
 use super::connection::Connection;
 use crate::port::Result;
+use crate::types::MessageClaim;
 use bytes::Bytes;
 
 /// A script on a stream and its notes.
@@ -50,6 +51,11 @@ impl Raw {
 /// A call of a script that begins with the notes. `keys`: the stream, the notes, and more.
 pub(super) fn call(script: &'static Script, keys: &[&str], bounds: Bounds, now_ms: u64) -> Command {
     Command::script(script, keys).arg(now_ms).arg(bounds.entries).arg(bounds.bytes).arg(bounds.age_ms)
+}
+
+/// The name of a claim among those of a stream.
+pub(super) fn name_of(claim: &MessageClaim) -> String {
+    format!("{}:{}:{}", claim.app, claim.user, claim.msg_id)
 }
 
 /// What to read of a stream.

@@ -1,9 +1,13 @@
--- Appends to an inbox. KEYS[3]: the claim of the message, if it has one. ARGV from 5: id asked for, body, until, life in ms, and with a
--- claim its end and its life in ms.
+-- Appends to an inbox. KEYS from 3: its claims, if the message has one. ARGV from 5: id asked for, body, until, life in ms, and with a
+-- claim its name, its end and its life in ms.
 -- The id, and 1 where no claim stood.
-local first = standing(known[2])
-if first then
-  return { first, 0 }
+local hashes
+if KEYS[3] then
+  local ids
+  ids, hashes = standing({ ARGV[9] })
+  if ids[ARGV[9]] then
+    return { ids[ARGV[9]], 0 }
+  end
 end
 local asked, body = ARGV[5], ARGV[6]
 if not notes then
@@ -37,6 +41,6 @@ if asked then
   end
 end
 if KEYS[3] then
-  redis.call('SET', KEYS[3], ARGV[9] .. '%' .. id, 'PX', ARGV[10])
+  claim({ ARGV[9], ARGV[10] .. '%' .. id }, hashes, tonumber(ARGV[10]), tonumber(ARGV[11]))
 end
 return { id, 1 }

@@ -1,30 +1,39 @@
--- Appends to a room's log. KEYS from 3: a claim for each entry that has one. ARGV from 5: until, life in ms, and for each entry: id,
--- user it is not pushed to (or nothing), body, end of its claim (nothing where it has none), life of its claim in ms.
+-- Appends to a room's log. KEYS from 3: its claims, if an entry has one. ARGV from 5: until, life in ms, and for each entry: id, user it
+-- is not pushed to (or nothing), body, name of its claim (nothing where it has none), end of it, life of it in ms.
 -- For each entry: `stored`, `stale`, or the id under which it was taken before.
 if not notes then
   begin()
 end
-local verdicts, taken, claims = {}, {}, 0
-for i = 7, #ARGV, 5 do
-  local id, except, body, claim_ends = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  local claim, first
-  if claim_ends ~= '' then
-    claims = claims + 1
-    claim = KEYS[claims + 2]
-    first = taken[claim] or standing(known[claims + 1])
+local names = {}
+for i = 10, #ARGV, 6 do
+  if ARGV[i] ~= '' then
+    names[#names + 1] = ARGV[i]
   end
-  local verdict = first
-  if not first then
+end
+local taken, hashes = {}, nil
+if #names > 0 then
+  taken, hashes = standing(names)
+end
+local verdicts, claims, last_ends, longest = {}, {}, 0, 0
+for i = 7, #ARGV, 6 do
+  local id, except, body, name, claim_ends = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
+  local verdict = name ~= '' and taken[name]
+  if not verdict then
     verdict = is_after(id, notes.last) and 'stored' or 'stale'
   end
   if verdict == 'stored' then
     add(id, body, 'except', except)
-    if claim then
-      redis.call('SET', claim, claim_ends .. '%' .. id, 'PX', ARGV[i + 4])
-      taken[claim] = tonumber(claim_ends) > now and id
+    if name ~= '' then
+      claims[#claims + 1] = name
+      claims[#claims + 1] = claim_ends .. '%' .. id
+      last_ends, longest = math.max(last_ends, tonumber(claim_ends)), math.max(longest, tonumber(ARGV[i + 5]))
+      taken[name] = tonumber(claim_ends) > now and id
     end
   end
   verdicts[#verdicts + 1] = verdict
+end
+if #claims > 0 then
+  claim(claims, hashes, last_ends, longest)
 end
 trim()
 notes.ends = ARGV[5]

@@ -5,14 +5,13 @@
 -- time).
 -- An entry: `at`, `body`, and one field more.
 local now, entries_max, bytes_max, age_max = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
--- The notes, then the values of the other keys.
-local known = redis.call('MGET', unpack(KEYS, 2))
+local known = redis.call('GET', KEYS[2])
 
 local function read_notes()
-  if not known[1] then
+  if not known then
     return nil
   end
-  local ends, last, trimmed, entries, bytes, oldest = string.match(known[1], '^(%d+)%%(%d+%-%d+)%%([%d%-]*)%%(%d+)%%(%d+)%%(%d+)$')
+  local ends, last, trimmed, entries, bytes, oldest = string.match(known, '^(%d+)%%(%d+%-%d+)%%([%d%-]*)%%(%d+)%%(%d+)%%(%d+)$')
   if not ends or tonumber(ends) <= now then
     return nil
   end
@@ -97,8 +96,52 @@ local function trim()
   return true
 end
 
--- A claim `until%id`: the id, if it stands.
-local function standing(claim)
-  local ends, id = string.match(claim or '', '^(%d+)%%(.+)$')
-  return ends and tonumber(ends) > now and id
+-- Claims stand in the hash KEYS[3], `name` -> `until%id`, those made before them in KEYS[4]. When all of these have ended, by the time
+-- of the callers, the first takes their place. Redis' own expiry is too rough for what decides: its clock may jump.
+-- In the first, as `%`: when the last of KEYS[4] ends, when the last of its own does, and until when Redis keeps it for sure.
+local CLAIMS = '%'
+-- Clocks that differ, and times that were taken a while ago.
+local CLAIMS_MARGIN = 60000
+-- What Redis' clock may jump by.
+local JUMP = 7200000
+
+-- The ids of those of some claims that stand, by name; and what is known of the hashes.
+local function standing(names)
+  local own = redis.call('HMGET', KEYS[3], CLAIMS, unpack(names))
+  local before = redis.call('HMGET', KEYS[4], unpack(names))
+  local ids = {}
+  for i, name in ipairs(names) do
+    for _, claim in ipairs({ own[i + 1] or '', before[i] or '' }) do
+      local ends, id = string.match(claim, '^(%d+)%%(.+)$')
+      if ends and tonumber(ends) > now then
+        ids[name] = id
+      end
+    end
+  end
+  local before_ends, own_ends, kept = string.match(own[1] or '', '^(%d+)%%(%d+)%%(%d+)$')
+  return ids, { before = tonumber(before_ends) or 0, own = tonumber(own_ends) or 0, kept = tonumber(kept) or 0 }
+end
+
+-- Writes claims: names and values in turn. `ends` and `life` are those of the one that ends last.
+local function claim(fields, hashes, ends, life)
+  if hashes.own > 0 and now >= hashes.before + CLAIMS_MARGIN then
+    redis.call('RENAME', KEYS[3], KEYS[4])
+    hashes = { before = hashes.own, own = 0, kept = 0 }
+  end
+  if hashes.before == 0 then
+    -- As if there were some that end with this one: nothing is moved that was just begun.
+    hashes.before = ends
+  end
+  hashes.own = math.max(hashes.own, ends)
+  local is_kept = ends <= hashes.kept
+  if not is_kept then
+    -- Twice as long as the claim asks for, so that the next ones need not ask again.
+    hashes.kept = now + 2 * life - JUMP
+  end
+  fields[#fields + 1] = CLAIMS
+  fields[#fields + 1] = string.format('%.0f%%%.0f%%%.0f', hashes.before, hashes.own, hashes.kept)
+  redis.call('HSET', KEYS[3], unpack(fields))
+  if not is_kept then
+    redis.call('PEXPIRE', KEYS[3], string.format('%.0f', 2 * life))
+  end
 end
