@@ -88,6 +88,9 @@ async fn again(core: &Core, turn: &Turn, app: AppId, overdue: Overdue) -> Result
     if settled.is_empty() { Ok(()) } else { core.state.acks.remove(&settled).await }
 }
 
+/// A push, how often it was sent, and to whom it goes.
+type Grouped = (Push, u32, BTreeSet<UserId>);
+/// Who, what is overdue of his, and which gateways he is on.
 type Reachable = (UserId, BTreeMap<InboxId, PendingAck>, BTreeSet<String>);
 
 /// Gives what was acknowledged, and is not awaited any more.
@@ -111,7 +114,7 @@ async fn send_batch(
     }
     let mut settled = Vec::new();
     // By gateway and id: the same push to many users has the same id in most of their inboxes.
-    let mut pushes: BTreeMap<(String, InboxId), Vec<(Push, u32, BTreeSet<UserId>)>> = BTreeMap::new();
+    let mut pushes: BTreeMap<(String, InboxId), Vec<Grouped>> = BTreeMap::new();
     for (index, (user, pending, nodes)) in batch.into_iter().enumerate() {
         let Some(page) = pages.remove(&index) else { continue };
         let found: BTreeMap<InboxId, InboxEntry> =
