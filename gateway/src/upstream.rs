@@ -229,9 +229,13 @@ impl Upstream {
     pub(crate) fn left(&self, shard: u16, origin: Origin, room_id: i64, cause: LeftCause) {
         let mut table = self.table();
         match cause {
-            LeftCause::NotEntered => table.tell_gone(origin, &[room_id]),
+            LeftCause::NotEntered => {
+                table.is_out(origin.session, room_id);
+                table.tell_gone(origin, &[room_id]);
+            }
             // The router has heard of it, or said so itself.
-            LeftCause::Left | LeftCause::Evicted | LeftCause::AlreadyIn => {}
+            LeftCause::Left | LeftCause::Evicted => table.is_out(origin.session, room_id),
+            LeftCause::AlreadyIn => {}
         }
         table.leave(room_id, shard);
     }

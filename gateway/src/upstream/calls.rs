@@ -3,7 +3,7 @@
 //! - JOIN and LEAVE leave something behind at the router. They are followed up beyond their caller's patience, until it is certain which
 //!   of them was the last word.
 //! - A JOIN for which nobody waits any more is not sent again: by then its user may be in the room with another session. Where it may have
-//!   been granted, a LEAVE goes to the owner in its stead.
+//!   been granted, a LEAVE goes to the owner in its stead. Not so where its session was in the room before it asked: there it stays.
 //! - What else a session asked for ends with it: a message of one who is gone would be refused as a stranger's, and counted against its user.
 //! - A newer JOIN or LEAVE of the same session and room is the last word. An older LEAVE is then never sent again: it would take out who
 //!   has just been let in.
@@ -32,13 +32,16 @@ pub(super) struct Call {
     owes_undo: bool,
     /// Its session has ended.
     session_gone: bool,
+    /// A JOIN of a session that is in the room already.
+    was_in: bool,
 }
 
 impl Table {
     pub(super) fn call(&mut self, key: ConnKey, origin: Origin, request: u32, call: UpCall, now_ms: u64) -> bool {
+        let was_in = matches!(call, UpCall::Join { was_in: true, .. });
         let kind = match call {
             UpCall::Biz { room_id, biz_code, data, msg_id } => UpKind::Biz(Biz { room_id, biz_code, data, msg_id }),
-            UpCall::Join { room_id, resume_seq } => UpKind::Join(Join { room_id, resume_seq }),
+            UpCall::Join { room_id, resume_seq, was_in: _ } => UpKind::Join(Join { room_id, resume_seq }),
             UpCall::Leave { room_id } => UpKind::Leave(Leave { room_id }),
             UpCall::Sync { room_id, from_seq, from_id, resume } => UpKind::Sync(Sync { room_id, from_seq, from_id, resume }),
             UpCall::Redeliver => UpKind::Redeliver(Redeliver {}),
@@ -54,8 +57,26 @@ impl Table {
             self.interest_grew(room_id);
         }
         let caller = Caller { key, origin, request, joining };
+        let id = self.last_id + 1;
         self.keep(Some(caller), origin, kind, now_ms);
+        if was_in {
+            self.is_in(id);
+        }
         true
+    }
+
+    /// A JOIN's session is in the room, whatever becomes of the JOIN: there is nothing to undo.
+    fn is_in(&mut self, id: u64) {
+        if let Some(call) = self.calls.get_mut(&id).filter(|call| call.is_join()) {
+            (call.was_in, call.owes_undo) = (true, false);
+        }
+    }
+
+    /// A session is not in a room: a JOIN of it that nobody waits for any more is undone.
+    pub(super) fn is_out(&mut self, session: u64, room_id: i64) {
+        if let Some(call) = self.newest.get(&(session, room_id)).and_then(|id| self.calls.get_mut(id)) {
+            call.was_in = false;
+        }
     }
 
     /// Asks in the name of a session for what its user has not acknowledged. Nobody waits for the answer.
@@ -84,7 +105,7 @@ impl Table {
         self.of_sessions.insert((origin.session, id));
         self.calls.insert(
             id,
-            Call { caller, up, link: None, sent_before: false, since_ms: now_ms, superseded: false, owes_undo, session_gone: false },
+            Call { caller, up, link: None, sent_before: false, since_ms: now_ms, superseded: false, owes_undo, session_gone: false, was_in: false },
         );
         self.counters.upstream_in_flight.set(self.calls.len() as u64);
         self.send(id);
@@ -102,9 +123,10 @@ impl Table {
         if older.caller.is_some() {
             return false;
         }
+        let was_in = older.was_in;
         self.forget_call(older_id);
         self.join_is_over(place.1);
-        true
+        !was_in
     }
 
     /// Posts a call to its owner's link, if there is one and its room is not waiting for one.
@@ -136,7 +158,7 @@ impl Table {
     fn undo_join(&mut self, id: u64) {
         let Some(call) = self.forget_call(id) else { return };
         let Some(UpKind::Join(Join { room_id, .. })) = call.up.call else { return };
-        let may_be_in = (call.sent_before || call.owes_undo) && !call.superseded;
+        let may_be_in = (call.sent_before || call.owes_undo) && call.is_undone();
         if let (true, Some(origin)) = (may_be_in, call.up.origin.as_ref().and_then(origin_of)) {
             self.keep(None, origin, UpKind::Leave(Leave { room_id }), call.since_ms);
         }
@@ -151,7 +173,7 @@ impl Table {
             self.of_sessions.remove(&(session, id));
             let Some(call) = self.calls.get_mut(&id).filter(|call| !call.is_leave()) else { continue };
             call.caller = None;
-            call.session_gone = true;
+            (call.session_gone, call.was_in) = (true, false);
             let is_out = call.link.is_some();
             match (call.is_join(), is_out) {
                 (true, false) => self.undo_join(id),
@@ -182,10 +204,14 @@ impl Table {
                     // The next owner was told when nothing of the room had been seen here. It sends what comes after this snapshot.
                     self.tell(room_id);
                 }
+                // Should it have asked again meanwhile, it did so as a member.
+                if let Some(newer) = self.newest.get(&(caller.origin.session, room_id)) {
+                    self.is_in(*newer);
+                }
             }
             (Said::Joined { .. }, None) => {
-                // The client was refused long ago and is not in the room: its owner has to know.
-                if let Some(origin) = call.up.origin.as_ref().and_then(origin_of) {
+                // The client was refused long ago. Where it is not in the room its owner has to know.
+                if let (false, Some(origin)) = (call.was_in, call.up.origin.as_ref().and_then(origin_of)) {
                     self.keep(None, origin, UpKind::Leave(Leave { room_id }), call.since_ms);
                 }
                 self.interest_shrank(room_id);
@@ -243,7 +269,7 @@ impl Table {
             match kind {
                 UpKind::Join(Join { room_id, .. }) => {
                     self.join_is_over(*room_id);
-                    if !call.superseded {
+                    if call.is_undone() {
                         self.word(Kind::Gone(Gone { origin: Some(*origin), room_ids: vec![*room_id] }));
                     }
                 }
@@ -282,6 +308,11 @@ impl Table {
 impl Call {
     const fn is_join(&self) -> bool {
         matches!(self.up.call, Some(UpKind::Join(_)))
+    }
+
+    /// Whether what a JOIN may have led to is undone when nobody waits for it any more.
+    const fn is_undone(&self) -> bool {
+        !self.superseded && !self.was_in
     }
 
     const fn is_leave(&self) -> bool {

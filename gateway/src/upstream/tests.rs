@@ -1,5 +1,6 @@
 //! What is kept for routers, and what they are told.
 
+mod again;
 mod endings;
 mod registry;
 mod turns;
@@ -87,7 +88,7 @@ fn a_push_goes_to_shards_with_members_alone() {
     let house = House::new();
     house.up("r1");
     assert!(house.shards_of(ROOM, 1).unwrap().is_empty());
-    assert!(house.upstream.call(key(3), origin(1), 1, UpCall::Join { room_id: ROOM, resume_seq: None }, 0));
+    assert!(house.upstream.call(key(3), origin(1), 1, UpCall::Join { room_id: ROOM, resume_seq: None, was_in: false }, 0));
     assert!(house.shards_of(ROOM, 1).unwrap().is_empty(), "joining is not being in");
     house.joined(1, 1);
     assert_eq!(house.shards_of(ROOM, 1).unwrap()[..], [3]);
@@ -353,7 +354,7 @@ impl House {
     }
 
     fn join(&self, session: u64, room_id: i64) {
-        assert!(self.upstream.call(key(0), origin(session), 1, UpCall::Join { room_id, resume_seq: None }, 0));
+        assert!(self.upstream.call(key(0), origin(session), 1, UpCall::Join { room_id, resume_seq: None, was_in: false }, 0));
     }
 
     /// Joins and is in. The id of a call is one more than that of the call before.

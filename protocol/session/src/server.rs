@@ -497,7 +497,8 @@ impl ServerSession {
         if !self.has_place_for(config, room_id) {
             return out.send(Code::Error, Body { room_id: Some(room_id), ..Body::refusal(Reason::RateLimited) });
         }
-        self.call_upstream(config, Call::Join { room_id, left: false }, UpCall::Join { room_id, resume_seq }, out);
+        let was_in = self.rooms.ids().any(|id| id == room_id);
+        self.call_upstream(config, Call::Join { room_id, left: false }, UpCall::Join { room_id, resume_seq, was_in }, out);
     }
 
     fn has_place_for(&self, config: &ServerConfig, room_id: i64) -> bool {

@@ -51,6 +51,8 @@ pub enum UpCall {
         room_id: i64,
         /// Last sequence number seen.
         resume_seq: Option<i64>,
+        /// It is in the room already, and wants a fresh snapshot. Should the answer come when nobody waits for it any more, it stays in.
+        was_in: bool,
     },
     /// Answered by [`super::ServerSession::on_accepted`]; the client has had its echo already.
     Leave {

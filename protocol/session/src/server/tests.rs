@@ -75,7 +75,8 @@ impl End {
     fn join(&mut self, room_id: i64) -> u32 {
         let actions = self.frame(Code::Join, &room(room_id));
         let [ServerAction::Upstream { request, call }] = &actions[..] else { panic!("{actions:?}") };
-        assert!(matches!(**call, UpCall::Join { .. }));
+        let UpCall::Join { was_in, .. } = **call else { panic!("{call:?}") };
+        assert_eq!(was_in, self.session.rooms().any(|id| id == room_id));
         *request
     }
 

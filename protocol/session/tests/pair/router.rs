@@ -72,7 +72,7 @@ impl Router {
                 self.answered.insert(msg_id.clone(), (ts_ms, seq));
                 (Reply::Accepted { ts_ms, seq }, Some((*room_id, push)))
             }
-            UpCall::Join { room_id, resume_seq } => {
+            UpCall::Join { room_id, resume_seq, was_in: _ } => {
                 let room = self.rooms.entry(*room_id).or_default();
                 let newer = |after: i64| room.log.iter().filter(move |body| body.seq > Some(after)).cloned().collect::<Vec<_>>();
                 let (mut messages, mut gap) = match resume_seq {

@@ -108,7 +108,7 @@ fn one_call_too_many_under_way_is_told_to_wait() {
     assert_eq!(end.frame(Code::Join, &room(3)).shown(), [sent(Code::Error, Body { room_id: Some(3), ..wait })]);
     end.session.on_accepted(2, 1, 0, &mut end.out);
     end.drain();
-    assert_eq!(end.frame(Code::Join, &room(3)).shown(), ["Upstream 34 Join { room_id: 3, resume_seq: None }"]);
+    assert_eq!(end.frame(Code::Join, &room(3)).shown(), ["Upstream 34 Join { room_id: 3, resume_seq: None, was_in: false }"]);
 }
 
 #[test]

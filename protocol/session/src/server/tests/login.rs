@@ -129,8 +129,8 @@ fn login_brings_back_its_room_its_resumed_rooms_and_the_inbox() {
     end.frame(Code::Login, &Body { room_id: Some(4), resume: Some(resume), ..login() });
     let calls = end.accept()[2..].to_vec();
     let expected = [
-        "Upstream 1 Join { room_id: 4, resume_seq: Some(40) }",
-        "Upstream 2 Join { room_id: 3, resume_seq: Some(30) }",
+        "Upstream 1 Join { room_id: 4, resume_seq: Some(40), was_in: false }",
+        "Upstream 2 Join { room_id: 3, resume_seq: Some(30), was_in: false }",
         "Upstream 3 Sync { room_id: 0, from_seq: 0, from_id: \"5-0\", resume: true }",
     ];
     assert_eq!(calls, expected);
@@ -151,7 +151,7 @@ fn a_login_that_does_not_resume_its_inbox_has_it_sent_again_and_hears_nothing_el
     for refused in [false, true] {
         let mut end = End::new();
         end.frame(Code::Login, &Body { room_id: Some(3), ..login() });
-        assert_eq!(end.accept()[2..], ["Upstream 1 Join { room_id: 3, resume_seq: None }", "Upstream 2 Redeliver"]);
+        assert_eq!(end.accept()[2..], ["Upstream 1 Join { room_id: 3, resume_seq: None, was_in: false }", "Upstream 2 Redeliver"]);
         if refused {
             end.session.on_refused(2, Reason::Unavailable, None, Some(500), &mut end.out);
         } else {

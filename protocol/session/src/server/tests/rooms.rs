@@ -7,7 +7,7 @@ fn a_join_is_answered_before_the_first_push_of_its_room() {
     let mut end = End::live();
     let resume = Some(Resume { seq: Some(9), ..Resume::default() });
     let actions = end.frame(Code::Join, &Body { resume, ..room(3) });
-    assert_eq!(actions.shown(), ["Upstream 2 Join { room_id: 3, resume_seq: Some(9) }"]);
+    assert_eq!(actions.shown(), ["Upstream 2 Join { room_id: 3, resume_seq: Some(9), was_in: false }"]);
     end.session.on_joined(2, 3, 12, "{}".to_owned(), 4, &mut end.out);
     let answer = Body { seq: Some(12), data: text("{}"), audience: Some(4), ..room(3) };
     assert_eq!(end.drain().shown(), [sent(Code::Join, answer), "EnterRoom 3".to_owned()]);
