@@ -105,7 +105,17 @@ impl Table {
         self.of_sessions.insert((origin.session, id));
         self.calls.insert(
             id,
-            Call { caller, up, link: None, sent_before: false, since_ms: now_ms, superseded: false, owes_undo, session_gone: false, was_in: false },
+            Call {
+                caller,
+                up,
+                link: None,
+                sent_before: false,
+                since_ms: now_ms,
+                superseded: false,
+                owes_undo,
+                session_gone: false,
+                was_in: false,
+            },
         );
         self.counters.upstream_in_flight.set(self.calls.len() as u64);
         self.send(id);
