@@ -268,10 +268,10 @@ impl Ownership {
                 let error = &*error as &dyn std::error::Error;
                 if now_ms < claim.until_ms {
                     tracing::debug!(%room, error, "the lease of a room could not be renewed");
-                } else if claim.unanswered_ms.replace(now_ms).is_none() {
-                    if let Some(more_before) = RUN_OUT.may_say("run out") {
-                        tracing::warn!(%room, error, more_before, "the lease of a room has run out and the store does not answer: only chat goes on");
-                    }
+                } else if claim.unanswered_ms.replace(now_ms).is_none()
+                    && let Some(more_before) = RUN_OUT.may_say("run out")
+                {
+                    tracing::warn!(%room, error, more_before, "the lease of a room has run out and the store does not answer: only chat goes on");
                 }
                 Renewal::Unknown
             }

@@ -87,9 +87,10 @@ pub(super) async fn first(core: &Core, room: RoomId, receiver: &mut mpsc::Receiv
         };
         let Err(refusal) = checked else { return Some(call) };
         core.metrics.room_queue_depth.dec();
-        match call {
-            RoomCall::Leave { .. } => after_the_end(core, room, call).await,
-            call => refuse_counted(core, call, refusal).await,
+        if matches!(call, RoomCall::Leave { .. }) {
+            after_the_end(core, room, call).await;
+        } else {
+            refuse_counted(core, call, refusal).await;
         }
         next = receiver.try_recv().ok();
     }
