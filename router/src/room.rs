@@ -384,6 +384,9 @@ impl Room {
     async fn on_call(&mut self, call: RoomCall) {
         match call {
             RoomCall::Interest { gateway, after_seq: Some(after_seq) } => self.on_interest(&gateway, after_seq).await,
+            // It wants to hear again, and says so further back in the queue. A life that has just begun has asked its link, and has sent it
+            // everything since: were it left out in between, it would miss what is said there.
+            RoomCall::Interest { gateway, after_seq: None } if gateway.wants(self.record.room).is_some() => {}
             RoomCall::Interest { gateway, after_seq: None } => {
                 // What was decided before goes to those who were interested before.
                 self.flush().await;
