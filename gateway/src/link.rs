@@ -114,9 +114,10 @@ async fn carry_down(id: LinkId, receiver: &mut mpsc::Receiver<Kind>, commands: &
     while receiver.recv_many(&mut kinds, BATCH_MAX).await > 0 {
         let now_ms = fanout.uptime.now_ms();
         for kind in kinds.drain(..) {
-            match kind {
-                Kind::Bye(said) => *bye = Some(said.reason.chars().take(REASON_CHARS_MAX).collect()),
-                kind => fanout.sort(id, kind, now_ms, commands),
+            if let Kind::Bye(said) = kind {
+                *bye = Some(said.reason.chars().take(REASON_CHARS_MAX).collect());
+            } else {
+                fanout.sort(id, kind, now_ms, commands);
             }
         }
         fanout.shards.give(commands).await;
