@@ -179,7 +179,7 @@ pub trait Members: Send + Sync {
     async fn remove(&self, app: AppId, room: RoomId) -> Result<()>;
 }
 
-/// The nodes that are up: `node:{kind}:{id}`.
+/// The nodes that are up: `node:{kind}`.
 #[async_trait]
 pub trait Registry: Send + Sync {
     /// Registers a node, or renews and updates it, until `until_ms`. An earlier life of a node never replaces a later one that is live:

@@ -289,7 +289,7 @@ pub struct MemberPage {
     pub cursor: u64,
 }
 
-/// What a node says of itself: `node:{kind}:{id}`.
+/// What a node says of itself: `node:{kind}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeInfo {
     /// Gateway or router.

@@ -123,12 +123,12 @@ async fn spoilt_keys_of_the_registry_and_of_leases_are_written_anew() {
     let register = async |id| node.state.registry.register(&info(id), node.now(), node.now() + 60_000).await;
     let listed = async || node.state.registry.nodes(NodeKind::Gateway, node.now()).await.map(|nodes| nodes.len());
     assert!(register("g1").await.unwrap() && register("g2").await.unwrap());
-    server.command(&["SET", "im:node:{gateway}:g1", "x"]).unwrap();
+    server.command(&["HSET", "im:node:gateway", "g1", "x"]).unwrap();
     assert_eq!(listed().await.unwrap(), 1, "the others are listed");
     assert!(register("g1").await.unwrap());
     assert_eq!(listed().await.unwrap(), 2);
-    server.command(&["SET", "im:node:{gateway}", "x"]).unwrap();
-    assert!(matches!(listed().await, Err(StateError::Spoilt { key, .. }) if key == "im:node:{gateway}"));
+    server.command(&["SET", "im:node:gateway", "x"]).unwrap();
+    assert!(matches!(listed().await, Err(StateError::Spoilt { key, .. }) if key == "im:node:gateway"));
     assert!(register("g1").await.unwrap() && register("g2").await.unwrap());
     assert_eq!(listed().await.unwrap(), 2);
     server.command(&["SET", "im:lease:lease", "x"]).unwrap();

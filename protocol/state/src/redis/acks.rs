@@ -2,7 +2,8 @@
 //! are due, for [`Acks::postpone`], and by name, where those of one user stand together.
 //!
 //! - A batch is one script for each shard that it touches.
-//! - What nobody removes is found by `postpone`, which looks at a few shards a call and goes round. The apps that have any are noted; a
+//! - What nobody removes is found by `postpone`, which looks at a few shards a call and goes round: a plain command for each, and a script
+//!   only where something is due. The apps that have any are noted; a
 //!   process notes each at most once a minute, and at once where the store may have forgotten. A shard that is not found all the same
 //!   ends [`SHARD_LIFE_MS`] after its last record.
 
@@ -40,8 +41,8 @@ pub(super) struct RedisAcks {
     connection: Connection,
     watch: Watch,
     noted: Mutex<Noted>,
-    /// Where `postpone` goes on.
-    looked_at: Mutex<Option<Shard>>,
+    /// What `postpone` has still to look at before it goes round again, the next last.
+    to_look_at: Mutex<Vec<Shard>>,
 }
 
 /// When this process noted which app.
@@ -54,12 +55,24 @@ struct Noted {
 
 impl RedisAcks {
     pub(super) fn new(connection: Connection, watch: Watch) -> Self {
-        Self { connection, watch, noted: Mutex::default(), looked_at: Mutex::default() }
+        Self { connection, watch, noted: Mutex::default(), to_look_at: Mutex::default() }
     }
 
     fn script(&self, script: &'static Script, (app, shard): Shard) -> Command {
         let keys = self.connection.keys();
         Command::script(script, &[&keys.acks(app, shard), &keys.acks_due(app, shard), &keys.acks_by_name(app, shard)])
+    }
+
+    fn to_look_at(&self) -> MutexGuard<'_, Vec<Shard>> {
+        self.to_look_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_to_look_at(&self) -> Vec<Shard> {
+        self.to_look_at().iter().rev().take(SHARDS_AT_ONCE).copied().collect()
+    }
+
+    fn looked_at(&self, shard: Shard) {
+        self.to_look_at().pop_if(|next| *next == shard);
     }
 
     fn noted(&self) -> MutexGuard<'_, Noted> {
@@ -137,26 +150,43 @@ impl Acks for RedisAcks {
     }
 
     async fn postpone(&self, before_ms: u64, now_ms: u64, limit: usize) -> Result<Vec<PendingAck>> {
-        let mut apps: Vec<i32> = self.connection.run("listing apps", Command::new("SMEMBERS", &self.connection.keys().ack_apps())).await?;
-        apps.sort_unstable();
-        let mut all: Vec<Shard> = apps.iter().flat_map(|app| (0..ACK_SHARDS).map(|shard| (AppId(*app), shard))).collect();
-        let last = *self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
-        let from = last.map_or(0, |last| all.partition_point(|shard| *shard <= last)) % all.len().max(1);
-        all.rotate_left(from);
+        let keys = self.connection.keys();
+        let mut shards = self.next_to_look_at();
+        if shards.is_empty() {
+            let apps: Vec<i32> = self.connection.run("listing apps", Command::new("SMEMBERS", &keys.ack_apps())).await?;
+            *self.to_look_at() = apps.iter().flat_map(|app| (0..ACK_SHARDS).map(|shard| (AppId(*app), shard))).collect();
+            shards = self.next_to_look_at();
+        }
+        let before = format!("({before_ms}");
+        let look = |(app, shard): &Shard| {
+            Command::new("ZRANGEBYSCORE", &keys.acks_due(*app, *shard)).arg("-inf").arg(&before).arg("LIMIT").arg(0).arg(1)
+        };
+        let looks = shards.iter().map(look).collect();
+        let found: Vec<Vec<String>> = match self.connection.run_many("looking for pending ACKs", looks).await {
+            Ok(found) => found,
+            Err(error) => {
+                // One that was spoilt must not keep the others from being looked at.
+                shards.into_iter().for_each(|shard| self.looked_at(shard));
+                return Err(error);
+            }
+        };
         let mut overdue = Vec::new();
-        for shard in all.into_iter().take(SHARDS_AT_ONCE) {
-            let wanted = (limit - overdue.len()).min(ACKS_PER_COMMAND);
-            if wanted == 0 {
-                break;
+        for (shard, found) in shards.into_iter().zip(found) {
+            if !found.is_empty() {
+                let wanted = (limit - overdue.len()).min(ACKS_PER_COMMAND);
+                if wanted == 0 {
+                    break;
+                }
+                let command = self.script(&POSTPONE, shard).arg(before_ms).arg(wanted).arg(now_ms).arg(ACK_TIMES_MAX);
+                // Carried out twice, what the first had put off would be told to nobody for as long.
+                let command = command.arg(ACK_AGAIN_MS).arg(ACK_AGAIN_MAX_MS).arg(ROOM_LOG_AGE_MAX_MS).once();
+                let fields: Vec<(String, String)> = self.connection.run("putting off pending ACKs", command).await?;
+                overdue.extend(fields.iter().filter_map(|(field, value)| read(shard.0, field, value)));
+                if fields.len() >= wanted {
+                    break;
+                }
             }
-            let command = self.script(&POSTPONE, shard).arg(before_ms).arg(wanted).arg(now_ms).arg(ACK_TIMES_MAX);
-            // Carried out twice, what the first had put off would be told to nobody for as long.
-            let command = command.arg(ACK_AGAIN_MS).arg(ACK_AGAIN_MAX_MS).arg(ROOM_LOG_AGE_MAX_MS).once();
-            let fields: Vec<(String, String)> = self.connection.run("putting off pending ACKs", command).await?;
-            if fields.len() < wanted {
-                *self.looked_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(shard);
-            }
-            overdue.extend(fields.iter().filter_map(|(field, value)| read(shard.0, field, value)));
+            self.looked_at(shard);
         }
         Ok(overdue)
     }

@@ -82,6 +82,10 @@ impl Inbox for RedisInbox {
             },
         };
         let keys = [&*self.0.keys().inbox(app, user), &*self.0.keys().inbox_notes(app, user)];
+        // Most who log in have none: one plain command tells.
+        if after.is_none() && !stream::is_known(&self.0, "looking for an inbox", keys[1]).await? {
+            return Ok(Page::default());
+        }
         let wanted = Wanted { from, gap_after: after.map(|after| after.to_string()), limit };
         let (entries, more, gap) = stream::read(&self.0, "reading an inbox", keys, BOUNDS, wanted, now_ms).await?;
         Ok(Page { entries: entries.into_iter().map(|raw| InboxEntry { id: raw.id, body: raw.body }).collect(), more, gap })

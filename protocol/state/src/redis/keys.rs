@@ -115,17 +115,13 @@ impl Keys {
         format!("{}living_room_user_set:{{{app}:{room}}}", self.prefix)
     }
 
-    /// The ids of the nodes of a kind.
+    /// The nodes of a kind.
     pub(super) fn nodes(&self, kind: NodeKind) -> String {
         let kind = match kind {
             NodeKind::Gateway => "gateway",
             NodeKind::Router => "router",
         };
-        format!("{}node:{{{kind}}}", self.prefix)
-    }
-
-    pub(super) fn node(&self, kind: NodeKind, id: &str) -> String {
-        format!("{}:{id}", self.nodes(kind))
+        format!("{}node:{kind}", self.prefix)
     }
 
     /// A lease and a cached value may have one name: beside the owners, which are named as everyone knows them, leases stand apart.
@@ -193,7 +189,7 @@ mod tests {
         assert_eq!(keys.token("abc"), "im:imLoginToken:abc");
         assert_eq!(keys.presence(APP, 5), "im:imOnlineZset:10001:5");
         assert_eq!(keys.route(APP, user), "im:bindIp:10001:-7");
-        assert_eq!(keys.node(NodeKind::Gateway, "g1"), "im:node:{gateway}:g1");
+        assert_eq!(keys.nodes(NodeKind::Gateway), "im:node:gateway");
         assert_eq!(keys.lease("room:1:owner"), "im:room:1:owner");
         assert_eq!(keys.lease("sweeper"), "im:lease:sweeper");
         assert_eq!(keys.rate_window("login:10001:1"), "im:limit:login:10001:1");
@@ -217,7 +213,7 @@ mod tests {
             .collect();
         let missing: Vec<_> = made.difference(&told).collect();
         assert!(missing.is_empty(), "not in docs/redis.md: {missing:?} (it has {told:?})");
-        for made in ["room:<>:owner", "lease:<>", "node:{<>}:<>"] {
+        for made in ["room:<>:owner", "lease:<>", "node:<>"] {
             assert!(told.contains(made), "{made}");
         }
     }
@@ -273,7 +269,6 @@ mod tests {
         let (keys, user) = (keys(), UserId(-7));
         let share =
             |these: &[String]| assert!(these.iter().all(|key| slot_of(key.as_bytes()) == slot_of(these[0].as_bytes())), "{these:?}");
-        share(&[keys.nodes(NodeKind::Router), keys.node(NodeKind::Router, "{r}1")]);
         let shard = Keys::ack_shard(user);
         share(&[keys.acks(APP, shard), keys.acks_due(APP, shard), keys.acks_by_name(APP, shard)]);
         let [taken, before] = keys.inbox_claims(APP, user);

@@ -1,4 +1,5 @@
-//! [`Members`]: a hash for each room, user → devices (a bit each), and in the field `until` when the list is forgotten.
+//! [`Members`]: a hash for each room, user → devices (a bit each), and in the field `until` when the list is forgotten, until when the key
+//! lives, and how many users there are: what a JOIN has to know stands in what it reads anyway.
 
 use super::command::{Command, Script};
 use super::connection::Connection;
@@ -13,6 +14,8 @@ static LEAVE: Script = Script::new(include_str!("lua/members_leave.lua"));
 
 /// Users in one command: beyond, it would keep others waiting, and Lua hands on no more than some thousand arguments.
 const USERS_PER_COMMAND: usize = 1000;
+/// The key lives so much longer than it has to, so that its life is renewed but once an hour.
+const KEPT_MORE_MS: u64 = 3_600_000;
 /// Beside the users.
 const UNTIL_FIELD: &str = "until";
 
@@ -39,8 +42,9 @@ impl RedisMembers {
         let users: Vec<(i64, u8)> = devices.into_iter().collect();
         let key = self.0.keys().members(app, room);
         let until_ms = now_ms.saturating_add(MEMBERS_KEPT_MS);
+        let life = life(now_ms, until_ms) + KEPT_MORE_MS;
         let command =
-            |users: &[(i64, u8)]| Command::script(script, &[&key]).arg(now_ms).arg(until_ms).arg(life(now_ms, until_ms)).arg(users);
+            |users: &[(i64, u8)]| Command::script(script, &[&key]).arg(now_ms).arg(until_ms).arg(life).arg(KEPT_MORE_MS).arg(users);
         let commands = if users.is_empty() { vec![command(&[])] } else { users.chunks(USERS_PER_COMMAND).map(command).collect() };
         let counts: Vec<u64> = self.0.run_many(what, commands).await?;
         Ok(counts.last().copied().unwrap_or(0))

@@ -2,7 +2,7 @@
 //!
 //! - A batch is one command for each bucket it touches. The life of a bucket is renewed at most once a minute by each process, for that
 //!   would be a second command each time; it outlives the last sign by [`PRESENCE_KEPT_MS`] all the same.
-//! - A sweep looks at a few buckets a call and goes round.
+//! - A sweep looks at a few buckets a call and goes round: a plain command for each, and a script only where somebody is to go.
 
 use super::JUMP_MARGIN_MS;
 use super::command::{Command, Script};
@@ -37,8 +37,8 @@ pub(super) struct RedisPresence {
     connection: Connection,
     watch: Watch,
     renewed: Mutex<Renewed>,
-    /// Where the sweep goes on.
-    swept: Mutex<Option<Bucket>>,
+    /// What the sweep has still to look at before it goes round again, the next last.
+    to_sweep: Mutex<Vec<Bucket>>,
 }
 
 /// When this process renewed which bucket.
@@ -51,11 +51,23 @@ struct Renewed {
 
 impl RedisPresence {
     pub(super) fn new(connection: Connection, watch: Watch) -> Self {
-        Self { connection, watch, renewed: Mutex::default(), swept: Mutex::default() }
+        Self { connection, watch, renewed: Mutex::default(), to_sweep: Mutex::default() }
     }
 
     fn renewed(&self) -> MutexGuard<'_, Renewed> {
         self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn to_sweep(&self) -> MutexGuard<'_, Vec<Bucket>> {
+        self.to_sweep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next_to_sweep(&self) -> Vec<Bucket> {
+        self.to_sweep().iter().rev().take(SWEPT_AT_ONCE).copied().collect()
+    }
+
+    fn swept(&self, bucket: Bucket) {
+        self.to_sweep().pop_if(|next| *next == bucket);
     }
 
     fn buckets(&self, users: &[(AppId, UserId)]) -> BTreeMap<Bucket, Vec<UserId>> {
@@ -152,24 +164,42 @@ impl Presence for RedisPresence {
 
     async fn sweep(&self, before_ms: u64, limit: usize) -> Result<Vec<(AppId, UserId)>> {
         let keys = self.connection.keys();
-        let mut apps: Vec<i32> = self.connection.run("listing apps", Command::new("SMEMBERS", &keys.presence_apps())).await?;
-        apps.sort_unstable();
-        let mut all = apps.iter().flat_map(|app| (0..keys.presence_buckets()).map(|bucket| (AppId(*app), bucket))).collect::<Vec<_>>();
-        let last = *self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = last.map_or(0, |last| all.partition_point(|bucket| *bucket <= last));
-        all.rotate_left(done);
+        let mut buckets = self.next_to_sweep();
+        if buckets.is_empty() {
+            let apps: Vec<i32> = self.connection.run("listing apps", Command::new("SMEMBERS", &keys.presence_apps())).await?;
+            *self.to_sweep() = apps.iter().flat_map(|app| (0..keys.presence_buckets()).map(|bucket| (AppId(*app), bucket))).collect();
+            buckets = self.next_to_sweep();
+        }
+        let before = format!("({before_ms}");
+        let look = |(app, bucket): &Bucket| {
+            Command::new("ZRANGEBYSCORE", &keys.presence(*app, *bucket)).arg("-inf").arg(&before).arg("LIMIT").arg(0).arg(1)
+        };
+        let looks = buckets.iter().map(look).collect();
+        let found: Vec<Vec<i64>> = match self.connection.run_many("sweeping signs of life", looks).await {
+            Ok(found) => found,
+            Err(error) => {
+                // One that was spoilt must not keep the others from being swept.
+                buckets.into_iter().for_each(|bucket| self.swept(bucket));
+                return Err(error);
+            }
+        };
         let mut swept = Vec::new();
-        for (app, bucket) in all.into_iter().take(SWEPT_AT_ONCE) {
-            let left = limit - swept.len();
-            if left == 0 {
-                break;
+        for ((app, bucket), found) in buckets.into_iter().zip(found) {
+            if !found.is_empty() {
+                let left = limit - swept.len();
+                if left == 0 {
+                    break;
+                }
+                let wanted = left.min(USERS_PER_COMMAND);
+                let command = Command::script(&SWEEP, &[&keys.presence(app, bucket)]).arg(before_ms).arg(wanted).once();
+                let users: Vec<i64> = self.connection.run("sweeping signs of life", command).await?;
+                let is_done = users.len() < wanted;
+                swept.extend(users.into_iter().map(|user| (app, UserId(user))));
+                if !is_done {
+                    break;
+                }
             }
-            let command = Command::script(&SWEEP, &[&keys.presence(app, bucket)]).arg(before_ms).arg(left.min(USERS_PER_COMMAND)).once();
-            let users: Vec<i64> = self.connection.run("sweeping signs of life", command).await?;
-            if users.len() < left.min(USERS_PER_COMMAND) {
-                *self.swept.lock().unwrap_or_else(PoisonError::into_inner) = Some((app, bucket));
-            }
-            swept.extend(users.into_iter().map(|user| (app, UserId(user))));
+            self.swept((app, bucket));
         }
         Ok(swept)
     }

@@ -1,4 +1,7 @@
-//! [`Registry`]: a hash for each node, and beside it, for each kind, a sorted set of their ids by the end of their leases.
+//! [`Registry`]: a hash for each kind, id → what the node says of itself, a line each.
+//!
+//! - Everyone renews and everyone lists, every other second: a list is one command, a renewal a field read and written.
+//! - Whose lease has run out is passed over in a list, and taken out when a node comes, or renews the life of the key.
 
 use super::command::{Command, Script};
 use super::connection::Connection;
@@ -6,11 +9,9 @@ use super::life;
 use crate::port::{Registry, Result};
 use crate::types::{NodeInfo, NodeKind, StateError};
 use async_trait::async_trait;
-use std::collections::BTreeMap;
 
 static REGISTER: Script = Script::new(include_str!("lua/node_register.lua"));
 static DEREGISTER: Script = Script::new(include_str!("lua/node_deregister.lua"));
-static READ: Script = Script::new(include_str!("lua/node_read.lua"));
 
 /// Nodes of a kind; all are read at once.
 const NODES_MAX: usize = 1024;
@@ -18,6 +19,10 @@ const NODES_MAX: usize = 1024;
 const FULL: i64 = -1;
 /// And when it has written this life down.
 const STANDS: i64 = 1;
+/// The key lives so much longer than it has to, so that a node renews its life but once an hour.
+const KEPT_MORE_MS: u64 = 3_600_000;
+/// Lines of what a node says, the first three of which the script reads.
+const LINES: usize = 9;
 /// Between the pairs of a list; `=` stands between a name and its value.
 const BETWEEN: char = ' ';
 
@@ -32,25 +37,15 @@ impl RedisRegistry {
 #[async_trait]
 impl Registry for RedisRegistry {
     async fn register(&self, node: &NodeInfo, now_ms: u64, until_ms: u64) -> Result<bool> {
-        let keys = self.0.keys();
-        let command = Command::script(&REGISTER, &[&keys.nodes(node.kind), &keys.node(node.kind, &node.id)])
+        let command = Command::script(&REGISTER, &[&self.0.keys().nodes(node.kind)])
             .arg(&node.id)
             .arg(now_ms)
             .arg(until_ms)
-            .arg(life(now_ms, until_ms))
+            .arg(life(now_ms, until_ms) + KEPT_MORE_MS)
+            .arg(KEPT_MORE_MS)
             .arg(NODES_MAX)
             .arg(node.incarnation)
-            .arg(&["addresses", written(node.addresses.iter().map(|(transport, address)| (transport, address))).as_str()])
-            .arg("capacity")
-            .arg(node.capacity)
-            .arg("load")
-            .arg(node.load)
-            .arg("draining")
-            .arg(u8::from(node.draining))
-            .arg("version")
-            .arg(&node.version)
-            .arg("labels")
-            .arg(written(node.labels.iter()));
+            .arg(said(node));
         match self.0.run("registering a node", command).await? {
             FULL => Err(StateError::Full { what: "nodes", limit: NODES_MAX }),
             stands => Ok(stands == STANDS),
@@ -58,43 +53,43 @@ impl Registry for RedisRegistry {
     }
 
     async fn deregister(&self, kind: NodeKind, id: &str, incarnation: u64) -> Result<()> {
-        let keys = self.0.keys();
-        let command = Command::script(&DEREGISTER, &[&keys.nodes(kind), &keys.node(kind, id)]).arg(id).arg(incarnation);
+        let command = Command::script(&DEREGISTER, &[&self.0.keys().nodes(kind)]).arg(id).arg(incarnation);
         self.0.run("deregistering a node", command).await
     }
 
     async fn nodes(&self, kind: NodeKind, now_ms: u64) -> Result<Vec<NodeInfo>> {
-        let keys = self.0.keys();
-        let live =
-            Command::new("ZRANGEBYSCORE", &keys.nodes(kind)).arg(format!("({now_ms}")).arg("+inf").arg("LIMIT").arg(0).arg(NODES_MAX);
-        let ids: Vec<String> = self.0.run("listing nodes", live).await?;
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        // A step of its own, for a script is to name all its keys. Who has gone meanwhile says nothing.
-        let names: Vec<String> = ids.iter().map(|id| keys.node(kind, id)).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let said: Vec<BTreeMap<String, String>> = self.0.run("reading nodes", Command::script(&READ, &names)).await?;
-        let mut nodes: Vec<_> = ids.into_iter().zip(said).filter_map(|(id, fields)| read(kind, id, &fields)).collect();
+        let command = Command::new("HGETALL", &self.0.keys().nodes(kind));
+        let said: Vec<(String, String)> = self.0.run("listing nodes", command).await?;
+        let mut nodes: Vec<_> = said.into_iter().filter_map(|(id, said)| read(kind, id, &said, now_ms)).collect();
         nodes.sort_by(|a, b| a.id.cmp(&b.id));
         Ok(nodes)
     }
 }
 
-/// A node that says odd things of itself is none.
-fn read(kind: NodeKind, id: String, fields: &BTreeMap<String, String>) -> Option<NodeInfo> {
-    let number = |name: &str| fields.get(name)?.parse::<u64>().ok();
+/// What stands behind the lines that the script writes.
+fn said(node: &NodeInfo) -> String {
+    let addresses = written(node.addresses.iter().map(|(transport, address)| (transport, address)));
+    let (draining, labels) = (u8::from(node.draining), written(node.labels.iter()));
+    format!("{}\n{}\n{draining}\n{}\n{addresses}\n{labels}", node.capacity, node.load, node.version)
+}
+
+/// A node that says odd things of itself is none, nor is one whose lease has run out.
+fn read(kind: NodeKind, id: String, said: &str, now_ms: u64) -> Option<NodeInfo> {
+    let lines: Vec<&str> = said.split('\n').collect();
+    let [incarnation, until, _kept, capacity, load, draining, version, addresses, labels] = <[&str; LINES]>::try_from(lines).ok()?;
+    if until.parse::<u64>().ok()? <= now_ms {
+        return None;
+    }
     Some(NodeInfo {
         kind,
         id,
-        incarnation: number("incarnation")?,
-        addresses: pairs(fields.get("addresses")?).collect(),
-        capacity: number("capacity")?,
-        load: number("load")?,
-        draining: number("draining")? != 0,
-        version: fields.get("version")?.clone(),
-        // Earlier releases have none.
-        labels: fields.get("labels").map(|labels| pairs(labels).collect()).unwrap_or_default(),
+        incarnation: incarnation.parse().ok()?,
+        addresses: pairs(addresses).collect(),
+        capacity: capacity.parse().ok()?,
+        load: load.parse().ok()?,
+        draining: draining != "0",
+        version: version.to_owned(),
+        labels: pairs(labels).collect(),
     })
 }
 
