@@ -82,20 +82,20 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
             displaced = displacements.1.happens() => displaced.into(),
         }
     };
-    signals
-        .stop_by(failure, async {
-            gateway.drain_configured().await;
-            http.stop().await;
-            admin.stop().await;
-            // A probe's upgrade is short, and nobody probes now that the admin port is closed.
-            match Arc::into_inner(router) {
-                Some(router) => router.drain().await,
-                None => warn!("a probe still held the router; its rooms' leases run out by themselves"),
-            }
-            ledger.close().await;
-            shared.close().await;
-        })
-        .await
+    // Boxed: each of these steps is a large future, and they are taken once.
+    let drain = Box::pin(async {
+        gateway.drain_configured().await;
+        http.stop().await;
+        admin.stop().await;
+        // A probe's upgrade is short, and nobody probes now that the admin port is closed.
+        match Arc::into_inner(router) {
+            Some(router) => router.drain().await,
+            None => warn!("a probe still held the router; its rooms' leases run out by themselves"),
+        }
+        ledger.close().await;
+        shared.close().await;
+    });
+    signals.stop_by(failure, drain).await
 }
 
 /// What was bound.
