@@ -117,9 +117,9 @@ impl House {
 
     /// Sessions for which the inbox was asked for.
     fn redelivered(&self) -> Vec<u64> {
-        let session = |kind| match kind {
-            Kind::Up(Up { origin: Some(origin), call: Some(Call::Redeliver(_)), .. }) => Some(origin.session),
-            _ => None,
+        let session = |kind| {
+            let Kind::Up(Up { origin: Some(origin), call: Some(Call::Redeliver(_)), .. }) = kind else { return None };
+            Some(origin.session)
         };
         self.sent().into_iter().filter_map(session).collect()
     }
