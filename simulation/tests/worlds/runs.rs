@@ -34,51 +34,65 @@ pub(crate) fn all_well(scope: Scope, seeds: impl IntoIterator<Item = u64>) -> Co
         let report = run(seed, scope, None);
         sum.add(&report.counts);
         if !report.violations.is_empty() {
-            tell(&report);
+            tell(&report, scope);
             failed.push(seed);
         }
     }
     assert!(
         failed.is_empty(),
-        "promises were broken in seeds {failed:?}; one alone: BILLFISH_SEED={} cargo test -p billfish-simulation",
-        failed[0]
+        "promises were broken in seeds {failed:?}; one alone: BILLFISH_SEED={} BILLFISH_SCOPE={} cargo test -p billfish-simulation",
+        failed[0],
+        name_of(scope)
     );
     sum
 }
 
+fn name_of(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Nodes => "nodes",
+        Scope::All => "all",
+    }
+}
+
 /// Prints a failed run, files its trace, and keeps its seed.
-fn tell(report: &Report) {
+fn tell(report: &Report, scope: Scope) {
     let Report { seed, violations, trace, .. } = report;
     let mut text = trace.join("\n");
     for violation in violations {
         write!(text, "\nBROKEN {violation}").expect("a string takes everything");
     }
-    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("seed-{seed}.txt"));
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("seed-{seed}-{}.txt", name_of(scope)));
     let filed = fs::write(&file, &text);
     eprintln!("seed {seed} failed: {violations:#?}\nIts last lines, all of them in {} ({filed:?}):", file.display());
     for line in &trace[trace.len().saturating_sub(LINES_PRINTED)..] {
         eprintln!("{line}");
     }
-    keep(*seed, violations.first().map_or("", String::as_str));
+    keep((*seed, scope), violations.first().map_or("", String::as_str));
 }
 
-fn keep(seed: u64, why: &str) {
+fn keep(seed: (u64, Scope), why: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("seeds.txt");
     if kept().contains(&seed) || fs::read_to_string(&path).is_ok_and(|text| seeds_of(&text).contains(&seed)) {
         return;
     }
-    let written = fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| writeln!(file, "{seed}  # {why}"));
+    let (number, scope) = (seed.0, name_of(seed.1));
+    let written = fs::OpenOptions::new().append(true).open(&path).and_then(|mut file| writeln!(file, "{number} {scope}  # {why}"));
     if let Err(error) = written {
-        eprintln!("seed {seed} could not be kept: {error}; add it to {}", path.display());
+        eprintln!("seed {number} {scope} could not be kept: {error}; add it to {}", path.display());
     }
 }
 
 /// The seeds that run for ever.
-pub(crate) fn kept() -> Vec<u64> {
+pub(crate) fn kept() -> Vec<(u64, Scope)> {
     seeds_of(include_str!("../../seeds.txt"))
 }
 
-fn seeds_of(text: &str) -> Vec<u64> {
-    let seed = |line: &str| line.split('#').next().and_then(|seed| seed.trim().parse().ok());
+/// `SEED SCOPE  # why`
+fn seeds_of(text: &str) -> Vec<(u64, Scope)> {
+    let seed = |line: &str| {
+        let mut words = line.split('#').next()?.split_ascii_whitespace();
+        let seed = words.next()?.parse().expect("a line of seeds.txt begins with a number");
+        Some((seed, if words.next() == Some("all") { Scope::All } else { Scope::Nodes }))
+    };
     text.lines().filter_map(seed).collect()
 }
