@@ -3,6 +3,8 @@
 //! - In batches, and never in the way of a shard.
 //! - An ACK that the state never hears of is harmless: the message comes again, and clients show an id once.
 //! - An inbox is the session's own, whatever id a client names.
+//! - What a connection that ended did not acknowledge of a room stays recorded, until the room's log has forgotten it: a JOIN that does not
+//!   say what it knows begins there.
 
 use crate::{
     batch::{Batch, Write},
@@ -64,9 +66,14 @@ impl Acks {
     }
 
     /// No ACK came, and none is waited for any more: the inbox or the room log keeps the message.
-    pub(crate) fn handed_over(&self, origin: Origin, push: &Push, recorded: bool) {
-        if let (true, Some(msg_id)) = (recorded, &push.body().msg_id) {
-            self.late.put((AppId(origin.app_id), UserId(origin.user_id), msg_id.clone()), Late::Remove);
+    pub(crate) fn handed_over(&self, origin: Origin, push: &Push, recorded: bool, missed: bool) {
+        let is_of_room = push.body().room_id.is_some();
+        match &push.body().msg_id {
+            Some(_) if missed && is_of_room && !recorded => self.record(origin, push, 1, 0),
+            Some(msg_id) if recorded && !(missed && is_of_room) => {
+                self.late.put((AppId(origin.app_id), UserId(origin.user_id), msg_id.clone()), Late::Remove);
+            }
+            Some(_) | None => {}
         }
     }
 
@@ -169,9 +176,25 @@ mod tests {
         let (acks, state) = acks();
         acks.record(ORIGIN, &push("r7-1"), 3, 0);
         flush(&acks).await;
-        acks.handed_over(ORIGIN, &push("r7-1"), true);
+        acks.handed_over(ORIGIN, &push("r7-1"), true, false);
         flush(&acks).await;
         assert!(state.acks.pending(APP, USER).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_a_room_said_to_a_connection_that_was_lost_stays_recorded() {
+        let (acks, state) = acks();
+        acks.record(ORIGIN, &push("r7-1"), 3, 0);
+        flush(&acks).await;
+        acks.handed_over(ORIGIN, &push("r7-1"), true, true);
+        acks.handed_over(ORIGIN, &push("r7-2"), false, true);
+        let to_user = Push::new(Body { msg_id: Some("1-0".to_owned()), qos: Some(1), ..Body::default() });
+        acks.record(ORIGIN, &to_user, 1, 0);
+        acks.handed_over(ORIGIN, &to_user, true, true);
+        flush(&acks).await;
+        let mut left: Vec<String> = state.acks.pending(APP, USER).await.unwrap().into_iter().map(|pending| pending.msg_id).collect();
+        left.sort();
+        assert_eq!(left, ["r7-1", "r7-2"], "the inbox tells the next LOGIN of the other");
     }
 
     #[tokio::test]

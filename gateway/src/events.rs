@@ -71,7 +71,7 @@ impl Desk {
             ShardEvent::Alive { app_id, user_id } => self.presence.alive(app_id, user_id),
             ShardEvent::RecordAck { origin, push, times_sent, due_in_ms } => self.acks.record(origin, &push, times_sent, due_in_ms),
             ShardEvent::Acked { origin, msg_id, room_id, recorded } => self.acks.acked(origin, msg_id, room_id, recorded),
-            ShardEvent::HandOver { origin, push, recorded } => self.acks.handed_over(origin, &push, recorded),
+            ShardEvent::HandOver { origin, push, recorded, missed } => self.acks.handed_over(origin, &push, recorded, missed),
         }
     }
 

@@ -72,7 +72,9 @@ impl Desk {
             ServerAction::RecordAck { push, times_sent, due_in_ms } => {
                 self.events.push(ShardEvent::RecordAck { origin, push, times_sent, due_in_ms });
             }
-            ServerAction::HandOver { push, recorded } => self.events.push(ShardEvent::HandOver { origin, push, recorded }),
+            ServerAction::HandOver { push, recorded, missed } => {
+                self.events.push(ShardEvent::HandOver { origin, push, recorded, missed });
+            }
             ServerAction::Send { .. }
             | ServerAction::SendHeartbeat { .. }
             | ServerAction::Authenticate(_)

@@ -270,6 +270,8 @@ pub enum ShardEvent {
         push: Arc<Push>,
         /// It had been recorded.
         recorded: bool,
+        /// The connection ended, and nothing says that the client had it.
+        missed: bool,
     },
 }
 

@@ -181,7 +181,13 @@ impl ServerSession {
             State::AwaitingLogin => self.on_first_frame(now, config, frame, out),
             // The shell holds frames back; one that slips through is refused, not lost in silence.
             State::Authenticating => out.send(Code::Error, Body::refusal(Reason::NotLoggedIn)),
-            State::Live => self.on_live_frame(now, config, frame, out),
+            State::Live => {
+                self.on_live_frame(now, config, frame, out);
+                // Behind the frame: it acknowledges one of them, perhaps.
+                if let Some(rare) = &mut self.rare {
+                    rare.pending.on_life(out);
+                }
+            }
             State::Closed => {}
         }
         self.trim();

@@ -132,12 +132,15 @@ pub enum ServerAction {
     },
     /// Write the push again.
     Resend(Arc<Push>),
-    /// Given up: the inbox or the room log keeps it, the ACK record is removed if there was one.
+    /// Given up: the inbox or the room log keeps it. The ACK record is removed if there was one; that of a room's push which was missed is
+    /// kept, or written now: it tells the next JOIN where to begin.
     HandOver {
         /// Which push.
         push: Arc<Push>,
         /// It had been recorded by [`ServerAction::RecordAck`].
         recorded: bool,
+        /// The connection ended, and nothing says that the client had it.
+        missed: bool,
     },
     /// Write what is queued as far as the socket takes it, then close.
     Close(Reason),

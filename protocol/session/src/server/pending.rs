@@ -6,6 +6,9 @@
 //!     +------------------------ ACK: forgotten --------------------+
 //! ```
 //!
+//! - A push to a room is handed over when the client is heard of once more: one that is alive has it, and acknowledges nothing. Where the
+//!   connection ends first it is missed, as what still waits then: the client was gone already when it was sent, perhaps.
+//!
 //! - In the order of first sending; bounded by `pending_max`, beyond which the oldest is handed over.
 //! - `due` never lies later than the earliest entry, so a shell that sleeps until then misses nothing.
 
@@ -22,6 +25,8 @@ struct Waiting {
     sent_at: Time,
     times_sent: u32,
     recorded: bool,
+    /// Sent for the last time, and to be handed over at the next sign of life.
+    given_up: bool,
 }
 
 #[derive(Debug)]
@@ -56,7 +61,7 @@ impl Pending {
         if self.position(push.body().msg_id.as_deref().unwrap_or_default()).is_some() {
             return;
         }
-        let mut waiting = Waiting { push: Arc::clone(push), sent_at: now, times_sent: 1, recorded: false };
+        let mut waiting = Waiting { push: Arc::clone(push), sent_at: now, times_sent: 1, recorded: false, given_up: false };
         // A push to the user must survive this node from the start; a room's log survives it anyway, so only a late ACK is worth a record.
         if push.body().room_id.is_none() {
             waiting.record(config, now, out);
@@ -65,7 +70,7 @@ impl Pending {
         self.waiting.push_back(waiting);
         while self.waiting.len() > config.pending_max.max(1) {
             if let Some(oldest) = self.waiting.pop_front() {
-                oldest.hand_over(out);
+                oldest.hand_over(false, out);
             }
         }
     }
@@ -95,17 +100,28 @@ impl Pending {
                 waiting.sent_at = now;
                 waiting.record(config, now, out);
                 index += 1;
+            } else if waiting.push.body().room_id.is_some() {
+                waiting.given_up = true;
+                index += 1;
             } else if let Some(given_up) = self.waiting.remove(index) {
-                given_up.hand_over(out);
+                given_up.hand_over(false, out);
             }
         }
         self.due = self.earliest(config);
     }
 
+    /// The client is alive: what it was sent often enough it has seen.
+    pub(super) fn on_life(&mut self, out: &mut ServerActions) {
+        // In the order of first sending, and so of giving up.
+        while let Some(seen) = self.waiting.pop_front_if(|waiting| waiting.given_up) {
+            seen.hand_over(false, out);
+        }
+    }
+
     /// The connection ends: everything goes back to the inbox and the room logs.
     pub(super) fn hand_over_all(self, out: &mut ServerActions) {
         for waiting in self.waiting {
-            waiting.hand_over(out);
+            waiting.hand_over(true, out);
         }
     }
 
@@ -121,6 +137,9 @@ impl Pending {
 
 impl Waiting {
     fn due(&self, config: &ServerConfig) -> Time {
+        if self.given_up {
+            return Time::NEVER;
+        }
         let resend_at = self.resend_at(config);
         if self.recorded { resend_at } else { resend_at.min(self.sent_at + config.late_ack_ms) }
     }
@@ -143,7 +162,7 @@ impl Waiting {
         out.push(ServerAction::RecordAck { push: Arc::clone(&self.push), times_sent: self.times_sent, due_in_ms });
     }
 
-    fn hand_over(self, out: &mut ServerActions) {
-        out.push(ServerAction::HandOver { push: self.push, recorded: self.recorded });
+    fn hand_over(self, missed: bool, out: &mut ServerActions) {
+        out.push(ServerAction::HandOver { push: self.push, recorded: self.recorded, missed });
     }
 }

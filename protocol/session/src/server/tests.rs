@@ -112,7 +112,9 @@ impl Shown for Vec<ServerAction> {
                 format!("RecordAck {} sent {times_sent} due {due_in_ms}", id(push))
             }
             ServerAction::Resend(push) => format!("Resend {}", id(push)),
-            ServerAction::HandOver { push, recorded } => format!("HandOver {} recorded {recorded}", id(push)),
+            ServerAction::HandOver { push, recorded, missed } => {
+                format!("HandOver {} recorded {recorded}{}", id(push), if *missed { " missed" } else { "" })
+            }
             ServerAction::Close(reason) => format!("Close({reason:?})"),
         };
         self.iter().map(show).collect()

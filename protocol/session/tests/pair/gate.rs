@@ -168,7 +168,7 @@ impl Gate {
                 self.recorded.insert(push.body().msg_id.clone().expect("only what wants an ACK is recorded"));
             }
             ServerAction::Resend(push) => self.write_push(now, delay_ms, &push),
-            ServerAction::HandOver { push, recorded } => {
+            ServerAction::HandOver { push, recorded, .. } => {
                 let msg_id = push.body().msg_id.as_deref().expect("only what wants an ACK is handed over");
                 assert_eq!(self.recorded.remove(msg_id), recorded, "the record of {msg_id}");
             }

@@ -96,10 +96,43 @@ fn what_waits_for_its_ack_is_handed_over_before_the_close_and_when_the_transport
     end.push(&room_push(3, 5));
     end.drain();
     end.session.on_drain_deadline(&mut end.out);
-    assert_eq!(end.drain().shown(), ["HandOver 1-0 recorded true", "HandOver r3-5 recorded false", "Close(Drained)"]);
+    assert_eq!(end.drain().shown(), ["HandOver 1-0 recorded true missed", "HandOver r3-5 recorded false missed", "Close(Drained)"]);
     let mut end = End::live();
     end.push(&room_push(3, 5));
     end.session.on_disconnected(&mut end.out);
-    assert_eq!(end.drain().shown(), ["HandOver r3-5 recorded false"]);
+    assert_eq!(end.drain().shown(), ["HandOver r3-5 recorded false missed"]);
     assert!(end.session.is_closed());
+}
+
+#[test]
+fn a_push_to_a_room_that_was_given_up_is_missed_unless_the_client_is_heard_of_again() {
+    for is_alive in [false, true] {
+        let mut end = End::live();
+        end.push(&room_push(3, 5));
+        for at in [200, 4_000, 12_000] {
+            end.tick(at);
+        }
+        assert_eq!(end.tick(20_000).shown(), [""; 0]);
+        assert_eq!(end.session.next_deadline(&end.config), Time(60_000), "only the silence is left");
+        if is_alive {
+            assert!(end.frame(Code::Heartbeat, &Body::default()).shown().contains(&"HandOver r3-5 recorded true".to_owned()));
+            end.session.on_disconnected(&mut end.out);
+            assert_eq!(end.drain().shown(), [""; 0]);
+        } else {
+            end.session.on_disconnected(&mut end.out);
+            assert_eq!(end.drain().shown(), ["HandOver r3-5 recorded true missed"]);
+        }
+    }
+}
+
+#[test]
+fn an_ack_that_comes_after_all_is_that_of_a_push_which_was_given_up() {
+    let mut end = End::live();
+    end.push(&room_push(3, 5));
+    for at in [200, 4_000, 12_000, 20_000] {
+        end.tick(at);
+    }
+    assert!(end.ack("r3-5").contains(&"Acked r3-5 Some(3) true".to_owned()));
+    end.session.on_disconnected(&mut end.out);
+    assert_eq!(end.drain().shown(), [""; 0]);
 }
