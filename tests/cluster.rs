@@ -5,8 +5,9 @@ use billfish_testing::{Api, Cluster, ClusterOptions, LedgerKind, RedisClusterOpt
 use billfish_wire::{Body, Code};
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -288,6 +289,103 @@ fn a_room_goes_on_when_its_owner_is_killed_or_hangs_and_nothing_said_is_lost_or_
             assert_eq!(heard.iter().map(|(text, _)| text.as_str()).collect::<Vec<_>>(), ["before", "meanwhile", "after", "later"]);
         }
     }
+}
+
+/// One to one, until it is acknowledged.
+fn whisper(peer: &mut Peer, to: i64, text: &str) {
+    let data = json!({"objectId": to, "content": text}).to_string();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let body = Body { biz_code: Some(5555), data: Some(data.clone()), msg_id: Some(text.to_owned()), ..Body::default() };
+        peer.send(Code::Biz, &body);
+        loop {
+            match peer.next_within(PATIENCE).expect("an answer").expect("the connection stays") {
+                (Code::Ack, body) if body.msg_id.as_deref() == Some(text) => return,
+                (Code::Error, body) if body.msg_id.as_deref() == Some(text) => {
+                    assert!(Instant::now() < deadline, "refused to the end: {body:?}");
+                    let wait = body.retry_after_ms.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(100);
+                    std::thread::sleep(Duration::from_millis(wait.min(1_000)));
+                    break;
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Reads, and acknowledges, until each of these was shown. Heartbeats as a client does, but never a LOGIN.
+fn hear_each(peer: &mut Peer, wanted: &BTreeSet<String>) {
+    let deadline = Instant::now() + PATIENCE;
+    let mut heard = BTreeSet::new();
+    while !wanted.is_subset(&heard) {
+        assert!(Instant::now() < deadline, "never shown: {:?}", wanted.difference(&heard).collect::<Vec<_>>());
+        match peer.next_within(Duration::from_secs(2)) {
+            Some(Some((code, body))) => {
+                if let Some((text, _)) = chat_of(code, &body) {
+                    peer.send(Code::Ack, &Body { msg_id: body.msg_id, ..Body::default() });
+                    heard.insert(text);
+                }
+            }
+            Some(None) => panic!("the connection ends"),
+            None => peer.send(Code::Heartbeat, &Body::default()),
+        }
+    }
+}
+
+#[test]
+fn what_routers_that_have_just_started_take_for_a_connected_user_is_shown_without_a_login() {
+    let Some(mut cluster) = cluster() else { return };
+    let api = cluster.api(0);
+    let mut speaker = login(&api, gateway(&cluster, 0), 20_001);
+    let mut listener = login(&api, gateway(&cluster, 1), 20_002);
+    let (is_over, taken) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let speaking = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                whisper(&mut speaker, 20_002, &format!("w{}", taken.load(Ordering::Relaxed)));
+                taken.fetch_add(1, Ordering::Relaxed);
+                // A pace that needs no refusals.
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        eventually("some are taken before", || taken.load(Ordering::Relaxed) > 2);
+        for router in &mut cluster.routers {
+            router.kill();
+        }
+        // The listener's gateway comes back to them later than the speaker's.
+        cluster.gateways[1].stop();
+        for router in &mut cluster.routers {
+            router.start_again();
+        }
+        // One more may have been taken by the first routers.
+        let before = taken.load(Ordering::Relaxed) + 1;
+        let is_taken = || taken.load(Ordering::Relaxed) > before + 2;
+        eventually("some are taken while no link leads to the listener", is_taken);
+        cluster.gateways[1].cont();
+        cluster.wait_ready();
+        is_over.store(true, Ordering::Relaxed);
+        speaking.join().expect("every message is acknowledged in the end");
+    });
+    let said = (0..taken.load(Ordering::Relaxed)).map(|number| format!("w{number}")).collect();
+    hear_each(&mut listener, &said);
+}
+
+#[test]
+fn what_is_sent_to_a_connected_user_while_redis_has_lost_all_is_shown_without_a_login() {
+    // A session's signs of life reach the store twice a gap; the route is looked after with the next one.
+    let gap = ("BILLFISH__GATEWAY__SESSION__HEARTBEAT_GAP".to_owned(), "4s".to_owned());
+    let Some(cluster) = Cluster::start(ClusterOptions { gateway_environment: vec![gap], ..ClusterOptions::new(BINARY) }) else { return };
+    let api = cluster.api(0);
+    let mut speaker = login(&api, gateway(&cluster, 0), 20_001);
+    let mut listener = login(&api, gateway(&cluster, 1), 20_002);
+    whisper(&mut speaker, 20_002, "before");
+    hear_each(&mut listener, &BTreeSet::from(["before".to_owned()]));
+    cluster.redis().command(&["FLUSHALL"]).expect("Redis answers");
+    let said: BTreeSet<String> = (0..3).map(|number| format!("w{number}")).collect();
+    for text in &said {
+        whisper(&mut speaker, 20_002, text);
+    }
+    hear_each(&mut listener, &said);
 }
 
 #[test]
