@@ -33,15 +33,16 @@ impl State {
     /// Every port in this process's memory. Gone when the process ends.
     #[must_use]
     pub fn in_memory() -> Self {
+        let watch = Watch::default();
         Self {
             clock: Clock::start(),
-            watch: Watch::default(),
+            watch: watch.clone(),
             layout: Arc::default(),
             tokens: Arc::new(tokens::TokenTable::new()),
             presence: Arc::new(presence::PresenceTable::new()),
             routes: Arc::new(routes::RouteTable::new()),
             acks: Arc::new(acks::AckTable::new()),
-            inbox: Arc::new(inbox::InboxTable::new()),
+            inbox: Arc::new(inbox::InboxTable::new(watch)),
             room_log: Arc::new(room_log::RoomLogTable::new()),
             members: Arc::new(members::MemberTable::new()),
             registry: Arc::new(registry::RegistryTable::new()),

@@ -143,7 +143,7 @@ impl Redis {
             presence: Arc::new(presence::RedisPresence::new(connection.clone(), watch.clone())),
             routes: Arc::new(routes::RedisRoutes::new(connection.clone())),
             acks: Arc::new(acks::RedisAcks::new(connection.clone(), watch.clone())),
-            inbox: Arc::new(inbox::RedisInbox::new(connection.clone())),
+            inbox: Arc::new(inbox::RedisInbox::new(connection.clone(), watch.clone())),
             room_log: Arc::new(room_log::RedisRoomLog::new(connection.clone())),
             members: Arc::new(members::RedisMembers::new(connection.clone())),
             registry: Arc::new(registry::RedisRegistry::new(connection.clone())),

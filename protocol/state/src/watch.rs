@@ -12,6 +12,7 @@ pub struct Watch(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     generation: AtomicU64,
+    given_way: AtomicU64,
     away: Mutex<Option<String>>,
 }
 
@@ -21,6 +22,17 @@ impl Watch {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.0.generation.load(Relaxed)
+    }
+
+    /// Messages that nobody had acknowledged and that an inbox let go when this process appended to it: it keeps its newest.
+    #[must_use]
+    pub fn inbox_given_way(&self) -> u64 {
+        self.0.given_way.load(Relaxed)
+    }
+
+    /// Entries of an inbox gave way.
+    pub fn gave_way(&self, entries: u64) {
+        self.0.given_way.fetch_add(entries, Relaxed);
     }
 
     /// Why the store cannot be used now, for a person; `None` while it can.

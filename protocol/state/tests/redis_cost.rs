@@ -72,6 +72,7 @@ async fn calls_cost_what_the_readme_says() {
     meter.count("`Acks::record`, one", state.acks.record(&acks[..1])).await;
     meter.count("`Acks::record` of 1,000 users", state.acks.record(&acks)).await;
     meter.count("`Acks::pending`", state.acks.pending(APP, USER)).await;
+    meter.count("`Acks::pending`, none", state.acks.pending(APP, UserId(-1))).await;
     meter.count("`Acks::remove`, one", state.acks.remove(&acked[..1])).await;
     meter.count("`Acks::remove` of 1,000 users", state.acks.remove(&acked)).await;
     meter.count("`Acks::postpone`, 10 shards, nothing due", state.acks.postpone(now, now, 1000)).await;
@@ -122,7 +123,7 @@ async fn calls_cost_what_the_readme_says() {
 /// The calls that a gateway and a router make for one user who logs in and joins a room, his inbox being empty. In a stampede the sign of
 /// life is shared with others. The user's limit of logins and the members of a room are what most of it is for.
 #[tokio::test]
-async fn a_login_and_a_join_cost_thirteen_commands_and_a_look_at_a_route_one() {
+async fn a_login_and_a_join_cost_fourteen_commands_and_a_look_at_a_route_one() {
     let Some(server) = start() else { return };
     let mut meter = Meter::new(&server).await;
     let Meter { state, now, .. } = &meter;
@@ -143,9 +144,10 @@ async fn a_login_and_a_join_cost_thirteen_commands_and_a_look_at_a_route_one() {
         login += meter.count("sign of life", state.presence.touch(&[(APP, id)], now)).await;
         login += meter.count("inbox", state.inbox.read(APP, id, None, 100, now)).await;
         join = meter.count("failed joins", state.cache.get(&format!("join_cooldown:{user}"), now)).await;
+        join += meter.count("ACKs", state.acks.pending(APP, id)).await;
         join += meter.count("members", state.members.join(APP, ROOM, &member, now)).await;
     }
-    assert_eq!((login, join), (9, 4));
+    assert_eq!((login, join), (9, 5));
     assert_eq!(meter.count("a look", state.routes.lookup(APP, &[UserId(1)], now)).await, 1);
 }
 

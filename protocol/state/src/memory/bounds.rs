@@ -3,6 +3,7 @@
 use super::{acks, cache, dedup, expiring::Expiring, inbox, leases, members, presence, rate_windows, registry, room_log, routes, tokens};
 use crate::port::{Acks, Cache, Dedup, Inbox, Leases, Members, Presence, RateWindows, Registry, RoomLog, Routes, Tokens};
 use crate::types::*;
+use crate::watch::Watch;
 use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -72,7 +73,7 @@ async fn a_full_ack_table_stores_nothing_of_a_batch_and_still_replaces() {
 async fn a_full_inbox_store_refuses_by_count_and_by_bytes() {
     let id = format!("{NOW}-0");
     let body = |bytes: usize| Bytes::from(vec![b'x'; bytes]);
-    let table = inbox::InboxTable::with_max(2, 100);
+    let table = inbox::InboxTable::with_max(2, 100, Watch::default());
     table.append(APP, &[UserId(1), UserId(2)], &id, body(10), NOW).await.unwrap();
     assert!(is_full(table.append(APP, &[UserId(1), UserId(3)], &id, body(11), NOW).await, "inboxes", 2));
     assert!(is_full(table.append(APP, &[UserId(1)], &id, body(81), NOW).await, "inbox bytes", 100));

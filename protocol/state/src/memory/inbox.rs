@@ -6,6 +6,7 @@ use super::expiring::Expiring;
 use super::lock;
 use crate::port::{INBOX_AGE_MAX_MS, INBOX_BYTES_MAX, INBOX_EMPTY_KEPT_MS, INBOX_ENTRIES_MAX, INBOX_KEPT_MS, Inbox, Result};
 use crate::types::{AppId, AppendedOnce, InboxEntry, InboxId, MessageClaim, Page, StateError, UserId};
+use crate::watch::Watch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -46,16 +47,20 @@ impl UserInbox {
         from_newest.filter(|stored| stored.asked == asked && stored.body == *body).map(|stored| stored.id).next()
     }
 
-    fn trim(&mut self, now_ms: u64) {
+    /// Gives how many gave way.
+    fn trim(&mut self, now_ms: u64) -> u64 {
+        let mut given_way = 0;
         while let Some(oldest) = self.entries.front() {
             let fits = self.entries.len() <= INBOX_ENTRIES_MAX && self.bytes <= INBOX_BYTES_MAX;
             if fits && now_ms.saturating_sub(oldest.at_ms) < INBOX_AGE_MAX_MS {
-                return;
+                break;
             }
+            given_way += 1;
             self.bytes -= oldest.body.len();
             self.trimmed_to = Some(oldest.id);
             self.entries.pop_front();
         }
+        given_way
     }
 }
 
@@ -64,6 +69,7 @@ struct Table {
     inboxes: Expiring<(AppId, UserId), UserInbox>,
     claims: Claims<(AppId, UserId), InboxId>,
     bytes: usize,
+    watch: Watch,
 }
 
 impl Table {
@@ -93,7 +99,7 @@ impl Table {
             inbox.entries.push_back(Stored { id, asked, at_ms: now_ms, body: body.clone() });
             inbox.last = id;
             inbox.appended_ms = inbox.appended_ms.max(now_ms);
-            inbox.trim(now_ms);
+            self.watch.gave_way(inbox.trim(now_ms));
             self.bytes = self.bytes - before + inbox.bytes;
             let until_ms = inbox.appended_ms.saturating_add(INBOX_KEPT_MS);
             self.inboxes.set_until(owner, until_ms);
@@ -102,7 +108,7 @@ impl Table {
         let id = asked.max(FIRST_ID);
         let entries = VecDeque::from([Stored { id, asked, at_ms: now_ms, body: body.clone() }]);
         let mut inbox = UserInbox { entries, last: id, appended_ms: now_ms, trimmed_to: None, bytes: body.len() };
-        inbox.trim(now_ms);
+        self.watch.gave_way(inbox.trim(now_ms));
         self.bytes += inbox.bytes;
         self.inboxes.insert(owner, inbox, now_ms.saturating_add(INBOX_KEPT_MS));
         Ok(id)
@@ -117,12 +123,12 @@ pub(super) struct InboxTable {
 }
 
 impl InboxTable {
-    pub(super) fn new() -> Self {
-        Self::with_max(INBOXES_MAX, BYTES_MAX)
+    pub(super) fn new(watch: Watch) -> Self {
+        Self::with_max(INBOXES_MAX, BYTES_MAX, watch)
     }
 
-    pub(super) fn with_max(inboxes_max: usize, bytes_max: usize) -> Self {
-        Self { table: Mutex::new(Table { inboxes: Expiring::new(), claims: Claims::new(), bytes: 0 }), inboxes_max, bytes_max }
+    pub(super) fn with_max(inboxes_max: usize, bytes_max: usize, watch: Watch) -> Self {
+        Self { table: Mutex::new(Table { inboxes: Expiring::new(), claims: Claims::new(), bytes: 0, watch }), inboxes_max, bytes_max }
     }
 }
 

@@ -8,6 +8,7 @@ use super::stream::{self, Bounds, Wanted, stream_script};
 use super::{life, short_life};
 use crate::port::{INBOX_AGE_MAX_MS, INBOX_BYTES_MAX, INBOX_EMPTY_KEPT_MS, INBOX_ENTRIES_MAX, INBOX_KEPT_MS, Inbox, Result};
 use crate::types::{AppId, AppendedOnce, InboxEntry, InboxId, MessageClaim, Page, StateError, UserId};
+use crate::watch::Watch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,11 +21,11 @@ const BOUNDS: Bounds = Bounds { entries: INBOX_ENTRIES_MAX, bytes: INBOX_BYTES_M
 /// Inboxes that one round trip appends to: each is sent a copy of the body, and 256 of the largest are 16 MiB.
 const INBOXES_AT_ONCE: usize = 256;
 
-pub(super) struct RedisInbox(Connection);
+pub(super) struct RedisInbox(Connection, Watch);
 
 impl RedisInbox {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self(connection)
+    pub(super) fn new(connection: Connection, watch: Watch) -> Self {
+        Self(connection, watch)
     }
 
     fn append_one(&self, app: AppId, user: UserId, asked: InboxId, body: &[u8], claim: Option<&MessageClaim>, now_ms: u64) -> Command {
@@ -50,8 +51,9 @@ impl Inbox for RedisInbox {
         let mut ids = Vec::with_capacity(users.len());
         for users in users.chunks(INBOXES_AT_ONCE) {
             let commands = users.iter().map(|user| self.append_one(app, *user, asked, &body, None, now_ms)).collect();
-            let given: Vec<(String, bool)> = self.0.run_many("appending to inboxes", commands).await?;
-            ids.extend(given.into_iter().map(|(id, _)| id));
+            let given: Vec<(String, bool, u64)> = self.0.run_many("appending to inboxes", commands).await?;
+            self.1.gave_way(given.iter().map(|(_, _, given_way)| given_way).sum());
+            ids.extend(given.into_iter().map(|(id, ..)| id));
         }
         Ok(ids)
     }
@@ -67,7 +69,8 @@ impl Inbox for RedisInbox {
     ) -> Result<AppendedOnce> {
         let asked = InboxId::parse_new(id)?;
         let command = self.append_one(app, user, asked, &body, Some(claim), now_ms);
-        let (id, is_first) = self.0.run("appending to an inbox", command).await?;
+        let (id, is_first, given_way) = self.0.run("appending to an inbox", command).await?;
+        self.1.gave_way(given_way);
         Ok(AppendedOnce { id, is_first })
     }
 

@@ -110,17 +110,24 @@ pub(crate) async fn ids_rise_though_all_is_acknowledged<S: Store>() {
 }
 
 pub(crate) async fn the_newest_entries_are_kept_and_a_gap_is_told<S: Store>() {
-    let inbox = S::fresh().await.inbox;
+    let State { inbox, watch, .. } = S::fresh().await;
     let count = INBOX_ENTRIES_MAX as u64;
     for n in 0..count {
         append(&*inbox, &id(n, 0), "m", n).await;
     }
     assert!(!read(&*inbox, Some("0-0"), 1, count).await.gap, "exactly full");
+    assert_eq!(watch.inbox_given_way(), 0);
     append(&*inbox, &id(count, 0), "m", count).await;
     let page = read(&*inbox, Some("0-0"), usize::MAX, count).await;
     assert_eq!((page.entries.len(), page.entries[0].id.as_str(), page.gap), (INBOX_ENTRIES_MAX, id(1, 0).as_str(), true));
     assert!(!read(&*inbox, Some(&id(0, 0)), 1, count).await.gap, "this reader has seen what was trimmed");
     assert!(!read(&*inbox, None, 1, count).await.gap, "this one has seen nothing and misses nothing");
+    assert_eq!(watch.inbox_given_way(), 1);
+    let claim = MessageClaim { app: APP, user: UserId(2), msg_id: "m".to_owned(), until_ms: at(2 * count) };
+    for _ in 0..2 {
+        inbox.append_once(APP, USER, &id(count + 1, 0), body("m"), &claim, at(count + 1)).await.unwrap();
+    }
+    assert_eq!(watch.inbox_given_way(), 2, "what is there already drives out nothing");
 }
 
 pub(crate) async fn an_inbox_is_bounded_in_bytes<S: Store>() {
