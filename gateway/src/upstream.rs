@@ -20,7 +20,12 @@ mod turns;
 #[cfg(test)]
 mod tests;
 
-use self::{calls::Call, placement::LinkState, rooms::Room, turns::Turn};
+use self::{
+    calls::{Call, Copy},
+    placement::LinkState,
+    rooms::Room,
+    turns::Turn,
+};
 use crate::{
     metrics::ControlCounters,
     shard::message::{ConnKey, LeftCause, Origin},
@@ -102,6 +107,8 @@ struct Table {
     routers: Option<Vec<RouterSeen>>,
     ring: Ring,
     rooms: HashMap<i64, Room, foldhash::fast::RandomState>,
+    /// How often routers were told of interest.
+    last_telling: u64,
     /// Ended sessions and kicks for other gateways that no router has heard of yet.
     words: VecDeque<Kind>,
     counters: Arc<ControlCounters>,
@@ -122,6 +129,7 @@ impl Upstream {
             routers: None,
             ring: Ring::default(),
             rooms: HashMap::default(),
+            last_telling: 0,
             words: VecDeque::new(),
             counters,
         };
@@ -166,12 +174,12 @@ impl Upstream {
 
     /// A router answered; gives the caller, unless the answer is a second one, nobody waits any more, or it came from a former owner.
     pub(crate) fn answered(&self, from: LinkId, id: u64, said: Said, now_ms: u64) -> Option<Caller> {
-        self.table().answered(from, id, said, now_ms)
+        self.table().answered(from, Copy::of(id), said, now_ms)
     }
 
     /// A router said that a call is another's (`owner`) or nobody's yet (empty). Nothing was done; it is tried again.
     pub(crate) fn moved(&self, from: LinkId, id: u64, owner: &str, now_ms: u64) {
-        self.table().moved(from, id, owner, now_ms);
+        self.table().moved(from, Copy::of(id), owner, now_ms);
     }
 
     /// Sends what has waited long enough for an owner. Call it some times a second.

@@ -5,10 +5,13 @@
 //! - A JOIN for which nobody waits any more is not sent again: by then its user may be in the room with another session. Where it may have
 //!   been granted, a LEAVE goes to the owner in its stead. Not so where its session was in the room before it asked: there it stays.
 //! - What else a session asked for ends with it: a message of one who is gone would be refused as a stranger's, and counted against its user.
+//! - A call may be out several times: at a router that hangs, and at the next owner. Any of the answers to a message counts, for routers
+//!   tell that they have had it. Of a JOIN only that to its last copy does, and only if its router has been told of our interest all the
+//!   time since: what came after any other snapshot may have been sent to nobody here.
 //! - A newer JOIN or LEAVE of the same session and room is the last word. An older LEAVE is then never sent again: it would take out who
 //!   has just been let in.
 
-use super::{Caller, LinkId, Said, Table, link_origin, origin_of, placement::OUTBOX_CALLS_MAX};
+use super::{Caller, LinkId, Said, Table, link_origin, origin_of, placement::OUTBOX_CALLS_MAX, rooms::Telling};
 use crate::shard::message::{ConnKey, Origin};
 use billfish_link::message::{
     Biz, Gone, Join, Leave, Redeliver, Sync, Up,
@@ -25,15 +28,37 @@ pub(super) struct Call {
     /// Where it was sent; `None`: nowhere yet, or not the owner, or that link is gone.
     pub(super) link: Option<LinkId>,
     sent_before: bool,
+    /// How often it was sent again.
+    copies: u16,
+    /// The interest that the link had been told of when it was sent.
+    telling: Option<Telling>,
     since_ms: u64,
     /// A newer JOIN or LEAVE of the same session and room says where the session belongs: what this one left behind is not undone.
     superseded: bool,
-    /// A JOIN that took the place of one whose undoing was due, or of a LEAVE: refused, it is undone itself.
+    /// A JOIN that took the place of one whose undoing was due, or of a LEAVE, or of a copy of itself that may have been granted: refused,
+    /// it is undone itself.
     owes_undo: bool,
     /// Its session has ended.
     session_gone: bool,
     /// A JOIN of a session that is in the room already.
     was_in: bool,
+}
+
+/// Which copy of a call, as it is told by the number that it bears on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Copy {
+    pub(super) id: u64,
+    copy: u16,
+}
+
+impl Copy {
+    pub(super) const fn of(number: u64) -> Self {
+        Self { id: number & ((1 << COPY_SHIFT) - 1), copy: (number >> COPY_SHIFT) as u16 }
+    }
+
+    pub(super) const fn number(self) -> u64 {
+        self.id | (self.copy as u64) << COPY_SHIFT
+    }
 }
 
 impl Table {
@@ -110,6 +135,8 @@ impl Table {
                 up,
                 link: None,
                 sent_before: false,
+                copies: 0,
+                telling: None,
                 since_ms: now_ms,
                 superseded: false,
                 owes_undo,
@@ -153,14 +180,14 @@ impl Table {
             return;
         }
         let Some(link) = self.owner(place) else { return };
-        let up = call.up.clone();
+        let telling = self.telling(link, place);
+        let Some(call) = self.calls.get_mut(&id) else { return };
         if call.sent_before {
+            call.copies = call.copies.wrapping_add(1);
             self.counters.upstream_retries.add(1);
         }
-        if let Some(call) = self.calls.get_mut(&id) {
-            call.link = Some(link);
-            call.sent_before = true;
-        }
+        (call.link, call.telling, call.sent_before) = (Some(link), telling, true);
+        let up = Up { id: call.last_copy(id).number(), ..call.up.clone() };
         self.post(link, Kind::Up(up));
     }
 
@@ -193,7 +220,12 @@ impl Table {
         }
     }
 
-    pub(super) fn answered(&mut self, from: LinkId, id: u64, said: Said, now_ms: u64) -> Option<Caller> {
+    pub(super) fn answered(&mut self, from: LinkId, copy: Copy, said: Said, now_ms: u64) -> Option<Caller> {
+        let id = copy.id;
+        if self.calls.get(&id).is_some_and(|call| call.is_join() && (call.link != Some(from) || call.is_superseded_copy(copy))) {
+            self.counters.replies_stale.add(1);
+            return None;
+        }
         if self.is_former_owners(from, id, said, now_ms) {
             return None;
         }
@@ -210,10 +242,8 @@ impl Table {
                 room.epoch = room.epoch.max(epoch_of(seq));
                 room.enter(caller.key.shard, seq);
                 room.confirm(from);
-                if room.owner != Some(from) {
-                    // The next owner was told when nothing of the room had been seen here. It sends what comes after this snapshot.
-                    self.tell(room_id);
-                }
+                // Whoever else is to know was not told of a room of which nothing had been seen.
+                self.tell_owner(room_id);
                 // Should it have asked again meanwhile, it did so as a member.
                 if let Some(newer) = self.newest.get(&(caller.origin.session, room_id)) {
                     self.is_in(*newer);
@@ -238,15 +268,21 @@ impl Table {
     }
 
     /// A room has been spoken for by a later owner than the one that let this session in: the later one does not know of it, and what it
-    /// sent is not in this snapshot. The JOIN goes to the owner.
+    /// sent is not in this snapshot. Or the one that let it in was told meanwhile that nobody here listens, and has perhaps sent us
+    /// nothing since. The JOIN goes to the owner.
     fn is_former_owners(&mut self, from: LinkId, id: u64, said: Said, now_ms: u64) -> bool {
         let Said::Joined { seq } = said else { return false };
-        let Some(Call { up: Up { call: Some(UpKind::Join(join)), .. }, .. }) = self.calls.get(&id) else { return false };
-        if self.rooms.get(&join.room_id).is_none_or(|room| room.epoch <= epoch_of(seq)) {
+        let Some(Call { up: Up { call: Some(UpKind::Join(join)), .. }, telling, .. }) = self.calls.get(&id) else { return false };
+        let room_id = join.room_id;
+        let is_stale = self.rooms.get(&room_id).is_some_and(|room| room.epoch > epoch_of(seq));
+        if !is_stale && self.telling(from, room_id) == *telling {
             return false;
         }
-        self.counters.epochs_stale.add(1);
-        self.moved(from, id, "", now_ms);
+        self.counters.epochs_stale.add(u64::from(is_stale));
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.take_back();
+        }
+        self.turn(from, room_id, &[id], "", now_ms);
         true
     }
 
@@ -320,6 +356,22 @@ impl Call {
         matches!(self.up.call, Some(UpKind::Join(_)))
     }
 
+    /// It goes elsewhere, without an answer: where it was it may have been carried out.
+    pub(super) const fn take_back(&mut self) {
+        self.link = None;
+        self.owes_undo |= self.is_join() && !self.was_in;
+    }
+
+    /// The copy that was sent last.
+    pub(super) const fn last_copy(&self, id: u64) -> Copy {
+        Copy { id, copy: self.copies }
+    }
+
+    /// Whether it is a JOIN, and has been sent again since.
+    pub(super) const fn is_superseded_copy(&self, copy: Copy) -> bool {
+        self.is_join() && copy.copy != self.copies
+    }
+
     /// Whether what a JOIN may have led to is undone when nobody waits for it any more.
     const fn is_undone(&self) -> bool {
         !self.superseded && !self.was_in
@@ -377,6 +429,8 @@ fn epoch_of(seq: i64) -> u64 {
     u64::try_from(seq).unwrap_or(0) >> 32
 }
 
+/// Numbers of calls are below this, which is enough for a century; above is which copy it is.
+const COPY_SHIFT: u32 = 48;
 /// Calls under way; with the 32 that one session may have, 2,000 sessions that all wait.
 pub(super) const CALLS_MAX: usize = 65_536;
 /// Bytes of their texts.

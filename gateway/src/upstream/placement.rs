@@ -73,10 +73,10 @@ impl Table {
         state.filled.notify_one();
         self.counters.links_lost.add(1);
         for call in self.calls.values_mut().filter(|call| call.link == Some(link)) {
-            call.link = None;
+            call.take_back();
         }
-        for room in self.rooms.values_mut().filter(|room| room.owner == Some(link)) {
-            room.owner = None;
+        for room in self.rooms.values_mut() {
+            room.forget_link(link);
         }
         // What was not sent yet: calls are in the table, interest is told anew; the others stand nowhere else.
         for kind in state.outbox {
@@ -122,7 +122,7 @@ impl Table {
         let moved: Vec<u64> = self.calls.iter().filter(|(_, call)| moves(call)).map(|(id, _)| *id).collect();
         for id in moved {
             if let Some(call) = self.calls.get_mut(&id) {
-                call.link = None;
+                call.take_back();
             }
         }
     }
@@ -149,7 +149,11 @@ impl Table {
     /// The link to the owner of a room, or of a user: the one that was named, else the ring's.
     pub(super) fn owner(&self, place: i64) -> Option<LinkId> {
         let named = self.turns.get(&place).and_then(|turn| turn.owner).filter(|link| self.links.contains_key(link));
-        named.or_else(|| self.link_to(self.ring.owner(place as u64)?))
+        named.or_else(|| self.owner_by_ring(place))
+    }
+
+    pub(super) fn owner_by_ring(&self, place: i64) -> Option<LinkId> {
+        self.link_to(self.ring.owner(place as u64)?)
     }
 
     /// Puts a message into a link's outbox.

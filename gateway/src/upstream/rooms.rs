@@ -2,6 +2,9 @@
 //!
 //! - Interest has no answer. An owner that says nothing of the room is told again after a while, until it does: it may not have been the
 //!   owner yet when it was told first.
+//! - Where routers name another owner than the ring does, both are told: the one that is named is going to give the room up, says so to
+//!   nobody who does not ask, and the next one has to know by then who listens. What both send goes by once.
+//! - Besides the owner nobody is told of a room of which nothing was seen: he would begin from then on, and not from the first snapshot.
 //! - What went by once does not go by again: pushes of a room rise in `seq`, and what an owner replays is passed over up to the largest
 //!   that was seen. A member's snapshot counts as seen only where there is no other member, who may still need what came before it.
 
@@ -20,10 +23,21 @@ pub(super) struct Room {
     /// The largest seen; 0: none.
     last_seq: i64,
     /// Who was told of our interest.
-    pub(super) owner: Option<LinkId>,
-    /// The owner was told, and has not spoken of the room since.
+    told: SmallVec<[Told; 2]>,
+}
+
+/// A router that was told of our interest in a room.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    link: LinkId,
+    telling: Telling,
+    /// It has not spoken of the room since.
     unconfirmed: Option<Unconfirmed>,
 }
+
+/// Which interest it is, of those that a link was told: a later one begins anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Telling(u64);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Unconfirmed {
@@ -73,55 +87,65 @@ impl Table {
         if room.joins > 0 || room.members() > 0 {
             return;
         }
-        let owner = room.owner;
-        self.rooms.remove(&room_id);
-        if let Some(link) = owner {
-            self.post(link, Kind::Interest(Interest { room_id, interested: false, members: 0, last_seq: 0 }));
+        for told in self.rooms.remove(&room_id).into_iter().flat_map(|room| room.told) {
+            self.post(told.link, Kind::Interest(Interest { room_id, interested: false, members: 0, last_seq: 0 }));
         }
     }
 
-    /// Tells a room's owner that it is, where it is a new one, and the former one that it is not.
+    /// Tells a room's owner that it is, where it was not told yet, and those that are none any more that they are not.
     pub(super) fn tell_owner(&mut self, room_id: i64) {
         let owner = self.owner(room_id);
+        let by_ring = self.owner_by_ring(room_id);
         let Some(room) = self.rooms.get_mut(&room_id) else { return };
-        if room.owner == owner {
-            return;
+        let mut owners: SmallVec<[LinkId; 2]> = owner.into_iter().collect();
+        owners.extend(by_ring.filter(|by_ring| room.last_seq > 0 && owner != Some(*by_ring)));
+        let former: SmallVec<[LinkId; 2]> = room.told.iter().map(|told| told.link).filter(|link| !owners.contains(link)).collect();
+        room.told.retain(|told| owners.contains(&told.link));
+        owners.retain(|link| !room.is_told(*link));
+        for link in &owners {
+            self.last_telling += 1;
+            room.told.push(Told { link: *link, telling: Telling(self.last_telling), unconfirmed: Some(Unconfirmed::default()) });
         }
-        let former = std::mem::replace(&mut room.owner, owner);
-        if let Some(former) = former {
-            self.post(former, Kind::Interest(Interest { room_id, interested: false, members: 0, last_seq: 0 }));
+        for link in former {
+            self.post(link, Kind::Interest(Interest { room_id, interested: false, members: 0, last_seq: 0 }));
         }
-        if let Some(room) = self.rooms.get_mut(&room_id) {
-            room.unconfirmed = Some(Unconfirmed::default());
-            self.tell(room_id);
+        for link in owners {
+            self.tell(link, room_id);
         }
     }
 
-    pub(super) fn tell(&mut self, room_id: i64) {
+    fn tell(&mut self, link: LinkId, room_id: i64) {
         let Some(room) = self.rooms.get(&room_id) else { return };
-        let Some(owner) = room.owner else { return };
         let (members, last_seq) = (room.members(), room.last_seq);
-        self.post(owner, Kind::Interest(Interest { room_id, interested: true, members, last_seq }));
+        self.post(link, Kind::Interest(Interest { room_id, interested: true, members, last_seq }));
+    }
+
+    /// Of which interest of ours a router knows that is sent something now.
+    pub(super) fn telling(&self, link: LinkId, room_id: i64) -> Option<Telling> {
+        let told = &self.rooms.get(&room_id)?.told;
+        told.iter().find(|told| told.link == link).map(|told| told.telling)
     }
 
     /// Tells owners again who have not spoken of their rooms.
     pub(super) fn tell_again(&mut self, now_ms: u64) {
         let mut due = Vec::new();
         for (room_id, room) in &mut self.rooms {
-            let Some(unconfirmed) = &mut room.unconfirmed else { continue };
-            if unconfirmed.again_ms > now_ms || due.len() == AGAIN_MAX {
-                continue;
+            for told in &mut room.told {
+                let Some(unconfirmed) = &mut told.unconfirmed else { continue };
+                if unconfirmed.again_ms > now_ms || due.len() == AGAIN_MAX {
+                    continue;
+                }
+                if unconfirmed.again_ms > 0 {
+                    due.push((*room_id, told.link));
+                }
+                unconfirmed.waited_ms = (unconfirmed.waited_ms * 2).clamp(AGAIN_AFTER_MS, AGAIN_AFTER_MAX_MS);
+                unconfirmed.again_ms = now_ms + unconfirmed.waited_ms;
             }
-            if unconfirmed.again_ms > 0 {
-                due.push(*room_id);
-            }
-            unconfirmed.waited_ms = (unconfirmed.waited_ms * 2).clamp(AGAIN_AFTER_MS, AGAIN_AFTER_MAX_MS);
-            unconfirmed.again_ms = now_ms + unconfirmed.waited_ms;
         }
         self.counters.interest_repeats.add(due.len() as u64);
         due.sort_unstable();
-        for room_id in due {
-            self.tell(room_id);
+        for (room_id, link) in due {
+            self.tell(link, room_id);
         }
     }
 }
@@ -150,9 +174,25 @@ impl Room {
     }
 
     pub(super) fn confirm(&mut self, from: LinkId) {
-        if self.owner == Some(from) {
-            self.unconfirmed = None;
+        if let Some(told) = self.told.iter_mut().find(|told| told.link == from) {
+            told.unconfirmed = None;
         }
+    }
+
+    /// A router has said that it does not own the room.
+    pub(super) fn doubt(&mut self, from: LinkId) {
+        if let Some(told) = self.told.iter_mut().find(|told| told.link == from) {
+            told.unconfirmed.get_or_insert_default();
+        }
+    }
+
+    fn is_told(&self, link: LinkId) -> bool {
+        self.told.iter().any(|told| told.link == link)
+    }
+
+    /// A link is gone, and who was at its end knows nothing any more.
+    pub(super) fn forget_link(&mut self, link: LinkId) {
+        self.told.retain(|told| told.link != link);
     }
 
     pub(super) fn shards(&self) -> SmallVec<[u16; 8]> {

@@ -384,7 +384,12 @@ impl House {
 
     fn said(&self, id: u64, said: Said) -> Option<Caller> {
         let link = self.upstream.table().calls.get(&id).and_then(|call| call.link).unwrap_or(LinkId(0));
-        self.upstream.answered(link, id, said, 0)
+        self.upstream.answered(link, self.number(id), said, 0)
+    }
+
+    /// The number that the last copy of a call bears.
+    fn number(&self, id: u64) -> u64 {
+        self.upstream.table().calls.get(&id).map_or(id, |call| call.last_copy(id).number())
     }
 
     /// Shards that a push without a number goes to.

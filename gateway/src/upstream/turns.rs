@@ -4,7 +4,10 @@
 //!   of them go to the new owner together, in order, or wait together.
 //! - Each router is asked once in a round; between two rounds lies a wait that grows. A call gives up when its caller's patience is over.
 
-use super::{LinkId, Table};
+use super::{
+    LinkId, Table,
+    calls::{Call, Copy},
+};
 use smallvec::SmallVec;
 
 /// Where a room's calls go that the ring does not know. A call without a room turns with its user.
@@ -32,20 +35,28 @@ impl Turn {
 }
 
 impl Table {
-    pub(super) fn moved(&mut self, from: LinkId, id: u64, owner: &str, now_ms: u64) {
-        let Some(call) = self.calls.get(&id) else { return self.counters.replies_stale.add(1) };
-        if call.link != Some(from) {
+    pub(super) fn moved(&mut self, from: LinkId, copy: Copy, owner: &str, now_ms: u64) {
+        let Some(call) = self.calls.get(&copy.id) else { return self.counters.replies_stale.add(1) };
+        if call.link != Some(from) || call.is_superseded_copy(copy) {
             // It has been sent elsewhere meanwhile.
             return;
         }
         let place = call.place();
-        let behind: Vec<u64> =
-            self.calls.range(id..).filter(|(_, call)| call.link == Some(from) && call.place() == place).map(|(id, _)| *id).collect();
+        let is_behind = |call: &Call| call.link == Some(from) && call.place() == place;
+        let behind: Vec<u64> = self.calls.range(copy.id..).filter(|(_, call)| is_behind(call)).map(|(id, _)| *id).collect();
         for id in &behind {
             if let Some(call) = self.calls.get_mut(id) {
                 call.link = None;
             }
         }
+        if let Some(room) = self.rooms.get_mut(&place) {
+            room.doubt(from);
+        }
+        self.turn(from, place, &behind, owner, now_ms);
+    }
+
+    /// A router is not, or no longer, who calls go to that it had: they go to the next, or wait.
+    pub(super) fn turn(&mut self, from: LinkId, place: i64, behind: &[u64], owner: &str, now_ms: u64) {
         // The room may have turned since this call was sent.
         let next = self.owner(place).filter(|link| *link != from).or_else(|| self.named(owner));
         let turn = self.turns.entry(place).or_default();
@@ -60,7 +71,7 @@ impl Table {
             self.counters.moved_to_owner.add(behind.len() as u64);
             self.tell_owner(place);
             for id in behind {
-                self.send(id);
+                self.send(*id);
             }
             return;
         }

@@ -62,7 +62,8 @@ fn once_more_and_refused_it_stays_in_all_the_same() {
     house.joins_again_in_vain();
     house.join_again();
     house.sent(link);
-    assert!(house.answered(house.upstream.table().last_id).is_some());
+    let id = house.upstream.table().last_id;
+    assert!(house.answered(id).is_some());
     assert_eq!(house.sent(link), [""; 0]);
     assert_eq!(house.members(), 1);
 }
