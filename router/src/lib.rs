@@ -117,6 +117,7 @@ pub async fn start(parts: RouterParts<'_>) -> Result<Running, StartError> {
     let incarnation = housekeeping::join(&state, &config).await?;
     let words = records.block_words().await?;
     let (lanes, lane_receivers) = dispatch::Lanes::new();
+    registry.register_collector(Box::new(metrics::Kept(state.watch.clone())));
     let core = Arc::new_cyclic(|me| Core::new(config, state, records, Metrics::register(registry), lanes, incarnation, me.clone()));
     core.house_words.store(Arc::new(folded(&words)));
     core.register().await;

@@ -3,14 +3,21 @@
 //! - Labels have few values: never a user, a room or a text of a peer.
 //! - prometheus-client appends `_total` to counters by itself.
 
-use billfish_state::Quiet;
+use billfish_state::{Quiet, Watch};
 use billfish_wire::{Class, Reason};
 use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{
+        MetricType,
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::Gauge,
+        histogram::Histogram,
+    },
     registry::{Registry, Unit},
 };
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// The metrics; clones share them.
 #[derive(Clone, Debug)]
@@ -101,6 +108,18 @@ struct ResultLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StoreLabels {
     what: &'static str,
+}
+
+/// What the store's adapter counts.
+#[derive(Debug)]
+pub(crate) struct Kept(pub(crate) Watch);
+
+impl Collector for Kept {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Messages that nobody had acknowledged and that a full inbox let go for newer ones";
+        let metric = encoder.encode_descriptor("router_inbox_given_way", help, None, MetricType::Counter)?;
+        ConstCounter::new(self.0.inbox_given_way()).encode(metric)
+    }
 }
 
 /// Whom a push went to, as its label.
@@ -304,7 +323,8 @@ const SECONDS: [f64; 10] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 
 
 #[cfg(test)]
 mod tests {
-    use super::{Audience, Metrics};
+    use super::{Audience, Kept, Metrics};
+    use billfish_state::Watch;
     use billfish_wire::{Class, Reason};
     use prometheus_client::registry::Registry;
     use std::{collections::BTreeSet, time::Duration};
@@ -314,6 +334,7 @@ mod tests {
     fn every_metric_stands_in_the_documentation_and_no_other() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
+        registry.register_collector(Box::new(Kept(Watch::default())));
         metrics.pushed(Audience::Users, Class::Chat);
         metrics.link_dropped(Class::Chat, "no_link");
         metrics.given_up("behind", 1);
