@@ -13,7 +13,9 @@ use crate::{
 use arc_swap::ArcSwapOption;
 use billfish_state::{AppId, State};
 use billfish_wire::Reason;
+use bytes::Bytes;
 use std::{collections::HashMap, sync::Arc};
+use tokio::sync::Mutex;
 
 /// Rooms in one list.
 pub(crate) const LIST_MAX: usize = 1_000;
@@ -21,10 +23,14 @@ pub(crate) const LIST_MAX: usize = 1_000;
 pub(crate) const PAGE_SIZE_MAX: u32 = 100;
 /// Between two refreshes.
 pub(crate) const REFRESH_MS: u64 = 1_000;
-/// How long the right to refresh lasts: three refreshes, so that one slow one does not move it.
-const LEASE_MS: u64 = 3 * REFRESH_MS;
+/// How long the right to refresh lasts.
+const LEASE_MS: u64 = 6 * REFRESH_MS;
+/// How often it is asked for, so that one slow answer does not move it.
+const ASK_EVERY_MS: u64 = 2 * REFRESH_MS;
 /// How long others may use a list whose refresher is gone, until one of them takes over.
 const CACHED_MS: u64 = 60_000;
+/// A list that is as it was is put there again after so long.
+const PUT_AGAIN_MS: u64 = CACHED_MS / 3;
 const LEASE: &str = "living_room_list";
 
 type Lists = HashMap<(AppId, RoomKind), Vec<RoomRecord>>;
@@ -32,22 +38,62 @@ type Lists = HashMap<(AppId, RoomKind), Vec<RoomRecord>>;
 #[derive(Default)]
 pub(crate) struct RoomLists {
     lists: ArcSwapOption<Lists>,
+    turn: Mutex<Turn>,
+}
+
+/// What was last asked of the store and put there: most refreshes would say the same again.
+#[derive(Default)]
+struct Turn {
+    /// When the lease was last asked for, what the store may have forgotten by then, and until when it is this router's.
+    asked_ms: Option<u64>,
+    generation: u64,
+    until_ms: Option<u64>,
+    put: HashMap<RoomKind, (Bytes, u64)>,
+}
+
+impl Turn {
+    fn is_to_ask(&self, generation: u64, now_ms: u64) -> bool {
+        generation != self.generation || self.asked_ms.is_none_or(|asked_ms| now_ms < asked_ms || now_ms >= asked_ms + ASK_EVERY_MS)
+    }
+
+    fn is_mine(&self, now_ms: u64) -> bool {
+        self.until_ms.is_some_and(|until_ms| now_ms < until_ms)
+    }
+
+    fn is_put(&self, kind: RoomKind, value: &Bytes, now_ms: u64) -> bool {
+        self.put.get(&kind).is_some_and(|(put, at_ms)| put == value && now_ms >= *at_ms && now_ms < at_ms + PUT_AGAIN_MS)
+    }
 }
 
 impl RoomLists {
     /// Brings the lists up to date. On failure the old ones stay.
     pub(crate) async fn refresh(&self, records: &dyn RoomRecords, state: &State, metrics: &Metrics, holder: &str, now_ms: u64) {
-        let refresher = match state.leases.acquire(LEASE, holder, now_ms, now_ms + LEASE_MS).await {
-            Ok(lease) => lease.holder == holder,
-            Err(error) => {
-                metrics.store_failed("list_lease", &error);
-                return;
+        let turn = &mut *self.turn.lock().await;
+        let generation = state.watch.generation();
+        if turn.is_to_ask(generation, now_ms) {
+            match state.leases.acquire(LEASE, holder, now_ms, now_ms + LEASE_MS).await {
+                Ok(lease) => {
+                    let until_ms = (lease.holder == holder).then_some(lease.until_ms);
+                    if generation != turn.generation || until_ms.is_none() {
+                        // It may be gone there, or another's is.
+                        turn.put.clear();
+                    }
+                    (turn.asked_ms, turn.generation, turn.until_ms) = (Some(now_ms), generation, until_ms);
+                }
+                Err(error) => {
+                    metrics.store_failed("list_lease", &error);
+                    return;
+                }
             }
-        };
+        }
+        let refresher = turn.is_mine(now_ms);
         let mut lists = Lists::new();
         for kind in RoomKind::ALL {
-            let rooms =
-                if refresher { load(records, state, metrics, kind, now_ms).await } else { cached(state, metrics, kind, now_ms).await };
+            let rooms = if refresher {
+                load(records, state, metrics, turn, kind, now_ms).await
+            } else {
+                cached(state, metrics, kind, now_ms).await
+            };
             let Some(rooms) = rooms else { return };
             for room in rooms {
                 lists.entry((room.app, kind)).or_default().push(room);
@@ -76,7 +122,14 @@ impl RoomLists {
     }
 }
 
-async fn load(records: &dyn RoomRecords, state: &State, metrics: &Metrics, kind: RoomKind, now_ms: u64) -> Option<Vec<RoomRecord>> {
+async fn load(
+    records: &dyn RoomRecords,
+    state: &State,
+    metrics: &Metrics,
+    turn: &mut Turn,
+    kind: RoomKind,
+    now_ms: u64,
+) -> Option<Vec<RoomRecord>> {
     let rooms = match records.live_rooms(kind, LIST_MAX).await {
         Ok(rooms) => rooms,
         Err(error) => {
@@ -85,9 +138,12 @@ async fn load(records: &dyn RoomRecords, state: &State, metrics: &Metrics, kind:
         }
     };
     let cached: Vec<Cached> = rooms.iter().map(Cached::from).collect();
-    let value = serde_json::to_vec(&cached).expect("structs of texts and numbers are JSON").into();
-    if let Err(error) = state.cache.put(&key(kind), value, now_ms, now_ms + CACHED_MS).await {
-        metrics.store_failed("list_cache", &error);
+    let value: Bytes = serde_json::to_vec(&cached).expect("structs of texts and numbers are JSON").into();
+    if !turn.is_put(kind, &value, now_ms) {
+        match state.cache.put(&key(kind), value.clone(), now_ms, now_ms + CACHED_MS).await {
+            Ok(()) => drop(turn.put.insert(kind, (value, now_ms))),
+            Err(error) => metrics.store_failed("list_cache", &error),
+        }
     }
     Some(rooms)
 }
@@ -178,6 +234,26 @@ mod tests {
         assert_eq!(second.page(APP, RoomKind::Normal, 1, 1).unwrap().0.len(), 1);
         second.refresh(&records, &state, &metrics, "r2", 2_000 + LEASE_MS).await;
         assert_eq!(records.calls("live_rooms"), 4 * RoomKind::ALL.len());
+    }
+
+    #[tokio::test]
+    async fn a_list_that_is_as_it_was_is_put_again_after_a_while_and_a_changed_one_at_once() {
+        let (records, state) = (records(1).await, State::in_memory());
+        let metrics = Metrics::register(&mut Registry::default());
+        let lists = RoomLists::default();
+        let key = super::key(RoomKind::Normal);
+        let refresh = async |now_ms| {
+            lists.refresh(&records, &state, &metrics, "r1", now_ms).await;
+            let put = state.cache.get(&key, now_ms).await.unwrap().is_some();
+            state.cache.remove(&key).await.unwrap();
+            put
+        };
+        assert!(refresh(0).await);
+        assert!(!refresh(1_000).await);
+        assert!(refresh(super::PUT_AGAIN_MS).await);
+        let room = NewRoom { app: APP, anchor: UserId(1), kind: RoomKind::Normal, name: String::new(), cover: String::new() };
+        records.open_room(&room, 1).await.unwrap();
+        assert!(refresh(super::PUT_AGAIN_MS + 1_000).await);
     }
 
     #[tokio::test]
