@@ -198,6 +198,18 @@ impl Rooms {
     }
 }
 
+/// Opens the rooms that have come to this router and that a gateway listens to. It may not know that they were another's for a moment, and
+/// what that one has left behind would be heard by nobody until somebody speaks.
+pub(crate) async fn wake_wanted(core: &Arc<Core>) {
+    for gateway in core.links.all() {
+        for (room, after_seq) in gateway.all_wanted() {
+            if core.ownership.is_mine(room) && !core.rooms.has(room) {
+                to_room(core, room, RoomCall::Interest { gateway: Arc::clone(&gateway), after_seq: Some(after_seq) }).await;
+            }
+        }
+    }
+}
+
 /// Puts a call onto the queue of its room, or refuses it.
 pub(crate) fn to_room<'a>(core: &'a Arc<Core>, room: RoomId, call: RoomCall) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
     // Boxed: a room that ends hands what is left to the next life through here.

@@ -6,7 +6,7 @@
 //!   everyone who lives must have registered again: that an entry ran out says nothing then of the node.
 //! - A router that no gateway reaches registers as draining: see [`crate::reach`].
 
-use crate::{RouterConfig, StartError, clock::millis, core::Core, services::room::folded, services::room::lists::REFRESH_MS};
+use crate::{RouterConfig, StartError, clock::millis, core::Core, dispatch, services::room::folded, services::room::lists::REFRESH_MS};
 use billfish_state::{NodeInfo, NodeKind, State, labels};
 use std::{
     collections::BTreeMap,
@@ -121,9 +121,12 @@ impl Core {
             Ok(routers) => {
                 let is_forgiving = known.is_forgiving(self.state.watch.generation());
                 known.routers = remembered(&known.routers, routers, is_forgiving);
-                self.ownership.set_routers(&known.routers);
+                let is_changed = self.ownership.set_routers(&known.routers);
                 if let Some(core) = self.me() {
                     self.dials.set_routers(&core, &known.routers);
+                    if is_changed {
+                        dispatch::wake_wanted(&core).await;
+                    }
                 }
             }
             Err(error) => {

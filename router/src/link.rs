@@ -146,6 +146,12 @@ impl Gateway {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner).get(&room).copied()
     }
 
+    /// The rooms of which it has seen something, and wants the pushes from after this `seq` on.
+    pub(crate) fn all_wanted(&self) -> Vec<(RoomId, i64)> {
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.iter().filter(|(_, after_seq)| **after_seq > 0).map(|(room, after_seq)| (*room, *after_seq)).collect()
+    }
+
     /// The link is gone, or another has taken its place.
     pub(crate) fn is_down(&self) -> bool {
         self.down.is_cancelled() || self.sender.is_closed()

@@ -250,6 +250,8 @@ impl Membership {
                 slot.gateway = Arc::clone(gateway);
                 slot.links += 1;
                 slot.lost_ms = None;
+                // What was said in between is not on this link.
+                slot.interested = false;
             }
             return index;
         }
@@ -307,6 +309,19 @@ mod tests {
 
     fn members(parted: Vec<Parted>) -> Vec<Member> {
         parted.into_iter().map(|parted| parted.member).collect()
+    }
+
+    #[tokio::test]
+    async fn a_newer_link_listens_when_it_says_so() {
+        let links = Links::new(Duration::ZERO, Clock::start(), Metrics::register(&mut Registry::default()));
+        let (sender, _keep) = mpsc::channel(1);
+        let [older, newer] = [0, 0].map(|_| links.enter("g1", 1, sender.clone()).unwrap());
+        let mut room = Membership::default();
+        room.interest(&older, true);
+        room.take_seat(&newer, ALICE, WEB, 1);
+        assert_eq!(room.interested().count(), 0, "what was said since the older ended is not on this link");
+        room.interest(&newer, true);
+        assert!(room.is_interested(&newer));
     }
 
     #[tokio::test]

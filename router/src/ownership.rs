@@ -156,9 +156,12 @@ impl Ownership {
     }
 
     /// The routers that are up have changed. Rooms that have moved are given up by their actors at the next renewal.
-    pub(crate) fn set_routers(&self, routers: &[NodeInfo]) {
+    /// `true`: rooms may have come to this one.
+    pub(crate) fn set_routers(&self, routers: &[NodeInfo]) -> bool {
         let names = routers.iter().filter(|router| !router.draining).map(|router| router.id.clone()).collect();
+        let is_changed = self.routers.load().names != names;
         self.routers.store(Arc::new(Routers::new(names)));
+        is_changed
     }
 
     /// Whether the ring gives the room to this router. An empty ring (the registry is away since the start) gives it everything: the

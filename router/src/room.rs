@@ -383,6 +383,8 @@ impl Room {
 
     async fn on_call(&mut self, call: RoomCall) {
         match call {
+            // The rest of what a link brought that has ended. A newer link of this gateway may have said its own word already.
+            RoomCall::Interest { gateway, .. } if gateway.is_down() => {}
             RoomCall::Interest { gateway, after_seq: Some(after_seq) } => self.on_interest(&gateway, after_seq).await,
             // It wants to hear again, and says so further back in the queue. A life that has just begun has asked its link, and has sent it
             // everything since: were it left out in between, it would miss what is said there.

@@ -4,6 +4,7 @@ use super::{
     town::{LEASE, SEEN, Town, interest},
     *,
 };
+use crate::room::RoomCall;
 use billfish_state::{Appended, LogAppend, LogEntry, Member};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -492,6 +493,47 @@ async fn what_was_in_doubt_when_its_owner_went_is_shown_when_it_is_sent_again_wi
     assert_eq!(body(&pushed).msg_id, format!("r{room}-{first}"));
     assert_eq!(pushes(&gateway.rest(Duration::from_secs(1)).await), [], "once");
     assert_eq!(town.state.room_log.last(room, 9, town.state.clock.now_ms()).await.unwrap().len(), 1);
+}
+
+/// Its gateway has not noticed that the room was another's for a moment.
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_gets_its_room_back_tells_who_goes_on_listening_what_the_other_left_behind() {
+    let town = Town::new();
+    town.shows(&["r1"]);
+    let (one, two) = (town.router("r1").await, town.router("r2").await);
+    tokio::time::sleep(SEEN).await;
+    let room = one.house.open(ANCHOR).await;
+    let mut gateway = one.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    accepted(gateway.ask(ALICE, chat(room, "seen", "")).await);
+    town.shows(&["r2"]);
+    tokio::time::sleep(SEEN + SEEN).await;
+    two.house.handle.push(PushRequest { qos: 1, ..room_push(room, r#"{"content":"pushed to nobody"}"#) }).await.unwrap();
+    town.shows(&["r1"]);
+    gateway.rest(Duration::from_millis(1)).await;
+    assert_eq!(shown(&gateway.rest(LEASE).await), ["pushed to nobody"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_ended_link_still_brings_does_not_take_the_interest_of_the_next() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    let core = &house.running.core;
+    let older = core.links.get("g1").unwrap();
+    let mut gateway = house.gateway("g1");
+    interest(&gateway, room, 1).await;
+    gateway.rest(Duration::from_secs(1)).await;
+    assert!(older.is_down());
+    for after_seq in [Some(1), None] {
+        let late = RoomCall::Interest { gateway: Arc::clone(&older), after_seq };
+        crate::dispatch::to_room(core, room, late).await;
+        house.say(room, r#"{"content":"heard"}"#).await;
+        let heard = gateway.rest(Duration::from_secs(1)).await;
+        assert_eq!(shown(&heard), ["heard"]);
+        assert!(!heard.iter().any(|kind| matches!(kind, Kind::Kick(_))), "nobody lost anything");
+    }
 }
 
 async fn steal_and_return(house: &House, room: RoomId) {
