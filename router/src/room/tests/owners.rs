@@ -4,7 +4,6 @@ use super::{
     town::{LEASE, SEEN, Town, interest},
     *,
 };
-use crate::room::RoomCall;
 use billfish_state::{Appended, LogAppend, LogEntry, Member};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -512,28 +511,6 @@ async fn an_owner_that_gets_its_room_back_tells_who_goes_on_listening_what_the_o
     town.shows(&["r1"]);
     gateway.rest(Duration::from_millis(1)).await;
     assert_eq!(shown(&gateway.rest(LEASE).await), ["pushed to nobody"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_an_ended_link_still_brings_does_not_take_the_interest_of_the_next() {
-    let house = House::start().await;
-    let room = house.open(ANCHOR).await;
-    let mut gateway = house.gateway("g1");
-    gateway.join(room, ALICE).await;
-    let core = &house.running.core;
-    let older = core.links.get("g1").unwrap();
-    let mut gateway = house.gateway("g1");
-    interest(&gateway, room, 1).await;
-    gateway.rest(Duration::from_secs(1)).await;
-    assert!(older.is_down());
-    for after_seq in [Some(1), None] {
-        let late = RoomCall::Interest { gateway: Arc::clone(&older), after_seq };
-        crate::dispatch::to_room(core, room, late).await;
-        house.say(room, r#"{"content":"heard"}"#).await;
-        let heard = gateway.rest(Duration::from_secs(1)).await;
-        assert_eq!(shown(&heard), ["heard"]);
-        assert!(!heard.iter().any(|kind| matches!(kind, Kind::Kick(_))), "nobody lost anything");
-    }
 }
 
 async fn steal_and_return(house: &House, room: RoomId) {
