@@ -428,12 +428,12 @@ fn a_gateway_that_is_told_to_stop_sends_its_clients_to_the_others() {
     let Some(mut cluster) = cluster() else { return };
     let api = cluster.api(0);
     let mut peer = login(&api, gateway(&cluster, 0), 20_001);
-    let named = || {
+    let handed_out = || {
         let (_, token) = api.call("POST", "/v1/im/tokens", &json!({"appId": 10001, "userId": 20002})).expect("an answer");
         token["gateways"]["tcp"].as_array().map_or(0, Vec::len)
     };
     // A gateway is given to clients once it has a link, which is a moment after it is up.
-    eventually("the registry has all of them", || named() == 3);
+    eventually("the registry has all of them", || handed_out() == 3);
     cluster.gateways[0].terminate();
     let told = peer.expect(Code::Reconnect);
     let mut others: Vec<String> = (1..3).map(|index| gateway(&cluster, index).to_string()).collect();
@@ -445,5 +445,5 @@ fn a_gateway_that_is_told_to_stop_sends_its_clients_to_the_others() {
     let status = cluster.gateways[0].wait(Duration::from_secs(60)).expect("it stops");
     assert!(status.success(), "{status}");
     // New tokens name the others alone.
-    eventually("the registry has forgotten it", || named() == 2);
+    eventually("the registry has forgotten it", || handed_out() == 2);
 }
