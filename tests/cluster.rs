@@ -48,17 +48,19 @@ fn join(peer: &mut Peer, room: i64) -> Body {
     }
 }
 
-/// A room that the router of this index owns.
+/// A room that the router of this index owns. One that was just started owns rooms as soon as a gateway has found it.
 fn room_owned_by(cluster: &Cluster, api: &Api, router: usize, anchor: &mut i64) -> i64 {
-    for _ in 0..64 {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
         *anchor += 1;
         let room = api.open_room(*anchor);
         api.push(&json!({"appId": 10001, "target": {"roomId": room}, "bizCode": 5568, "data": "{}"}));
         if cluster.owner_of(room) == Some(router) {
             return room;
         }
+        std::thread::sleep(Duration::from_millis(20));
     }
-    panic!("64 rooms and none is of {}", cluster.routers[router].name());
+    panic!("no room is of {}", cluster.routers[router].name());
 }
 
 /// The texts of the chat that comes, until so many are there; each with its seq.

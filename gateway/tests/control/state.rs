@@ -92,6 +92,8 @@ fn a_push_that_nobody_acknowledges_is_handed_over_and_no_longer_awaited() {
     }
     // Whose connection is lost now is told at the next JOIN; who shows that it lives has had it often enough.
     until("it is no longer awaited", || {
+        // No faster than a client may.
+        std::thread::sleep(Duration::from_millis(100));
         client.beat();
         pending(&house).is_empty()
     });
