@@ -40,7 +40,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
 
     let mut registry = Registry::default();
     config.warn_of_published_secrets();
-    let shared = SharedState::open(&config, &mut registry).await?;
+    let shared = SharedState::open(&config, &format!("all/{}", config.gateway.node), &mut registry).await?;
     let state = shared.state.clone();
     let guard = Guard::start(&ledger, &state).await?;
     let router = billfish_router::start(RouterParts {

@@ -22,7 +22,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let signals = Signals::catch()?;
     let mut registry = Registry::default();
     config.warn_of_published_secrets();
-    let shared = SharedState::open(&config, &mut registry).await?;
+    let shared = SharedState::open(&config, &format!("gateway/{}", config.gateway.node), &mut registry).await?;
     let gateway = billfish_gateway::start(GatewayParts {
         config: config.gateway.clone(),
         state: shared.state.clone(),

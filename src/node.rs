@@ -41,11 +41,12 @@ pub(crate) struct SharedState {
 
 impl SharedState {
     /// In this process, or in Redis. A Redis that is not there yet is waited for behind: the node starts, and is not ready.
-    pub(crate) async fn open(config: &Config, registry: &mut Registry) -> Result<Self> {
+    /// `node` is this process' name, in this life and the next, among those of all kinds.
+    pub(crate) async fn open(config: &Config, node: &str, registry: &mut Registry) -> Result<Self> {
         match config.state.kind {
             StateKind::Memory => Ok(Self { state: State::in_memory(), redis: None }),
             StateKind::Redis => {
-                let redis = Redis::start(config.state.redis.clone(), registry).await.context("cannot use state.redis")?;
+                let redis = Redis::start_as(node, config.state.redis.clone(), registry).await.context("cannot use state.redis")?;
                 Ok(Self { state: redis.state(), redis: Some(redis) })
             }
         }

@@ -30,7 +30,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let ledger = Ledger::open(&config.ledger, &config.data_dir, Sharing::Shared).await?;
     let mut registry = Registry::default();
     config.warn_of_published_secrets();
-    let shared = SharedState::open(&config, &mut registry).await?;
+    let shared = SharedState::open(&config, &format!("router/{}", config.router.node), &mut registry).await?;
     let guard = Guard::start(&ledger, &shared.state).await?;
     let http_address = config.http.listen;
     let router = billfish_router::start(RouterParts {

@@ -30,6 +30,8 @@ const ASK_SLOTS_WHILE_AWAY: Duration = Duration::from_millis(500);
 const SEED_WAIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Keeper {
+    /// Whose clock it is.
+    pub(super) node: String,
     pub(super) connection: Connection,
     /// Where a cluster is looked for; empty with a single server.
     pub(super) seeds: Vec<Address>,
@@ -45,7 +47,7 @@ pub(super) struct Keeper {
 
 impl Keeper {
     pub(super) async fn run(mut self) {
-        let mut pulse = Pulse::new();
+        let mut pulse = Pulse::new(&self.node);
         // At most one; beside the rest, for the server of its key may hang while others answer.
         let mut reading: JoinSet<StateResult<Reading>> = JoinSet::new();
         let mut next_pulse = interval(PULSE_EVERY);
