@@ -149,7 +149,10 @@ impl Gateway {
     /// The rooms of which it has seen something, and wants the pushes from after this `seq` on.
     pub(crate) fn all_wanted(&self) -> Vec<(RoomId, i64)> {
         let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        wanted.iter().filter(|(_, after_seq)| **after_seq > 0).map(|(room, after_seq)| (*room, *after_seq)).collect()
+        let mut seen: Vec<_> =
+            wanted.iter().filter(|(_, after_seq)| **after_seq > 0).map(|(room, after_seq)| (*room, *after_seq)).collect();
+        seen.sort_unstable();
+        seen
     }
 
     /// The link is gone, or another has taken its place.
