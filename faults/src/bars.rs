@@ -60,6 +60,9 @@ pub fn judge(fault: Fault, findings: &Findings, measures: &Measures) -> Bars {
         | Fault::GatewayStop(_)
         | Fault::RouterStop(_)
         | Fault::RedisStop(_)
+        | Fault::JointKill
+        | Fault::GatewayStarved
+        | Fault::RouterStarved
         | Fault::RedisClusterPartition
         | Fault::GatewayClock
         | Fault::RouterClock

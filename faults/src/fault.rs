@@ -26,6 +26,8 @@ const VISITORS: usize = 3;
 const ELECTION_MAX: Duration = Duration::from_secs(30);
 /// What a wall clock jumps by.
 const JUMP_S: i64 = 3_600;
+/// How often a starved node gets its turn.
+const STARVED_TURN_MS: u64 = 100;
 /// Primaries of a Redis Cluster, each with one replica.
 const PRIMARIES: usize = 3;
 
@@ -40,12 +42,18 @@ pub enum Fault {
     RouterKill,
     /// `kill -9` of Redis, and a start on its append-only file.
     RedisKill,
+    /// `kill -9` of Redis, a gateway and the router that owns a busy room, within a second.
+    JointKill,
     /// SIGSTOP of a gateway for so many seconds.
     GatewayStop(u64),
     /// SIGSTOP of the router that owns a busy room.
     RouterStop(u64),
     /// SIGSTOP of Redis.
     RedisStop(u64),
+    /// A gateway that gets a fraction of the processor.
+    GatewayStarved,
+    /// The same for the router that owns a busy room.
+    RouterStarved,
     /// `kill -9` of a primary of a Redis Cluster.
     RedisClusterKill,
     /// A primary of a Redis Cluster parted from the other nodes, and not from its clients.
@@ -68,11 +76,12 @@ pub enum Fault {
 }
 
 /// Names and faults, in the order in which they are run.
-const ALL: [(&str, Fault); 22] = [
+const ALL: [(&str, Fault); 25] = [
     ("nothing", Fault::Nothing),
     ("gateway-kill", Fault::GatewayKill),
     ("router-kill", Fault::RouterKill),
     ("redis-kill", Fault::RedisKill),
+    ("joint-kill", Fault::JointKill),
     ("gateway-stop-1s", Fault::GatewayStop(1)),
     ("gateway-stop-10s", Fault::GatewayStop(10)),
     ("gateway-stop-60s", Fault::GatewayStop(60)),
@@ -82,6 +91,8 @@ const ALL: [(&str, Fault); 22] = [
     ("redis-stop-1s", Fault::RedisStop(1)),
     ("redis-stop-10s", Fault::RedisStop(10)),
     ("redis-stop-60s", Fault::RedisStop(60)),
+    ("gateway-starved", Fault::GatewayStarved),
+    ("router-starved", Fault::RouterStarved),
     ("redis-cluster-kill", Fault::RedisClusterKill),
     ("redis-cluster-partition", Fault::RedisClusterPartition),
     ("gateway-clock", Fault::GatewayClock),
@@ -151,9 +162,12 @@ impl Fault {
             | Self::GatewayKill
             | Self::RouterKill
             | Self::RedisKill
+            | Self::JointKill
             | Self::GatewayStop(_)
             | Self::RouterStop(_)
             | Self::RedisStop(_)
+            | Self::GatewayStarved
+            | Self::RouterStarved
             | Self::RingChange
             | Self::RollingRestart => {}
         }
@@ -174,8 +188,9 @@ impl Fault {
             Self::GatewayStop(seconds) | Self::RouterStop(seconds) | Self::RedisStop(seconds) => seconds + 4,
             Self::RedisClock => 64,
             Self::RingChange => 28,
-            Self::RollingRestart | Self::HalfOpenClient => 16,
+            Self::RollingRestart | Self::HalfOpenClient | Self::GatewayStarved | Self::RouterStarved => 16,
             Self::RedisClusterPartition | Self::RedisClusterKill | Self::GatewayClock | Self::RouterClock | Self::HalfOpenLink => 12,
+            Self::JointKill => 14,
             Self::GatewayKill | Self::RouterKill | Self::RedisKill | Self::Nothing => 8,
         };
         Duration::from_secs(seconds)
@@ -210,6 +225,7 @@ impl Fault {
                 stage.run_for(Duration::ZERO, Duration::from_secs(2));
                 stage.cluster.redis_mut().start_again();
             }
+            Self::JointKill => joint_kill(stage)?,
             Self::GatewayStop(seconds) => {
                 let victim = stage.any(stage.cluster.gateways.len());
                 let name = format!("gateway-{}", victim + 1);
@@ -227,6 +243,14 @@ impl Fault {
                 stage.cluster.redis().stop();
                 sleep(Duration::from_secs(seconds));
                 stage.cluster.redis().cont();
+            }
+            Self::GatewayStarved => {
+                let victim = stage.any(stage.cluster.gateways.len());
+                starve(stage, &format!("gateway-{}", victim + 1), |stage| &stage.cluster.gateways[victim]);
+            }
+            Self::RouterStarved => {
+                let victim = stage.owner();
+                starve(stage, &format!("router-{}", victim + 1), |stage| &stage.cluster.routers[victim]);
             }
             Self::RedisClusterKill => redis_cluster_kill(stage)?,
             Self::RedisClusterPartition => redis_cluster_partition(stage)?,
@@ -269,6 +293,47 @@ fn stop_for(node: &Node, seconds: u64) {
     node.stop();
     sleep(Duration::from_secs(seconds));
     node.cont();
+}
+
+/// The node runs for a fraction of each tenth of a second: harsher than a quota of the scheduler, which leaves alone whoever takes less.
+fn starve(stage: &mut Stage, name: &str, node: impl Fn(&Stage) -> &Node) {
+    let runs_ms = [20, 5][stage.any(2)];
+    let period = stage.between(Duration::from_secs(5), Duration::from_secs(12));
+    stage.begin_at(Some(name.to_owned()), &format!("{name} runs {runs_ms} of {STARVED_TURN_MS} ms for {period:.1?}"), false);
+    let until = Instant::now() + period;
+    while Instant::now() < until {
+        node(stage).stop();
+        sleep(Duration::from_millis(STARVED_TURN_MS - runs_ms));
+        node(stage).cont();
+        sleep(Duration::from_millis(runs_ms));
+    }
+}
+
+/// As when the power of a rack fails: no node is left to tell those that start what was.
+fn joint_kill(stage: &mut Stage) -> Result<()> {
+    let (gateway, router) = (stage.any(stage.cluster.gateways.len()), stage.owner());
+    stage.begin(&format!("kill -9 redis, gateway-{} and router-{}", gateway + 1, router + 1), true);
+    let mut order = [0, 1, 2];
+    stage.random.shuffle(&mut order);
+    for victim in order {
+        match victim {
+            0 => stage.cluster.redis_mut().kill(),
+            1 => stage.cluster.gateways[gateway].kill(),
+            _ => stage.cluster.routers[router].kill(),
+        }
+        stage.run_for(Duration::ZERO, Duration::from_millis(400));
+    }
+    stage.random.shuffle(&mut order);
+    for victim in order {
+        match victim {
+            0 => stage.cluster.redis_mut().start_again(),
+            1 => stage.cluster.gateways[gateway].launch().map_err(anyhow::Error::msg)?,
+            _ => stage.cluster.routers[router].launch().map_err(anyhow::Error::msg)?,
+        }
+        stage.run_for(Duration::ZERO, Duration::from_millis(800));
+    }
+    stage.cluster.gateways[gateway].await_up().map_err(anyhow::Error::msg)?;
+    stage.cluster.routers[router].await_up().map_err(anyhow::Error::msg)
 }
 
 fn redis_cluster_kill(stage: &mut Stage) -> Result<()> {

@@ -83,33 +83,52 @@ impl Node {
     /// # Errors
     /// The end of the node's log.
     pub fn try_start(&mut self) -> Result<(), String> {
+        self.launch()?;
+        self.await_up()
+    }
+
+    /// Starts it and does not wait: [`await_up`](Self::await_up) does.
+    ///
+    /// # Errors
+    /// There is no such program.
+    pub fn launch(&mut self) -> Result<(), String> {
         assert!(self.process.is_none(), "{} still runs", self.name);
-        let path = |name: &str| self.directory.path().join(name);
-        let ports_file = path("ports.json");
-        fs::remove_file(&ports_file).ok();
+        fs::remove_file(self.ports_path()).ok();
         let arguments: Vec<OsString> = vec![
             self.kind.word().into(),
             "--config".into(),
-            path("billfish.toml").into(),
+            self.directory.path().join("billfish.toml").into(),
             "--ports-file".into(),
-            ports_file.clone().into(),
+            self.ports_path().into(),
         ];
-        let mut process =
+        let process =
             Process::start(&self.binary, &arguments, &self.environment, &self.log_path()).map_err(|error| error.to_string())?;
+        self.current_pid.store(process.pid(), Ordering::Relaxed);
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Waits until one that was launched has bound its ports.
+    ///
+    /// # Errors
+    /// The end of the node's log, when it ends or does not come up.
+    pub fn await_up(&mut self) -> Result<(), String> {
+        let path = self.ports_path();
         let mut ports = None;
-        let came = eventually_within(PATIENCE, || {
-            ports = fs::read_to_string(&ports_file).ok().and_then(|text| serde_json::from_str::<BTreeMap<String, SocketAddr>>(&text).ok());
-            ports.is_some() || process.ended().is_some()
+        let has_answered = eventually_within(PATIENCE, || {
+            ports = fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str::<BTreeMap<String, SocketAddr>>(&text).ok());
+            ports.is_some() || self.process.as_mut().is_none_or(|process| process.ended().is_some())
         });
-        match ports {
-            Some(ports) if came => {
-                self.ports = ports;
-                self.current_pid.store(process.pid(), Ordering::Relaxed);
-                self.process = Some(process);
-                Ok(())
-            }
-            _ => Err(format!("{} does not start\n{}", self.name, self.log())),
-        }
+        let Some(ports) = ports.filter(|_| has_answered) else {
+            self.process = None;
+            return Err(format!("{} does not start\n{}", self.name, self.log()));
+        };
+        self.ports = ports;
+        Ok(())
+    }
+
+    fn ports_path(&self) -> PathBuf {
+        self.directory.path().join("ports.json")
     }
 
     /// Starts it again on the same ports and files.
