@@ -2,12 +2,13 @@
 //!
 //! - A user is sent to the gateway that the ring gives him, within its bound: a quarter above the average load. Loads are compared in
 //!   steps of [`LOAD_STEP`], so that a handful of users more or less sends nobody elsewhere.
+//! - A gateway's share is by what it can hold, as it says itself; one that holds more than four times the smallest counts as four times.
 //! - Between two readings the users sent to a gateway count as its load, so that a stampede spreads before the gateways have told of it.
 //! - Gateways that drain are left out. While the registry is away, those last seen stay.
 
 use crate::clock::millis;
 use arc_swap::ArcSwap;
-use billfish_ring::Ring;
+use billfish_ring::{Ring, WEIGHT_MAX};
 use billfish_state::{NodeInfo, UserId, labels};
 use std::{
     collections::BTreeMap,
@@ -26,6 +27,8 @@ const GATEWAY_BOUND_PERMILLE: u32 = 1_250;
 const LOAD_STEP: u64 = 64;
 /// No gateway goes by a longer gap: what says so is no entry of ours.
 const GAP_MAX_MS: u64 = 3_600_000;
+/// Weight of the smallest gateway: others count in steps of a quarter of what it can hold.
+const SMALLEST_WEIGHT: u32 = 4;
 /// Transports that a client may be sent to.
 const TRANSPORTS: [&str; 4] = ["tcp", "ws", "tls", "quic"];
 
@@ -42,6 +45,8 @@ pub(crate) struct Fleet {
 #[derive(Debug, Default)]
 struct Gateways {
     ring: Arc<Ring>,
+    /// What the ring was made of.
+    weights: BTreeMap<String, u32>,
     by_id: BTreeMap<String, Listed>,
 }
 
@@ -63,14 +68,15 @@ impl Fleet {
         };
         let by_id: BTreeMap<String, Listed> =
             nodes.iter().filter(|node| !node.draining).map(|node| (node.id.clone(), listed(node))).collect();
+        let weights = weights(nodes.iter().filter(|node| !node.draining));
         let before = self.gateways.load();
-        let ring = if before.ring.nodes().eq(by_id.keys().map(String::as_str)) {
+        let ring = if before.weights == weights {
             Arc::clone(&before.ring)
         } else {
-            let weights: Vec<(&str, u32)> = by_id.keys().map(|id| (id.as_str(), 1)).collect();
+            let weights: Vec<(&str, u32)> = weights.iter().map(|(id, weight)| (id.as_str(), *weight)).collect();
             Arc::new(Ring::new(&weights))
         };
-        self.gateways.store(Arc::new(Gateways { ring, by_id }));
+        self.gateways.store(Arc::new(Gateways { ring, weights, by_id }));
     }
 
     /// The longest gap between heartbeats of the registered gateways; 0: none says.
@@ -127,6 +133,17 @@ impl Fleet {
     }
 }
 
+/// By what each can hold. One that does not say counts as the smallest.
+fn weights<'a>(nodes: impl Iterator<Item = &'a NodeInfo> + Clone) -> BTreeMap<String, u32> {
+    let smallest = nodes.clone().map(|node| node.capacity).filter(|capacity| *capacity > 0).min().unwrap_or(1);
+    let weight = |capacity: u64| {
+        // Rounded, in 128 bits: what a node says of itself may be anything.
+        let steps = (u128::from(capacity) * u128::from(SMALLEST_WEIGHT) + u128::from(smallest / 2)) / u128::from(smallest);
+        u32::try_from(steps).unwrap_or(WEIGHT_MAX).clamp(SMALLEST_WEIGHT, WEIGHT_MAX)
+    };
+    nodes.map(|node| (node.id.clone(), weight(node.capacity))).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::Fleet;
@@ -170,6 +187,21 @@ mod tests {
         assert_eq!(users_of.len(), 5);
         let most = USERS / 5 * 5 / 4 + 2 * super::LOAD_STEP.cast_signed();
         assert!(users_of.values().all(|users| *users <= most), "{users_of:?}");
+    }
+
+    #[test]
+    fn a_gateway_that_holds_twice_as_much_gets_twice_as_many_users() {
+        let (fleet, mut nodes) = fleet(3);
+        nodes[0].capacity = 40_000;
+        // As one of an earlier release, which does not say.
+        nodes[2].capacity = 0;
+        fleet.set(&nodes);
+        let of_first = (20_000..20_000 + USERS).filter(|user| first(&fleet, *user) == "g0:9000").count();
+        assert!((4_500..=5_500).contains(&of_first), "{of_first} of {USERS}, half were right");
+        nodes[0].capacity = u64::MAX;
+        fleet.set(&nodes);
+        let of_first = (20_000..20_000 + USERS).filter(|user| first(&fleet, *user) == "g0:9000").count();
+        assert!((6_000..=7_400).contains(&of_first), "{of_first} of {USERS}, four of six parts were right");
     }
 
     #[test]

@@ -101,8 +101,7 @@ impl Node {
             "--ports-file".into(),
             self.ports_path().into(),
         ];
-        let process =
-            Process::start(&self.binary, &arguments, &self.environment, &self.log_path()).map_err(|error| error.to_string())?;
+        let process = Process::start(&self.binary, &arguments, &self.environment, &self.log_path()).map_err(|error| error.to_string())?;
         self.current_pid.store(process.pid(), Ordering::Relaxed);
         self.process = Some(process);
         Ok(())

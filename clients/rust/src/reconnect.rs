@@ -43,26 +43,33 @@ impl Backoff {
     }
 }
 
-/// Where to connect: the addresses in force, one after the other from a random one on.
+/// Where to connect: the addresses in force, one after the other. A ticket's stand in the order in which the server places this user, so its first
+/// comes first; those of the configuration are in nobody's order, and a thousand clients do not all begin with the same.
 #[derive(Debug)]
 pub(crate) struct Endpoints {
     configured: Vec<String>,
     offered: Vec<String>,
     /// From a RECONNECT, used up one by one.
     preferred: Vec<String>,
+    /// Of the configured ones.
     turn: usize,
+    /// Of the offered ones.
+    offered_turn: usize,
 }
 
 impl Endpoints {
     pub(crate) fn new(config: &ClientConfig) -> Self {
         // A second generator for this one number: pauses and places stay independent.
         let turn = random(config).usize(0..1 << 16);
-        Self { configured: config.addresses.clone(), offered: Vec::new(), preferred: Vec::new(), turn }
+        Self { configured: config.addresses.clone(), offered: Vec::new(), preferred: Vec::new(), turn, offered_turn: 0 }
     }
 
-    /// A ticket's addresses replace the last ticket's.
+    /// A ticket's addresses replace the last ticket's. The same again go on where they were: the server may not know yet that the first is dead.
     pub(crate) fn offer(&mut self, addresses: Vec<String>) {
-        self.offered = addresses;
+        if self.offered != addresses {
+            self.offered = addresses;
+            self.offered_turn = 0;
+        }
     }
 
     /// The node is draining and names others.
@@ -76,14 +83,14 @@ impl Endpoints {
         if let Some(address) = self.preferred.pop() {
             return Some(address);
         }
-        let addresses = if self.offered.is_empty() { &self.configured } else { &self.offered };
-        let address = addresses.get(self.turn.checked_rem(addresses.len())?)?;
-        Some(address.clone())
+        let (addresses, turn) = if self.offered.is_empty() { (&self.configured, self.turn) } else { (&self.offered, self.offered_turn) };
+        addresses.get(turn.checked_rem(addresses.len())?).cloned()
     }
 
     /// The last choice did not work: the next one is another.
     pub(crate) fn on_failure(&mut self) {
-        self.turn = self.turn.wrapping_add(1);
+        let turn = if self.offered.is_empty() { &mut self.turn } else { &mut self.offered_turn };
+        *turn = turn.wrapping_add(1);
     }
 }
 
@@ -144,7 +151,26 @@ mod tests {
     }
 
     #[test]
-    fn every_address_has_its_turn_and_clients_begin_at_different_ones() {
+    fn a_tickets_addresses_are_tried_in_its_order_and_another_ticket_begins_anew() {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        for seed in 0..20 {
+            let mut endpoints = Endpoints::new(&ClientConfig { addresses: list(&["configured:1", "configured:2"]), ..config(seed) });
+            endpoints.offer(list(&["a:1", "b:1", "c:1"]));
+            let mut tried = Vec::new();
+            for _ in 0..4 {
+                // Each try asks for a ticket, and the server says the same as long as it does not know better.
+                endpoints.offer(list(&["a:1", "b:1", "c:1"]));
+                tried.extend(endpoints.choose());
+                endpoints.on_failure();
+            }
+            assert_eq!(tried, ["a:1", "b:1", "c:1", "a:1"]);
+            endpoints.offer(list(&["b:1", "c:1"]));
+            assert_eq!(endpoints.choose().as_deref(), Some("b:1"));
+        }
+    }
+
+    #[test]
+    fn every_configured_address_has_its_turn_and_clients_begin_at_different_ones() {
         let addresses = || ["a:1", "b:1", "c:1"].map(str::to_owned).to_vec();
         let mut begun = BTreeSet::new();
         for seed in 0..50 {
