@@ -13,6 +13,7 @@ use crate::{
         message::{ShardCommand, ShardEvent},
     },
 };
+use billfish_link::InFlight;
 use billfish_wire::{Class, Code, Reason};
 use prometheus_client::{
     collector::Collector,
@@ -180,6 +181,8 @@ pub(crate) struct ControlCounters {
     pub(crate) upstream_in_flight: Gauge,
     /// Links that are up.
     pub(crate) links_up: Gauge,
+    /// What they have sent and routers have not consumed.
+    pub(crate) link_in_flight: InFlight,
     /// Links that ended.
     pub(crate) links_lost: Tally,
 }
@@ -341,6 +344,8 @@ impl Metrics {
         let control = &self.control;
         page.gauge("gateway_directory_seats", "Sessions in the directory", self.directory.len() as u64)?;
         page.gauge("gateway_link_up", "Links to routers that are up", control.links_up.value())?;
+        let in_flight = control.link_in_flight.bytes() as u64;
+        page.gauge("gateway_link_in_flight_bytes", "Bytes sent over links that routers have not consumed", in_flight)?;
         page.counter("gateway_links_lost", "Links that ended", control.links_lost.value())?;
         page.gauge("gateway_upstream_in_flight", "Calls to routers that await their answer", control.upstream_in_flight.value())?;
         page.counter("gateway_upstream_retries", "Calls sent again over another link", control.upstream_retries.value())?;

@@ -221,7 +221,13 @@ mod tests {
             let routers = Routers {
                 store: Arc::new(Store::new(state, counters)),
                 fanout: Arc::new(fanout),
-                identity: Identity { node: "g1".to_owned(), kind: PeerKind::Gateway, incarnation: 1, secret: String::new() },
+                identity: Identity {
+                    node: "g1".to_owned(),
+                    kind: PeerKind::Gateway,
+                    incarnation: 1,
+                    secret: String::new(),
+                    in_flight: Default::default(),
+                },
                 named: Vec::new(),
                 discovers: true,
             };

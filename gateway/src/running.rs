@@ -326,7 +326,8 @@ impl Parts {
     fn follow_routers(&self, store: Arc<Store>, incarnation: u64, dials: bool) {
         let link = &self.config.link;
         let secret = link.secret.clone();
-        let identity = Identity { node: self.config.node.clone(), kind: PeerKind::Gateway, incarnation, secret };
+        let in_flight = self.metrics.control.link_in_flight.clone();
+        let identity = Identity { node: self.config.node.clone(), kind: PeerKind::Gateway, incarnation, secret, in_flight };
         let named = if dials { link.routers.clone() } else { Vec::new() };
         let discovers = dials && link.discover && named.is_empty();
         let routers = Routers { store, fanout: Arc::clone(&self.fanout), identity, named, discovers };

@@ -3,6 +3,7 @@
 //! - Labels have few values: never a user, a room or a text of a peer.
 //! - prometheus-client appends `_total` to counters by itself.
 
+use billfish_link::InFlight;
 use billfish_state::{Quiet, Watch};
 use billfish_wire::{Class, Reason};
 use prometheus_client::{
@@ -12,7 +13,7 @@ use prometheus_client::{
         MetricType,
         counter::{ConstCounter, Counter},
         family::Family,
-        gauge::Gauge,
+        gauge::{ConstGauge, Gauge},
         histogram::Histogram,
     },
     registry::{Registry, Unit},
@@ -30,6 +31,8 @@ pub(crate) struct Metrics {
     pub(crate) lane_queue_depth: Gauge,
     /// `router_link_up`
     pub(crate) link_up: Gauge,
+    /// `router_link_in_flight_bytes`
+    pub(crate) link_in_flight: InFlight,
     pushes: Family<PushLabels, Counter>,
     link_dropped: Family<LinkDropLabels, Counter>,
     biz: Family<BizLabels, Counter>,
@@ -122,6 +125,18 @@ impl Collector for Kept {
     }
 }
 
+/// What its links count.
+#[derive(Debug)]
+struct UnderWay(InFlight);
+
+impl Collector for UnderWay {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Bytes sent over links, to gateways and routers, that they have not consumed";
+        let metric = encoder.encode_descriptor("router_link_in_flight_bytes", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::try_from(self.0.bytes()).unwrap_or(i64::MAX)).encode(metric)
+    }
+}
+
 /// Whom a push went to, as its label.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Audience {
@@ -141,6 +156,7 @@ impl Metrics {
             room_queue_depth: Gauge::default(),
             lane_queue_depth: Gauge::default(),
             link_up: Gauge::default(),
+            link_in_flight: InFlight::default(),
             pushes: Family::default(),
             link_dropped: Family::default(),
             biz: Family::default(),
@@ -176,6 +192,7 @@ impl Metrics {
         registry.register("router_room_queue_depth", "Calls waiting in the queues of all rooms", metrics.room_queue_depth.clone());
         registry.register("router_lane_queue_depth", "Calls waiting in the user lanes", metrics.lane_queue_depth.clone());
         registry.register("router_link_up", "Gateways linked", metrics.link_up.clone());
+        registry.register_collector(Box::new(UnderWay(metrics.link_in_flight.clone())));
         registry.register("router_pushes", "Link messages sent to gateways, by audience and delivery class", metrics.pushes.clone());
         registry.register("router_link_dropped", "Link messages dropped, for the gateway's link took none", metrics.link_dropped.clone());
         registry.register("router_biz", "Business messages decided, by service and result", metrics.biz.clone());

@@ -203,7 +203,13 @@ fn routers_are_found_in_the_registry_and_dialled() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let identity = Identity { node: name.to_owned(), kind: PeerKind::Router, incarnation: 1, secret: "between us".to_owned() };
+        let identity = Identity {
+            node: name.to_owned(),
+            kind: PeerKind::Router,
+            incarnation: 1,
+            secret: "between us".to_owned(),
+            in_flight: Default::default(),
+        };
         (Acceptor::new(tokio::net::TcpListener::from_std(listener).unwrap(), identity, Timing::default()), address)
     };
     let (mut first, first_address) = acceptor("router-1");

@@ -56,8 +56,13 @@ fn a_router_that_was_away_is_dialled_until_it_is_back() {
         config.link.routers = vec![address];
         config.link.secret = "between us".to_owned();
     });
-    let identity =
-        Identity { node: "router-1".to_owned(), kind: billfish_link::PeerKind::Router, incarnation: 1, secret: "between us".to_owned() };
+    let identity = Identity {
+        node: "router-1".to_owned(),
+        kind: billfish_link::PeerKind::Router,
+        incarnation: 1,
+        secret: "between us".to_owned(),
+        in_flight: Default::default(),
+    };
     let mut acceptor = {
         let _inside = house.runtime.enter();
         Acceptor::new(tokio::net::TcpListener::from_std(listener).unwrap(), identity, Timing::default())

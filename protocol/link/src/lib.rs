@@ -21,6 +21,8 @@ pub mod tcp;
 pub use error::LinkError;
 
 use message::{Envelope, envelope::Kind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -36,6 +38,22 @@ pub const VERSION_MIN: u32 = 1;
 const _: () = assert!(VERSION_MIN <= VERSION && VERSION <= VERSION_MIN + 1, "this release and the one before, and no more to be tested");
 /// Envelopes in flight on one link and direction, before the sender waits: at 300 bytes each about 5 MB.
 pub const CREDIT_ENVELOPES: usize = 16 * 1024;
+
+/// Bytes of envelopes in flight on one TCP link and direction, before the sender waits: the peer holds them until its application takes them.
+/// A pipe holds what both ends share, and counts envelopes alone.
+pub const IN_FLIGHT_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What the links of a node have sent and the other ends have not consumed, all together. Clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct InFlight(Arc<AtomicUsize>);
+
+impl InFlight {
+    /// Bytes of envelopes as they are on the wire. Pipes have none, and a link that has ended has none left.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// What a node at the end of a link is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -11,7 +11,7 @@ mod codec;
 mod hello;
 mod pump;
 
-use crate::{CREDIT_ENVELOPES, Link, LinkError, PeerKind, Pump};
+use crate::{CREDIT_ENVELOPES, InFlight, Link, LinkError, PeerKind, Pump};
 use bytes::BytesMut;
 use hello::Agreed;
 use std::fmt;
@@ -51,6 +51,8 @@ pub struct Identity {
     pub incarnation: u64,
     /// What both ends must know. An empty one lets nobody in.
     pub secret: String,
+    /// Where its links count what they have under way.
+    pub in_flight: InFlight,
 }
 
 impl fmt::Debug for Identity {
@@ -113,7 +115,7 @@ pub async fn dial(address: &str, identity: &Identity, timing: Timing) -> Result<
     let mut input = BytesMut::new();
     let saying = timeout(timing.hello, hello::dial(&mut stream, &mut input, address, identity, timing.places()));
     let agreed = saying.await.map_err(|_| LinkError::HelloTimeout { peer: address.to_owned(), within: timing.hello })??;
-    Ok(join(stream, input, address.to_owned(), agreed, timing))
+    Ok(join(stream, input, address.to_owned(), identity, agreed, timing))
 }
 
 /// Answers the hello of a gateway that has connected.
@@ -123,7 +125,7 @@ pub async fn accept(mut stream: TcpStream, identity: &Identity, timing: Timing) 
     let mut input = BytesMut::new();
     let answering = timeout(timing.hello, hello::accept(&mut stream, &mut input, &address, identity, timing.places()));
     let agreed = answering.await.map_err(|_| LinkError::HelloTimeout { peer: address.clone(), within: timing.hello })??;
-    Ok(join(stream, input, address, agreed, timing))
+    Ok(join(stream, input, address, identity, agreed, timing))
 }
 
 /// Takes in links at a listener; one slow dialler holds up no other.
@@ -167,10 +169,11 @@ impl Acceptor {
 }
 
 /// Makes the link of a socket on which both ends have agreed. `input` is what came behind the hello.
-fn join(stream: TcpStream, input: BytesMut, address: String, agreed: Agreed, timing: Timing) -> Link {
+fn join(stream: TcpStream, input: BytesMut, address: String, identity: &Identity, agreed: Agreed, timing: Timing) -> Link {
     let (sender, outbound) = mpsc::channel(SEND_QUEUE_ENVELOPES);
     let (inbound, receiver) = mpsc::channel(timing.places());
     let (reader, writer) = stream.into_split();
-    let task = tokio::spawn(pump::run(reader, writer, input, address, inbound, outbound, agreed.credit, timing));
+    let in_flight = identity.in_flight.clone();
+    let task = tokio::spawn(pump::run(reader, writer, input, address, inbound, outbound, agreed.credit, in_flight, timing));
     Link { peer: agreed.node, kind: agreed.kind, incarnation: agreed.incarnation, sender, receiver, pump: Pump(Some(task)) }
 }

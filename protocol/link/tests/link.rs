@@ -29,6 +29,7 @@ async fn over_tcp() -> Made {
         kind: billfish_link::PeerKind::Gateway,
         incarnation: 7,
         secret: "s3cret".to_owned(),
+        in_flight: Default::default(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

@@ -302,7 +302,13 @@ async fn a_link_that_is_being_closed_without_credit_gives_up_in_the_end() {
 // Helpers.
 
 fn identity(node: &str, secret: &str) -> Identity {
-    Identity { node: node.to_owned(), kind: billfish_link::PeerKind::Gateway, incarnation: 3, secret: secret.to_owned() }
+    Identity {
+        node: node.to_owned(),
+        kind: billfish_link::PeerKind::Gateway,
+        incarnation: 3,
+        secret: secret.to_owned(),
+        in_flight: Default::default(),
+    }
 }
 
 fn hello() -> Hello {

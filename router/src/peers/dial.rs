@@ -143,6 +143,7 @@ impl Core {
             kind: PeerKind::Router,
             incarnation: self.incarnation,
             secret: self.config.link.secret.clone(),
+            in_flight: self.metrics.link_in_flight.clone(),
         }
     }
 }

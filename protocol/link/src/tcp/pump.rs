@@ -3,12 +3,14 @@
 //! - Credit is room: for each envelope the peer may send, a place in the application's queue is reserved beforehand, so the reader
 //!   never waits for the application, and pings are heard however busy it is. Places that the application has emptied are
 //!   reserved again in batches, and returned as credit.
-//! - The writer drains its queue whole and writes once. Without credit it leaves the queue alone, which fills, and the sender waits.
+//! - The writer knows how large the envelopes were that the peer has not given back yet, and counts their bytes as well: the peer's memory is bounded by
+//!   both. Envelopes are consumed in order, so credit for one is for the oldest.
+//! - The writer drains its queue whole and writes once. Without credit, or with too many bytes under way, it leaves the queue alone, which fills, and the sender waits.
 //! - Either half's end is the end of both; a closing link first writes what it was given, for at most `flush`.
 
 use super::{ENVELOPE_BYTES_MAX, Timing, codec};
 use crate::message::{Credit, Ping, envelope::Kind};
-use crate::{CREDIT_ENVELOPES, LinkError};
+use crate::{CREDIT_ENVELOPES, IN_FLIGHT_BYTES_MAX, InFlight, LinkError};
 use bytes::BytesMut;
 use std::collections::VecDeque;
 use std::io;
@@ -22,8 +24,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 /// The smallest credit: below, no batch of it could be returned while the rest is in use.
 pub(super) const CREDIT_MIN: usize = 2;
-/// Credit is returned in parts of this share: often enough that a steady sender never stops, seldom enough to cost nothing.
+/// Credit is returned in parts of this share, and of no more envelopes: often enough that a steady sender never stops, also one whose envelopes are
+/// all as large as may be, seldom enough to cost nothing.
 const CREDIT_PARTS: usize = 8;
+const CREDIT_PART_MAX: usize = 64;
+const _: () = assert!(CREDIT_PART_MAX * ENVELOPE_BYTES_MAX <= IN_FLIGHT_BYTES_MAX, "a sender out of bytes must be owed a whole part");
 /// Room kept for reading: some hundred envelopes, or a part of a large one.
 const READ_BYTES: usize = 64 * 1024;
 /// One write is not made larger by further envelopes: beyond this, joining gains nothing, and holds memory.
@@ -59,6 +64,7 @@ pub(super) async fn run<R, W>(
     inbound: Sender<Kind>,
     outbound: Receiver<Kind>,
     credit: usize,
+    in_flight: InFlight,
     timing: Timing,
 ) -> Result<(), LinkError>
 where
@@ -67,7 +73,9 @@ where
 {
     let notes = Notes::default();
     let mut reading = Reading { reader, input, address: &address, notes: &notes, timing };
-    let mut writing = Writing { writer, output: BytesMut::new(), address: &address, notes: &notes, timing, credit, nonce: 0 };
+    let sizes = VecDeque::new();
+    let mut writing =
+        Writing { writer, output: BytesMut::new(), address: &address, notes: &notes, timing, credit, sizes, bytes: 0, in_flight, nonce: 0 };
     let ended = {
         let mut read = pin!(reading.run(&inbound));
         tokio::select! {
@@ -99,7 +107,7 @@ struct Reading<'a, R> {
 impl<R: AsyncRead + Unpin> Reading<'_, R> {
     async fn run(&mut self, inbound: &Sender<Kind>) -> Result<(), LinkError> {
         let places = inbound.max_capacity();
-        let part = (places / CREDIT_PARTS).max(1);
+        let part = (places / CREDIT_PARTS).clamp(1, CREDIT_PART_MAX);
         // The peer was told of all places in the hello.
         let mut reserved = VecDeque::new();
         reserved.extend(inbound.try_reserve_many(places));
@@ -215,7 +223,19 @@ struct Writing<'a, W> {
     notes: &'a Notes,
     timing: Timing,
     credit: usize,
+    /// Of the envelopes that the peer has not consumed, oldest first: as many as there is credit at most.
+    sizes: VecDeque<u32>,
+    /// Their sum.
+    bytes: usize,
+    /// That of all links of this node.
+    in_flight: InFlight,
     nonce: u64,
+}
+
+impl<W> Drop for Writing<'_, W> {
+    fn drop(&mut self) {
+        self.in_flight.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 impl<W: AsyncWrite + Unpin> Writing<'_, W> {
@@ -223,10 +243,7 @@ impl<W: AsyncWrite + Unpin> Writing<'_, W> {
         let mut ping_at = Instant::now() + self.timing.ping_every;
         let mut close_by = None;
         loop {
-            self.credit += self.notes.granted.swap(0, Ordering::Relaxed);
-            if self.credit > CREDIT_ENVELOPES {
-                return Err(LinkError::Overrun { peer: self.address.to_owned() });
-            }
+            self.take_back(self.notes.granted.swap(0, Ordering::Relaxed))?;
             self.write_notes();
             let drained = self.drain(&mut outbound);
             if self.notes.closing.load(Ordering::Relaxed) || drained == Drained::Ended {
@@ -245,7 +262,7 @@ impl<W: AsyncWrite + Unpin> Writing<'_, W> {
             // Each arm is cancel-safe: `recv` takes nothing unless it completes.
             tokio::select! {
                 () = self.notes.woken() => {}
-                kind = outbound.recv(), if self.credit > 0 => if let Some(kind) = kind { self.encode(kind) },
+                kind = outbound.recv(), if self.has_room() => if let Some(kind) = kind { self.encode(kind) },
                 () = sleep_until(ping_at) => {
                     self.nonce += 1;
                     self.encode_free(Kind::Ping(Ping { nonce: self.nonce, reply: false }));
@@ -253,6 +270,23 @@ impl<W: AsyncWrite + Unpin> Writing<'_, W> {
                 () = sleep_until(close_by.unwrap_or(ping_at)), if close_by.is_some() => return Ok(()),
             }
         }
+    }
+
+    /// The peer has consumed so many.
+    fn take_back(&mut self, envelopes: usize) -> Result<(), LinkError> {
+        if envelopes > self.sizes.len() {
+            return Err(LinkError::Overrun { peer: self.address.to_owned() });
+        }
+        self.credit += envelopes;
+        let bytes: usize = self.sizes.drain(..envelopes).map(|bytes| bytes as usize).sum();
+        self.bytes -= bytes;
+        self.in_flight.0.fetch_sub(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether one more envelope may go. The last one may go beyond the bytes: it is one, and not larger than an envelope may be.
+    fn has_room(&self) -> bool {
+        self.credit > 0 && self.bytes < IN_FLIGHT_BYTES_MAX
     }
 
     /// What the reader has noted, before any envelope: credit late is throughput lost.
@@ -271,7 +305,7 @@ impl<W: AsyncWrite + Unpin> Writing<'_, W> {
 
     /// Everything that is queued, as far as credit and one write go.
     fn drain(&mut self, outbound: &mut Receiver<Kind>) -> Drained {
-        while self.credit > 0 && self.output.len() < WRITE_BYTES {
+        while self.has_room() && self.output.len() < WRITE_BYTES {
             match outbound.try_recv() {
                 Ok(kind) => self.encode(kind),
                 Err(TryRecvError::Empty) => return Drained::Empty,
@@ -282,8 +316,15 @@ impl<W: AsyncWrite + Unpin> Writing<'_, W> {
     }
 
     fn encode(&mut self, kind: Kind) {
+        let before = self.output.len();
         match codec::encode(kind, &mut self.output) {
-            Ok(()) => self.credit -= 1,
+            Ok(()) => {
+                let bytes = self.output.len() - before;
+                self.credit -= 1;
+                self.sizes.push_back(u32::try_from(bytes).expect("an envelope is at most ENVELOPE_BYTES_MAX"));
+                self.bytes += bytes;
+                self.in_flight.0.fetch_add(bytes, Ordering::Relaxed);
+            }
             // Our bug: whoever made it must keep to its own, smaller limits. The link and everyone on it must not suffer for it.
             Err(bytes) => tracing::error!(peer = %self.address, bytes, max = ENVELOPE_BYTES_MAX, "envelope too large, not sent"),
         }
@@ -338,7 +379,8 @@ mod tests {
         let (inbound, receiver) = mpsc::channel(8);
         let (reader, writer) = split(near);
         let input = BytesMut::new();
-        let task = tokio::spawn(run(reader, writer, input, "peer".to_owned(), inbound, outbound, 8, Timing::default()));
+        let task =
+            tokio::spawn(run(reader, writer, input, "peer".to_owned(), inbound, outbound, 8, InFlight::default(), Timing::default()));
         Ends { sender, receiver, peer, task }
     }
 
@@ -396,7 +438,8 @@ mod tests {
             let (_sender, outbound) = mpsc::channel(8);
             let (inbound, mut receiver) = mpsc::channel(8);
             let (reader, writer) = split(near);
-            let mut run = pin!(run(reader, writer, BytesMut::new(), "peer".to_owned(), inbound, outbound, 8, Timing::default()));
+            let mut run =
+                pin!(run(reader, writer, BytesMut::new(), "peer".to_owned(), inbound, outbound, 8, InFlight::default(), Timing::default()));
             once(&mut run).await;
             say(&mut peer, Kind::Up(Up { id: 7, ..Up::default() })).await;
             tokio::time::sleep(Duration::from_secs(20)).await;
@@ -446,6 +489,50 @@ mod tests {
         for id in 0..8 {
             assert!(matches!(ends.receiver.recv().await, Some(Kind::Up(up)) if up.id == id));
         }
+    }
+
+    /// With credit for thousands of envelopes left, a peer that consumes nothing is sent no more than the bytes that it has to hold for it.
+    #[tokio::test(start_paused = true)]
+    async fn large_envelopes_wait_for_bytes_and_go_on_when_the_peer_has_consumed_some() {
+        let (near, mut peer) = duplex(1024 * 1024);
+        let (sender, outbound) = mpsc::channel(8);
+        let (inbound, _receiver) = mpsc::channel(8);
+        let (reader, writer) = split(near);
+        let in_flight = InFlight::default();
+        let pump = run(reader, writer, BytesMut::new(), "peer".to_owned(), inbound, outbound, 4096, in_flight.clone(), Timing::default());
+        let pump = tokio::spawn(pump);
+        let text = "x".repeat(ENVELOPE_BYTES_MAX / 2);
+        let sending = tokio::spawn(async move {
+            for code in 0..200 {
+                let kick = crate::message::Kick { code, msg: text.clone(), ..Default::default() };
+                sender.send(Kind::Kick(kick)).await.expect("the link is up");
+            }
+            sender
+        });
+        let mut came = 0;
+        while let Ok(Some(kind)) = tokio::time::timeout(Duration::from_secs(1), next(&mut peer)).await {
+            came += usize::from(matches!(kind, Kind::Kick(_)));
+        }
+        // Each is a little more than half an envelope's bound.
+        assert_eq!(came, IN_FLIGHT_BYTES_MAX / (ENVELOPE_BYTES_MAX / 2), "and not one more");
+        assert!(in_flight.bytes() >= IN_FLIGHT_BYTES_MAX && in_flight.bytes() < IN_FLIGHT_BYTES_MAX + ENVELOPE_BYTES_MAX);
+        say(&mut peer, Kind::Credit(Credit { envelopes: 100 })).await;
+        while let Ok(Some(kind)) = tokio::time::timeout(Duration::from_secs(1), next(&mut peer)).await {
+            came += usize::from(matches!(kind, Kind::Kick(_)));
+        }
+        assert_eq!(came, 200);
+        drop((sending.await, peer));
+        assert!(pump.await.is_ok());
+        assert_eq!(in_flight.bytes(), 0, "a link that has ended has nothing under way");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn credit_for_more_than_was_sent_ends_the_link() {
+        let mut ends = pump(1024);
+        ends.sender.send(Kind::Up(Up { id: 1, ..Up::default() })).await.expect("up");
+        next(&mut ends.peer).await;
+        say(&mut ends.peer, Kind::Credit(Credit { envelopes: 2 })).await;
+        assert!(matches!(ends.task.await, Ok(Err(LinkError::Overrun { .. }))));
     }
 
     #[tokio::test(start_paused = true)]

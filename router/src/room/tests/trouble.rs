@@ -219,6 +219,7 @@ async fn a_gateway_of_another_process_dials_in_with_the_secret() {
         kind: billfish_link::PeerKind::Gateway,
         incarnation: 1,
         secret: secret.to_owned(),
+        in_flight: Default::default(),
     };
     tcp::dial(&address.to_string(), &identity("a guess"), tcp::Timing::default()).await.unwrap_err();
     let link = tcp::dial(&address.to_string(), &identity(secret), tcp::Timing::default()).await.unwrap();
