@@ -152,17 +152,15 @@ impl Presence {
     async fn bind(&self, claims: &[Claim]) -> Result<(), Away> {
         let routes: Vec<Route> = claims.iter().map(|claim| self.route(*claim)).collect();
         let (store, now) = (&self.parts.store, self.parts.store.now_ms());
-        let former = store.call(Port::Routes, store.state.routes.bind(&routes, now, now + ROUTE_MS)).await?;
-        for (claim, former) in claims.iter().zip(former) {
-            if let Some(former) = former {
-                self.displace(*claim, former);
-            }
+        let displaced = store.call(Port::Routes, store.state.routes.bind(&routes, now, now + ROUTE_MS)).await?;
+        for (claim, displaced) in claims.iter().zip(displaced) {
+            displaced.into_iter().for_each(|former| self.displace(*claim, former));
         }
         Ok(())
     }
 
-    /// Ends the session that had a route before, if it is on another gateway. On this one its seat tells; what an earlier life of this one
-    /// had is gone.
+    /// Ends a session that had the route before, if it is on another gateway. On this one its seat tells; what an earlier life of this one
+    /// had is gone. It may have been ended already: the store tells of whom earlier binds displaced too, for their answers may be lost.
     fn displace(&self, newer: Claim, former: Route) {
         if former.node == self.parts.node {
             return;

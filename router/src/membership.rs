@@ -33,14 +33,16 @@ struct Slot {
     links: u32,
     /// Since when its link is gone.
     lost_ms: Option<u64>,
-    /// Something that may not be dropped did not reach it: its members have a hole in what they have seen.
-    has_hole: bool,
+    /// Something that may not be dropped did not reach it: its members have a hole in what they have seen, after this `seq`.
+    hole: Option<i64>,
 }
 
 /// Sessions that missed what may not be dropped.
 #[derive(Debug)]
 pub(crate) struct Hole {
     pub(crate) gateway: Arc<Gateway>,
+    /// The last `seq` before it.
+    pub(crate) after_seq: i64,
     pub(crate) sessions: Vec<(UserId, DeviceKind, u64)>,
 }
 
@@ -163,36 +165,42 @@ impl Membership {
         self.gateways.iter().filter(|slot| slot.interested && !slot.gateway.is_down()).map(|slot| &slot.gateway)
     }
 
-    /// Something that may not be dropped did not reach a gateway.
-    pub(crate) fn mark_hole(&mut self, gateway: &Arc<Gateway>) {
+    /// Something that may not be dropped did not reach a gateway, which has been sent everything up to here.
+    pub(crate) fn mark_hole(&mut self, gateway: &Arc<Gateway>, after_seq: i64) {
         let slot = self.slot(gateway);
-        self.gateways[slot].has_hole = true;
+        let hole = &mut self.gateways[slot].hole;
+        *hole = Some(hole.map_or(after_seq, |earlier| earlier.min(after_seq)));
     }
 
     /// Whether a gateway is yet to hear, by its sessions' being sent away, that something did not reach it. What is newer would let its
     /// viewers pass the hole, and their resume would ask for nothing before it.
     pub(crate) fn has_hole(&self, gateway: &Gateway) -> bool {
-        self.gateways.iter().any(|slot| slot.has_hole && slot.is_of(gateway))
+        self.hole(gateway).is_some()
+    }
+
+    /// The last `seq` before the hole of a gateway that has one.
+    pub(crate) fn hole(&self, gateway: &Gateway) -> Option<i64> {
+        self.gateways.iter().find(|slot| slot.is_of(gateway)).and_then(|slot| slot.hole)
     }
 
     /// A gateway was sent, over a new link, everything since the last it has seen.
     pub(crate) fn fill_hole(&mut self, gateway: &Gateway) {
-        self.gateways.iter_mut().filter(|slot| slot.is_of(gateway)).for_each(|slot| slot.has_hole = false);
+        self.gateways.iter_mut().filter(|slot| slot.is_of(gateway)).for_each(|slot| slot.hole = None);
     }
 
     /// The sessions behind each hole whose gateway takes messages again: they are to come back and resume. The holes are forgotten.
     pub(crate) fn take_holes(&mut self) -> Vec<Hole> {
-        if !self.gateways.iter().any(|slot| slot.has_hole) {
+        if self.gateways.iter().all(|slot| slot.hole.is_none()) {
             return Vec::new();
         }
         let mut holes = Vec::new();
-        for (index, slot) in self.gateways.iter_mut().enumerate().filter(|(_, slot)| slot.has_hole && slot.gateway.takes_again()) {
-            slot.has_hole = false;
+        for (index, slot) in self.gateways.iter_mut().enumerate() {
+            let Some(after_seq) = slot.hole.take_if(|_| slot.gateway.takes_again()) else { continue };
             let sitters = self.seats.iter().flat_map(|(&(user, device), seat)| seat.iter().map(move |sitter| (user, device, sitter)));
             let here = sitters.filter(|(.., sitter)| sitter.slot() == index);
             let mut sessions: Vec<_> = here.map(|(user, device, sitter)| (user, device, sitter.session)).collect();
             sessions.sort();
-            holes.push(Hole { gateway: Arc::clone(&slot.gateway), sessions });
+            holes.push(Hole { gateway: Arc::clone(&slot.gateway), after_seq, sessions });
         }
         holes
     }
@@ -255,7 +263,7 @@ impl Membership {
             }
             return index;
         }
-        let fresh = Slot { gateway: Arc::clone(gateway), interested: false, sitters: 0, links: 0, lost_ms: None, has_hole: false };
+        let fresh = Slot { gateway: Arc::clone(gateway), interested: false, sitters: 0, links: 0, lost_ms: None, hole: None };
         match self.gateways.iter().position(Slot::is_free) {
             Some(index) => {
                 self.gateways[index] = fresh;

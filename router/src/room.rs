@@ -193,7 +193,10 @@ async fn live(core: &Core, mut room: Room, first: Option<RoomCall>, receiver: &m
     }
     // What is in the log beyond this is pushed by the next life.
     for gateway in room.membership.interested() {
-        gateway.was_sent(room.record.room, room.outbox.sent_seq());
+        gateway.was_sent(room.record.room, room.membership.hole(gateway).unwrap_or_else(|| room.outbox.sent_seq()));
+    }
+    for (gateway, after_seq) in &room.unreplayed {
+        gateway.was_sent(room.record.room, *after_seq);
     }
     core.ownership.release(&room.claim).await;
     end
@@ -385,7 +388,9 @@ impl Room {
         match call {
             // The rest of what a link brought that has ended. A newer link of this gateway may have said its own word already.
             RoomCall::Interest { gateway, .. } if gateway.is_down() => {}
-            RoomCall::Interest { gateway, after_seq: Some(after_seq) } => self.on_interest(&gateway, after_seq).await,
+            RoomCall::Interest { gateway, after_seq: Some(after_seq) } => {
+                self.on_interest(&gateway, after_seq).await;
+            }
             // It wants to hear again, and says so further back in the queue. A life that has just begun has asked its link, and has sent it
             // everything since: were it left out in between, it would miss what is said there.
             RoomCall::Interest { gateway, after_seq: None } if gateway.wants(self.record.room).is_some() => {}

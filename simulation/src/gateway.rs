@@ -285,7 +285,7 @@ impl Gateway {
         }
         let Ok(former) = bound else { return self.deny(index, now) };
         note!(self.trace, "{} lets in {} as session {}, before {:?}", self.name, origin.user_id, origin.session, former.first());
-        if let Some(former) = former.into_iter().flatten().next().filter(|former| former.node != self.name) {
+        for former in former.into_iter().flatten().filter(|former| former.node != self.name) {
             let kick = Kick {
                 app_id: former.app.0,
                 user_id: former.user.0,

@@ -450,7 +450,7 @@ passed_on!(Presence as presence {
     fn sweep(before_ms: u64, limit: usize) -> Vec<(AppId, UserId)>;
 });
 passed_on!(Routes as routes {
-    fn bind(routes: &[Route], now_ms: u64, until_ms: u64) -> Vec<Option<Route>>;
+    fn bind(routes: &[Route], now_ms: u64, until_ms: u64) -> Vec<Vec<Route>>;
     fn renew(routes: &[Route], now_ms: u64, until_ms: u64) -> Vec<bool>;
     fn unbind(routes: &[Route]) -> Vec<bool>;
     fn lookup(app: AppId, users: &[UserId], now_ms: u64) -> Vec<Vec<Route>>;

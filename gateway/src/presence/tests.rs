@@ -443,6 +443,26 @@ async fn a_login_that_the_store_did_not_answer_leaves_no_route_behind() {
     assert_eq!(house.sessions().await, [0_u64; 0]);
 }
 
+/// The store did what it was asked, and its answer was lost: the user is turned away, and comes again.
+#[tokio::test]
+async fn who_comes_again_after_an_answer_was_lost_ends_the_session_that_the_lost_one_displaced() {
+    for gives_back_first in [false, true] {
+        let house = House::new();
+        bind(&house.state, theirs(1)).await;
+        house.watched.loses_answers.store(true, SeqCst);
+        assert_eq!(house.presence.welcome(&[web(2)]).await, Err(Away));
+        house.watched.loses_answers.store(false, SeqCst);
+        assert!(house.relayed().is_empty());
+        if gives_back_first {
+            house.flush().await;
+        }
+        house.enter(web(3)).await;
+        assert_eq!(house.relayed(), [("g2".to_owned(), 3, 1)], "the route that was given back: {gives_back_first}");
+        house.flush().await;
+        assert_eq!(house.sessions().await, [3]);
+    }
+}
+
 /// Routes and presence that are written down, and may lose an answer.
 struct Watched {
     inner: Arc<dyn Routes>,
@@ -503,7 +523,7 @@ impl billfish_state::Presence for Watched {
 
 #[async_trait]
 impl Routes for Watched {
-    async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Option<Route>>, StateError> {
+    async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Vec<Route>>, StateError> {
         if let Some(before) = self.before_bind.lock().unwrap().take() {
             before();
         }

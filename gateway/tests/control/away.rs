@@ -125,7 +125,7 @@ impl Presence for Sick {
 
 #[async_trait]
 impl Routes for Sick {
-    async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Option<Route>>> {
+    async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Vec<Route>>> {
         self.check()?;
         self.inner.routes.bind(routes, now_ms, until_ms).await
     }

@@ -7,6 +7,8 @@
 //! ```
 //!
 //! - What was sent with an id is kept until the server accepted or refused it, and goes out again with the same id after a reconnect.
+//! - A message to a room that is wanted waits until the room has let the user in on this connection. A JOIN may be refused for a while, and
+//!   is then undone: what was sent behind it would be a stranger's.
 //! - Rooms wanted are entered again by themselves; a room shows each `seq` and each id once and in order, across connections.
 //! - QoS-1 messages are acknowledged when they are handed to the app, and again when they come again.
 //! - [`ClientEvent::Closed`] is told once per connection, as the last thing. Back-off, addresses and tokens are the shell's.
@@ -274,7 +276,7 @@ impl ClientSession {
         }
         self.rooms.want(room_id);
         if self.is_live() {
-            if self.rooms.is_waiting(Some(room_id)) {
+            if self.rooms.is_waiting(room_id) {
                 self.send_joins();
             } else {
                 self.send_join(room_id);
@@ -292,12 +294,8 @@ impl ClientSession {
         if let Some(from_seq) = self.histories.get_mut(&room_id) {
             *from_seq = None;
         }
-        let was_waiting = self.rooms.is_waiting(Some(room_id));
-        let was_wanted = self.rooms.remove(room_id);
-        if was_waiting && self.is_live() {
-            // Nobody is going to ask for the room any more: its messages wait for nothing.
-            self.send_waiting();
-        }
+        let was_waiting = self.rooms.is_waiting(room_id);
+        let was_wanted = self.forget_room(room_id);
         if was_wanted && !was_waiting && self.is_live() && self.rooms.begin_leave(room_id, true) {
             self.send_leave(room_id);
         } else {
@@ -309,7 +307,8 @@ impl ClientSession {
         Ok(())
     }
 
-    /// Sends a message, now or at the next login, and never ahead of its room's JOIN: a room knows its member before the member speaks. [`ClientEvent::Accepted`] or [`ClientEvent::Refused`] follows.
+    /// Sends a message, now or at the next login, and to a room that is wanted once it has let the user in: a room knows its member before
+    /// the member speaks. One without an id waits for nothing. [`ClientEvent::Accepted`] or [`ClientEvent::Refused`] follows.
     ///
     /// # Errors
     /// [`CallError::TooManyCalls`] or [`CallError::IdInUse`]; [`CallError::NotLive`] for a message without an id;
@@ -503,6 +502,7 @@ impl ClientSession {
                 self.tell(ClientEvent::Push(Box::new(message)));
             }
         }
+        self.send_waiting();
         self.send_joins();
     }
 
@@ -512,7 +512,7 @@ impl ClientSession {
         let told = match self.rooms.end_leave(room_id) {
             Some(told) => told,
             // Not an echo: the room has closed, or the user was banned from it.
-            None => self.rooms.get(room_id).is_some_and(|room| room.standing == Standing::In) && self.rooms.remove(room_id),
+            None => self.rooms.get(room_id).is_some_and(|room| room.standing == Standing::In) && self.forget_room(room_id),
         };
         if told {
             self.tell(ClientEvent::Left { room_id });
@@ -603,12 +603,21 @@ impl ClientSession {
             self.send_joins();
             return true;
         }
-        self.rooms.remove(room_id);
+        self.forget_room(room_id);
         self.send_joins();
         if was_in {
             self.tell(ClientEvent::Left { room_id });
         }
         false
+    }
+
+    /// A room is not wanted any more: its messages wait for nothing. `false`: it was not wanted.
+    fn forget_room(&mut self, room_id: i64) -> bool {
+        let was_wanted = self.rooms.remove(room_id);
+        if was_wanted && self.is_live() {
+            self.send_waiting();
+        }
+        was_wanted
     }
 
     fn take_in_flight(&mut self, msg_id: Option<&str>) -> Option<Message> {
@@ -638,11 +647,10 @@ impl ClientSession {
         self.send(Code::Sync, Body { from_id, ..Body::default() });
     }
 
-    /// Asks for the rooms whose turn it is, each with the messages that waited for it.
+    /// Asks for the rooms whose turn it is.
     fn send_joins(&mut self) {
         while let Some(room_id) = self.rooms.next_wanted() {
             self.send_join(room_id);
-            self.send_waiting();
         }
     }
 
@@ -650,7 +658,7 @@ impl ClientSession {
     fn send_waiting(&mut self) {
         let mut in_flight = std::mem::take(&mut self.in_flight);
         for waiting in &mut in_flight {
-            if !waiting.sent && !self.rooms.is_waiting(waiting.message.room_id) {
+            if !waiting.sent && !self.rooms.holds(waiting.message.room_id) {
                 waiting.sent = true;
                 self.send_biz(&waiting.message);
             }

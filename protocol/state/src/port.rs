@@ -41,6 +41,12 @@ pub const ROOM_LOG_KEPT_MS: u64 = 12 * 3600 * 1000;
 /// A member list that nobody joins or leaves for so long is of a room that was never closed properly.
 pub const MEMBERS_KEPT_MS: u64 = 12 * 3600 * 1000;
 
+/// How long a bind tells whom earlier ones displaced: whoever was let in with an answer that got lost, or was turned away for it and comes
+/// again, is back by then.
+pub const DISPLACED_KEPT_MS: u64 = 5 * 60 * 1000;
+/// Sessions that one bind tells of, the newest: as many as a device has one after the other while answers are lost.
+pub const DISPLACED_MAX: usize = 4;
+
 /// Result of every call.
 pub type Result<T> = std::result::Result<T, StateError>;
 
@@ -79,9 +85,11 @@ pub trait Presence: Send + Sync {
 /// Where to push: `bindIp:{appId}:{userId}`.
 #[async_trait]
 pub trait Routes: Send + Sync {
-    /// Binds each device to its session until `until_ms` and gives what was bound before (on a repeat, the route
-    /// itself). One that has run out may be given or already be forgotten. A device given twice in one call is bound in the order given.
-    async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Option<Route>>>;
+    /// Binds each device to its session until `until_ms` and gives whom it displaced, the newest first: what stood before, and whom the
+    /// binds of this device in the last [`DISPLACED_KEPT_MS`] displaced, at most [`DISPLACED_MAX`], never the route itself. So a repeat
+    /// gives the same again, and who comes after a bind whose answer was lost is told of those that its caller was to end. What had run
+    /// out when it was replaced is not told of. A device given twice in one call is bound in the order given.
+    async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Vec<Route>>>;
     /// Renews the routes that still stand as given; the others are left alone and told by `false`.
     async fn renew(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<bool>>;
     /// Deletes each route if it still stands as given (compare and delete): a session never removes its successor's. Says of each

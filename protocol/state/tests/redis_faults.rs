@@ -50,7 +50,8 @@ async fn scripts_that_the_server_has_lost_are_loaded_again_also_in_the_middle_of
     for _ in 0..2 {
         server.command(&["SCRIPT", "FLUSH"]).unwrap();
         let before = node.state.routes.bind(&routes, node.now(), node.now() + 60_000).await.unwrap();
-        assert_eq!(before[600..], routes[..600].iter().cloned().map(Some).collect::<Vec<_>>(), "carried out once, and in order");
+        let newest: Vec<_> = before[600..].iter().map(|displaced| displaced.first().cloned()).collect();
+        assert_eq!(newest, routes[..600].iter().cloned().map(Some).collect::<Vec<_>>(), "carried out once, and in order");
     }
 }
 
@@ -263,7 +264,7 @@ async fn a_slot_that_moves_is_followed_at_every_step() {
     let (from_id, to_id) = (id(from), id(to));
     let bind = async |session| {
         let before = node.state.routes.bind(&[route(1, session), route(2, session)], node.now(), node.now() + 60_000).await.unwrap();
-        before[0].as_ref().map(|route| route.session)
+        before[0].first().map(|route| route.session)
     };
     assert_eq!(bind(1).await, None);
     cluster.node(to).command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).unwrap();

@@ -401,7 +401,7 @@ impl Room {
             }
             if !gateway.send(message.clone(), class).await {
                 if !class.may_drop() {
-                    self.membership.mark_hole(gateway);
+                    self.membership.mark_hole(gateway, self.outbox.sent_seq);
                 }
             } else if matches!(message, Kind::RoomPush(_)) {
                 self.core.metrics.pushed(Audience::Room, class);

@@ -5,8 +5,8 @@
 //! - A gateway that listens on this link already has missed nothing: all that was said since stands on the link, though what it has said it
 //!   has seen may be older.
 //! - Interest has no answer, so a gateway with viewers is told the audience: it need not say it again.
-//! - Where the log is away, it hears nothing of the room until it can be told: what is newer would let it pass what it missed, and no later
-//!   owner would tell it either. What is said meanwhile comes with the rest.
+//! - Where the log is away, or the gateway takes nothing from its link, it hears nothing of the room until it can be told: what is newer
+//!   would let it pass what it missed, and no later owner would tell it either. What is said meanwhile comes with the rest.
 //! - Where something between has been trimmed away, the gateway's sessions are sent to resume (4012) before they see anything newer: they
 //!   are told what is lost, a viewer who only listens would never know.
 
@@ -22,29 +22,46 @@ const RESUME_USERS: usize = 500;
 /// Steps of one search: a room of 20,000 that another router owned when they joined. Who is beyond finds the gap at his next resume.
 const RESUME_STEPS: usize = 40;
 
+/// What became of a replay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    All,
+    /// The gateway takes nothing more from its link, and has been told up to this `seq`.
+    UpTo(i64),
+    /// The store did not answer, and the gateway knows what it knew.
+    Nothing(i64),
+}
+
 /// After a replay whose store did not answer, which costs the room a time-out.
 const REPLAY_AGAIN_MS: u64 = 1_000;
 
 impl Room {
     /// A gateway wants the room's pushes from after this `seq` on; 0: from now on.
-    pub(super) async fn on_interest(&mut self, gateway: &Arc<Gateway>, after_seq: i64) {
+    pub(super) async fn on_interest(&mut self, gateway: &Arc<Gateway>, after_seq: i64) -> Told {
         // What was decided before goes to those who were interested before.
         self.flush().await;
-        let is_told = after_seq == 0 || self.membership.is_interested(gateway) || self.replay(gateway, after_seq).await;
+        let told = match self.told_before(gateway, after_seq) {
+            Some(after_seq) => self.replay(gateway, after_seq).await,
+            None => Told::All,
+        };
         self.unreplayed.retain(|(other, _)| other.node != gateway.node);
-        let gone = self.membership.interest(gateway, is_told);
+        let gone = self.membership.interest(gateway, told == Told::All);
         self.part(&gone, Fate::Over).await;
-        if !is_told {
-            self.unreplayed.push((Arc::clone(gateway), after_seq));
-            let again_ms = self.core.state.clock.now_ms() + REPLAY_AGAIN_MS;
-            self.timers.renew_ms = self.timers.renew_ms.min(again_ms);
-            return;
+        match told {
+            Told::All => {}
+            Told::UpTo(after_seq) => self.unreplayed.push((Arc::clone(gateway), after_seq)),
+            Told::Nothing(after_seq) => {
+                self.unreplayed.push((Arc::clone(gateway), after_seq));
+                let again_ms = self.core.state.clock.now_ms() + REPLAY_AGAIN_MS;
+                self.timers.renew_ms = self.timers.renew_ms.min(again_ms);
+            }
         }
-        if after_seq > 0 {
+        if told == Told::All && after_seq > 0 {
             // It has viewers, and says so until it hears of the room: interest has no answer.
             let members = self.audience.cast_signed();
             gateway.send(Kind::Audience(message::Audience { room_id: self.record.room.0, members }), Class::Ambient).await;
         }
+        told
     }
 
     /// The store answers: it has this life's fence, and gateways that could not be told what they missed are told now.
@@ -54,10 +71,14 @@ impl Room {
         while self.end.is_none()
             && let Some((gateway, after_seq)) = waiting.next()
         {
-            if !gateway.is_down() {
-                self.on_interest(&gateway, after_seq).await;
+            if gateway.is_down() {
+                continue;
             }
-            if !self.unreplayed.is_empty() {
+            if !gateway.takes_again() {
+                self.unreplayed.push((gateway, after_seq));
+                continue;
+            }
+            if let Told::Nothing(_) = self.on_interest(&gateway, after_seq).await {
                 // The others would wait for the same time-out.
                 self.unreplayed.extend(waiting);
                 return;
@@ -65,23 +86,33 @@ impl Room {
         }
     }
 
-    /// `false`: the gateway has not been told, or not all.
-    async fn replay(&mut self, gateway: &Arc<Gateway>, after_seq: i64) -> bool {
-        let told = self.try_replay(gateway, after_seq).await;
-        if let Err(error) = &told {
-            self.core.metrics.store_failed("replay", error);
+    /// From where on a gateway is to be told what it missed; `None`: it has missed nothing.
+    fn told_before(&self, gateway: &Arc<Gateway>, after_seq: i64) -> Option<i64> {
+        if after_seq == 0 || self.membership.is_interested(gateway) {
+            return None;
         }
-        told.is_ok()
+        // What stands on this link already it need not have seen yet.
+        let part = self.unreplayed.iter().find(|(other, _)| Arc::ptr_eq(other, gateway));
+        Some(part.map_or(after_seq, |(_, told_seq)| after_seq.max(*told_seq)))
     }
 
-    async fn try_replay(&mut self, gateway: &Arc<Gateway>, after_seq: i64) -> Result<(), StateError> {
+    async fn replay(&mut self, gateway: &Arc<Gateway>, after_seq: i64) -> Told {
+        match self.try_replay(gateway, after_seq).await {
+            Ok(told) => told,
+            Err(error) => {
+                self.core.metrics.store_failed("replay", &error);
+                Told::Nothing(after_seq)
+            }
+        }
+    }
+
+    async fn try_replay(&mut self, gateway: &Arc<Gateway>, after_seq: i64) -> Result<Told, StateError> {
         let now_ms = self.core.state.clock.now_ms();
         let page = self.core.state.room_log.read(self.record.room, after_seq, billfish_state::port::ROOM_LOG_ENTRIES_MAX, now_ms).await?;
         if page.gap || page.more {
-            self.send_to_resume(gateway).await?;
-            if self.membership.has_hole(gateway) {
-                // It takes nothing now. Its sessions are sent away before they see anything newer.
-                return Ok(());
+            // Its sessions are sent away before they see anything newer.
+            if !gateway.takes_again() || !self.send_to_resume(gateway, after_seq).await? {
+                return Ok(Told::UpTo(after_seq));
             }
         } else {
             // All that an earlier link of it did not take is in here.
@@ -99,15 +130,17 @@ impl Room {
         let seq_of = |push: &mut RoomPush| push.push.as_ref().map(|push| push.seq);
         pushes.sort_by_key(|push| push.push.as_ref().map(|push| push.seq));
         pushes.dedup_by_key(seq_of);
+        let mut sent_seq = after_seq;
         for push in pushes {
-            let class = Class::from_number(push.push.as_ref().map_or(0, |push| push.class));
+            let (class, seq) = push.push.as_ref().map_or((Class::Control, 0), |push| (Class::from_number(push.class), push.seq));
             if gateway.send(Kind::RoomPush(push), class).await {
                 self.core.metrics.pushed(Audience::Room, class);
             } else if !class.may_drop() {
-                return self.send_to_resume(gateway).await;
+                return Ok(Told::UpTo(sent_seq));
             }
+            sent_seq = seq;
         }
-        Ok(())
+        Ok(Told::All)
     }
 
     /// An entry of the log as it is pushed.
@@ -119,9 +152,13 @@ impl Room {
 
     /// The members behind a gateway have a hole in what they saw. Those who joined here are known; those who joined an earlier owner are
     /// looked up.
-    async fn send_to_resume(&mut self, gateway: &Arc<Gateway>) -> Result<(), StateError> {
-        self.membership.mark_hole(gateway);
+    /// `false`: the gateway has not taken all of it.
+    async fn send_to_resume(&mut self, gateway: &Arc<Gateway>, after_seq: i64) -> Result<bool, StateError> {
+        self.membership.mark_hole(gateway, after_seq);
         self.heal().await;
+        if self.membership.has_hole(gateway) {
+            return Ok(false);
+        }
         let (app, state) = (self.record.app, &self.core.state);
         let mut cursor = 0;
         for _ in 0..RESUME_STEPS {
@@ -141,14 +178,16 @@ impl Room {
                     msg: Reason::TooSlow.message().to_owned(),
                     session: route.session,
                 };
+                if !gateway.send(Kind::Kick(kick), Class::Control).await {
+                    return Ok(false);
+                }
                 self.core.metrics.holed_sessions.inc();
-                gateway.send(Kind::Kick(kick), Class::Control).await;
             }
             cursor = page.cursor;
             if cursor == 0 {
                 break;
             }
         }
-        Ok(())
+        Ok(true)
     }
 }

@@ -71,7 +71,7 @@ impl Room {
     /// A gateway that had stalled takes messages again: whoever missed what may not be dropped is sent away with 4012, comes back and
     /// resumes from the room's log. A hole is never left for the viewer to guess: `seq` is not dense.
     pub(super) async fn heal(&mut self) {
-        for Hole { gateway, sessions } in self.membership.take_holes() {
+        for Hole { gateway, after_seq, sessions } in self.membership.take_holes() {
             self.core.metrics.holed_sessions.inc_by(sessions.len() as u64);
             for (user, device, session) in sessions {
                 let kick = Kick {
@@ -83,7 +83,7 @@ impl Room {
                     session,
                 };
                 if !gateway.send(Kind::Kick(kick), Class::Control).await {
-                    self.membership.mark_hole(&gateway);
+                    self.membership.mark_hole(&gateway, after_seq);
                     break;
                 }
             }

@@ -143,9 +143,14 @@ impl Rooms {
         self.wanted.iter().find(|(_, room)| room.standing == Standing::Wanted).map(|(room_id, _)| *room_id)
     }
 
+    /// Whether a message to the room is kept back: the room is wanted, and on this connection the user is not known to be in it.
+    pub(super) fn holds(&self, room_id: Option<i64>) -> bool {
+        room_id.and_then(|room_id| self.wanted.get(&room_id)).is_some_and(|room| room.standing != Standing::In)
+    }
+
     /// The room waits for its turn to be asked for.
-    pub(super) fn is_waiting(&self, room_id: Option<i64>) -> bool {
-        room_id.and_then(|room_id| self.wanted.get(&room_id)).is_some_and(|room| room.standing == Standing::Wanted)
+    pub(super) fn is_waiting(&self, room_id: i64) -> bool {
+        self.wanted.get(&room_id).is_some_and(|room| room.standing == Standing::Wanted)
     }
 
     /// The connection is over: the rooms whose LEAVE got no echo are left all the same.

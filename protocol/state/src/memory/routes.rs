@@ -2,7 +2,7 @@
 
 use super::Sharded;
 use super::expiring::Expiring;
-use crate::port::{Result, Routes};
+use crate::port::{DISPLACED_KEPT_MS, DISPLACED_MAX, Result, Routes};
 use crate::types::{AppId, DeviceKind, Route, StateError, UserId};
 use async_trait::async_trait;
 use std::sync::Arc;
@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Devices bound: ten gateways' worth of connections. 75 bytes each (measured): 75 MB.
 const ROUTES_MAX: usize = 1_000_000;
+/// Devices of a shard of which is remembered whom they displaced: 500 a second that log in anew. Beyond it a bind tells of what stood alone;
+/// in one process no answer is lost.
+const DISPLACED_DEVICES_MAX: usize = 10_000;
 /// Gateway lives a shard remembers the name of before it forgets those that no route mentions any more.
 const HOMES_KEPT: usize = 64;
 
@@ -61,10 +64,38 @@ impl Key {
 #[derive(Debug)]
 struct Shard {
     bound: Expiring<Key, Bound>,
+    /// Whom the last binds of a device displaced, the oldest first, and until when they are told of.
+    displaced: Expiring<Key, Vec<(Bound, u64)>>,
     homes: Vec<Arc<Home>>,
 }
 
 impl Shard {
+    fn new() -> Self {
+        Self { bound: Expiring::new(), displaced: Expiring::new(), homes: Vec::new() }
+    }
+
+    /// Whom a bind displaces that is about to be done, and those before it, the newest first.
+    fn displace(&mut self, key: Key, route: &Route, now_ms: u64) -> Vec<Route> {
+        let before = self.bound.live(&key, now_ms).filter(|bound| !bound.is(route)).cloned();
+        let is_told = |(bound, until_ms): &(Bound, u64)| {
+            now_ms < *until_ms && !bound.is(route) && before.as_ref().is_none_or(|before| !bound.is(&before.route(key)))
+        };
+        let known = self.displaced.stored(&key).map(|(displaced, _)| displaced.iter()).into_iter().flatten();
+        let mut told: Vec<(Bound, u64)> = known.filter(|known| is_told(known)).cloned().collect();
+        if let Some(before) = before {
+            let until_ms = now_ms + DISPLACED_KEPT_MS;
+            told.push((before, until_ms));
+            if told.len() > DISPLACED_MAX {
+                told.remove(0);
+            }
+            self.displaced.sweep_for(now_ms, 1);
+            if self.displaced.len() < DISPLACED_DEVICES_MAX || self.displaced.stored(&key).is_some() {
+                self.displaced.insert(key, told.clone(), until_ms);
+            }
+        }
+        told.iter().rev().map(|(bound, _)| bound.route(key)).collect()
+    }
+
     fn home(&mut self, route: &Route) -> Arc<Home> {
         if let Some(home) = self.homes.iter().find(|home| home.epoch == route.epoch && home.node == route.node) {
             return Arc::clone(home);
@@ -93,25 +124,25 @@ impl RouteTable {
     }
 
     pub(super) fn with_max(max: usize) -> Self {
-        Self { shards: Sharded::new(|| Shard { bound: Expiring::new(), homes: Vec::new() }), bound: AtomicUsize::new(0), max }
+        Self { shards: Sharded::new(Shard::new), bound: AtomicUsize::new(0), max }
     }
 }
 
 #[async_trait]
 impl Routes for RouteTable {
-    async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Option<Route>>> {
+    async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Vec<Route>>> {
         if self.bound.load(Ordering::Relaxed) + routes.len() > self.max {
             let known = routes.iter().filter(|route| self.shards.of(route.app, route.user).bound.stored(&Key::of(route)).is_some()).count();
             if self.bound.load(Ordering::Relaxed) + routes.len() - known > self.max {
                 return Err(StateError::Full { what: "routes", limit: self.max });
             }
         }
-        let mut before = Vec::with_capacity(routes.len());
+        let mut displaced = Vec::with_capacity(routes.len());
         for route in routes {
             let key = Key::of(route);
             let mut shard = self.shards.of(route.app, route.user);
             let len = shard.bound.len();
-            before.push(shard.bound.stored(&key).map(|(bound, _)| bound.route(key)));
+            displaced.push(shard.displace(key, route, now_ms));
             let home = shard.home(route);
             shard.bound.insert(key, Bound { home, session: route.session }, until_ms);
             self.bound.fetch_add(shard.bound.len() - len, Ordering::Relaxed);
@@ -119,7 +150,7 @@ impl Routes for RouteTable {
             shard.bound.sweep_for(now_ms, 1);
             self.bound.fetch_sub(len - shard.bound.len(), Ordering::Relaxed);
         }
-        Ok(before)
+        Ok(displaced)
     }
 
     async fn renew(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<bool>> {

@@ -1,14 +1,18 @@
-//! [`Routes`]: a hash for each user, device → `node%session%epoch%until`.
+//! [`Routes`]: a hash for each user, device → `node%session%epoch%until`; and beside it, under a number of its own, whom the last binds of
+//! the device displaced: such values, each with the time until which it is told of, the oldest first, in lines.
 //!
 //! The end stands in the value, for Redis 7.0 knows no life of a field; the key lives as long as the longest of them.
 
 use super::command::{Command, Script};
 use super::connection::Connection;
 use super::life;
-use crate::port::{Result, Routes};
+use crate::port::{DISPLACED_KEPT_MS, DISPLACED_MAX, Result, Routes};
 use crate::types::{AppId, DeviceKind, Route, UserId};
 use async_trait::async_trait;
 use redis::FromRedisValue;
+
+/// The field of whom a device displaced is the device's and this: no device, for a node that does not know of it either.
+const DISPLACED_FIELDS: u8 = 100;
 
 static BIND: Script = Script::new(include_str!("lua/route_bind.lua"));
 static RENEW: Script = Script::new(include_str!("lua/route_renew.lua"));
@@ -39,12 +43,19 @@ impl RedisRoutes {
 
 #[async_trait]
 impl Routes for RedisRoutes {
-    async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Option<Route>>> {
+    async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Vec<Route>>> {
         let life = life(now_ms, until_ms);
-        let before: Vec<Option<String>> =
-            self.each("binding routes", &BIND, routes, |command| command.arg(now_ms).arg(until_ms).arg(life)).await?;
-        let read = |(value, route): (Option<String>, &Route)| Some(read(route.app, route.user, route.device, &value?)?.0);
-        Ok(before.into_iter().zip(routes).map(read).collect())
+        let told_until_ms = now_ms + DISPLACED_KEPT_MS;
+        let command = |route: &Route| {
+            let key = self.0.keys().route(route.app, route.user);
+            let bind = Command::script(&BIND, &[&key]).arg(route.device as u8).arg(standing(route)).arg(now_ms).arg(until_ms).arg(life);
+            bind.arg(route.device as u8 + DISPLACED_FIELDS).arg(told_until_ms).arg(DISPLACED_MAX)
+        };
+        let displaced: Vec<Vec<String>> = self.0.run_many("binding routes", routes.iter().map(command).collect()).await?;
+        let read = |(values, route): (Vec<String>, &Route)| {
+            values.iter().rev().filter_map(|value| Some(read(route.app, route.user, route.device, value)?.0)).collect()
+        };
+        Ok(displaced.into_iter().zip(routes).map(read).collect())
     }
 
     async fn renew(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<bool>> {
@@ -53,7 +64,7 @@ impl Routes for RedisRoutes {
     }
 
     async fn unbind(&self, routes: &[Route]) -> Result<Vec<bool>> {
-        self.each("removing routes", &UNBIND, routes, |command| command).await
+        self.each("removing routes", &UNBIND, routes, |command| command.arg(DISPLACED_FIELDS)).await
     }
 
     async fn lookup(&self, app: AppId, users: &[UserId], now_ms: u64) -> Result<Vec<Vec<Route>>> {

@@ -93,3 +93,49 @@ async fn members_that_nobody_vouches_for_are_found_by_their_silence() {
     }
     assert_eq!(house.audience(room).await, 2, "Alice is out, Bob and Carol are in");
 }
+
+/// A gateway that stood still has not been sent the end of a life, and the next begins: before it is sent to resume, or while it stands
+/// still yet.
+#[tokio::test(start_paused = true)]
+async fn a_life_that_ends_with_a_hole_is_made_good_by_the_next() {
+    for stands_still in [false, true] {
+        let house = House::start().await;
+        let room = house.open(ANCHOR).await;
+        let mut gateway = house.gateway("g1");
+        gateway.join(room, ALICE).await;
+        let dropped = r#"router_link_dropped_total{class="event",reason="link_stalled"} "#;
+        let mut said = Vec::new();
+        while house.metric(dropped) == 0.0 {
+            said.push(house.say(room, &said.len().to_string()).await);
+        }
+        said.push(house.say(room, &said.len().to_string()).await);
+        let stolen = steal_lease(&house.state, room).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(house.metric("router_rooms_lost_total "), 1.0);
+        let mut heard = std::mem::take(&mut gateway.heard);
+        let mut read = |gateway: &mut Gateway| {
+            while let Ok(kind) = gateway.link.receiver.try_recv() {
+                heard.push(kind);
+            }
+        };
+        if !stands_still {
+            read(&mut gateway);
+        }
+        house.state.leases.release(&owner_of(room), &stolen.holder, stolen.epoch).await.unwrap();
+        while house.metric("router_rooms ") == 0.0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        said.push(house.say(room, &said.len().to_string()).await);
+        // One at a time, and time for what the room does by its timers.
+        for _ in 0..100 {
+            read(&mut gateway);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let is_event = |kind: &&Kind| matches!(kind, Kind::RoomPush(push) if body(push).key.is_empty());
+        let shown: Vec<i64> =
+            heard.iter().filter(is_event).map(|kind| if let Kind::RoomPush(push) = kind { body(push).seq } else { 0 }).collect();
+        assert_eq!(shown, said, "stands still: {stands_still}");
+        assert!(!heard.iter().any(|kind| matches!(kind, Kind::Kick(_))), "nobody has to resume");
+    }
+}

@@ -1,7 +1,10 @@
 //! [`billfish_state::Routes`].
 
 use super::*;
-use billfish_state::{DeviceKind, Route};
+use billfish_state::{
+    DeviceKind, Route,
+    port::{DISPLACED_KEPT_MS, DISPLACED_MAX},
+};
 use std::collections::BTreeMap;
 
 fn route(user: i64, device: DeviceKind, session: u64) -> Route {
@@ -13,15 +16,40 @@ fn sorted(mut routes: Vec<Route>) -> Vec<Route> {
     routes
 }
 
-pub(crate) async fn binding_gives_what_was_bound_before<S: Store>() {
+pub(crate) async fn binding_gives_whom_it_displaces_and_a_repeat_gives_the_same<S: Store>() {
     let routes = S::fresh().await.routes;
-    let (first, second) = (route(1, DeviceKind::Ios, 1), route(1, DeviceKind::Ios, 2));
-    assert_eq!(routes.bind(&[first.clone()], at(0), at(MINUTE)).await.unwrap(), [None]);
-    assert_eq!(routes.bind(&[first.clone()], at(0), at(MINUTE)).await.unwrap(), [Some(first.clone())], "a repeat");
-    assert_eq!(routes.bind(&[second.clone()], at(0), at(MINUTE)).await.unwrap(), [Some(first.clone())]);
+    let bind = async |route: &Route| routes.bind(std::slice::from_ref(route), at(0), at(MINUTE)).await.unwrap().remove(0);
+    let [first, second, third] = [1, 2, 3].map(|session| route(1, DeviceKind::Ios, session));
+    for _ in 0..2 {
+        assert_eq!(bind(&first).await, []);
+    }
+    for _ in 0..2 {
+        assert_eq!(bind(&second).await, [first.clone()]);
+    }
     let twice = routes.bind(&[first.clone(), second.clone()], at(0), at(MINUTE)).await.unwrap();
-    assert_eq!(twice, [Some(second.clone()), Some(first)]);
-    assert_eq!(routes.lookup(APP, &users([1]), at(1)).await.unwrap(), [vec![second]]);
+    assert_eq!(twice, [vec![second.clone()], vec![first.clone()]], "never itself");
+    assert_eq!(bind(&third).await, [second, first], "also whom the one before displaced: its answer may have been lost");
+    assert_eq!(routes.lookup(APP, &users([1]), at(1)).await.unwrap(), [vec![third]]);
+    assert_eq!(routes.bind(&[route(1, DeviceKind::Web, 9)], at(0), at(MINUTE)).await.unwrap(), [vec![]], "of another device");
+}
+
+pub(crate) async fn whom_a_route_displaced_is_told_for_a_while_also_when_it_was_given_back<S: Store>() {
+    let routes = S::fresh().await.routes;
+    let bind =
+        async |session, now: u64| routes.bind(&[route(1, DeviceKind::Ios, session)], at(now), at(now + HOUR)).await.unwrap().remove(0);
+    let sessions = |routes: Vec<Route>| routes.into_iter().map(|route| route.session).collect::<Vec<_>>();
+    bind(1, 0).await;
+    bind(2, SECOND).await;
+    assert_eq!(routes.unbind(&[route(1, DeviceKind::Ios, 2)]).await.unwrap(), [false], "what is only told of is no route");
+    assert_eq!(routes.lookup(APP, &users([1]), at(SECOND)).await.unwrap(), [vec![]]);
+    let over = SECOND + DISPLACED_KEPT_MS;
+    assert_eq!(sessions(bind(3, over - 1).await), [1]);
+    assert_eq!(sessions(bind(3, over).await), [0_u64; 0]);
+    for session in 4..9 {
+        bind(session, over).await;
+    }
+    assert_eq!(sessions(bind(9, over).await), [8, 7, 6, 5], "the newest");
+    assert_eq!(sessions(bind(10, over + HOUR).await), [0_u64; 0], "what has run out is over");
 }
 
 pub(crate) async fn a_device_has_one_route_and_a_user_one_per_device<S: Store>() {
@@ -90,7 +118,7 @@ pub(crate) async fn unbinding_tells_whether_the_user_has_another_route<S: Store>
 pub(crate) async fn answers_come_in_the_order_asked<S: Store>() {
     let routes = S::fresh().await.routes;
     let all: Vec<Route> = (0..50).map(|user| route(user, DeviceKind::Other, user.unsigned_abs() + 1)).collect();
-    assert_eq!(routes.bind(&all, at(0), at(MINUTE)).await.unwrap(), vec![None; 50]);
+    assert_eq!(routes.bind(&all, at(0), at(MINUTE)).await.unwrap(), vec![vec![]; 50]);
     let expected: Vec<Vec<Route>> = (0..60).rev().map(|user| all.get(user).cloned().into_iter().collect()).collect();
     assert_eq!(routes.lookup(APP, &users((0..60).rev()), at(1)).await.unwrap(), expected);
 }
@@ -105,7 +133,7 @@ pub(crate) async fn of_many_binding_at_once_each_sees_the_one_before<S: Store>()
         })
         .collect();
     for task in tasks {
-        before.push(task.await.unwrap().map_or(0, |route| route.session));
+        before.push(task.await.unwrap().first().map_or(0, |route| route.session));
     }
     before.push(routes.lookup(APP, &users([1]), at(1)).await.unwrap()[0][0].session);
     before.sort_unstable();
@@ -131,15 +159,22 @@ pub(crate) fn histories_end_as_in_the_model<S: Store>() {
     histories::<S, _>(step, async |state, steps| {
         let mut now = at(0);
         let mut model: BTreeMap<(UserId, DeviceKind), (Route, u64)> = BTreeMap::new();
+        // Whom each device's binds displaced, and until when that is told.
+        let mut displaced: BTreeMap<(UserId, DeviceKind), Vec<(Route, u64)>> = BTreeMap::new();
         for step in steps {
             match step {
                 Step::Bind(route, life) => {
-                    let before = state.routes.bind(std::slice::from_ref(&route), now, now + life).await.unwrap().remove(0);
-                    match model.insert((route.user, route.device), (route, now + life)) {
-                        Some((old, until)) if now < until => prop_assert_eq!(before, Some(old)),
-                        Some((old, _)) => prop_assert!(before.is_none_or(|before| before == old)),
-                        None => prop_assert_eq!(before, None),
+                    let told = state.routes.bind(std::slice::from_ref(&route), now, now + life).await.unwrap().remove(0);
+                    let key = (route.user, route.device);
+                    let before = model.insert(key, (route.clone(), now + life));
+                    let known = displaced.entry(key).or_default();
+                    if let Some((before, _)) = before.filter(|(before, until)| now < *until && *before != route) {
+                        known.retain(|(other, until)| now < *until && *other != before && *other != route);
+                        known.push((before, now + DISPLACED_KEPT_MS));
+                        known.drain(..known.len().saturating_sub(DISPLACED_MAX));
                     }
+                    let expected = known.iter().rev().filter(|(other, until)| now < *until && *other != route);
+                    prop_assert_eq!(told, expected.map(|(other, _)| other.clone()).collect::<Vec<_>>());
                 }
                 Step::Renew(route, life) => {
                     let renewed = state.routes.renew(std::slice::from_ref(&route), now, now + life).await.unwrap();
