@@ -191,6 +191,21 @@ pub trait Registry: Send + Sync {
     async fn nodes(&self, kind: NodeKind, now_ms: u64) -> Result<Vec<NodeInfo>>;
 }
 
+/// Parts that the leases of rooms are in. More than one, so that not all of them are on one server of a cluster, and not all are renewed in
+/// one moment; and as few as that, for the price of renewals is that of the parts.
+pub const LEASE_SHARDS: u64 = 2;
+
+/// The part that a lease is in, by its name: the same on every node. To renew many leases of one part at once may cost no more than to renew
+/// one.
+#[must_use]
+pub fn lease_shard(name: &str) -> u64 {
+    // FNV-1a; and by Fibonacci hashing the upper bits are those that spread.
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - LEASE_SHARDS.ilog2())
+}
+
+const _: () = assert!(LEASE_SHARDS.is_power_of_two() && LEASE_SHARDS > 1, "the upper bits of a hash");
+
 /// Claims with fencing: `room:{roomId}:owner` and others.
 #[async_trait]
 pub trait Leases: Send + Sync {

@@ -191,6 +191,7 @@ macro_rules! conformance {
                     a_free_lease_is_taken_and_a_held_one_is_not,
                     the_holder_renews_under_the_same_epoch,
                     many_are_asked_for_at_once_each_by_itself,
+                    of_two_who_ask_for_a_name_at_once_the_first_has_it,
                     the_epoch_rises_whenever_the_lease_is_taken_anew,
                     only_the_holder_with_its_epoch_releases,
                     of_many_at_once_one_holds,
