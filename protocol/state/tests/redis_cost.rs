@@ -131,7 +131,7 @@ async fn a_login_and_a_join_cost_fourteen_commands_and_a_look_at_a_route_one() {
     let later = now + 3_600_000;
     let (mut login, mut join) = (0, 0);
     // The first loads the scripts, and gives their buckets their life.
-    for user in [1, 1 + 32] {
+    for user in [1, 1 + 16] {
         let (token, id) = (format!("t{user}"), UserId(user));
         let owner = TokenOwner { app: APP, user: id, device: None };
         state.tokens.issue(&token, owner, now, later).await.unwrap();
