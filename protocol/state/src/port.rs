@@ -64,8 +64,13 @@ pub trait Tokens: Send + Sync {
 /// Signs of life: `imOnlineZset:{appId}:{userId % 10000}`.
 #[async_trait]
 pub trait Presence: Send + Sync {
-    /// The users were alive at `now_ms`. A later sign is never replaced by an earlier one. Kept for [`PRESENCE_KEPT_MS`].
-    async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()>;
+    /// Each user was alive at the moment given. A later sign is never replaced by an earlier one. Kept for [`PRESENCE_KEPT_MS`].
+    async fn touch_each(&self, signs: &[(AppId, UserId, u64)]) -> Result<()>;
+    /// As [`Self::touch_each`], all of them at `now_ms`.
+    async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()> {
+        let signs: Vec<_> = users.iter().map(|(app, user)| (*app, *user, now_ms)).collect();
+        self.touch_each(&signs).await
+    }
     /// Each user has gone who showed no sign of life after the given moment: it is the last sign that the caller knows of. One that
     /// came later is of a session elsewhere, and stands. Of a user given several times the latest moment counts.
     async fn remove(&self, users: &[(AppId, UserId, u64)]) -> Result<()>;

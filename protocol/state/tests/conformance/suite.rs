@@ -105,6 +105,7 @@ macro_rules! conformance {
                 presence {
                     a_user_is_online_from_the_last_sign_on,
                     an_earlier_sign_does_not_replace_a_later_one,
+                    of_signs_given_together_each_has_its_moment,
                     a_removed_user_is_gone,
                     who_was_seen_after_the_given_moment_is_not_removed,
                     a_sweep_names_those_it_forgets_and_no_other,
