@@ -97,7 +97,7 @@ pub trait Routes: Send + Sync {
     async fn lookup(&self, app: AppId, users: &[UserId], now_ms: u64) -> Result<Vec<Vec<Route>>>;
 }
 
-/// Deliveries that wait for an ACK: `imAckMap:{appId}:{userId % 100}`.
+/// Deliveries that wait for an ACK: `imAckMap:{appId}:{userId % 20}`.
 #[async_trait]
 pub trait Acks: Send + Sync {
     /// Stores or replaces, by user and message, in the order given. Beyond [`ACKS_PER_USER_MAX`], a user's entry due soonest gives way, of

@@ -10,7 +10,7 @@ use crate::types::{AppId, NodeKind, RoomId, UserId};
 use std::sync::Arc;
 
 /// Hash maps of pending ACKs in each app: as many as spread over a cluster, as few as one node visits in a round of clearing up.
-pub(super) const ACK_SHARDS: u64 = 100;
+pub(super) const ACK_SHARDS: u64 = 20;
 
 /// Keys that are tried for a slot that is wanted: for a single one of the 16,384 that is enough but once in ten million times.
 const PROBES_MAX: u32 = 1 << 18;
@@ -248,7 +248,7 @@ mod tests {
     fn a_bucket_is_that_of_the_remainder_also_below_zero() {
         let buckets = [0, 33, -1, i64::MIN, i64::MAX].map(|user| keys().presence_bucket(UserId(user)));
         assert_eq!(buckets, [0, 1, 31, 0, 31]);
-        assert_eq!(Keys::ack_shard(UserId(-1)), 99);
+        assert_eq!(Keys::ack_shard(UserId(-1)), 19);
     }
 
     #[test]
