@@ -1,6 +1,7 @@
 //! Who is here, as the shared state knows it: signs of life and routes, written in batches, never one per heartbeat.
 //!
-//! - Signs of life are gathered for seconds: one write then serves thousands. Who logs in is seen at once.
+//! - Signs of life are gathered for seconds: one write then serves thousands. Each carries its own time, so gathering makes nobody look younger. Who
+//!   logs in is seen at once.
 //! - A route stands for half a day and is not renewed by heartbeats. It is looked after when half its life is over, and, once for each
 //!   time that the store may have forgotten something or no router was linked, at the session's next sign of life; at a pace that leaves
 //!   the store alone. One that was lost is bound anew, and what its user was sent meanwhile is asked for.
@@ -64,9 +65,14 @@ pub(crate) struct PresenceParts {
     pub(crate) uptime: Uptime,
 }
 
-/// The user showed a sign of life.
+/// Whose sign of life it was, and when.
+type Sign = (AppId, UserId, u64);
+
+/// The user showed a sign of life, at a moment that the store's clock names.
 #[derive(Clone, Copy, Debug)]
-struct Alive;
+struct Alive {
+    at_ms: u64,
+}
 
 /// The session has ended, and its route is to go.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +110,7 @@ impl Presence {
     /// A user showed a sign of life.
     pub(crate) fn alive(&self, app_id: i32, user_id: i64) {
         let (app, user) = (AppId(app_id), UserId(user_id));
-        self.alive.put((app, user), Alive);
+        self.alive.put((app, user), Alive { at_ms: self.parts.store.now_ms() });
         for Seat { device, session, .. } in self.parts.directory.due(app_id, user_id, self.mark()) {
             self.checks.put(Claim { app, user, device, session }, Check);
         }
@@ -141,10 +147,11 @@ impl Presence {
             claims.iter().for_each(|claim| self.endings.put(*claim, Ended));
             return Err(Away);
         }
-        let users: Vec<(AppId, UserId)> = claims.iter().map(|claim| (claim.app, claim.user)).collect();
-        if self.touch(&users).await.is_err() {
+        let at_ms = self.parts.store.now_ms();
+        let signs: Vec<Sign> = claims.iter().map(|claim| (claim.app, claim.user, at_ms)).collect();
+        if self.touch(&signs).await.is_err() {
             // A route is enough to be let in; being seen follows with the next batch.
-            users.into_iter().for_each(|user| self.alive.put(user, Alive));
+            signs.into_iter().for_each(|(app, user, at_ms)| self.alive.put((app, user), Alive { at_ms }));
         }
         Ok(mark)
     }
@@ -290,20 +297,20 @@ impl Presence {
     async fn write_alive(&self, users: &[((AppId, UserId), Alive)]) -> Result<(), Away> {
         let _word = self.word.lock().await;
         // Who has gone meanwhile is not brought back.
-        let is_here = |(app, user): &(AppId, UserId)| !self.parts.directory.lookup(app.0, user.0).is_empty();
-        let users: Vec<(AppId, UserId)> = users.iter().map(|(user, Alive)| *user).filter(is_here).collect();
-        if users.is_empty() {
+        let is_here = |(app, user, _): &Sign| !self.parts.directory.lookup(app.0, user.0).is_empty();
+        let signs: Vec<Sign> = users.iter().map(|((app, user), Alive { at_ms })| (*app, *user, *at_ms)).filter(is_here).collect();
+        if signs.is_empty() {
             return Ok(());
         }
-        self.touch(&users).await
+        self.touch(&signs).await
     }
 
-    async fn touch(&self, users: &[(AppId, UserId)]) -> Result<(), Away> {
-        let (store, now_ms) = (&self.parts.store, self.parts.store.now_ms());
+    async fn touch(&self, signs: &[Sign]) -> Result<(), Away> {
+        let store = &self.parts.store;
         // First, for a call that fails may have been carried out.
-        let forgotten = self.told.note(users, now_ms);
+        let forgotten = self.told.note(signs);
         (0..forgotten).for_each(|_| self.parts.counters.forget(Forgotten::SignsOfLife));
-        store.call(Port::Presence, store.state.presence.touch(users, now_ms)).await
+        store.call(Port::Presence, store.state.presence.touch_each(signs)).await
     }
 
     /// Gives the routes back, and takes back what this gateway told of users who have no other.
@@ -335,13 +342,14 @@ impl Presence {
 struct Told(StdMutex<HashMap<(AppId, UserId), u64, foldhash::fast::RandomState>>);
 
 impl Told {
-    /// How many found no room.
-    fn note(&self, users: &[(AppId, UserId)], now_ms: u64) -> usize {
+    /// How many found no room. What was gathered for a while may be told after what came later: the store keeps the later one.
+    fn note(&self, signs: &[Sign]) -> usize {
         let mut told = self.told();
         let mut forgotten = 0;
-        for user in users {
-            if told.len() < WAITING_MAX || told.contains_key(user) {
-                told.insert(*user, now_ms);
+        for (app, user, at_ms) in signs {
+            if told.len() < WAITING_MAX || told.contains_key(&(*app, *user)) {
+                let last_ms = told.entry((*app, *user)).or_default();
+                *last_ms = (*last_ms).max(*at_ms);
             } else {
                 forgotten += 1;
             }
@@ -420,10 +428,10 @@ impl Write<Claim, Check> for Presence {
 const WAITING_MAX: usize = 131_072;
 /// What comes within this is one write.
 const GATHER: Duration = Duration::from_millis(100);
-/// Signs of life within a sixth of a heartbeat gap, and at most this, are one write: one command per bucket of users then serves all of them.
-/// Twelve such writes fit into the two gaps after which a user counts as offline.
-const ALIVE_GATHER_MAX: Duration = Duration::from_secs(5);
-const GATHERS_PER_GAP: u32 = 6;
+/// Signs of life within a third of a heartbeat gap, and at most this, are one write: one command per bucket of users then serves all of them.
+/// Who shows one each gap has it in the store before the two gaps are over after which a user counts as offline, with two thirds of a gap to spare.
+const ALIVE_GATHER_MAX: Duration = Duration::from_secs(10);
+const GATHERS_PER_GAP: u32 = 3;
 /// So many are not gathered any longer: about half a megabyte of commands.
 const ALIVE_WRITE_MAX: usize = 16_384;
 /// How long a route stands. It counts only while its gateway lives, so this only collects what was left behind.

@@ -24,6 +24,7 @@ mod ownership;
 mod peers;
 mod reach;
 mod resend;
+mod right;
 mod room;
 mod route;
 pub mod services;

@@ -138,8 +138,8 @@ pub(crate) enum Hold {
 /// Between two questions to a store that does not answer, once the lease has run out. Not before each batch: a store that hangs would
 /// cost every batch of chat its time-out.
 const ASK_AGAIN_MS: u64 = 500;
-/// Renewals of different routers are up to so far apart: the grid of each is a quarter of a second wide.
-const RENEW_APART_MS: u64 = 250;
+/// Renewals of different routers are up to so far apart: the grid of each is a second wide.
+const RENEW_APART_MS: u64 = 1_000;
 /// Least time between two attempts to claim a room that another has.
 const CLAIM_AGAIN_MS: u64 = 100;
 /// Lines about leases that cannot be renewed: all rooms say it at once.
@@ -189,7 +189,7 @@ impl Ownership {
         if !self.is_mine(room) {
             return Err(self.elsewhere(room).into());
         }
-        let name = format!("room:{room}:owner");
+        let name = lease_name(room);
         let life = self.next_life.fetch_add(1, Ordering::Relaxed);
         let holder = format!("{}%{}%{life}", self.node, self.incarnation);
         let until_ms = now_ms + self.lease_ms;
@@ -290,13 +290,17 @@ impl Ownership {
 
     /// When a room renews next.
     pub(crate) fn renew_next_ms(&self, room: RoomId, now_ms: u64) -> u64 {
-        renewals::next_ms(room, now_ms, self.renew_every_ms(), self.offset_ms)
+        renewals::next_ms(&lease_name(room), now_ms, self.renew_every_ms(), self.offset_ms)
     }
 
     /// Between two renewals.
     fn renew_every_ms(&self) -> u64 {
         self.lease_ms / 3
     }
+}
+
+fn lease_name(room: RoomId) -> String {
+    format!("room:{room}:owner")
 }
 
 #[cfg(test)]

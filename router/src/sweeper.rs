@@ -12,8 +12,8 @@ use crate::{
     delivery::record_late,
     housekeeping::{every, tick},
     resend::{OVERDUE_MS, resend},
+    right::Right,
 };
-use billfish_state::Lease;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 
@@ -23,6 +23,8 @@ const LEASE: &str = "sweeper";
 const TURN_EVERY: Duration = Duration::from_secs(2);
 /// How long the right to sweep lasts: three turns, so that one slow one does not move it.
 const LEASE_LIFE: Duration = Duration::from_secs(6);
+/// It is renewed at every turn, also at one that comes a little early.
+const RENEW_AFTER: Duration = Duration::from_secs(1);
 /// How long a turn may last; the rest of the lease is for its renewal.
 const TURN_MAX: Duration = Duration::from_secs(4);
 /// Calls of one turn, for each of the two tables, where the first finds as much as one may: at most 2,000 users a second, as many as a
@@ -30,44 +32,43 @@ const TURN_MAX: Duration = Duration::from_secs(4);
 const CALLS_PER_TURN: usize = 4;
 /// Entries one call may forget.
 const ENTRIES_PER_CALL: usize = 1_000;
-/// Calls of one turn where there is little to do. A store may look at a part of its buckets per call: of 8 a call, 32 of them are gone
-/// round in 8 s; of 10 a call, two of them, the 100 shards of ACKs of one app in 10 s. Faster would cost the store more commands than
-/// the heartbeats of 10,000 clients.
-const PRESENCE_CALLS: usize = 1;
-const ACK_CALLS: usize = 2;
-
+/// Turns between two at which users are swept who went silent: nothing but the size of the store depends on it. A store may look at a part of
+/// its buckets per call: of 8 a call, the 16 of an app are gone round in a minute. Faster would cost the store commands for nothing.
+const PRESENCE_EVERY_TURNS: u64 = 15;
 /// Sweeps whenever it is this router's turn, until the router drains.
 pub(crate) async fn keep_swept(core: Arc<Core>) {
     let holder = format!("{}%{}", core.config.node, core.incarnation);
     let mut ticks = every(TURN_EVERY);
-    let mut held = None;
+    let mut right = Right::new(LEASE, millis(LEASE_LIFE), millis(RENEW_AFTER));
+    let mut silent = Silent::default();
     while tick(&core, &mut ticks).await {
         record_late(&core).await;
         let (now_ms, until) = (core.state.clock.now_ms(), Instant::now() + TURN_MAX);
-        held = match core.state.leases.acquire(LEASE, &holder, now_ms, now_ms + millis(LEASE_LIFE)).await {
-            Ok(lease) => (lease.holder == holder).then_some(lease),
+        let turn = match right.ask(&core.state, &holder, now_ms).await {
+            Ok(lease) => lease.map(|lease| Turn { lease_until_ms: lease.until_ms }),
             Err(error) => {
                 core.metrics.store_failed("sweeper_lease", &error);
                 None
             }
         };
-        core.metrics.sweeper.set(i64::from(held.is_some()));
-        if let Some(lease) = &held {
+        core.metrics.sweeper.set(i64::from(turn.is_some()));
+        if let Some(turn) = turn {
             // What is left in the middle is found again: records are put off, not taken out. It waits for a full link at most so long.
-            let turn = Turn { lease_until_ms: lease.until_ms };
-            if timeout_at(until, sweep(&core, &turn, now_ms)).await.is_err() {
+            if timeout_at(until, sweep(&core, &turn, now_ms, &mut silent)).await.is_err() {
                 tracing::debug!(after = ?TURN_MAX, "a sweep was not done in its time; the next goes on");
             }
         }
     }
     record_late(&core).await;
     core.metrics.sweeper.set(0);
-    // Another router goes on at once.
-    if let Some(Lease { epoch, .. }) = held
-        && let Err(error) = core.state.leases.release(LEASE, &holder, epoch).await
-    {
-        tracing::debug!(error = &error as &dyn std::error::Error, "the right to sweep was not given back; it runs out");
-    }
+    right.give_back(&core.state, &holder).await;
+}
+
+/// Which turns sweep users who went silent.
+#[derive(Debug, Default)]
+struct Silent {
+    /// Turns until the next does.
+    rest: u64,
 }
 
 /// The right to sweep, as it was given at the beginning of a turn.
@@ -83,25 +84,40 @@ impl Turn {
     }
 }
 
-async fn sweep(core: &Core, turn: &Turn, now_ms: u64) {
+async fn sweep(core: &Core, turn: &Turn, now_ms: u64, silent: &mut Silent) {
+    if silent.rest > 0 {
+        silent.rest -= 1;
+    } else if !sweep_silent(core, turn, now_ms).await {
+        silent.rest = PRESENCE_EVERY_TURNS - 1;
+    }
+    sweep_acks(core, turn).await;
+}
+
+/// Whether there are more.
+async fn sweep_silent(core: &Core, turn: &Turn, now_ms: u64) -> bool {
     let silent_ms = now_ms.saturating_sub(core.silence_ms());
-    for call in 1..=CALLS_PER_TURN {
+    for _ in 0..CALLS_PER_TURN {
         if turn.is_over(core) {
-            return;
+            return true;
         }
         let found = match core.state.presence.sweep(silent_ms, ENTRIES_PER_CALL).await {
             Ok(gone) => gone.len(),
             Err(error) => {
                 core.metrics.store_failed("presence_sweep", &error);
-                return;
+                return false;
             }
         };
         core.metrics.presence_swept.inc_by(found as u64);
-        if call >= PRESENCE_CALLS && found < ENTRIES_PER_CALL {
-            break;
+        if found < ENTRIES_PER_CALL {
+            // Where some were found the gateway of others may have died with it.
+            return found > 0;
         }
     }
-    for call in 1..=CALLS_PER_TURN {
+    true
+}
+
+async fn sweep_acks(core: &Core, turn: &Turn) {
+    for _ in 0..CALLS_PER_TURN {
         if turn.is_over(core) {
             return;
         }
@@ -111,8 +127,8 @@ async fn sweep(core: &Core, turn: &Turn, now_ms: u64) {
                 let found = overdue.len();
                 core.metrics.acks_expired.inc_by(found as u64);
                 resend(core, turn, overdue).await;
-                if call >= ACK_CALLS && found < ENTRIES_PER_CALL {
-                    break;
+                if found < ENTRIES_PER_CALL {
+                    return;
                 }
             }
             Err(error) => {

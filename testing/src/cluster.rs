@@ -20,6 +20,8 @@ use tempfile::TempDir;
 
 /// Another process may take a port between the look and the bind.
 const START_TRIES_MAX: usize = 5;
+/// See docs/redis.md.
+const LEASE_SHARDS: u32 = 2;
 /// Of every node of a test cluster; secret to nobody.
 const API_KEY: &str = "test-cluster-api-key-0123456789";
 const LINK_SECRET: &str = "test-cluster-link-secret";
@@ -323,10 +325,13 @@ impl Cluster {
 
     /// Index of the running router that owns the room by its lease; `None` while nobody does.
     pub fn owner_of(&self, room: i64) -> Option<usize> {
-        let key = format!("im:room:{room}:owner");
-        let fields = self.redis_command(&key, &["HGETALL", &key]).ok()?;
-        // The holder is one life of a room on one life of a router: `name%incarnation%life`.
-        let holder = fields.lines().find_map(|value| value.split_once('%'))?.0;
+        let name = format!("room:{room}:owner");
+        // In one of the shards, as `epoch%until%holder`; and the holder is one life of a room on one life of a router: `name%incarnation%life`.
+        let lease = (0..LEASE_SHARDS).find_map(|shard| {
+            let key = format!("im:leases:{{{shard}}}");
+            self.redis_command(&key, &["HGET", &key, &name]).ok().filter(|lease| !lease.is_empty())
+        })?;
+        let holder = lease.split('%').nth(2)?;
         self.routers.iter().position(|router| router.is_running() && router.name() == holder)
     }
 }

@@ -190,7 +190,7 @@ async fn a_sign_of_life_that_waits_does_not_bring_back_who_has_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn signs_of_life_are_gathered_for_five_seconds_into_one_write() {
+async fn signs_of_life_are_gathered_for_ten_seconds_into_one_write_and_each_keeps_its_time() {
     let house = House::new();
     for user_id in 1..=100 {
         house.directory.insert(Origin { user_id, ..web(1) }, KEY, "", house.presence.mark());
@@ -198,11 +198,18 @@ async fn signs_of_life_are_gathered_for_five_seconds_into_one_write() {
     let (task, stop) = house.run();
     for user_id in 1..=100 {
         house.presence.alive(APP.0, user_id);
-        tokio::time::sleep(Duration::from_millis(49)).await;
+        tokio::time::sleep(Duration::from_millis(99)).await;
     }
     assert_eq!(house.watched.touched(), [0_usize; 0]);
     tokio::time::sleep(Duration::from_millis(101)).await;
     assert_eq!(house.watched.touched(), [100]);
+    let online = async |before_ms: u64| {
+        let since_ms = house.state.clock.now_ms() - before_ms;
+        house.state.presence.online(APP, &[UserId(1), UserId(51), UserId(100)], since_ms).await.unwrap()
+    };
+    assert_eq!(online(1_000).await, [false, false, true], "as old as they are, not as the write is");
+    assert_eq!(online(6_000).await, [false, true, true]);
+    assert_eq!(online(10_500).await, [true; 3]);
     assert_eq!(house.watched.looks.load(SeqCst), 0, "a heartbeat asks for no route");
     stop.cancel();
     task.await.unwrap();
@@ -500,9 +507,9 @@ impl Watched {
 
 #[async_trait]
 impl billfish_state::Presence for Watched {
-    async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<(), StateError> {
-        self.touched.lock().unwrap().push(users.len());
-        self.presence.touch(users, now_ms).await
+    async fn touch_each(&self, signs: &[(AppId, UserId, u64)]) -> Result<(), StateError> {
+        self.touched.lock().unwrap().push(signs.len());
+        self.presence.touch_each(signs).await
     }
 
     async fn remove(&self, users: &[(AppId, UserId, u64)]) -> Result<(), StateError> {

@@ -104,9 +104,9 @@ impl Tokens for Sick {
 
 #[async_trait]
 impl Presence for Sick {
-    async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()> {
+    async fn touch_each(&self, signs: &[(AppId, UserId, u64)]) -> Result<()> {
         self.check()?;
-        self.inner.presence.touch(users, now_ms).await
+        self.inner.presence.touch_each(signs).await
     }
 
     async fn remove(&self, users: &[(AppId, UserId, u64)]) -> Result<()> {

@@ -25,9 +25,9 @@ struct Slow {
 
 #[async_trait]
 impl Presence for Slow {
-    async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()> {
+    async fn touch_each(&self, signs: &[(AppId, UserId, u64)]) -> Result<()> {
         drop(self.may_go_on.acquire().await.unwrap());
-        self.inner.touch(users, now_ms).await
+        self.inner.touch_each(signs).await
     }
 
     async fn remove(&self, users: &[(AppId, UserId, u64)]) -> Result<()> {

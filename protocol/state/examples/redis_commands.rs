@@ -16,7 +16,7 @@ const USERS: i64 = 16_000;
 /// Each shows a sign of life this often.
 const GAP: Duration = Duration::from_secs(30);
 /// The gateway gathers them for so long.
-const BATCH: Duration = Duration::from_secs(5);
+const BATCH: Duration = Duration::from_secs(10);
 const RUN: Duration = Duration::from_secs(60);
 const APP: AppId = AppId(10001);
 /// Signs of life are to cost no more than this.

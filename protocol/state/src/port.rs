@@ -70,8 +70,13 @@ pub trait Tokens: Send + Sync {
 /// Signs of life: `imOnlineZset:{appId}:{userId % 10000}`.
 #[async_trait]
 pub trait Presence: Send + Sync {
-    /// The users were alive at `now_ms`. A later sign is never replaced by an earlier one. Kept for [`PRESENCE_KEPT_MS`].
-    async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()>;
+    /// Each user was alive at the moment given. A later sign is never replaced by an earlier one. Kept for [`PRESENCE_KEPT_MS`].
+    async fn touch_each(&self, signs: &[(AppId, UserId, u64)]) -> Result<()>;
+    /// As [`Self::touch_each`], all of them at `now_ms`.
+    async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()> {
+        let signs: Vec<_> = users.iter().map(|(app, user)| (*app, *user, now_ms)).collect();
+        self.touch_each(&signs).await
+    }
     /// Each user has gone who showed no sign of life after the given moment: it is the last sign that the caller knows of. One that
     /// came later is of a session elsewhere, and stands. Of a user given several times the latest moment counts.
     async fn remove(&self, users: &[(AppId, UserId, u64)]) -> Result<()>;
@@ -100,7 +105,7 @@ pub trait Routes: Send + Sync {
     async fn lookup(&self, app: AppId, users: &[UserId], now_ms: u64) -> Result<Vec<Vec<Route>>>;
 }
 
-/// Deliveries that wait for an ACK: `imAckMap:{appId}:{userId % 100}`.
+/// Deliveries that wait for an ACK: `imAckMap:{appId}:{userId % 20}`.
 #[async_trait]
 pub trait Acks: Send + Sync {
     /// Stores or replaces, by user and message, in the order given. Beyond [`ACKS_PER_USER_MAX`], a user's entry due soonest gives way, of
@@ -198,6 +203,21 @@ pub trait Registry: Send + Sync {
     /// The live nodes of a kind, by id.
     async fn nodes(&self, kind: NodeKind, now_ms: u64) -> Result<Vec<NodeInfo>>;
 }
+
+/// Parts that the leases of rooms are in. More than one, so that not all of them are on one server of a cluster, and not all are renewed in
+/// one moment; and as few as that, for the price of renewals is that of the parts.
+pub const LEASE_SHARDS: u64 = 2;
+
+/// The part that a lease is in, by its name: the same on every node. To renew many leases of one part at once may cost no more than to renew
+/// one.
+#[must_use]
+pub fn lease_shard(name: &str) -> u64 {
+    // FNV-1a; and by Fibonacci hashing the upper bits are those that spread.
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - LEASE_SHARDS.ilog2())
+}
+
+const _: () = assert!(LEASE_SHARDS.is_power_of_two() && LEASE_SHARDS > 1, "the upper bits of a hash");
 
 /// Claims with fencing: `room:{roomId}:owner` and others.
 #[async_trait]

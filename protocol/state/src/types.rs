@@ -122,7 +122,7 @@ pub struct Route {
 /// which JSON can carry.
 pub const SESSIONS_PER_MS: u64 = 1024;
 
-/// One unacknowledged delivery: field `userId:msgId` of `imAckMap:{appId}:{userId % 100}`.
+/// One unacknowledged delivery: field `userId:msgId` of `imAckMap:{appId}:{userId % 20}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingAck {
     /// Business line.

@@ -75,7 +75,7 @@ async fn calls_cost_what_the_readme_says() {
     meter.count("`Acks::pending`, none", state.acks.pending(APP, UserId(-1))).await;
     meter.count("`Acks::remove`, one", state.acks.remove(&acked[..1])).await;
     meter.count("`Acks::remove` of 1,000 users", state.acks.remove(&acked)).await;
-    meter.count("`Acks::postpone`, 10 shards, nothing due", state.acks.postpone(now, now, 1000)).await;
+    meter.count("`Acks::postpone`, 4 shards, nothing due", state.acks.postpone(now, now, 1000)).await;
     meter.count("`Inbox::append`, one user, new inbox", state.inbox.append(APP, &[USER], &id(1), body.clone(), now)).await;
     meter.count("`Inbox::append`, one user", state.inbox.append(APP, &[USER], &id(2), body.clone(), now)).await;
     meter.count("`Inbox::append_once`", state.inbox.append_once(APP, USER, &id(3), body.clone(), &claim(0), now)).await;
@@ -131,7 +131,7 @@ async fn a_login_and_a_join_cost_fourteen_commands_and_a_look_at_a_route_one() {
     let later = now + 3_600_000;
     let (mut login, mut join) = (0, 0);
     // The first loads the scripts, and gives their buckets their life.
-    for user in [1, 1 + 32] {
+    for user in [1, 1 + 16] {
         let (token, id) = (format!("t{user}"), UserId(user));
         let owner = TokenOwner { app: APP, user: id, device: None };
         state.tokens.issue(&token, owner, now, later).await.unwrap();

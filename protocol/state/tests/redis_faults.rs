@@ -1,6 +1,7 @@
 //! What the Redis adapter does when Redis is away, hangs, forgets or moves: with a private server, or cluster, for each test.
 #![expect(clippy::unwrap_used, reason = "a test that fails here says so")]
 
+use billfish_state::port::lease_shard;
 use billfish_state::redis::{Redis, RedisConfig, StartError};
 use billfish_state::{AppId, DeviceKind, Lease, LeaseAsk, PendingAck, Route, State, StateError, TokenOwner, UserId};
 use billfish_testing::{Certificates, PATIENCE, RedisCluster, RedisOptions, RedisServer, slot_of};
@@ -223,8 +224,10 @@ async fn leases_on_the_other_servers_of_a_cluster_are_renewed_while_one_is_dead(
     let asks: Vec<_> = (0..300).map(|room| LeaseAsk { name: format!("room:{room}:owner"), holder: "r".to_owned() }).collect();
     let ask = async || node.state.leases.acquire_many(&asks, node.now(), node.now() + 60_000).await;
     assert!(ask().await.unwrap().iter().all(Option::is_some));
-    let dead = cluster.primary_of("im:room:1:owner").unwrap();
-    let is_theirs: Vec<bool> = asks.iter().map(|ask| cluster.primary_of(&format!("im:{}", ask.name)).unwrap() != dead).collect();
+    let primary_of = |name: &str| cluster.primary_of(&format!("im:leases:{{{}}}", lease_shard(name))).unwrap();
+    let dead = primary_of(&asks[1].name);
+    let is_theirs: Vec<bool> = asks.iter().map(|ask| primary_of(&ask.name) != dead).collect();
+    assert!(is_theirs.contains(&true), "the shards are on several servers");
     cluster.kill(dead);
     let others = async || ask().await.is_ok_and(|told| told.iter().map(Option::is_some).eq(is_theirs.iter().copied()));
     eventually("the others answer for theirs", others).await;

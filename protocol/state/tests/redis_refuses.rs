@@ -131,7 +131,7 @@ async fn spoilt_keys_of_the_registry_and_of_leases_are_written_anew() {
     assert!(matches!(listed().await, Err(StateError::Spoilt { key, .. }) if key == "im:node:gateway"));
     assert!(register("g1").await.unwrap() && register("g2").await.unwrap());
     assert_eq!(listed().await.unwrap(), 2);
-    server.command(&["SET", "im:lease:lease", "x"]).unwrap();
+    server.command(&["SET", "im:lease:{lease}", "x"]).unwrap();
     assert_eq!(node.lease("a").await.unwrap().holder, "a");
 }
 

@@ -1,19 +1,19 @@
 //! Renewals of the leases of many rooms, in one call of the store.
 //!
 //! - Whoever comes first waits a moment for others, then asks for all, and tells them. So round trips do not grow with rooms.
-//! - Rooms come together because their moments lie on a grid; each room has its place in it, so that not all come at once.
+//! - Rooms come together because their moments lie on a grid. The place of a room in it is that of its lease in the store: what is renewed
+//!   together costs the store as little as one, and not all come at once.
 //! - No task of its own: where whoever asks is dropped meanwhile, the others hear that there was no answer.
 
-use billfish_state::{Lease, LeaseAsk, Leases, RoomId, StateError};
+use billfish_state::{
+    Lease, LeaseAsk, Leases, StateError,
+    port::{LEASE_SHARDS, lease_shard},
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::{sync::oneshot, time::Duration};
 
 /// How long the first waits: rooms whose timers run out in one millisecond come within it, and a room that waits is not seen to.
 const GATHER: Duration = Duration::from_millis(2);
-/// Places in the grid: with a lease of six seconds one call in a quarter of a second.
-const PLACES: u64 = 1 << PLACES_BITS;
-const PLACES_BITS: u32 = 3;
-
 /// What became of one renewal. The error is that of the whole call.
 pub(super) type Answer = Result<Lease, Arc<StateError>>;
 
@@ -88,21 +88,22 @@ fn no_answer() -> Arc<StateError> {
     Arc::new(StateError::Away { what: "renewing leases", cause: "there was no answer for this one".into() })
 }
 
-/// When a room renews next: once in `every_ms`, at its place in the grid. Routers are apart by `offset_ms`.
-pub(super) fn next_ms(room: RoomId, now_ms: u64, every_ms: u64, offset_ms: u64) -> u64 {
+/// When the lease of this name is renewed next: once in `every_ms`, at its place in the grid. Routers are apart by `offset_ms`.
+pub(super) fn next_ms(name: &str, now_ms: u64, every_ms: u64, offset_ms: u64) -> u64 {
     let every_ms = every_ms.max(1);
-    // Fibonacci hashing: neighbouring ids spread, and the upper bits are the place.
-    let place = room.0.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - PLACES_BITS);
-    let place_ms = (every_ms * place / PLACES + offset_ms) % every_ms;
+    let place_ms = (every_ms * lease_shard(name) / LEASE_SHARDS + offset_ms) % every_ms;
     let since_ms = (now_ms + every_ms - place_ms) % every_ms;
     now_ms + every_ms - since_ms
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{PLACES, Renewals, next_ms};
+    use super::{Renewals, next_ms};
     use async_trait::async_trait;
-    use billfish_state::{Lease, LeaseAsk, Leases, RoomId, State, StateError};
+    use billfish_state::{
+        Lease, LeaseAsk, Leases, State, StateError,
+        port::{LEASE_SHARDS, lease_shard},
+    };
     use std::{
         collections::BTreeMap,
         sync::{
@@ -203,18 +204,19 @@ mod tests {
     }
 
     #[test]
-    fn rooms_renew_once_in_their_time_at_few_moments_and_not_all_at_the_same() {
-        let mut at: BTreeMap<u64, u32> = BTreeMap::new();
-        for room in (1..1_001).map(RoomId) {
-            let first = next_ms(room, 10_003, 2_000, 17);
+    fn rooms_renew_once_in_their_time_and_with_those_whose_leases_are_in_the_same_place() {
+        let mut at: BTreeMap<u64, BTreeMap<u64, u32>> = BTreeMap::new();
+        for room in 1..1_001 {
+            let name = format!("room:{room}:owner");
+            let first = next_ms(&name, 10_003, 2_000, 17);
             assert!((10_004..=12_003).contains(&first), "{first}");
             // A timer is a little late; its next moment is not.
-            assert_eq!(next_ms(room, first, 2_000, 17), first + 2_000);
-            assert_eq!(next_ms(room, first + 9, 2_000, 17), first + 2_000);
-            *at.entry(first).or_default() += 1;
+            assert_eq!(next_ms(&name, first, 2_000, 17), first + 2_000);
+            assert_eq!(next_ms(&name, first + 9, 2_000, 17), first + 2_000);
+            *at.entry(first).or_default().entry(lease_shard(&name)).or_default() += 1;
         }
-        assert_eq!(at.len() as u64, PLACES);
-        assert!(at.values().all(|rooms| (60..190).contains(rooms)), "{at:?}");
-        assert_eq!(next_ms(RoomId(1), 5, 0, 3), 6, "a lease without length is none");
+        assert_eq!(at.len() as u64, LEASE_SHARDS);
+        assert!(at.values().all(|shards| shards.len() == 1 && shards.values().all(|rooms| (400..600).contains(rooms))), "{at:?}");
+        assert_eq!(next_ms("room:1:owner", 5, 0, 3), 6, "a lease without length is none");
     }
 }

@@ -34,6 +34,8 @@ async fn who_is_silent_for_two_gaps_is_forgotten_and_so_is_a_delivery_whose_mess
     sleep(Duration::from_secs(45)).await;
     world.state.presence.touch(&[(APP, BOB)], world.state.clock.now_ms()).await.unwrap();
     assert_eq!(router.metric("router_presence_swept_total"), 0.0);
+    // A turn in fifteen looks for them.
+    sleep(Duration::from_secs(30)).await;
     until("one has been silent for two gaps", || router.metric("router_presence_swept_total") == 1.0).await;
     assert_eq!(world.state.presence.online(APP, &[ALICE, BOB], 0).await.unwrap(), [false, true]);
     assert_eq!(world.state.acks.pending(APP, ALICE).await.unwrap(), [pending("2-0", later)]);

@@ -31,14 +31,14 @@ impl PresenceTable {
 
 #[async_trait]
 impl Presence for PresenceTable {
-    async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()> {
-        if self.users.load(Ordering::Relaxed) + users.len() > self.max {
-            let known = users.iter().filter(|(app, user)| self.shards.of(*app, *user).stored(&(*app, *user)).is_some()).count();
-            if self.users.load(Ordering::Relaxed) + users.len() - known > self.max {
+    async fn touch_each(&self, signs: &[(AppId, UserId, u64)]) -> Result<()> {
+        if self.users.load(Ordering::Relaxed) + signs.len() > self.max {
+            let known = signs.iter().filter(|(app, user, _)| self.shards.of(*app, *user).stored(&(*app, *user)).is_some()).count();
+            if self.users.load(Ordering::Relaxed) + signs.len() - known > self.max {
                 return Err(StateError::Full { what: "presence", limit: self.max });
             }
         }
-        for &(app, user) in users {
+        for &(app, user, now_ms) in signs {
             let mut shard = self.shards.of(app, user);
             let before = shard.len();
             match shard.stored(&(app, user)) {

@@ -26,8 +26,8 @@ static POSTPONE: Script = Script::new(include_str!("lua/acks_postpone.lua"));
 
 /// ACKs in one script: beyond, it would keep others waiting, and Lua hands on no more than some thousand arguments.
 const ACKS_PER_COMMAND: usize = 1000;
-/// Shards that one call of `postpone` looks at.
-const SHARDS_AT_ONCE: usize = 10;
+/// Shards that one call of `postpone` looks at: called every 2 s, it has gone round those of one app in 10 s.
+const SHARDS_AT_ONCE: usize = 4;
 /// How long a shard is kept after its last record: longer than any inbox keeps a message.
 const SHARD_LIFE_MS: u64 = INBOX_AGE_MAX_MS + 24 * 3600 * 1000;
 /// How often a process notes that an app has pending ACKs.

@@ -67,7 +67,7 @@ impl Default for RedisConfig {
             command_timeout: Duration::from_millis(300),
             connect_timeout: Duration::from_secs(1),
             in_flight_max: 4096,
-            presence_buckets: 32,
+            presence_buckets: 16,
             breaker_failures: 5,
             breaker_open_min: Duration::from_millis(500),
             breaker_open_max: Duration::from_secs(5),

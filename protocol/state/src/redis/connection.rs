@@ -397,6 +397,13 @@ impl Connection {
         is_news
     }
 
+    /// The server of this key has taken a write.
+    pub(super) fn note_written(&self, key: &str) {
+        if let Ok(server) = self.server_of(slot_of(key.as_bytes())) {
+            server.note_written();
+        }
+    }
+
     /// A server that has these slots tries its writes on a key in one of them.
     fn give_probe_key(&self, server: &Server, has: impl Fn(u16) -> bool) {
         if !server.probe_key().is_some_and(|key| has(slot_of(key.as_bytes())))

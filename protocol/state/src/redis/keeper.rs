@@ -119,6 +119,7 @@ impl Keeper {
         if self.write_trouble.take().is_some() {
             tracing::info!("Redis takes writes again");
         }
+        self.connection.note_written(&self.connection.keys().pulse());
         let verdict = pulse.on_reading(reading, Instant::now());
         let metrics = self.connection.metrics();
         self.clock.shift(verdict.shift_ms);

@@ -5,11 +5,12 @@
 //! - Names come from our own code or are ids; where a part is text from outside (a token, a message id), it stands last.
 
 use super::slots::slot_of;
+use crate::port::lease_shard;
 use crate::types::{AppId, NodeKind, RoomId, UserId};
 use std::sync::Arc;
 
 /// Hash maps of pending ACKs in each app: as many as spread over a cluster, as few as one node visits in a round of clearing up.
-pub(super) const ACK_SHARDS: u64 = 100;
+pub(super) const ACK_SHARDS: u64 = 20;
 
 /// Keys that are tried for a slot that is wanted: for a single one of the 16,384 that is enough but once in ten million times.
 const PROBES_MAX: u32 = 1 << 18;
@@ -124,10 +125,16 @@ impl Keys {
         format!("{}node:{kind}", self.prefix)
     }
 
-    /// A lease and a cached value may have one name: beside the owners, which are named as everyone knows them, leases stand apart.
-    pub(super) fn lease(&self, name: &str) -> String {
-        let family = if name.ends_with(":owner") { "" } else { "lease:" };
-        format!("{}{family}{name}", self.prefix)
+    /// The shard of a lease, and the one before it. Owners of rooms share a few; of the others, of which there are few, each has its own,
+    /// apart from a cached value of the same name.
+    pub(super) fn leases(&self, name: &str) -> [String; 2] {
+        let shard = if name.ends_with(":owner") {
+            format!("{}leases:{{{}}}", self.prefix, lease_shard(name))
+        } else {
+            format!("{}lease:{{{name}}}", self.prefix)
+        };
+        let before = format!("{shard}:before");
+        [shard, before]
     }
 
     pub(super) fn rate_window(&self, key: &str) -> String {
@@ -190,8 +197,8 @@ mod tests {
         assert_eq!(keys.presence(APP, 5), "im:imOnlineZset:10001:5");
         assert_eq!(keys.route(APP, user), "im:bindIp:10001:-7");
         assert_eq!(keys.nodes(NodeKind::Gateway), "im:node:gateway");
-        assert_eq!(keys.lease("room:1:owner"), "im:room:1:owner");
-        assert_eq!(keys.lease("sweeper"), "im:lease:sweeper");
+        assert_eq!(keys.leases("room:1:owner"), ["im:leases:{1}", "im:leases:{1}:before"]);
+        assert_eq!(keys.leases("sweeper"), ["im:lease:{sweeper}", "im:lease:{sweeper}:before"]);
         assert_eq!(keys.rate_window("login:10001:1"), "im:limit:login:10001:1");
         assert_eq!(keys.dedup(APP, user, "m"), "im:dedup:10001:-7:m");
         assert_eq!(keys.cache("living_room_obj:1"), "im:living_room_obj:1");
@@ -213,7 +220,7 @@ mod tests {
             .collect();
         let missing: Vec<_> = made.difference(&told).collect();
         assert!(missing.is_empty(), "not in docs/redis.md: {missing:?} (it has {told:?})");
-        for made in ["room:<>:owner", "lease:<>", "node:<>"] {
+        for made in ["leases:{<>}", "leases:{<>}:before", "lease:{<>}:before", "node:<>"] {
             assert!(told.contains(made), "{made}");
         }
     }
@@ -241,7 +248,7 @@ mod tests {
     fn a_bucket_is_that_of_the_remainder_also_below_zero() {
         let buckets = [0, 33, -1, i64::MIN, i64::MAX].map(|user| keys().presence_bucket(UserId(user)));
         assert_eq!(buckets, [0, 1, 31, 0, 31]);
-        assert_eq!(Keys::ack_shard(UserId(-1)), 99);
+        assert_eq!(Keys::ack_shard(UserId(-1)), 19);
     }
 
     #[test]
@@ -275,5 +282,7 @@ mod tests {
         share(&[keys.inbox(APP, user), keys.inbox_notes(APP, user), taken, before]);
         let [taken, before] = keys.room_log_claims(RoomId(1));
         share(&[keys.room_log(RoomId(1)), keys.room_log_notes(RoomId(1)), taken, before]);
+        share(&keys.leases("room:1:owner"));
+        share(&keys.leases("sweeper"));
     }
 }

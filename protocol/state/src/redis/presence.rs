@@ -1,6 +1,6 @@
 //! [`Presence`]: a sorted set for each app and bucket of users, user → last sign of life.
 //!
-//! - A batch is one command for each bucket it touches. The life of a bucket is renewed at most once a minute by each process, for that
+//! - A batch is one command for each bucket it touches. The life of a bucket is renewed at most every ten minutes by each process, for that
 //!   would be a second command each time; it outlives the last sign by [`PRESENCE_KEPT_MS`] all the same.
 //! - A sweep looks at a few buckets a call and goes round: a plain command for each, and a script only where somebody is to go.
 
@@ -20,11 +20,11 @@ static REMOVE: Script = Script::new(include_str!("lua/presence_remove.lua"));
 static SWEEP: Script = Script::new(include_str!("lua/presence_sweep.lua"));
 
 /// How often a process renews the life of a bucket.
-const RENEW_EVERY: Duration = Duration::from_secs(60);
+const RENEW_EVERY: Duration = Duration::from_secs(600);
 /// The life it gets: so long that one written right before the next renewal would be due is kept, also by a clock that jumps. Those in
 /// it who are gone go by the sweep, which judges by the time of all.
-const BUCKET_LIFE_MS: u64 = PRESENCE_KEPT_MS + 2 * 60_000 + JUMP_MARGIN_MS;
-/// Buckets that a process remembers having renewed: those of 128 apps. Beyond it forgets, and renews more often.
+const BUCKET_LIFE_MS: u64 = PRESENCE_KEPT_MS + 2 * 600_000 + JUMP_MARGIN_MS;
+/// Buckets that a process remembers having renewed: those of 256 apps. Beyond it forgets, and renews more often.
 const RENEWED_MAX: usize = 4096;
 /// Buckets that one call of a sweep looks at.
 const SWEPT_AT_ONCE: usize = 8;
@@ -70,10 +70,11 @@ impl RedisPresence {
         self.to_sweep().pop_if(|next| *next == bucket);
     }
 
-    fn buckets(&self, users: &[(AppId, UserId)]) -> BTreeMap<Bucket, Vec<UserId>> {
-        let mut buckets: BTreeMap<Bucket, Vec<UserId>> = BTreeMap::new();
-        for (app, user) in users {
-            buckets.entry((*app, self.connection.keys().presence_bucket(*user))).or_default().push(*user);
+    /// Signs as `ZADD` takes them: when, and whose.
+    fn buckets(&self, signs: &[(AppId, UserId, u64)]) -> BTreeMap<Bucket, Vec<(u64, i64)>> {
+        let mut buckets: BTreeMap<Bucket, Vec<(u64, i64)>> = BTreeMap::new();
+        for (app, user, at_ms) in signs {
+            buckets.entry((*app, self.connection.keys().presence_bucket(*user))).or_default().push((*at_ms, user.0));
         }
         buckets
     }
@@ -102,14 +103,13 @@ impl RedisPresence {
 
 #[async_trait]
 impl Presence for RedisPresence {
-    async fn touch(&self, users: &[(AppId, UserId)], now_ms: u64) -> Result<()> {
+    async fn touch_each(&self, signs: &[(AppId, UserId, u64)]) -> Result<()> {
         let keys = self.connection.keys();
-        let buckets = self.buckets(users);
+        let buckets = self.buckets(signs);
         let due = self.due(buckets.keys());
         let mut commands = Vec::with_capacity(buckets.len() + 2 * due.len());
-        for ((app, bucket), users) in &buckets {
-            for users in users.chunks(USERS_PER_COMMAND) {
-                let signs: Vec<_> = users.iter().map(|user| (now_ms, user.0)).collect();
+        for ((app, bucket), signs) in &buckets {
+            for signs in signs.chunks(USERS_PER_COMMAND) {
                 commands.push(Command::new("ZADD", &keys.presence(*app, *bucket)).arg("GT").arg(signs));
             }
         }

@@ -38,7 +38,8 @@ const FIRST_TRIALS_APART: Duration = Duration::from_millis(25);
 /// Between two connections to a server that refuses, and behind whose name another may stand: its name is looked up each time, and one
 /// that is in trouble is not to be flooded.
 const REFUSING_DIALLED_EVERY: Duration = Duration::from_secs(5);
-/// How often a server that is up is asked for a write of no use, so that one which nobody calls is known to refuse.
+/// How often a server that is up is asked for a write of no use, so that one which nobody calls is known to refuse. The one that the pulses
+/// are written to needs none.
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 /// What a probe writes ends by itself.
 const PROBE_LIFE_MS: u64 = 60_000;
@@ -50,6 +51,8 @@ pub(super) struct Server {
     link: watch::Sender<Link>,
     /// A key of its own slots, to try writes on.
     probe_key: Mutex<Option<Arc<str>>>,
+    /// When it was last known to have taken a write; not of every write.
+    written: Mutex<Option<Instant>>,
 }
 
 #[derive(Clone, Debug)]
@@ -94,7 +97,13 @@ enum Failure {
 
 impl Server {
     pub(super) fn new(address: Address, limits: BreakerLimits) -> Self {
-        Self { address, breaker: Mutex::new(Breaker::new(limits)), link: watch::Sender::new(Link::Dialling), probe_key: Mutex::new(None) }
+        Self {
+            address,
+            breaker: Mutex::new(Breaker::new(limits)),
+            link: watch::Sender::new(Link::Dialling),
+            probe_key: Mutex::default(),
+            written: Mutex::default(),
+        }
     }
 
     pub(super) fn address(&self) -> &Address {
@@ -109,6 +118,15 @@ impl Server {
     /// Writes are tried on this key from now on: one of the slots that it has.
     pub(super) fn probe_with(&self, key: &str) {
         *self.probe_key.lock().unwrap_or_else(PoisonError::into_inner) = Some(key.into());
+    }
+
+    /// It has just taken a write: none of no use is needed for a while.
+    pub(super) fn note_written(&self) {
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn has_written_lately(&self) -> bool {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|at| at.elapsed() < PROBE_EVERY)
     }
 
     pub(super) fn is_breaker_open(&self) -> bool {
@@ -251,7 +269,9 @@ impl Server {
         let mut link = self.link.subscribe();
         // The sender is in `self`: waiting fails by the time alone.
         while timeout(PROBE_EVERY, link.wait_for(|link| !matches!(link, Link::Up { .. }))).await.is_err() {
-            if let Some(probe) = self.probe() {
+            if !self.has_written_lately()
+                && let Some(probe) = self.probe()
+            {
                 // What it answers is looked at as every answer is.
                 drop(self.exchange(&probe, true, Instant::now() + patience, metrics).await);
             }

@@ -105,6 +105,7 @@ macro_rules! conformance {
                 presence {
                     a_user_is_online_from_the_last_sign_on,
                     an_earlier_sign_does_not_replace_a_later_one,
+                    of_signs_given_together_each_has_its_moment,
                     a_removed_user_is_gone,
                     who_was_seen_after_the_given_moment_is_not_removed,
                     a_sweep_names_those_it_forgets_and_no_other,
@@ -192,6 +193,7 @@ macro_rules! conformance {
                     a_free_lease_is_taken_and_a_held_one_is_not,
                     the_holder_renews_under_the_same_epoch,
                     many_are_asked_for_at_once_each_by_itself,
+                    of_two_who_ask_for_a_name_at_once_the_first_has_it,
                     the_epoch_rises_whenever_the_lease_is_taken_anew,
                     only_the_holder_with_its_epoch_releases,
                     of_many_at_once_one_holds,

@@ -8,6 +8,7 @@ use super::catalog::Cached;
 use crate::{
     Refusal,
     metrics::Metrics,
+    right::Right,
     services::ports::{RoomKind, RoomRecord, RoomRecords},
 };
 use arc_swap::ArcSwapOption;
@@ -25,8 +26,8 @@ pub(crate) const PAGE_SIZE_MAX: u32 = 100;
 pub(crate) const REFRESH_MS: u64 = 1_000;
 /// How long the right to refresh lasts.
 const LEASE_MS: u64 = 6 * REFRESH_MS;
-/// How often it is asked for, so that one slow answer does not move it.
-const ASK_EVERY_MS: u64 = 2 * REFRESH_MS;
+/// How often it is renewed, so that one slow answer does not move it.
+const RENEW_EVERY_MS: u64 = 2 * REFRESH_MS;
 /// How long others may use a list whose refresher is gone, until one of them takes over.
 const CACHED_MS: u64 = 60_000;
 /// A list that is as it was is put there again after so long.
@@ -41,25 +42,21 @@ pub(crate) struct RoomLists {
     turn: Mutex<Turn>,
 }
 
-/// What was last asked of the store and put there: most refreshes would say the same again.
-#[derive(Default)]
+/// What was last put there, and the right to: most refreshes would say the same again.
 struct Turn {
-    /// When the lease was last asked for, what the store may have forgotten by then, and until when it is this router's.
-    asked_ms: Option<u64>,
+    right: Right,
+    /// What the store may have forgotten of what was put.
     generation: u64,
-    until_ms: Option<u64>,
     put: HashMap<RoomKind, (Bytes, u64)>,
 }
 
+impl Default for Turn {
+    fn default() -> Self {
+        Self { right: Right::new(LEASE, LEASE_MS, RENEW_EVERY_MS), generation: 0, put: HashMap::new() }
+    }
+}
+
 impl Turn {
-    fn is_to_ask(&self, generation: u64, now_ms: u64) -> bool {
-        generation != self.generation || self.asked_ms.is_none_or(|asked_ms| now_ms < asked_ms || now_ms >= asked_ms + ASK_EVERY_MS)
-    }
-
-    fn is_mine(&self, now_ms: u64) -> bool {
-        self.until_ms.is_some_and(|until_ms| now_ms < until_ms)
-    }
-
     fn is_put(&self, kind: RoomKind, value: &Bytes, now_ms: u64) -> bool {
         self.put.get(&kind).is_some_and(|(put, at_ms)| put == value && now_ms >= *at_ms && now_ms < at_ms + PUT_AGAIN_MS)
     }
@@ -70,23 +67,18 @@ impl RoomLists {
     pub(crate) async fn refresh(&self, records: &dyn RoomRecords, state: &State, metrics: &Metrics, holder: &str, now_ms: u64) {
         let turn = &mut *self.turn.lock().await;
         let generation = state.watch.generation();
-        if turn.is_to_ask(generation, now_ms) {
-            match state.leases.acquire(LEASE, holder, now_ms, now_ms + LEASE_MS).await {
-                Ok(lease) => {
-                    let until_ms = (lease.holder == holder).then_some(lease.until_ms);
-                    if generation != turn.generation || until_ms.is_none() {
-                        // It may be gone there, or another's is.
-                        turn.put.clear();
-                    }
-                    (turn.asked_ms, turn.generation, turn.until_ms) = (Some(now_ms), generation, until_ms);
-                }
-                Err(error) => {
-                    metrics.store_failed("list_lease", &error);
-                    return;
-                }
+        let refresher = match turn.right.ask(state, holder, now_ms).await {
+            Ok(lease) => lease.is_some(),
+            Err(error) => {
+                metrics.store_failed("list_lease", &error);
+                return;
             }
+        };
+        if generation != turn.generation || !refresher {
+            // It may be gone there, or another's is.
+            turn.put.clear();
+            turn.generation = generation;
         }
-        let refresher = turn.is_mine(now_ms);
         let mut lists = Lists::new();
         for kind in RoomKind::ALL {
             let rooms = if refresher {

@@ -78,6 +78,21 @@ pub(crate) async fn many_are_asked_for_at_once_each_by_itself<S: Store>() {
     assert_eq!(leases.acquire(&name(0), "b", at(MINUTE), at(HOUR)).await.unwrap(), held("a", first[0].epoch, HOUR));
 }
 
+pub(crate) async fn of_two_who_ask_for_a_name_at_once_the_first_has_it<S: Store>() {
+    let leases = S::fresh().await.leases;
+    let asks: Vec<LeaseAsk> =
+        [("room:1:owner", "a"), ("room:2:owner", "b"), ("room:1:owner", "b"), ("room:2:owner", "a"), ("room:1:owner", "a")]
+            .map(|(name, holder)| LeaseAsk { name: name.to_owned(), holder: holder.to_owned() })
+            .into();
+    let holders = |told: &[Option<Lease>]| told.iter().flatten().map(|lease| lease.holder.clone()).collect::<Vec<_>>();
+    let first = leases.acquire_many(&asks, at(0), at(MINUTE)).await.unwrap();
+    assert_eq!(holders(&first), ["a", "b", "a", "b", "a"]);
+    assert!(first[0] == first[2] && first[2] == first[4] && first[1] == first[3], "{first:?}");
+    let second = leases.acquire_many(&asks[2..], at(MINUTE), at(2 * MINUTE)).await.unwrap();
+    assert_eq!(holders(&second), ["b", "a", "b"]);
+    assert!(second.iter().flatten().all(|lease| lease.epoch > first[0].as_ref().unwrap().epoch.min(first[1].as_ref().unwrap().epoch)));
+}
+
 pub(crate) async fn of_many_at_once_one_holds<S: Store>() {
     let leases = S::fresh().await.leases;
     let tasks: Vec<_> = (0..50)

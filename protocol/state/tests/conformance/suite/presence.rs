@@ -36,6 +36,19 @@ pub(crate) async fn an_earlier_sign_does_not_replace_a_later_one<S: Store>() {
     assert_eq!(presence.online(APP, &users([1]), at(MINUTE)).await.unwrap(), [true]);
 }
 
+pub(crate) async fn of_signs_given_together_each_has_its_moment<S: Store>() {
+    let presence = S::fresh().await.presence;
+    let sign = |user, ago| (APP, UserId(user), at(MINUTE) - ago);
+    presence.touch_each(&[sign(1, 0), sign(2, SECOND), sign(17, 2 * SECOND), (OTHER_APP, UserId(1), at(0))]).await.unwrap();
+    let online = async |since| presence.online(APP, &users([1, 2, 17]), since).await.unwrap();
+    assert_eq!(online(at(MINUTE)).await, [true, false, false]);
+    assert_eq!(online(at(MINUTE) - SECOND).await, [true, true, false]);
+    assert_eq!(online(at(MINUTE) - 2 * SECOND).await, [true, true, true]);
+    assert_eq!(presence.online(OTHER_APP, &users([1]), at(1)).await.unwrap(), [false]);
+    presence.touch_each(&[sign(1, SECOND), sign(17, 0)]).await.unwrap();
+    assert_eq!(online(at(MINUTE)).await, [true, false, true], "the later one stands, for each");
+}
+
 pub(crate) async fn a_removed_user_is_gone<S: Store>() {
     let presence = S::fresh().await.presence;
     presence.touch(&[(APP, UserId(1)), (APP, UserId(2))], at(0)).await.unwrap();
