@@ -1,7 +1,7 @@
 //! `scripts/cluster`, as a newcomer runs it: on ports of its own, with a command, and what is in its way.
 
 use crate::house::{PATIENCE, Peer, eventually, login_body};
-use billfish_testing::{Api, RedisServer};
+use billfish_testing::{Api, RedisServer, eventually_within};
 use billfish_wire::Code;
 use serde_json::{Value, json};
 use std::{
@@ -18,6 +18,8 @@ use tempfile::TempDir;
 const PORTS: u16 = 35;
 /// Somebody else may take a port between the look and the bind.
 const TRIES_MAX: usize = 5;
+/// Of each log, where a test fails.
+const LOG_LINES: usize = 30;
 /// Tells where everything is, then waits until it is told to end.
 const COMMAND: &str = "env >env.half; mv env.half env.txt; while [ ! -e end ]; do sleep 0.05; done; exit 7";
 
@@ -85,6 +87,24 @@ impl Script {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
+    /// The process that was started last under a name.
+    fn pid(&self, name: &str) -> Option<i32> {
+        fs::read_to_string(self.data().join(format!("{}.pid", name.replace('_', "-")))).ok()?.trim().parse().ok()
+    }
+
+    /// What its nodes and its Redis have said last.
+    fn logs(&self) -> String {
+        let logs = fs::read_dir(self.data()).unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+        let mut logs: Vec<PathBuf> = logs.filter(|path| path.extension().is_some_and(|extension| extension == "log")).collect();
+        logs.sort();
+        let last = |path: &PathBuf| {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            format!("{}:\n{}\n", path.display(), lines[lines.len().saturating_sub(LOG_LINES)..].join("\n"))
+        };
+        logs.iter().map(last).collect()
+    }
+
     /// Nodes that it, or one of its NODE.command, has started. Not Redis, which writes over its environment.
     fn left(&self) -> Vec<String> {
         let mark = format!("CLUSTER_NODE={}", self.data().display());
@@ -141,6 +161,15 @@ fn addresses(told: &Value, name: &str) -> Vec<SocketAddr> {
     told[name].as_str().unwrap_or_else(|| panic!("no {name} in {told}")).split(' ').map(|address| address.parse().unwrap()).collect()
 }
 
+/// What a node says of itself.
+fn readiness(admin: SocketAddr) -> Result<(), String> {
+    let asked =
+        ureq::get(format!("http://{admin}/readyz")).config().http_status_as_error(false).timeout_global(Some(PATIENCE)).build().call();
+    let mut answer = asked.map_err(|error| format!("{admin}: {error}"))?;
+    let why = answer.body_mut().read_to_string().unwrap_or_default();
+    if answer.status() == 200 { Ok(()) } else { Err(format!("{admin}: {}: {why}", answer.status())) }
+}
+
 fn login(api: &Api, gateway: SocketAddr, user: i64, room: i64) -> Peer {
     let mut peer = Peer::connect(gateway);
     peer.send(Code::Login, &login_body(user, api.token(user)));
@@ -181,7 +210,7 @@ fn a_cluster_of_one_machine_chats_takes_back_what_was_killed_and_leaves_nothing_
     assert!(text(&elsewhere).contains(&format!("port {} is taken", script.base)), "{}", text(&elsewhere));
 
     // Killed, and started again by hand from anywhere.
-    for name in ["router_1", "gateway_2"] {
+    for name in ["router_1", "gateway_2", "redis"] {
         let started = script.data().join(format!("{}.command", name.replace('_', "-")));
         let twice = Command::new(&started).current_dir("/").output().unwrap();
         assert!(!twice.status.success() && text(&twice).contains("runs already"), "{}", text(&twice));
@@ -192,10 +221,13 @@ fn a_cluster_of_one_machine_chats_takes_back_what_was_killed_and_leaves_nothing_
         let status = Command::new("sh").args(["-c", "\"$0\" &"]).arg(&started).current_dir("/").status().unwrap();
         assert!(status.success());
     }
-    let ready = |address: &SocketAddr| ureq::get(format!("http://{address}/readyz")).call().is_ok();
-    eventually("all are ready again", || addresses(&told, "CLUSTER_ADMIN").iter().all(ready));
+    // Nodes that were not killed are ready until they miss it.
+    eventually("Redis is started again", || script.pid("redis").is_some_and(runs));
+    let readiness = || addresses(&told, "CLUSTER_ADMIN").into_iter().map(readiness).collect::<Vec<_>>();
+    let are_ready = eventually_within(PATIENCE, || readiness().iter().all(Result::is_ok));
+    assert!(are_ready, "never ready again: {:#?}\n{}", readiness(), script.logs());
     assert_eq!(script.left().len(), 4, "{:?}", script.left());
-    let redis = fs::read_to_string(script.data().join("redis.pid")).unwrap().trim().parse().unwrap();
+    let redis = script.pid("redis").unwrap();
     assert!(runs(redis));
 
     script.end();

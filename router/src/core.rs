@@ -27,7 +27,7 @@ use crate::{
         room::{catalog::Catalog, check_block_words, check_new, folded, lists::RoomLists},
     },
 };
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use billfish_link::message::{Kick, envelope::Kind};
 use billfish_state::{AppId, DeviceKind, Displacement, RoomId, State, TokenOwner, UserId};
 use billfish_wire::{BizCode, Class, Reason};
@@ -72,8 +72,8 @@ pub(crate) struct Core {
     pub(crate) catalog: Catalog,
     pub(crate) lists: RoomLists,
     pub(crate) profiles: Profiles,
-    /// The words refused in every room, folded.
-    pub(crate) house_words: ArcSwap<Vec<String>>,
+    /// The words refused in every room, folded; none until the records have told them.
+    house_words: ArcSwapOption<Vec<String>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
     pub(crate) stop_lanes: CancellationToken,
@@ -130,7 +130,7 @@ impl Core {
             catalog: Catalog::new(Arc::clone(&records), Arc::clone(&state.cache), metrics.clone()),
             lists: RoomLists::default(),
             profiles: Profiles::new(Arc::clone(&records), metrics.clone()),
-            house_words: ArcSwap::default(),
+            house_words: ArcSwapOption::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             stop_lanes: CancellationToken::new(),
@@ -370,7 +370,7 @@ impl Core {
     pub(crate) async fn set_block_words(&self, words: Vec<String>) -> Result<()> {
         let words = check_block_words(&words)?;
         self.records.set_block_words(&words).await?;
-        self.house_words.store(Arc::new(folded(&words)));
+        self.set_house_words(&words);
         Ok(())
     }
 
@@ -462,6 +462,16 @@ impl Core {
     /// Whether the records answered when they were last asked by the clock.
     pub(crate) fn set_records_away(&self, away: bool) {
         self.records_away.store(away, Ordering::Relaxed);
+    }
+
+    /// The block-list of the house is this.
+    pub(crate) fn set_house_words(&self, words: &[String]) {
+        self.house_words.store(Some(Arc::new(folded(words))));
+    }
+
+    /// The block-list of the house, folded. Until it is known nobody may say anything: a router starts also while it cannot be read.
+    pub(crate) fn house_words(&self) -> Result<Arc<Vec<String>>> {
+        self.house_words.load_full().ok_or_else(Refusal::unavailable)
     }
 
     /// Two heartbeat gaps, the gateways' longest: who is silent for longer is gone.

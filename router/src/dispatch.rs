@@ -411,8 +411,8 @@ async fn whisper(core: &Core, asker: Asker, receiver: UserId, content: &str, msg
     // An id is good for one receiver: else a message that was charged once would be free for everyone else.
     let guarded = if msg_id.is_empty() { String::new() } else { format!("{receiver}:{msg_id}") };
     let is_first = core.claim_message(asker, &guarded, now_ms).await;
-    let house_rules = Rules::of_the_house(core.house_words.load_full());
     let sent = async {
+        let house_rules = Rules::of_the_house(core.house_words()?);
         let push = chat::whisper(&core.chat_ports(), &house_rules, asker, receiver, content, is_first, now_ms).await?;
         if is_first {
             may_leave_for_later(core, asker, receiver, now_ms).await?;

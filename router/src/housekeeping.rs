@@ -6,7 +6,7 @@
 //!   everyone who lives must have registered again: that an entry ran out says nothing then of the node.
 //! - A router that no gateway reaches registers as draining: see [`crate::reach`].
 
-use crate::{RouterConfig, StartError, clock::millis, core::Core, dispatch, services::room::folded, services::room::lists::REFRESH_MS};
+use crate::{RouterConfig, StartError, clock::millis, core::Core, dispatch, services::room::lists::REFRESH_MS};
 use billfish_state::{NodeInfo, NodeKind, State, labels};
 use std::{
     collections::BTreeMap,
@@ -87,7 +87,7 @@ pub(crate) async fn keep_words(core: Arc<Core>) {
     loop {
         let wait = match core.records.block_words().await {
             Ok(words) => {
-                core.house_words.store(Arc::new(folded(&words)));
+                core.set_house_words(&words);
                 core.set_records_away(false);
                 WORDS_EVERY
             }

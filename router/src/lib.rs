@@ -48,7 +48,7 @@ use billfish_state::{Displacement, NotJoined, State};
 use core::Core;
 use metrics::Metrics;
 use prometheus_client::registry::Registry;
-use services::{ports::RoomRecords, room::folded};
+use services::ports::{RecordError, RoomRecords};
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::Instant};
 
@@ -71,9 +71,9 @@ pub enum StartError {
     /// A value of the configuration cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The records cannot be read.
+    /// The records have something that cannot be read. Those that do not answer are waited for.
     #[error("the records cannot be read")]
-    Records(#[from] services::ports::RecordError),
+    Records(#[from] RecordError),
     /// It may not register under its name, or as it is set.
     #[error("cannot join the others as `router.node` = {node:?}")]
     Join {
@@ -116,11 +116,14 @@ pub async fn start(parts: RouterParts<'_>) -> Result<Running, StartError> {
     config.link.listen = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let link_address = config.link.listen;
     let incarnation = housekeeping::join(&state, &config).await?;
-    let words = records.block_words().await?;
+    let words = first_words(&*records).await?;
     let (lanes, lane_receivers) = dispatch::Lanes::new();
     registry.register_collector(Box::new(metrics::Kept(state.watch.clone())));
     let core = Arc::new_cyclic(|me| Core::new(config, state, records, Metrics::register(registry), lanes, incarnation, me.clone()));
-    core.house_words.store(Arc::new(folded(&words)));
+    match words {
+        Some(words) => core.set_house_words(&words),
+        None => core.set_records_away(true),
+    }
     core.register().await;
     for receiver in lane_receivers {
         core.tasks.spawn(dispatch::run_lane(Arc::clone(&core), receiver));
@@ -133,6 +136,19 @@ pub async fn start(parts: RouterParts<'_>) -> Result<Running, StartError> {
         core.tasks.spawn(accept(Arc::clone(&core), listener));
     }
     Ok(Running { core, link_address })
+}
+
+/// The block-list of the house; none while the records do not answer. They may be waiting for a shared state that is starting, too: a router
+/// that ended by it would have to be started by hand once more.
+async fn first_words(records: &dyn RoomRecords) -> Result<Option<Vec<String>>, RecordError> {
+    match records.block_words().await {
+        Ok(words) => Ok(Some(words)),
+        Err(error @ RecordError::Away { .. }) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "starts without the records, and is not ready until they answer");
+            Ok(None)
+        }
+        Err(error @ RecordError::Unreadable { .. }) => Err(error),
+    }
 }
 
 impl Running {

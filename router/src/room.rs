@@ -268,6 +268,7 @@ struct Room {
 impl Room {
     async fn open(core: Arc<Core>, id: RoomId) -> Result<Self, NotClaimed> {
         let now_ms = core.state.clock.now_ms();
+        let house_words = core.house_words()?;
         let record = core.catalog.room(id, now_ms).await?.ok_or_else(|| Refusal::new(Reason::RoomNotFound))?;
         let claim = match core.ownership.claim(id, now_ms).await {
             Ok(claim) => claim,
@@ -306,7 +307,7 @@ impl Room {
             audience_ms: None,
             idle_ms: None,
         };
-        let rules = Rules::new(moderation, core.house_words.load_full());
+        let rules = Rules::new(moderation, house_words);
         Ok(Self {
             claim,
             counter: 0,

@@ -3,11 +3,15 @@
 //! - An entry of the same name and the same addresses is a former life of this node: whoever listens there now is its successor. One with
 //!   other addresses may be a former life elsewhere, or another node that was given the same name. The living renew theirs, so it is
 //!   watched for as long as a registration stands.
-//! - A registry that does not answer keeps nobody from starting. Whoever comes to be there twice by it is told when registering.
+//! - A registry that does not answer keeps nobody from starting. Whoever comes to be there twice by it is told when registering; but who started
+//!   then counts its lives by its own clock, which may be behind, so that an entry of its former life, at the same place, looks like a later one.
 
 use crate::port::State;
 use crate::types::{NodeInfo, NodeKind, StateError};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -95,6 +99,8 @@ impl NodeInfo {
 pub struct Displacement {
     key: &'static str,
     by: Arc<watch::Sender<Option<Displaced>>>,
+    /// What stood at this node's own place when it was refused last, in what looks like a later life.
+    seen: Arc<Mutex<Option<NodeInfo>>>,
 }
 
 /// A later process bears the name of this one.
@@ -113,10 +119,11 @@ impl Displacement {
     /// Of a node whose name stands under this key of the configuration.
     #[must_use]
     pub fn new(key: &'static str) -> Self {
-        Self { key, by: Arc::new(watch::Sender::new(None)) }
+        Self { key, by: Arc::new(watch::Sender::new(None)), seen: Arc::default() }
     }
 
-    /// Registers a node; whoever is told that a later life of it is live is displaced from then on.
+    /// Registers a node; whoever is told that a later life of it is live is displaced from then on. Where that has the same addresses it must
+    /// give a sign of life, too: else it is a former life, whose clock was ahead, and ends by itself.
     ///
     /// # Errors
     /// The registry does not do what it was asked.
@@ -125,12 +132,25 @@ impl Displacement {
             return Ok(());
         }
         let nodes = state.registry.nodes(me.kind, now_ms).await.unwrap_or_default();
-        let at = nodes.iter().find(|node| node.id == me.id).map_or_else(|| "an unknown address".to_owned(), NodeInfo::whereabouts);
+        let other = nodes.into_iter().find(|node| node.id == me.id);
+        if other.as_ref().is_some_and(|other| !self.lives(other, me)) {
+            return Ok(());
+        }
+        let at = other.map_or_else(|| "an unknown address".to_owned(), |other| other.whereabouts());
         let displaced = Displaced { key: self.key, name: me.id.clone(), at };
         if self.by.send_if_modified(|by| by.is_none() && by.insert(displaced.clone()).key == self.key) {
             tracing::error!("{displaced}");
         }
         Ok(())
+    }
+
+    /// Whether what looks like a later life is one.
+    fn lives(&self, other: &NodeInfo, me: &NodeInfo) -> bool {
+        if is_elsewhere(other, me) || !other.labels.contains_key(labels::RENEWED_MS) {
+            return true;
+        }
+        let before = self.seen.lock().unwrap_or_else(PoisonError::into_inner).replace(other.clone());
+        before.is_some_and(|before| is_sign_of_life(&before, other))
     }
 
     /// By whom it is, if it is.
@@ -282,6 +302,27 @@ mod tests {
         assert_eq!((displaced.key, displaced.at.as_str()), ("router.node", "link=10.0.0.1:7002 http=10.0.0.1:80"));
         assert_eq!(displacement.by(), Some(displaced));
         assert_eq!(state.registry.nodes(NodeKind::Router, 0).await.unwrap()[0].incarnation, 5);
+    }
+
+    #[tokio::test]
+    async fn a_former_life_that_looks_later_displaces_nobody_and_one_that_lives_does() {
+        let state = State::in_memory();
+        let displacement = Displacement::new("router.node");
+        // It was killed together with the store, and started again before that: its own clock is behind the time of all.
+        state.registry.register(&node("r1", 90, 7001, 1), 0, 6_000).await.unwrap();
+        let me = node("r1", 5, 7001, 2);
+        for now_ms in [2_000, 4_000] {
+            displacement.register(&state, &me, now_ms, now_ms + 6_000).await.unwrap();
+            assert_eq!(displacement.by(), None);
+        }
+        displacement.register(&state, &me, 6_000, 12_000).await.unwrap();
+        assert_eq!(state.registry.nodes(NodeKind::Router, 6_000).await.unwrap()[0].incarnation, 5);
+        // Another process at the same port, which renews its entry.
+        for renewed_ms in [8_000, 10_000] {
+            state.registry.register(&node("r1", 91, 7001, renewed_ms), renewed_ms, renewed_ms + 6_000).await.unwrap();
+            displacement.register(&state, &me, renewed_ms, renewed_ms + 6_000).await.unwrap();
+        }
+        assert!(displacement.by().is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -54,7 +54,9 @@ impl Room {
             let gone = self.membership.on_tick(now_ms, self.core.silence_ms());
             self.lose_sight_of(gone, now_ms).await;
             self.rules.on_tick(now_ms);
-            self.rules.set_house_words(self.core.house_words.load_full());
+            if let Ok(words) = self.core.house_words() {
+                self.rules.set_house_words(words);
+            }
         }
         if now_ms >= self.timers.sweep_ms {
             self.sweep(now_ms).await;

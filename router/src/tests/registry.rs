@@ -286,3 +286,16 @@ async fn readiness_says_why_not() {
     world.records.fail(false);
     until("it recovers", || router.running.readiness().is_ok()).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_router_starts_also_while_its_records_do_not_answer_and_is_ready_when_they_do() {
+    let world = World::new();
+    // A ledger waits for the shared state: both may be starting at the same time as this.
+    world.records.fail(true);
+    let router = world.router("r1").await;
+    assert_eq!(router.running.readiness(), Err("the records are away".to_owned()));
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(router.running.readiness(), Err("the records are away".to_owned()));
+    world.records.fail(false);
+    until("it is ready", || router.running.readiness().is_ok()).await;
+}

@@ -1,6 +1,7 @@
 //! Limits reached, stores away, the end of the router.
 
 use super::*;
+use crate::services::ports::RoomRecords;
 use async_trait::async_trait;
 use billfish_link::tcp;
 use billfish_state::{Appended, LogAppend, LogEntry, Page, RoomLog, StateError};
@@ -315,4 +316,36 @@ async fn what_a_full_list_lets_go_is_counted() {
     assert_eq!(given_up("doubt"), 0.0);
     assert_eq!(reason(house.handle.push(push.clone()).await), Reason::Unavailable);
     assert_eq!(given_up("doubt"), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_is_heard_before_the_words_of_the_house_are_known() {
+    let records = Arc::new(TestRecords::default());
+    records.set_block_words(&["spam".to_owned()]).await.unwrap();
+    records.fail_after("block_words", 0);
+    let house = House::with(|_| {}, records.clone(), State::in_memory()).await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.interest(room, true).await;
+    for call in [join(room, None), whisper(BOB, "spam", "m2")] {
+        assert_eq!(gateway.refusal(ALICE, call).await, Reason::Unavailable);
+    }
+    assert_eq!(house.handle.push(room_push(room, "{}")).await.unwrap_err().reason, Reason::Unavailable, "nobody opens the room");
+    records.fail_after("block_words", usize::MAX);
+    until_ready(&house).await;
+    gateway.join(room, ALICE).await;
+    for call in [chat(room, "spam", "m1"), whisper(BOB, "spam", "m2")] {
+        assert_eq!(gateway.refusal(ALICE, call).await, Reason::Malformed);
+    }
+    for call in [chat(room, "news", "m3"), whisper(BOB, "news", "m4")] {
+        assert!(is_accepted(&gateway.ask(ALICE, call).await));
+    }
+}
+
+async fn until_ready(house: &House) {
+    let give_up = tokio::time::Instant::now() + Duration::from_secs(20);
+    while let Err(why) = house.running.readiness() {
+        assert!(tokio::time::Instant::now() < give_up, "{why}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
