@@ -391,11 +391,6 @@ impl Key for [UserId] {
         self.iter().map(Key::key).fold(0, u64::wrapping_add)
     }
 }
-impl Key for [(AppId, UserId)] {
-    fn key(&self) -> u64 {
-        self.iter().map(|(_, user)| user.key()).fold(0, u64::wrapping_add)
-    }
-}
 impl Key for [WindowHit] {
     fn key(&self) -> u64 {
         self.iter().map(|hit| hit.key.key()).fold(0, u64::wrapping_add)
@@ -444,7 +439,7 @@ passed_on!(Tokens as tokens {
     fn revoke(tokens: &[String]) -> ();
 });
 passed_on!(Presence as presence {
-    fn touch(users: &[(AppId, UserId)], now_ms: u64) -> ();
+    fn touch_each(signs: &[(AppId, UserId, u64)]) -> ();
     fn remove(users: &[(AppId, UserId, u64)]) -> ();
     fn online(app: AppId, users: &[UserId], since_ms: u64) -> Vec<bool>;
     fn sweep(before_ms: u64, limit: usize) -> Vec<(AppId, UserId)>;

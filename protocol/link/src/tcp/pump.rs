@@ -510,14 +510,14 @@ mod tests {
             sender
         });
         let mut came = 0;
-        while let Ok(Some(kind)) = tokio::time::timeout(Duration::from_secs(1), next(&mut peer)).await {
+        while let Ok(Some(kind)) = timeout(Duration::from_secs(1), next(&mut peer)).await {
             came += usize::from(matches!(kind, Kind::Kick(_)));
         }
         // Each is a little more than half an envelope's bound.
         assert_eq!(came, IN_FLIGHT_BYTES_MAX / (ENVELOPE_BYTES_MAX / 2), "and not one more");
         assert!(in_flight.bytes() >= IN_FLIGHT_BYTES_MAX && in_flight.bytes() < IN_FLIGHT_BYTES_MAX + ENVELOPE_BYTES_MAX);
         say(&mut peer, Kind::Credit(Credit { envelopes: 100 })).await;
-        while let Ok(Some(kind)) = tokio::time::timeout(Duration::from_secs(1), next(&mut peer)).await {
+        while let Ok(Some(kind)) = timeout(Duration::from_secs(1), next(&mut peer)).await {
             came += usize::from(matches!(kind, Kind::Kick(_)));
         }
         assert_eq!(came, 200);
