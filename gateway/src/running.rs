@@ -350,6 +350,7 @@ impl Parts {
                 error!(shard, "the shard had panicked");
             }
         }
+        self.health.shards_ended();
         // Their last events are in the mailboxes, which are closed now: the desks take them and end.
         finish(&mut self.desks).await;
         self.writers.end().await;

@@ -17,7 +17,7 @@ mod openapi;
 mod problem;
 mod server;
 
-pub use server::HttpServer;
+pub use server::{Bounds, HttpServer};
 
 use crate::{Handle, ledger::Ledger};
 use billfish_state::State;

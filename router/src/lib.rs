@@ -180,8 +180,9 @@ impl Running {
         self.core.incarnation
     }
 
-    /// Finishes what has begun, takes nothing new, gives its rooms back and ends its links, within the grace period.
-    pub async fn drain(self) {
+    /// Finishes what has begun, takes nothing new, gives its rooms back and ends its links, within the grace period. From its first moment
+    /// on the router is not ready and says that it drains; its [`Handle`] still answers, mostly by refusing.
+    pub async fn drain(&self) {
         drain::drain(&self.core).await;
     }
 }
