@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use billfish_gateway::GatewayConfig;
-use billfish_router::{HttpConfig, RouterConfig, ledger::LedgerConfig};
+use billfish_router::{HttpConfig, RouterConfig, is_mask, ledger::LedgerConfig};
 use billfish_state::redis::RedisConfig;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -142,7 +142,7 @@ impl Config {
         if self.gateway.link.secret.is_empty() {
             bail!("configuration key `gateway.link.secret`: is empty; set it to the routers' `router.link.secret`");
         }
-        if self.gateway.link.secret.len() < SECRET_BYTES_MIN {
+        if self.gateway.link.secret.len() < SECRET_BYTES_MIN && !is_mask(&self.gateway.link.secret) {
             bail!(
                 "configuration key `gateway.link.secret`: has fewer than {SECRET_BYTES_MIN} characters; the routers' has more, for whoever \
                  knows it may speak for every user"
@@ -178,6 +178,18 @@ impl Config {
         self.gateway.validate().map_err(|error| anyhow!("configuration key `gateway.{}`: {}", error.key, error.problem))?;
         self.router.validate().map_err(|error| anyhow!("configuration key `router.{}`: {}", error.key, error.problem))?;
         self.http.validate().map_err(|error| anyhow!("configuration key `http.{}`: {}", error.key, error.problem))?;
+        Ok(())
+    }
+
+    /// What `check-config` prints is a configuration, and none to start with: everybody knows the mask.
+    pub(crate) fn refuse_mask(&self, role: Role) -> Result<()> {
+        let (key, secret) = match role {
+            Role::Gateway => ("gateway.link.secret", &self.gateway.link.secret),
+            Role::All | Role::Router => ("router.link.secret", &self.router.link.secret),
+        };
+        if is_mask(secret) {
+            bail!("configuration key `{key}`: is the mask that check-config prints; put the secret there");
+        }
         Ok(())
     }
 

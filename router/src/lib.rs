@@ -34,7 +34,7 @@ mod testing;
 mod tests;
 mod timers;
 
-pub use config::{ChatConfig, ConfigError, LinkConfig, PushConfig, RoomConfig, RouterConfig};
+pub use config::{ChatConfig, ConfigError, LinkConfig, PushConfig, RoomConfig, RouterConfig, is_mask};
 pub use error::Refusal;
 pub use handle::Handle;
 pub use http::HttpConfig;
