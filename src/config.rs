@@ -129,9 +129,12 @@ impl Config {
         }
         self.validate()?;
         match role {
-            Role::All => {}
+            Role::All => self.validate_leases()?,
             Role::Gateway => self.validate_gateway()?,
-            Role::Router => self.validate_router()?,
+            Role::Router => {
+                self.validate_router()?;
+                self.validate_leases()?;
+            }
         }
         Ok(self)
     }
@@ -159,6 +162,19 @@ impl Config {
         }
         if self.http.api_key.is_empty() {
             bail!("configuration key `http.api_key`: is empty; all routers must know the same one, so none is made up here");
+        }
+        Ok(())
+    }
+
+    /// A renewal that is answered after the lease has run out renews nothing: each hiccup of Redis would cost the router all its rooms.
+    fn validate_leases(&self) -> Result<()> {
+        let (wait, most) = (self.state.redis.command_timeout, self.router.room.renewal_max());
+        if self.state.kind == StateKind::Redis && wait > most {
+            bail!(
+                "configuration key `state.redis.command_timeout`: {wait:?} is longer than two thirds of `router.room.lease` ({:?}): a lease \
+                 is renewed after a third of it, and must not run out while the answer is waited for",
+                self.router.room.lease
+            );
         }
         Ok(())
     }

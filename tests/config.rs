@@ -102,6 +102,28 @@ fn what_check_config_prints_for_a_role_is_a_configuration_and_none_to_run_with()
 }
 
 #[test]
+fn values_that_contradict_each_other_are_refused_with_their_keys() {
+    let cases = [
+        (("BILLFISH__GATEWAY__SESSION__BODY_BYTES_MAX", "1048576"), &["gateway.session.body_bytes_max", "link"][..]),
+        (("BILLFISH__GATEWAY__SESSION__SILENT_GAPS", "1000"), &["gateway.session.silent_gaps", "session.heartbeat_gap"]),
+        (("BILLFISH__STATE__REDIS__COMMAND_TIMEOUT", "4001ms"), &["state.redis.command_timeout", "router.room.lease"]),
+        (("BILLFISH__ROUTER__ROOM__LEASE", "1s"), &[]),
+    ];
+    for (variable, named) in cases {
+        let mut environment = OF_ITS_OWN.to_vec();
+        environment.push(variable);
+        let output = billfish(&["check-config", "--role", "router"], &environment);
+        assert_eq!(output.status.code(), Some(i32::from(!named.is_empty())), "{variable:?}: {}", text(&output.stderr));
+        let why = text(&output.stderr);
+        assert!(named.iter().all(|word| why.contains(word)), "{variable:?}: {why}");
+    }
+    // A gateway of its own has no rooms to lease.
+    let mut environment = OF_ITS_OWN.to_vec();
+    environment.push(("BILLFISH__STATE__REDIS__COMMAND_TIMEOUT", "30s"));
+    assert_eq!(billfish(&["check-config", "--role", "gateway"], &environment).status.code(), Some(0));
+}
+
+#[test]
 fn an_address_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();

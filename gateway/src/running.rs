@@ -183,6 +183,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         address: advertised,
         connections_max,
         heartbeat_gap: config.session.heartbeat_gap,
+        silence: config.session.silence(),
     });
     let fanout = Arc::new(Fanout {
         upstream: Arc::clone(&upstream),

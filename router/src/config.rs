@@ -27,7 +27,8 @@ pub struct RouterConfig {
     pub chat: ChatConfig,
     /// Pushes from the business backend.
     pub push: PushConfig,
-    /// A client's silence after two of these is its end; must be the gateways' value.
+    /// Between two heartbeats of a client; must be the gateways' value. How many of them a client may be silent is theirs to say, too
+    /// (`gateway.session.silent_gaps`): the longest silence that any of them waits counts.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
     /// Life of a login token.
@@ -72,7 +73,7 @@ pub struct RoomConfig {
     /// A room without members is put aside after this.
     #[serde(with = "humantime_serde")]
     pub idle_after: Duration,
-    /// Life of an ownership lease; renewed after a third of it.
+    /// Life of an ownership lease; renewed after a third of it, and no call to the shared state may take longer than the rest.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
     /// Joins of rooms that are not there, per user and minute; beyond it every join is refused until the minute is over.
@@ -160,6 +161,14 @@ impl Default for RoomConfig {
     }
 }
 
+impl RoomConfig {
+    /// Longest call to the shared state that still renews a lease before it has run out.
+    #[must_use]
+    pub fn renewal_max(&self) -> Duration {
+        self.lease - self.lease / RENEWALS_PER_LEASE
+    }
+}
+
 impl Default for ChatConfig {
     fn default() -> Self {
         Self {
@@ -178,6 +187,8 @@ impl Default for PushConfig {
     }
 }
 
+/// So that one renewal may fail.
+pub(crate) const RENEWALS_PER_LEASE: u32 = 3;
 /// Longest node name: it stands in every route and lease.
 const NODE_BYTES_MAX: usize = 64;
 
@@ -242,7 +253,7 @@ impl RouterConfig {
         Ok(())
     }
 
-    /// Two heartbeat gaps: who is silent for longer is gone.
+    /// Two heartbeat gaps: the least silence after which somebody is gone, whatever the gateways say.
     pub(crate) fn silence_ms(&self) -> u64 {
         crate::clock::millis(self.heartbeat * 2)
     }
