@@ -496,3 +496,25 @@ fn a_router_that_drains_says_so_to_the_end_and_a_call_that_never_ends_does_not_k
     let status = routers[0].wait(PATIENCE).expect("it stops");
     assert!(status.success(), "{status}\n{}", routers[0].log());
 }
+
+#[test]
+fn a_gateway_that_is_set_otherwise_than_the_routers_is_told_of_with_the_keys() {
+    let Some(mut cluster) = Cluster::start(ClusterOptions { gateways: 1, routers: 1, ..ClusterOptions::new(BINARY) }) else { return };
+    let stranger = cluster.add_gateway_with(&[("BILLFISH__GATEWAY__LINK__SECRET", "not what the others have")]);
+    let says_both = |text: &str| text.contains("gateway.link.secret") && text.contains("router.link.secret");
+    eventually("its /readyz says what to do", || {
+        cluster.gateways[stranger].admin("/readyz").is_some_and(|(status, why)| status == 503 && says_both(&why))
+    });
+    assert!(says_both(&cluster.gateways[stranger].log()));
+    eventually("the router's log does too", || says_both(&cluster.routers[0].log()));
+    assert!(cluster.routers[0].ready() && cluster.gateways[0].ready(), "the others go on");
+
+    let slow = cluster.add_gateway_with(&[("BILLFISH__GATEWAY__SESSION__HEARTBEAT_GAP", "45s")]);
+    eventually("the router's log names the gateway and both keys", || {
+        let log = cluster.routers[0].log();
+        log.lines().any(|line| {
+            line.contains("WARN") && ["gateway.session.heartbeat_gap", "router.heartbeat", "45"].iter().all(|word| line.contains(word))
+        })
+    });
+    eventually("it serves all the same", || cluster.gateways[slow].ready());
+}

@@ -72,7 +72,8 @@ impl Health {
             return Err(why);
         }
         if self.has_no_link() {
-            return Err("no link to a router is up".to_owned());
+            let why = self.upstream.why_no_link().map_or_else(String::new, |why| format!("; the last attempt: {why}"));
+            return Err(format!("no link to a router is up{why}"));
         }
         Ok(())
     }
