@@ -20,7 +20,6 @@ use billfish_router::{
 };
 use prometheus_client::registry::Registry;
 use std::{net::SocketAddr, path::Path, sync::Arc};
-use tracing::warn;
 
 /// Runs until a signal and stops cleanly.
 pub(crate) fn run(options: &RunOptions) -> Result<()> {
@@ -63,11 +62,8 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let http = http::start(parts, &http_config, &mut registry).await?;
 
     let router = Arc::new(router);
-    let (watched, own_records) = (Arc::downgrade(&router), guard.readiness());
-    let router_is_ready: ReadyCheck = Box::new(move || match watched.upgrade() {
-        Some(router) => router.readiness().and_then(|()| own_records()),
-        None => Err("the router is draining".to_owned()),
-    });
+    let (watched, own_records) = (Arc::clone(&router), guard.readiness());
+    let router_is_ready: ReadyCheck = Box::new(move || watched.readiness().and_then(|()| own_records()));
     let admin = Admin::start(config.admin.listen, gateway.admin_router(Arc::new(registry), vec![router_is_ready])).await?;
 
     let bound = Bound { tcp: gateway.tcp_addr(), http: http.address(), admin: admin.address };
@@ -85,15 +81,11 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     // Boxed: each of these steps is a large future, and they are taken once.
     let drain = Box::pin(async {
         gateway.drain_configured().await;
+        router.drain().await;
         http.stop().await;
-        admin.stop().await;
-        // A probe's upgrade is short, and nobody probes now that the admin port is closed.
-        match Arc::into_inner(router) {
-            Some(router) => router.drain().await,
-            None => warn!("a probe still held the router; its rooms' leases run out by themselves"),
-        }
         ledger.close().await;
         shared.close().await;
+        admin.stop().await;
     });
     signals.stop_by(failure, drain).await
 }

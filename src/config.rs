@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use billfish_gateway::GatewayConfig;
-use billfish_router::{HttpConfig, RouterConfig, ledger::LedgerConfig};
+use billfish_router::{HttpConfig, RouterConfig, is_mask, ledger::LedgerConfig};
 use billfish_state::redis::RedisConfig;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -129,9 +129,12 @@ impl Config {
         }
         self.validate()?;
         match role {
-            Role::All => {}
+            Role::All => self.validate_leases()?,
             Role::Gateway => self.validate_gateway()?,
-            Role::Router => self.validate_router()?,
+            Role::Router => {
+                self.validate_router()?;
+                self.validate_leases()?;
+            }
         }
         Ok(self)
     }
@@ -142,7 +145,7 @@ impl Config {
         if self.gateway.link.secret.is_empty() {
             bail!("configuration key `gateway.link.secret`: is empty; set it to the routers' `router.link.secret`");
         }
-        if self.gateway.link.secret.len() < SECRET_BYTES_MIN {
+        if self.gateway.link.secret.len() < SECRET_BYTES_MIN && !is_mask(&self.gateway.link.secret) {
             bail!(
                 "configuration key `gateway.link.secret`: has fewer than {SECRET_BYTES_MIN} characters; the routers' has more, for whoever \
                  knows it may speak for every user"
@@ -163,6 +166,19 @@ impl Config {
         Ok(())
     }
 
+    /// A renewal that is answered after the lease has run out renews nothing: each hiccup of Redis would cost the router all its rooms.
+    fn validate_leases(&self) -> Result<()> {
+        let (wait, most) = (self.state.redis.command_timeout, self.router.room.renewal_max());
+        if self.state.kind == StateKind::Redis && wait > most {
+            bail!(
+                "configuration key `state.redis.command_timeout`: {wait:?} is longer than two thirds of `router.room.lease` ({:?}): a lease \
+                 is renewed after a third of it, and must not run out while the answer is waited for",
+                self.router.room.lease
+            );
+        }
+        Ok(())
+    }
+
     fn validate_shared(&self, what: &str) -> Result<()> {
         if self.state.kind != StateKind::Redis {
             bail!("configuration key `state.kind`: must be \"redis\" for a {what} of its own; in memory nobody else would see its state");
@@ -178,6 +194,18 @@ impl Config {
         self.gateway.validate().map_err(|error| anyhow!("configuration key `gateway.{}`: {}", error.key, error.problem))?;
         self.router.validate().map_err(|error| anyhow!("configuration key `router.{}`: {}", error.key, error.problem))?;
         self.http.validate().map_err(|error| anyhow!("configuration key `http.{}`: {}", error.key, error.problem))?;
+        Ok(())
+    }
+
+    /// What `check-config` prints is a configuration, and none to start with: everybody knows the mask.
+    pub(crate) fn refuse_mask(&self, role: Role) -> Result<()> {
+        let (key, secret) = match role {
+            Role::Gateway => ("gateway.link.secret", &self.gateway.link.secret),
+            Role::All | Role::Router => ("router.link.secret", &self.router.link.secret),
+        };
+        if is_mask(secret) {
+            bail!("configuration key `{key}`: is the mask that check-config prints; put the secret there");
+        }
         Ok(())
     }
 

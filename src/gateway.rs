@@ -37,8 +37,8 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     signals
         .stop_by(async { displacement.happens().await.into() }, async {
             gateway.drain_configured().await;
-            admin.stop().await;
             shared.close().await;
+            admin.stop().await;
         })
         .await
 }

@@ -37,11 +37,18 @@ fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 fn check_config(options: &CheckOptions) -> anyhow::Result<()> {
-    print!("{}", load(&options.config, options.role)?.masked()?);
+    print!("{}", read(&options.config, options.role)?.masked()?);
     Ok(())
 }
 
+/// A configuration to run with.
 fn load(options: &ConfigOptions, role: Role) -> anyhow::Result<Config> {
+    let config = read(options, role)?;
+    config.refuse_mask(role)?;
+    Ok(config)
+}
+
+fn read(options: &ConfigOptions, role: Role) -> anyhow::Result<Config> {
     // An environment that is not UTF-8 cannot name one of our keys.
     let environment =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));

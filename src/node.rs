@@ -3,17 +3,16 @@
 use crate::config::{Config, StateKind};
 use anyhow::{Context, Error, Result};
 use axum::Router;
+use billfish_router::http::{Bounds, HttpServer};
 use billfish_state::{State, redis::Redis};
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Map, Value};
-use std::{fs, io, net::SocketAddr, path::Path};
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    task::JoinHandle,
 };
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 /// Runs a node on a runtime of its own.
@@ -59,11 +58,13 @@ impl SharedState {
     }
 }
 
-/// The operator's port while it is open.
+/// What a caller may take of the operator's port. Probes and scrapes are few and short; the longest page waits two seconds for the shards.
+const ADMIN_BOUNDS: Bounds = Bounds { connections_max: 256, header_timeout: Duration::from_secs(15), grace: Duration::from_secs(3) };
+
+/// The operator's port while it is open. It opens last and closes last: while everything else ends it says so.
 pub(crate) struct Admin {
     pub(crate) address: SocketAddr,
-    stop: CancellationToken,
-    task: JoinHandle<io::Result<()>>,
+    server: HttpServer,
 }
 
 impl Admin {
@@ -71,20 +72,12 @@ impl Admin {
     pub(crate) async fn start(listen: SocketAddr, pages: Router) -> Result<Self> {
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for the admin port (admin.listen)"))?;
-        let address = listener.local_addr().context("the admin port has no address")?;
-        let stop = CancellationToken::new();
-        let until = stop.clone();
-        let task = tokio::spawn(async move { axum::serve(listener, pages).with_graceful_shutdown(until.cancelled_owned()).await });
-        Ok(Self { address, stop, task })
+        let server = HttpServer::serve(listener, pages, ADMIN_BOUNDS).context("the admin port has no address")?;
+        Ok(Self { address: server.address(), server })
     }
 
     pub(crate) async fn stop(self) {
-        self.stop.cancel();
-        match self.task.await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "the admin port had failed"),
-            Err(error) => warn!(%error, "the admin port had panicked"),
-        }
+        self.server.stop().await;
     }
 }
 

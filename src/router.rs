@@ -15,7 +15,6 @@ use billfish_router::{
 };
 use prometheus_client::registry::Registry;
 use std::{path::Path, sync::Arc};
-use tracing::warn;
 
 /// Runs until a signal and stops cleanly.
 pub(crate) fn run(options: &RunOptions) -> Result<()> {
@@ -44,11 +43,8 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let http =
         http::start(parts, &config.http, &mut registry).await.with_context(|| format!("cannot serve the HTTP API on {http_address}"))?;
     let router = Arc::new(router);
-    let (watched, own_records) = (Arc::downgrade(&router), guard.readiness());
-    let is_ready = move || match watched.upgrade() {
-        Some(router) => router.readiness().and_then(|()| own_records()),
-        None => Err("the router is draining".to_owned()),
-    };
+    let (watched, own_records) = (Arc::clone(&router), guard.readiness());
+    let is_ready = move || watched.readiness().and_then(|()| own_records());
     let admin = Admin::start(config.admin.listen, pages::router(Arc::new(registry), Box::new(is_ready))).await?;
     let link = router.link_address().context("a router of its own has no link port")?;
     Ports::default().with("link", link).with("http", http.address()).with("admin", admin.address).write(ports_file)?;
@@ -62,15 +58,12 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     };
     signals
         .stop_by(failure, async {
+            // The rooms go first, for others wait for them; whoever calls meanwhile is answered.
+            router.drain().await;
             http.stop().await;
-            admin.stop().await;
-            // A probe's upgrade is short, and nobody probes now that the admin port is closed.
-            match Arc::into_inner(router) {
-                Some(router) => router.drain().await,
-                None => warn!("a probe still held the router; its rooms' leases run out by themselves"),
-            }
             ledger.close().await;
             shared.close().await;
+            admin.stop().await;
         })
         .await
 }

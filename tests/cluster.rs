@@ -6,7 +6,8 @@ use billfish_wire::{Body, Code};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    io::{BufRead, BufReader, Write},
+    net::{SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
@@ -448,4 +449,72 @@ fn a_gateway_that_is_told_to_stop_sends_its_clients_to_the_others() {
     assert!(status.success(), "{status}");
     // New tokens name the others alone.
     eventually("the registry has forgotten it", || handed_out() == 2);
+}
+
+/// A call whose header never ends.
+fn half_a_call(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n").unwrap();
+    stream
+}
+
+#[test]
+fn a_router_that_drains_says_so_to_the_end_and_a_call_that_never_ends_does_not_keep_it() {
+    let options = ClusterOptions {
+        gateways: 1,
+        routers: 1,
+        // Longer than the test looks: the drain waits for the call until the test gives it up.
+        router_environment: ["GRACE", "HEADER_TIMEOUT"].map(|key| (format!("BILLFISH__HTTP__{key}"), "60s".to_owned())).to_vec(),
+        ..ClusterOptions::new(BINARY)
+    };
+    let Some(mut cluster) = Cluster::start(options) else { return };
+    let api = cluster.api(0);
+    let room = room_owned_by(&cluster, &api, 0, &mut 30_000);
+    // Everything that Redis is told from here on.
+    let mut monitor = TcpStream::connect(cluster.redis().address()).unwrap();
+    monitor.set_read_timeout(Some(PATIENCE)).unwrap();
+    monitor.write_all(b"MONITOR\r\n").unwrap();
+    let mut told = BufReader::new(monitor).lines().map(|line| line.expect("Redis says more"));
+    assert_eq!(told.next().as_deref(), Some("+OK"));
+    let (call, _at_the_admin_port) = (half_a_call(cluster.routers[0].address("http")), half_a_call(cluster.routers[0].address("admin")));
+    cluster.routers[0].terminate();
+    eventually("it is not ready, and says why", || {
+        cluster.routers[0].admin("/readyz") == Some((503, "the router is draining\n".to_owned()))
+    });
+    let draining = concat!("\\n1\\n", env!("CARGO_PKG_VERSION"), "\\n");
+    // In the registry it drains, and is taken out once its rooms are given back.
+    for what in [&["\"router-1\"", draining][..], &["HDEL", "\"router-1\""]] {
+        assert!(told.any(|line| what.iter().all(|word| line.contains(word))), "{what:?}");
+    }
+    assert_eq!(cluster.owner_of(room), None);
+    let routers = &mut cluster.routers;
+    assert_eq!(routers[0].admin("/readyz").map(|(status, _)| status), Some(503));
+    assert_eq!(routers[0].admin("/livez").map(|(status, _)| status), Some(200), "a drain is no reason to be killed");
+    assert_eq!(routers[0].metric("router_rooms", &[]), Some(0.0));
+    assert!(routers[0].has_ended().is_none());
+    drop(call);
+    let status = routers[0].wait(PATIENCE).expect("it stops");
+    assert!(status.success(), "{status}\n{}", routers[0].log());
+}
+
+#[test]
+fn a_gateway_that_is_set_otherwise_than_the_routers_is_told_of_with_the_keys() {
+    let Some(mut cluster) = Cluster::start(ClusterOptions { gateways: 1, routers: 1, ..ClusterOptions::new(BINARY) }) else { return };
+    let stranger = cluster.add_gateway_with(&[("BILLFISH__GATEWAY__LINK__SECRET", "not what the others have")]);
+    let says_both = |text: &str| text.contains("gateway.link.secret") && text.contains("router.link.secret");
+    eventually("its /readyz says what to do", || {
+        cluster.gateways[stranger].admin("/readyz").is_some_and(|(status, why)| status == 503 && says_both(&why))
+    });
+    assert!(says_both(&cluster.gateways[stranger].log()));
+    eventually("the router's log does too", || says_both(&cluster.routers[0].log()));
+    assert!(cluster.routers[0].ready() && cluster.gateways[0].ready(), "the others go on");
+
+    let slow = cluster.add_gateway_with(&[("BILLFISH__GATEWAY__SESSION__HEARTBEAT_GAP", "45s")]);
+    eventually("the router's log names the gateway and both keys", || {
+        let log = cluster.routers[0].log();
+        log.lines().any(|line| {
+            line.contains("WARN") && ["gateway.session.heartbeat_gap", "router.heartbeat", "45"].iter().all(|word| line.contains(word))
+        })
+    });
+    eventually("it serves all the same", || cluster.gateways[slow].ready());
 }

@@ -72,6 +72,57 @@ fn what_check_config_prints_is_a_configuration_and_hides_secrets() {
     assert_eq!(text(&again.stdout), printed, "{}", text(&again.stderr));
 }
 
+/// What a gateway or a router of its own must be told.
+const OF_ITS_OWN: [(&str, &str); 6] = [
+    ("BILLFISH__STATE__KIND", "redis"),
+    ("BILLFISH__STATE__REDIS__PASSWORD", "a password of Redis"),
+    ("BILLFISH__GATEWAY__LINK__SECRET", "a secret between us"),
+    ("BILLFISH__ROUTER__LINK__LISTEN", "127.0.0.1:0"),
+    ("BILLFISH__ROUTER__LINK__SECRET", "a secret between us"),
+    ("BILLFISH__HTTP__API_KEY", "a-very-secret-key-of-mine"),
+];
+
+#[test]
+fn what_check_config_prints_for_a_role_is_a_configuration_and_none_to_run_with() {
+    for (role, key) in [("all", "router.link.secret"), ("gateway", "gateway.link.secret"), ("router", "router.link.secret")] {
+        let output = billfish(&["check-config", "--role", role], &OF_ITS_OWN);
+        assert_eq!(output.status.code(), Some(0), "{role}: {}", text(&output.stderr));
+        let printed = text(&output.stdout);
+        assert!(!printed.contains("a secret between us") && !printed.contains("a password"), "{printed}");
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("printed.toml");
+        std::fs::write(&file, &printed).unwrap();
+        let again = billfish(&["check-config", "--role", role, "--config", file.to_str().unwrap()], &[]);
+        assert_eq!(text(&again.stdout), printed, "{role}: {}", text(&again.stderr));
+        // Everybody knows the mask, so nobody may link by it.
+        let run = billfish(&[role, "--config", file.to_str().unwrap()], &[]);
+        let why = text(&run.stderr);
+        assert!(run.status.code() == Some(1) && why.contains(key) && why.contains("mask"), "{role}: {why}");
+    }
+}
+
+#[test]
+fn values_that_contradict_each_other_are_refused_with_their_keys() {
+    let cases = [
+        (("BILLFISH__GATEWAY__SESSION__BODY_BYTES_MAX", "1048576"), &["gateway.session.body_bytes_max", "link"][..]),
+        (("BILLFISH__GATEWAY__SESSION__SILENT_GAPS", "1000"), &["gateway.session.silent_gaps", "session.heartbeat_gap"]),
+        (("BILLFISH__STATE__REDIS__COMMAND_TIMEOUT", "4001ms"), &["state.redis.command_timeout", "router.room.lease"]),
+        (("BILLFISH__ROUTER__ROOM__LEASE", "1s"), &[]),
+    ];
+    for (variable, named) in cases {
+        let mut environment = OF_ITS_OWN.to_vec();
+        environment.push(variable);
+        let output = billfish(&["check-config", "--role", "router"], &environment);
+        assert_eq!(output.status.code(), Some(i32::from(!named.is_empty())), "{variable:?}: {}", text(&output.stderr));
+        let why = text(&output.stderr);
+        assert!(named.iter().all(|word| why.contains(word)), "{variable:?}: {why}");
+    }
+    // A gateway of its own has no rooms to lease.
+    let mut environment = OF_ITS_OWN.to_vec();
+    environment.push(("BILLFISH__STATE__REDIS__COMMAND_TIMEOUT", "30s"));
+    assert_eq!(billfish(&["check-config", "--role", "gateway"], &environment).status.code(), Some(0));
+}
+
 #[test]
 fn an_address_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

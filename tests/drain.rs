@@ -3,7 +3,7 @@
 use crate::house::{House, eventually};
 use billfish_wire::Code;
 use std::{
-    io::{ErrorKind, Read},
+    io::{ErrorKind, Read, Write},
     net::TcpStream,
     time::Duration,
 };
@@ -60,6 +60,22 @@ fn a_drain_under_load_takes_nothing_new_and_tells_everyone_before_the_close() {
     }
     assert!(house.wait(GRACE).success(), "{}", house.log());
     assert!(!house.log().contains("outlived the grace"), "{}", house.log());
+}
+
+#[test]
+fn a_call_that_never_ends_does_not_keep_a_drain_from_ending() {
+    let mut house = House::with("[http]\ngrace = \"1s\"\n");
+    let _halting: Vec<TcpStream> = [house.ports.http, house.ports.admin]
+        .into_iter()
+        .map(|address| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n").unwrap();
+            stream
+        })
+        .collect();
+    house.terminate();
+    eventually("it is not ready", || house.admin("/readyz").0 == 503);
+    assert!(house.wait(Duration::from_secs(20)).success(), "{}", house.log());
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! - [`GatewayConfig::validate`] names the key that is wrong. What passes it can be run with.
 
 use crate::{admission::Network, shard::ShardConfig};
+use billfish_link::tcp::TEXT_BYTES_MAX;
 use billfish_session::server::ServerConfig;
 use billfish_wire::limits;
 use serde::{Deserialize, Serialize};
@@ -53,14 +54,14 @@ pub struct SessionConfig {
     /// The gap between heartbeats that LOGIN's answer asks for; whole seconds.
     #[serde(with = "humantime_serde")]
     pub heartbeat_gap: Duration,
-    /// Silent gaps after which the session is over.
+    /// Silent gaps after which the session is over. Routers learn it from the registry, and go by the longest silence of any gateway.
     pub silent_gaps: u32,
     /// From the first byte of a frame to its last.
     #[serde(with = "humantime_serde")]
     pub frame_timeout: Duration,
     /// Longest body before login.
     pub login_body_bytes_max: usize,
-    /// Longest body after it.
+    /// Longest body after it; at most what the link to a router carries, [`TEXT_BYTES_MAX`].
     pub body_bytes_max: usize,
     /// Waits before each resend of an unacknowledged QoS-1 push.
     #[serde(with = "durations")]
@@ -263,6 +264,13 @@ impl std::fmt::Debug for LinkConfig {
     }
 }
 
+impl SessionConfig {
+    /// Who is silent for so long is gone.
+    pub(crate) fn silence(&self) -> Duration {
+        self.heartbeat_gap.saturating_mul(self.silent_gaps)
+    }
+}
+
 impl GatewayConfig {
     /// Checks what serde cannot.
     ///
@@ -302,12 +310,17 @@ impl GatewayConfig {
         })?;
         ensure("session.heartbeat_gap", gap <= GAP_MAX, || "is longer than an hour: nobody would be missed".to_owned())?;
         positive("session.silent_gaps", session.silent_gaps)?;
+        ensure("session.silent_gaps", session.silence() <= SILENCE_MAX, || {
+            format!("times session.heartbeat_gap is longer than {SILENCE_MAX:?}: the shared state forgets who was here")
+        })?;
         ensure("session.frame_timeout", session.frame_timeout >= SHORTEST, shortest)?;
         positive("session.login_body_bytes_max", session.login_body_bytes_max)?;
         ensure("session.body_bytes_max", session.body_bytes_max >= session.login_body_bytes_max, || {
             "is less than session.login_body_bytes_max".to_owned()
         })?;
-        ensure("session.body_bytes_max", session.body_bytes_max <= BODY_BYTES_LIMIT, || format!("is more than {BODY_BYTES_LIMIT}"))?;
+        ensure("session.body_bytes_max", session.body_bytes_max <= TEXT_BYTES_MAX, || {
+            format!("is more than {TEXT_BYTES_MAX}, what the link to a router carries")
+        })?;
         ensure("session.resend_after", session.resend_after.len() <= RESENDS_MAX, || format!("has more than {RESENDS_MAX} entries"))?;
         ensure("session.resend_after", session.resend_after.iter().all(|wait| *wait >= SHORTEST), shortest)?;
         positive("session.pending_max", session.pending_max)?;
@@ -382,10 +395,10 @@ impl GatewayConfig {
 const NODE_BYTES_MAX: usize = 32;
 /// More shards than any machine has cores; a shard is a `u16` in keys.
 const SHARDS_MAX: usize = 256;
-/// Bodies are held in memory while they are read: above this a misprint is more likely than a need.
-const BODY_BYTES_LIMIT: usize = 16 * 1024 * 1024;
 /// Longest heartbeat gap.
 const GAP_MAX: Duration = Duration::from_secs(3600);
+/// Longest silence: signs of life are kept for seven minutes more in Redis. Routers believe no gateway that says more.
+const SILENCE_MAX: Duration = Duration::from_secs(2 * 3600);
 /// More resends than this are a wish for the inbox.
 const RESENDS_MAX: usize = 8;
 /// The sessions' clock ticks in this order of magnitude.
@@ -457,13 +470,15 @@ mod tests {
     #[test]
     fn a_wrong_value_is_refused_with_its_key() {
         type Change = fn(&mut GatewayConfig);
-        let changes: [(&str, Change); 10] = [
+        let changes: [(&str, Change); 12] = [
             ("node", |config| config.node = "a b".to_owned()),
             ("node", |config| config.node = "x".repeat(33)),
             ("shards", |config| config.shards = 257),
             ("listen.advertise", |config| config.listen.advertise = "chat.example".to_owned()),
             ("listen.advertise", |config| config.listen.tcp = "0.0.0.0:8085".parse().unwrap()),
             ("session.heartbeat_gap", |config| config.session.heartbeat_gap = Duration::from_millis(1_500)),
+            ("session.silent_gaps", |config| config.session.silent_gaps = 241),
+            ("session.body_bytes_max", |config| config.session.body_bytes_max = billfish_link::tcp::TEXT_BYTES_MAX + 1),
             ("session.rooms_max", |config| config.session.rooms_max = 9),
             ("admission.unlogged_percent_max", |config| config.admission.unlogged_percent_max = 101),
             ("drain.close_per_s", |config| config.drain.close_per_s = 0),

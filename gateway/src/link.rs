@@ -48,6 +48,9 @@ pub(crate) async fn keep_dialled(address: String, identity: Identity, fanout: Ar
             }
             Err(error) => Some(chain(&error)),
         };
+        if let Some(why) = &failure {
+            fanout.upstream.not_linked(why);
+        }
         if failure.is_some() && failure != told {
             warn!(router = %address, failure, "no link; told once, and tried again and again");
             told = failure;

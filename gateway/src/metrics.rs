@@ -476,7 +476,7 @@ mod tests {
     };
     use billfish_wire::Class;
     use prometheus_client::{encoding::text::encode, registry::Registry};
-    use std::{collections::BTreeSet, sync::Arc};
+    use std::sync::Arc;
 
     fn shard() -> ShardGauges {
         ShardGauges {
@@ -497,7 +497,7 @@ mod tests {
     #[test]
     fn every_name_stands_in_the_docs_and_the_docs_name_no_other() {
         let text = page(Metrics { shards: vec![shard()], control: Arc::default(), directory: Arc::default() });
-        let shown: BTreeSet<String> = text
+        let mut shown: Vec<String> = text
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE "))
             .map(|line| match line.split_once(' ') {
@@ -507,11 +507,14 @@ mod tests {
             })
             .collect();
         let docs = include_str!("../../docs/metrics.md");
-        let listed: BTreeSet<String> = docs
+        let mut listed: Vec<String> = docs
             .lines()
             .filter_map(|line| line.strip_prefix("| `gateway_"))
             .map(|line| format!("gateway_{}", line.split(['`', '{']).next().unwrap_or_default()))
             .collect();
+        // Sorted lists, not sets: a name that stands twice is a mistake too.
+        shown.sort();
+        listed.sort();
         assert_eq!(shown, listed);
     }
 

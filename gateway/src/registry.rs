@@ -26,6 +26,8 @@ pub(crate) struct Registration {
     pub(crate) address: String,
     pub(crate) connections_max: u32,
     pub(crate) heartbeat_gap: Duration,
+    /// After which a session is over; routers go by it too.
+    pub(crate) silence: Duration,
 }
 
 impl Registration {
@@ -60,11 +62,19 @@ impl Registration {
             capacity: u64::from(self.connections_max),
             load: self.metrics.connections(),
             draining,
-            labels: labels(&self.store.state, self.heartbeat_gap, now),
+            labels: self.labels(now),
             ..entry(&self.node, self.incarnation, &self.address)
         };
         let state = &self.store.state;
         drop(self.store.call(Port::Registry, self.health.displacement.register(state, &node, now, now + LEASE_MS)).await);
+    }
+
+    fn labels(&self, now_ms: u64) -> BTreeMap<String, String> {
+        let mut labels = (*self.store.state.layout).clone();
+        labels.insert(labels::RENEWED_MS.to_owned(), now_ms.to_string());
+        labels.insert(labels::HEARTBEAT_MS.to_owned(), self.heartbeat_gap.as_millis().to_string());
+        labels.insert(labels::SILENCE_MS.to_owned(), self.silence.as_millis().to_string());
+        labels
     }
 
     /// Addresses of other gateways that take clients; none when the registry does not say.
@@ -97,13 +107,6 @@ fn entry(node: &str, incarnation: u64, address: &str) -> NodeInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         labels: BTreeMap::new(),
     }
-}
-
-fn labels(state: &State, heartbeat_gap: Duration, now_ms: u64) -> BTreeMap<String, String> {
-    let mut labels = (*state.layout).clone();
-    labels.insert(labels::RENEWED_MS.to_owned(), now_ms.to_string());
-    labels.insert(labels::HEARTBEAT_MS.to_owned(), heartbeat_gap.as_millis().to_string());
-    labels
 }
 
 /// A third of the lease, so that two renewals may fail.

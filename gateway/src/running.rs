@@ -183,6 +183,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         address: advertised,
         connections_max,
         heartbeat_gap: config.session.heartbeat_gap,
+        silence: config.session.silence(),
     });
     let fanout = Arc::new(Fanout {
         upstream: Arc::clone(&upstream),
@@ -351,6 +352,7 @@ impl Parts {
                 error!(shard, "the shard had panicked");
             }
         }
+        self.health.shards_ended();
         // Their last events are in the mailboxes, which are closed now: the desks take them and end.
         finish(&mut self.desks).await;
         self.writers.end().await;

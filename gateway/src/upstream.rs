@@ -85,6 +85,8 @@ pub(crate) struct RouterSeen {
 #[derive(Debug)]
 pub(crate) struct Upstream {
     table: Mutex<Table>,
+    /// Why a router could not be linked, the last time that this became known. For a person.
+    no_link: Mutex<Option<String>>,
 }
 
 #[derive(Debug)]
@@ -133,7 +135,7 @@ impl Upstream {
             words: VecDeque::new(),
             counters,
         };
-        Self { table: Mutex::new(table) }
+        Self { table: Mutex::new(table), no_link: Mutex::default() }
     }
 
     /// A link to a router is up: it is told every room that is its, and gets the calls that wait. An older link of the same router ends.
@@ -149,6 +151,16 @@ impl Upstream {
     /// Takes what is to be sent over a link; `false`: the link is no longer wanted.
     pub(crate) fn take_outbox(&self, link: LinkId, out: &mut VecDeque<Kind>) -> bool {
         self.table().take_outbox(link, out)
+    }
+
+    /// A router is not linked: why.
+    pub(crate) fn not_linked(&self, why: &str) {
+        *self.no_link.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.to_owned());
+    }
+
+    /// Why nobody is linked, as far as that is known.
+    pub(crate) fn why_no_link(&self) -> Option<String> {
+        self.no_link.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Links that are up.

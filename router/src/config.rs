@@ -27,7 +27,8 @@ pub struct RouterConfig {
     pub chat: ChatConfig,
     /// Pushes from the business backend.
     pub push: PushConfig,
-    /// A client's silence after two of these is its end; must be the gateways' value.
+    /// Between two heartbeats of a client; must be the gateways' value. How many of them a client may be silent is theirs to say, too
+    /// (`gateway.session.silent_gaps`): the longest silence that any of them waits counts.
     #[serde(with = "humantime_serde")]
     pub heartbeat: Duration,
     /// Life of a login token.
@@ -72,7 +73,7 @@ pub struct RoomConfig {
     /// A room without members is put aside after this.
     #[serde(with = "humantime_serde")]
     pub idle_after: Duration,
-    /// Life of an ownership lease; renewed after a third of it.
+    /// Life of an ownership lease; renewed after a third of it, and no call to the shared state may take longer than the rest.
     #[serde(with = "humantime_serde")]
     pub lease: Duration,
     /// Joins of rooms that are not there, per user and minute; beyond it every join is refused until the minute is over.
@@ -160,6 +161,14 @@ impl Default for RoomConfig {
     }
 }
 
+impl RoomConfig {
+    /// Longest call to the shared state that still renews a lease before it has run out.
+    #[must_use]
+    pub fn renewal_max(&self) -> Duration {
+        self.lease - self.lease / RENEWALS_PER_LEASE
+    }
+}
+
 impl Default for ChatConfig {
     fn default() -> Self {
         Self {
@@ -178,6 +187,8 @@ impl Default for PushConfig {
     }
 }
 
+/// So that one renewal may fail.
+pub(crate) const RENEWALS_PER_LEASE: u32 = 3;
 /// Longest node name: it stands in every route and lease.
 const NODE_BYTES_MAX: usize = 64;
 
@@ -195,7 +206,7 @@ impl RouterConfig {
         if self.link.listen.is_some() && self.link.secret.is_empty() {
             return wrong("link.secret", "required with link.listen");
         }
-        if self.link.listen.is_some() && self.link.secret.len() < SECRET_BYTES_MIN {
+        if self.link.listen.is_some() && self.link.secret.len() < SECRET_BYTES_MIN && !is_mask(&self.link.secret) {
             return wrong("link.secret", "at least 16 characters: whoever knows it may speak for every user");
         }
         match &self.link.advertise {
@@ -242,7 +253,7 @@ impl RouterConfig {
         Ok(())
     }
 
-    /// Two heartbeat gaps: who is silent for longer is gone.
+    /// Two heartbeat gaps: the least silence after which somebody is gone, whatever the gateways say.
     pub(crate) fn silence_ms(&self) -> u64 {
         crate::clock::millis(self.heartbeat * 2)
     }
@@ -253,6 +264,12 @@ const QUEUE_CALLS_TOP: usize = 65_536;
 
 /// Shortest secret of links: 16 characters of hex are 64 bits.
 const SECRET_BYTES_MIN: usize = 16;
+
+/// What a printed configuration shows in place of a secret. Legal to check, so that what is printed is a configuration; never to start with.
+#[must_use]
+pub fn is_mask(secret: &str) -> bool {
+    !secret.is_empty() && secret.bytes().all(|byte| byte == b'*')
+}
 
 /// Longest address that others are told: a host name has 253 characters.
 const ADDRESS_BYTES_MAX: usize = 255;

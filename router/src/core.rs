@@ -474,9 +474,9 @@ impl Core {
         self.house_words.load_full().ok_or_else(Refusal::unavailable)
     }
 
-    /// Two heartbeat gaps, the gateways' longest: who is silent for longer is gone.
+    /// Who is silent for longer is gone: for longer than any gateway waits, and never for less than two of our own heartbeat gaps.
     pub(crate) fn silence_ms(&self) -> u64 {
-        self.config.silence_ms().max(self.fleet.heartbeat_ms() * 2)
+        self.config.silence_ms().max(self.fleet.silence_ms())
     }
 
     /// Whether it can serve, or why not.

@@ -29,6 +29,10 @@ const LOAD_STEP: u64 = 64;
 const GAP_MAX_MS: u64 = 3_600_000;
 /// Weight of the smallest gateway: others count in steps of a quarter of what it can hold.
 const SMALLEST_WEIGHT: u32 = 4;
+/// Nor waits longer for a client that is silent.
+const SILENCE_MAX_MS: u64 = 2 * GAP_MAX_MS;
+/// Silent gaps of a gateway of an earlier release, which does not say how long it waits.
+const SILENT_GAPS: u64 = 2;
 /// Transports that a client may be sent to.
 const TRANSPORTS: [&str; 4] = ["tcp", "ws", "tls", "quic"];
 
@@ -36,8 +40,8 @@ const TRANSPORTS: [&str; 4] = ["tcp", "ws", "tls", "quic"];
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
     gateways: ArcSwap<Gateways>,
-    /// The longest gap between heartbeats that any of them goes by; 0: none says.
-    heartbeat_ms: AtomicU64,
+    /// The longest silence after which any of them takes a client for gone; 0: none says.
+    silence_ms: AtomicU64,
     /// The gap that was found to differ, and told.
     told_ms: AtomicU64,
 }
@@ -79,17 +83,19 @@ impl Fleet {
         self.gateways.store(Arc::new(Gateways { ring, weights, by_id }));
     }
 
-    /// The longest gap between heartbeats of the registered gateways; 0: none says.
-    pub(crate) fn heartbeat_ms(&self) -> u64 {
-        self.heartbeat_ms.load(Relaxed)
+    /// The longest silence after which a registered gateway takes a client for gone; 0: none says.
+    pub(crate) fn silence_ms(&self) -> u64 {
+        self.silence_ms.load(Relaxed)
     }
 
-    /// Takes the gaps that gateways go by. Where one is not `ours` the longest counts, so that nobody is taken for gone by a shorter one;
-    /// the operator is told once of each.
+    /// Takes the gaps and the silences that gateways go by. Where they differ the longest counts, so that nobody is taken for gone by a
+    /// shorter one; of each gap that is not `ours` the operator is told once.
     pub(crate) fn compare_heartbeats(&self, nodes: &[NodeInfo], ours: Duration) {
-        let gap_of = |node: &NodeInfo| node.labels.get(labels::HEARTBEAT_MS)?.parse::<u64>().ok().filter(|gap| *gap <= GAP_MAX_MS);
+        let told = |node: &NodeInfo, label, most| node.labels.get(label)?.parse::<u64>().ok().filter(|ms| *ms <= most);
+        let gap_of = |node: &NodeInfo| told(node, labels::HEARTBEAT_MS, GAP_MAX_MS);
+        let silence_of = |node: &NodeInfo| told(node, labels::SILENCE_MS, SILENCE_MAX_MS).or_else(|| Some(gap_of(node)? * SILENT_GAPS));
         let gaps = || nodes.iter().filter_map(|node| Some((gap_of(node)?, &node.id)));
-        self.heartbeat_ms.store(gaps().map(|(gap, _)| gap).max().unwrap_or(0), Relaxed);
+        self.silence_ms.store(nodes.iter().filter_map(silence_of).max().unwrap_or(0), Relaxed);
         if let Some((gap, gateway)) = gaps().find(|(gap, _)| *gap != millis(ours))
             && self.told_ms.swap(gap, Relaxed) != gap
         {
@@ -259,17 +265,25 @@ mod tests {
     }
 
     #[test]
-    fn of_gateways_that_differ_the_longest_gap_between_heartbeats_counts() {
+    fn of_gateways_that_differ_the_longest_silence_counts() {
         let (fleet, mut nodes) = fleet(4);
         fleet.compare_heartbeats(&nodes, Duration::from_secs(30));
-        assert_eq!(fleet.heartbeat_ms(), 0, "earlier releases do not say");
+        assert_eq!(fleet.silence_ms(), 0, "the earliest releases say nothing");
         for (node, gap) in nodes.iter_mut().zip(["30000", "45000", "odd", "9999999999"]) {
             node.labels.insert(labels::HEARTBEAT_MS.to_owned(), gap.to_owned());
         }
         fleet.compare_heartbeats(&nodes, Duration::from_secs(30));
-        assert_eq!(fleet.heartbeat_ms(), 45_000);
+        assert_eq!(fleet.silence_ms(), 90_000, "of those that say no silence it is two gaps");
+        for (node, silence) in nodes.iter_mut().zip(["180000", "45000", "odd", "9999999999"]) {
+            node.labels.insert(labels::SILENCE_MS.to_owned(), silence.to_owned());
+        }
+        fleet.compare_heartbeats(&nodes, Duration::from_secs(30));
+        assert_eq!(fleet.silence_ms(), 180_000);
+        fleet.compare_heartbeats(&nodes[1..], Duration::from_secs(30));
+        assert_eq!(fleet.silence_ms(), 45_000);
+        nodes[0].labels.remove(labels::SILENCE_MS);
         fleet.compare_heartbeats(&nodes[..1], Duration::from_secs(30));
-        assert_eq!(fleet.heartbeat_ms(), 30_000);
+        assert_eq!(fleet.silence_ms(), 60_000);
     }
 
     #[test]

@@ -17,9 +17,9 @@ mod openapi;
 mod problem;
 mod server;
 
-pub use server::HttpServer;
+pub use server::{Bounds, HttpServer};
 
-use crate::{Handle, ledger::Ledger};
+use crate::{Handle, config::is_mask, ledger::Ledger};
 use billfish_state::State;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
@@ -171,11 +171,6 @@ impl HttpConfig {
         }
         Ok(())
     }
-}
-
-/// What a printed configuration shows in place of a key. Legal to check, so that what is printed is a configuration; never to start with.
-fn is_mask(key: &str) -> bool {
-    !key.is_empty() && key.bytes().all(|byte| byte == b'*')
 }
 
 /// What the API speaks for.

@@ -35,7 +35,7 @@ mod testing;
 mod tests;
 mod timers;
 
-pub use config::{ChatConfig, ConfigError, LinkConfig, PushConfig, RoomConfig, RouterConfig};
+pub use config::{ChatConfig, ConfigError, LinkConfig, PushConfig, RoomConfig, RouterConfig, is_mask};
 pub use error::Refusal;
 pub use handle::Handle;
 pub use http::HttpConfig;
@@ -197,8 +197,9 @@ impl Running {
         self.core.incarnation
     }
 
-    /// Finishes what has begun, takes nothing new, gives its rooms back and ends its links, within the grace period.
-    pub async fn drain(self) {
+    /// Finishes what has begun, takes nothing new, gives its rooms back and ends its links, within the grace period. From its first moment
+    /// on the router is not ready and says that it drains; its [`Handle`] still answers, mostly by refusing.
+    pub async fn drain(&self) {
         drain::drain(&self.core).await;
     }
 }

@@ -22,6 +22,7 @@ mod renewals;
 use crate::{
     Refusal,
     clock::millis,
+    config::RENEWALS_PER_LEASE,
     services::ports::{RecordError, RoomRecords},
 };
 use arc_swap::ArcSwap;
@@ -295,7 +296,7 @@ impl Ownership {
 
     /// Between two renewals.
     fn renew_every_ms(&self) -> u64 {
-        self.lease_ms / 3
+        self.lease_ms / u64::from(RENEWALS_PER_LEASE)
     }
 }
 

@@ -163,7 +163,7 @@ impl Router {
         match std::mem::replace(&mut self.phase, Phase::Over) {
             Phase::Up(running) => {
                 if let Some(runtime) = &self.runtime {
-                    self.phase = Phase::Draining(runtime.spawn(running.drain()));
+                    self.phase = Phase::Draining(runtime.spawn(async move { running.drain().await }));
                 }
             }
             other @ (Phase::Starting(_) | Phase::Draining(_) | Phase::Over) => self.phase = other,

@@ -157,20 +157,25 @@ impl Cluster {
     /// Starts one more router and gives its index.
     pub fn add_router(&mut self) -> usize {
         let name = format!("router-{}", self.routers.len() + 1);
-        let node = self.started(NodeKind::Router, &name, &[]);
+        let node = self.started(NodeKind::Router, &name, &[], &[]);
         self.routers.push(node);
         self.routers.len() - 1
     }
 
     /// Starts one more gateway and gives its index.
     pub fn add_gateway(&mut self) -> usize {
+        self.add_gateway_with(&[])
+    }
+
+    /// The same, with more in its environment, which wins over everything else.
+    pub fn add_gateway_with(&mut self, environment: &[(&str, &str)]) -> usize {
         let name = format!("gateway-{}", self.gateways.len() + 1);
         let mut proxies = Vec::new();
         if self.options.link_proxies {
             proxies.extend(self.routers.iter().map(|router| ChaosProxy::start(router.address("link"))));
         }
         let through: Vec<SocketAddr> = proxies.iter().map(ChaosProxy::address).collect();
-        let node = self.started(NodeKind::Gateway, &name, &through);
+        let node = self.started(NodeKind::Gateway, &name, &through, environment);
         self.link_proxies.push(proxies);
         if self.options.client_proxies {
             self.client_proxies.push(ChaosProxy::start(node.address("tcp")));
@@ -179,15 +184,17 @@ impl Cluster {
         self.gateways.len() - 1
     }
 
-    fn started(&self, kind: NodeKind, name: &str, routers: &[SocketAddr]) -> Node {
+    fn started(&self, kind: NodeKind, name: &str, routers: &[SocketAddr], more: &[(&str, &str)]) -> Node {
         let mut problem = String::new();
         for _ in 0..START_TRIES_MAX {
-            let environment = match kind {
+            let of_its_kind = match kind {
                 NodeKind::Gateway => &self.options.gateway_environment,
                 NodeKind::Router => &self.options.router_environment,
             };
+            let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let environment: Vec<_> = of_its_kind.iter().cloned().chain(more).collect();
             let config = self.config(kind, name, routers);
-            let mut node = Node::new(kind, name, &self.options.binary, &config, environment, self.options.fake_time);
+            let mut node = Node::new(kind, name, &self.options.binary, &config, &environment, self.options.fake_time);
             match node.try_start() {
                 Ok(()) => return node,
                 Err(why) => problem = why,

@@ -1,12 +1,14 @@
 //! What an operator sees.
 
-use crate::house::{House, push, until};
+use crate::house::{House, now_ms, push, until};
 use billfish_link::message::Push;
+use billfish_state::{NodeKind, labels};
 use billfish_wire::Code;
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     sync::Arc,
+    time::Duration,
 };
 
 const ROOM: i64 = 30_001;
@@ -41,6 +43,17 @@ fn probes_say_what_is_missing() {
     let beside = serve(&house, Err("the records are away".to_owned()));
     assert_eq!(get(beside, "/readyz"), (503, "the records are away\n".to_owned()));
     assert_eq!(get(address, "/nothing").0, 404);
+}
+
+#[test]
+fn its_entry_says_how_long_it_waits_for_a_client_that_is_silent() {
+    let house = House::alone(|config| {
+        config.session.heartbeat_gap = Duration::from_secs(20);
+        config.session.silent_gaps = 6;
+    });
+    let nodes = house.runtime.block_on(house.state.registry.nodes(NodeKind::Gateway, now_ms())).unwrap();
+    let said = |label| nodes[0].labels.get(label).cloned();
+    assert_eq!((said(labels::HEARTBEAT_MS).as_deref(), said(labels::SILENCE_MS).as_deref()), (Some("20000"), Some("120000")));
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub enum LinkError {
         ours: u32,
     },
     /// The two nodes are configured with different secrets, or one with none.
-    #[error("{peer} does not share this node's link secret")]
+    #[error("{peer} has another link secret than this node; `gateway.link.secret` and `router.link.secret` must be the same on all nodes")]
     BadSecret {
         /// The other end.
         peer: String,

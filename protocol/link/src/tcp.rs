@@ -24,6 +24,9 @@ use tokio::time::timeout;
 
 /// Bytes of one envelope. The largest honest one is a page of an inbox or a room log.
 pub const ENVELOPE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of the longest text that one envelope carries; the kibibyte is for the ids and numbers beside it. What a client sends is such a
+/// text, so no gateway takes longer bodies.
+pub const TEXT_BYTES_MAX: usize = ENVELOPE_BYTES_MAX - 1024;
 /// Envelopes that wait on the sender's side, beside the credit: enough to fill a write while the last one runs.
 pub const SEND_QUEUE_ENVELOPES: usize = 1024;
 /// Bytes of a node's name.

@@ -23,6 +23,8 @@ pub mod labels {
     pub const RENEWED_MS: &str = "renewed_ms";
     /// The gap between heartbeats that this node goes by.
     pub const HEARTBEAT_MS: &str = "heartbeat_ms";
+    /// After how much silence this gateway takes a client for gone: as many gaps as it is set to wait.
+    pub const SILENCE_MS: &str = "silence_ms";
 }
 
 /// Why a node must not register.

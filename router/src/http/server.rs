@@ -3,6 +3,7 @@
 //! - A connection holds a permit; when none is left, nothing more is accepted and the kernel's queue fills.
 //! - A header that does not arrive in time ends its connection, and so does silence after a call. A call ends in time too.
 //! - Stopping: no new connection, calls under way end, then what is left is cut.
+//! - Other pages of the process (the operator's) are served by the same rules: see [`HttpServer::serve`].
 
 use super::{HttpConfig, HttpError, Service, problem::Problem};
 use axum::{
@@ -14,7 +15,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -24,7 +25,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-/// The running API.
+/// The running API, or other pages.
 #[derive(Debug)]
 pub struct HttpServer {
     address: SocketAddr,
@@ -36,6 +37,17 @@ pub struct HttpServer {
     grace: Duration,
 }
 
+/// What a caller may take of a server.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Connections at once; beyond it the next ones wait in the kernel's queue.
+    pub connections_max: usize,
+    /// From a connection's start, or the end of its last call, to the last byte of the next header.
+    pub header_timeout: Duration,
+    /// How long a stop waits for calls under way, and for headers that never end.
+    pub grace: Duration,
+}
+
 /// Wait after an accept that failed for want of files or memory: spinning would take the CPU that frees them.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(100);
 /// Longest header, all its lines together. Ours has one key and a content type.
@@ -43,23 +55,38 @@ const HEADER_BYTES_MAX: usize = 16 * 1024;
 
 pub(super) async fn start(service: Service, config: &HttpConfig) -> Result<HttpServer, HttpError> {
     let listener = TcpListener::bind(config.listen).await.map_err(|cause| HttpError::Listen { address: config.listen, cause })?;
-    let address = listener.local_addr().map_err(|cause| HttpError::Listen { address: config.listen, cause })?;
-    let (stop, cut, connections) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
-    let loop_of = Accepting {
-        listener,
-        router: service.router,
-        permits: Arc::new(Semaphore::new(config.connections_max)),
-        header_timeout: config.header_timeout,
-        stop: stop.clone(),
-        cut: cut.clone(),
-        connections: connections.clone(),
-    };
-    let accepting = tokio::spawn(loop_of.run());
-    info!(%address, "HTTP API listens");
-    Ok(HttpServer { address, stop, cut, connections, running: service.running, accepting, grace: config.grace })
+    let HttpConfig { connections_max, header_timeout, grace, .. } = *config;
+    let server = HttpServer::begin(listener, service, Bounds { connections_max, header_timeout, grace })
+        .map_err(|cause| HttpError::Listen { address: config.listen, cause })?;
+    info!(address = %server.address, "HTTP API listens");
+    Ok(server)
 }
 
 impl HttpServer {
+    /// Serves pages that are not the API's, until [`HttpServer::stop`].
+    ///
+    /// # Errors
+    /// The listener has no address.
+    pub fn serve(listener: TcpListener, pages: axum::Router, bounds: Bounds) -> io::Result<Self> {
+        Self::begin(listener, Service { router: pages, running: TaskTracker::new() }, bounds)
+    }
+
+    fn begin(listener: TcpListener, service: Service, bounds: Bounds) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let (stop, cut, connections) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let loop_of = Accepting {
+            listener,
+            router: service.router,
+            permits: Arc::new(Semaphore::new(bounds.connections_max)),
+            header_timeout: bounds.header_timeout,
+            stop: stop.clone(),
+            cut: cut.clone(),
+            connections: connections.clone(),
+        };
+        let accepting = tokio::spawn(loop_of.run());
+        Ok(Self { address, stop, cut, connections, running: service.running, accepting, grace: bounds.grace })
+    }
+
     /// Where it listens: the port that was bound, also when the configuration says 0.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -76,7 +103,8 @@ impl HttpServer {
             self.running.wait().await;
         });
         if ended.await.is_err() {
-            warn!(connections = self.connections.len(), calls = self.running.len(), grace = ?self.grace, "HTTP calls outlived the grace period");
+            let (connections, calls) = (self.connections.len(), self.running.len());
+            warn!(address = %self.address, connections, calls, grace = ?self.grace, "HTTP calls outlived the grace period");
             self.cut.cancel();
             self.connections.wait().await;
         }
@@ -164,7 +192,7 @@ pub(super) async fn end_in_time(State(call_timeout): State<Duration>, request: R
 
 #[cfg(test)]
 mod tests {
-    use super::{HttpServer, end_in_time, start};
+    use super::{Bounds, HttpServer, end_in_time, start};
     use crate::http::{HttpConfig, HttpError, Service};
     use axum::{Router, body::Body, extract::DefaultBodyLimit, http::Request, middleware::from_fn_with_state, routing::get};
     use std::{sync::Arc, time::Duration};
@@ -264,6 +292,20 @@ mod tests {
         let mut heard = Vec::new();
         timeout(PATIENCE, caller.read_to_end(&mut heard)).await.expect("it is cut").ok();
         assert!(heard.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_header_that_does_not_end_does_not_keep_a_stop_from_ending() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let bounds = Bounds { connections_max: 2, header_timeout: PATIENCE * 10, grace: Duration::from_millis(50) };
+        let server = HttpServer::serve(listener, Router::new().route("/", get(|| async { "served" })), bounds).unwrap();
+        let mut halting = TcpStream::connect(server.address()).await.unwrap();
+        halting.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").await.unwrap();
+        // Who came later is served: both were taken in.
+        let mut other = TcpStream::connect(server.address()).await.unwrap();
+        assert!(call(&mut other).await.contains("served"));
+        timeout(PATIENCE, server.stop()).await.expect("it stops");
+        timeout(PATIENCE, halting.read_to_end(&mut Vec::new())).await.expect("it is cut").ok();
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ async fn the_rooms_of_a_router_that_drains_are_another_s_within_the_patience_of_
     let (first, second) = world.pair().await;
     let room = world.room_of(&second).await;
     let before = first.push(room, "before").await.unwrap();
-    let draining = tokio::spawn(second.running.drain());
+    let draining = tokio::spawn(async move { second.running.drain().await });
     tokio::task::yield_now().await;
     let after = first.push(room, "after").await.unwrap();
     assert!(after >> 32 > before >> 32, "the next owner has a larger epoch: {after} and {before}");

@@ -198,7 +198,7 @@ async fn a_router_whose_name_a_later_process_bears_says_so_and_is_not_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_heartbeat_gaps_that_differ_the_longest_decides_who_is_silent() {
+async fn the_longest_silence_of_any_gateway_decides_who_is_gone() {
     let world = World::new();
     let router = world.router("r1").await;
     let ours = router.running.core.silence_ms();
@@ -207,6 +207,9 @@ async fn of_heartbeat_gaps_that_differ_the_longest_decides_who_is_silent() {
     let now_ms = world.state.clock.now_ms();
     world.state.registry.register(&slow, now_ms, now_ms + 3_600_000).await.unwrap();
     until("the longer one counts", || router.running.core.silence_ms() == ours * 4).await;
+    slow.labels.insert(labels::SILENCE_MS.to_owned(), (ours * 6).to_string());
+    world.state.registry.register(&slow, now_ms, now_ms + 3_600_000).await.unwrap();
+    until("as many gaps as the gateway waits", || router.running.core.silence_ms() == ours * 6).await;
     world.state.registry.deregister(NodeKind::Gateway, "g1", 1).await.unwrap();
     until("and no longer than it is there", || router.running.core.silence_ms() == ours).await;
 }

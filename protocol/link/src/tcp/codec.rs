@@ -43,7 +43,7 @@ mod tests {
         Biz, Gone, Hello, Interest, Kick, Moved, Order, Ordered, Origin, Push, Redeliver, Relay, RoomPush, Sync, Synced, Up, UserPush,
         reply, up,
     };
-    use crate::tcp::ENVELOPE_BYTES_MAX;
+    use crate::tcp::{ENVELOPE_BYTES_MAX, TEXT_BYTES_MAX};
     use proptest::prelude::*;
 
     fn any_push() -> impl Strategy<Value = Push> {
@@ -257,6 +257,20 @@ mod tests {
             }
             assert_eq!(input.capacity(), held, "an announcement alone must not cost memory");
         }
+    }
+
+    #[test]
+    fn the_longest_text_fits_with_the_largest_of_all_that_stands_beside_it() {
+        let biz = Biz {
+            room_id: i64::MIN,
+            biz_code: i32::MIN,
+            data: "x".repeat(TEXT_BYTES_MAX),
+            // As long as an id of a client may be.
+            msg_id: "i".repeat(64),
+        };
+        let origin = Origin { app_id: i32::MIN, user_id: i64::MIN, device: u32::MAX, session: u64::MAX };
+        let up = Up { id: u64::MAX, origin: Some(origin), call: Some(up::Call::Biz(biz)) };
+        encode(Kind::Up(up), &mut BytesMut::new()).expect("fits");
     }
 
     #[test]

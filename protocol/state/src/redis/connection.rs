@@ -319,6 +319,8 @@ impl Connection {
         if servers.known.len() >= SERVERS_MAX {
             return Err(Trouble::Down(format!("{name}: there are {SERVERS_MAX} servers already").into()));
         }
+        // Those of servers that went have ended meanwhile: without this their cells would stay.
+        while servers.tasks.try_join_next().is_some() {}
         let server = Arc::new(Server::new(address.clone(), self.0.limits.breaker));
         // The task must not keep the connection alive: the connection owns the task.
         let inner = Arc::downgrade(&self.0);
@@ -538,5 +540,39 @@ impl<'a> InFlight<'a> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.metrics.in_flight.dec_by(self.commands);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Connection, Limits, SlotRange};
+    use crate::redis::{RedisConfig, breaker::BreakerLimits, config::Address, dial::Dialer, keys::Keys, metrics::Metrics};
+    use prometheus_client::registry::Registry;
+    use std::{sync::Arc, time::Duration};
+
+    #[tokio::test(start_paused = true)]
+    async fn servers_that_went_leave_nothing_behind() {
+        let config = RedisConfig::default();
+        let limits = Limits {
+            command_timeout: config.command_timeout,
+            in_flight_max: config.in_flight_max,
+            breaker: BreakerLimits {
+                failures: config.breaker_failures,
+                open_min: config.breaker_open_min,
+                open_max: config.breaker_open_max,
+            },
+        };
+        let (keys, metrics) = (Keys::new("im:", 1), Metrics::register(&mut Registry::default()));
+        let connection = Connection::new(keys, metrics, limits, Arc::new(Dialer::new(&config).unwrap()), |_| {});
+        for port in 1..=50 {
+            let primary = Address { host: "127.0.0.1".to_owned(), port };
+            connection.use_cluster(&[SlotRange { first: 0, last: 16_383, primary }]);
+            // What was aborted ends at its next turn.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let servers = connection.servers();
+        assert_eq!((servers.known.len(), servers.tasks.len() <= 2), (1, true), "{} tasks", servers.tasks.len());
+        drop(servers);
+        connection.stop().await;
     }
 }
