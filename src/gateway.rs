@@ -34,13 +34,13 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     Ports::default().with("tcp", gateway.tcp_addr()).with("admin", admin.address).write(ports_file)?;
     greet(&config, &gateway, &admin);
     let displacement = gateway.displacement();
-    signals
-        .stop_by(async { displacement.happens().await.into() }, async {
-            gateway.drain_configured().await;
-            shared.close().await;
-            admin.stop().await;
-        })
-        .await
+    // On the heap: a drain is large, and waits here for as long as the process lives.
+    let stop = Box::pin(async {
+        gateway.drain_configured().await;
+        shared.close().await;
+        admin.stop().await;
+    });
+    signals.stop_by(async { displacement.happens().await.into() }, stop).await
 }
 
 #[expect(clippy::print_stdout, reason = "the command's result")]

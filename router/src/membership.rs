@@ -144,6 +144,11 @@ impl Membership {
         }
     }
 
+    /// Whether this device of the user has a seat.
+    pub(crate) fn has_seat(&self, user: UserId, device: DeviceKind) -> bool {
+        self.seats.contains_key(&(user, device))
+    }
+
     /// Whether a device of the user has a seat.
     pub(crate) fn contains(&self, user: UserId) -> bool {
         DeviceKind::ALL.into_iter().any(|device| self.seats.contains_key(&(user, device)))

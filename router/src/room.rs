@@ -8,6 +8,7 @@
 //! Rules are the services'; here is only order.
 
 mod door;
+mod joining;
 mod orders;
 mod outbox;
 mod parting;
@@ -34,10 +35,11 @@ use crate::{
     },
     timers::RoomTimers,
 };
-use billfish_link::message::{Evict, Joined, Synced, envelope::Kind, reply};
+use billfish_link::message::{Evict, Synced, envelope::Kind, reply};
 use billfish_state::{AppId, DeviceKind, LogEntry, Member, MessageClaim, Quiet, RoomId, UserId};
 use billfish_wire::{Class, Reason};
 use bytes::Bytes;
+use joining::Joining;
 use outbox::{Out, Outbox, Waiting};
 use parting::Fate;
 use snapshot::States;
@@ -48,6 +50,8 @@ use upkeep::Signs;
 
 /// Calls worked off before their outcome is sent: joins the room log's writes of a busy room, and adds less than a millisecond.
 const BATCH: usize = 64;
+/// JOINs decided together. One more saves hardly a command; each that resumes holds a log's worth of messages meanwhile, at most 1 MiB.
+const JOINS_AT_ONCE: usize = 16;
 /// Messages in the snapshot of a newcomer.
 const NEWCOMER_MESSAGES: usize = 20;
 /// Messages in the snapshot of one who resumes, and in a SYNC page.
@@ -374,8 +378,18 @@ impl Room {
                 }
                 () = tokio::time::sleep_until(wake) => {}
             }
-            for call in batch.drain(..) {
+            let mut calls = batch.drain(..).peekable();
+            while let Some(call) = calls.next() {
                 self.core.metrics.room_queue_depth.dec();
+                if self.end.is_none()
+                    && let RoomCall::Join { .. } = call
+                {
+                    let more = std::iter::from_fn(|| calls.next_if(|next| matches!(next, RoomCall::Join { .. })));
+                    let joins: Vec<Joining> = std::iter::once(call).chain(more).take(JOINS_AT_ONCE).filter_map(Joining::of).collect();
+                    self.core.metrics.room_queue_depth.dec_by(joins.len() as i64 - 1);
+                    self.on_joins(joins).await;
+                    continue;
+                }
                 match self.end {
                     None => self.on_call(call).await,
                     Some(End::Closed) => door::after_the_end(&self.core, self.record.room, call).await,
@@ -402,7 +416,7 @@ impl Room {
                 let gone = self.membership.interest(&gateway, false);
                 self.part(&gone, Fate::Over).await;
             }
-            RoomCall::Join { gateway, id, asker, resume_seq } => self.on_join(gateway, id, asker, resume_seq).await,
+            RoomCall::Join { gateway, id, asker, resume_seq } => self.on_joins(vec![Joining { gateway, id, asker, resume_seq }]).await,
             RoomCall::Leave { gateway, id, asker } => self.on_leave(&gateway, id, asker).await,
             RoomCall::Sync { gateway, id, asker, from_seq } => self.on_sync(&gateway, id, asker, from_seq).await,
             RoomCall::Say { gateway, id, asker, content, msg_id, received } => {
@@ -417,94 +431,6 @@ impl Room {
                 drop(answer.send(done));
             }
             RoomCall::Stop => self.end = Some(End::Stopped),
-        }
-    }
-
-    async fn on_join(&mut self, gateway: Arc<Gateway>, id: u64, asker: Asker, resume_seq: Option<i64>) {
-        self.flush().await;
-        if gateway.is_down() {
-            // It will not hear the answer: it asks anew over its next link, or says there that nobody wants it any more, and has perhaps
-            // said so already.
-            return;
-        }
-        let result = self.join(&gateway, asker, resume_seq).await;
-        let Ok(joined) = result else {
-            let refusal = result.expect_err("the other case was taken");
-            self.core.metrics.joined(refusal.reason.label());
-            gateway.refuse(id, &refusal).await;
-            return;
-        };
-        self.core.metrics.joined("accepted");
-        gateway.reply(id, reply::Result::Joined(joined)).await;
-    }
-
-    async fn join(&mut self, gateway: &Arc<Gateway>, asker: Asker, resume_seq: Option<i64>) -> Result<Joined, Refusal> {
-        let now_ms = self.core.state.clock.now_ms();
-        let guard = door::join_guard(&self.core);
-        guard.check(asker, now_ms).await?;
-        if asker.app != self.record.app {
-            return Err(guard.failed(asker, Refusal::new(Reason::RoomNotFound), now_ms).await);
-        }
-        if let Err(refusal) = self.rules.may_enter(asker.user, now_ms) {
-            return Err(guard.failed(asker, refusal, now_ms).await);
-        }
-        if self.membership.seats() >= self.core.config.room.members_max && !self.membership.contains(asker.user) {
-            return Err(Refusal::because(Reason::RateLimited, "the room is full; wait retryAfterMs").retry_after(FULL_RETRY_MS));
-        }
-        match self.hold().await {
-            Hold::Owned => {}
-            Hold::Degraded => return Err(Refusal::unavailable()),
-            Hold::Lost => {
-                self.lose().await;
-                return Err(self.core.ownership.elsewhere(self.record.room));
-            }
-        }
-        let resumed = match resume_seq {
-            Some(after_seq) => Some(self.missed(after_seq, now_ms).await?),
-            None => None,
-        };
-        let member = [Member { user: asker.user, device: asker.device }];
-        let joined = self.core.state.members.join(asker.app, self.record.room, &member, now_ms);
-        let (joined, unacknowledged) = tokio::join!(joined, self.unacknowledged(asker, resume_seq.is_some()));
-        self.audience = joined?;
-        self.membership.take_seat(gateway, asker.user, asker.device, asker.session);
-        let (messages, gap) = match resumed {
-            Some(resumed) => resumed,
-            None => (self.newcomers(unacknowledged, now_ms).await, false),
-        };
-        let data = snapshot::snapshot(self.audience, &self.states, &messages, gap, resume_seq.is_some());
-        Ok(Joined { room_id: self.record.room.0, seq: self.seq(), data, audience: self.audience.cast_signed() })
-    }
-
-    /// The oldest push of this room that the user's gateway had no ACK of when it died. One who resumes says himself what he knows.
-    async fn unacknowledged(&self, asker: Asker, resumes: bool) -> Option<i64> {
-        if resumes {
-            return None;
-        }
-        match self.core.state.acks.pending(asker.app, asker.user).await {
-            Ok(pending) => {
-                let here = pending.iter().filter(|pending| pending.room == Some(self.record.room));
-                here.filter_map(|pending| outbox::seq_of(self.record.room, &pending.msg_id)).min()
-            }
-            Err(error) => {
-                self.core.metrics.store_failed("acks", &error);
-                None
-            }
-        }
-    }
-
-    /// The messages in the snapshot of one who does not resume: the last few, and before them what he has not acknowledged.
-    async fn newcomers(&self, unacknowledged: Option<i64>, now_ms: u64) -> Vec<Bytes> {
-        let recent = || self.recent.iter().cloned().collect();
-        let Some(oldest_seq) = unacknowledged else { return recent() };
-        match self.missed(oldest_seq - 1, now_ms).await {
-            // Who has missed less than a newcomer is shown is no worse off than one.
-            Ok((missed, _)) if missed.len() > self.recent.len() => missed,
-            Ok(_) => recent(),
-            Err(refusal) => {
-                tracing::debug!(room = %self.record.room, reason = refusal.reason.label(), "what was not acknowledged was not looked for");
-                recent()
-            }
         }
     }
 
@@ -694,8 +620,6 @@ impl Room {
     }
 }
 
-/// Told to who finds a room full.
-const FULL_RETRY_MS: u64 = 10_000;
 /// The other fields of a state's body, escaped.
 const STATE_FIELDS_BYTES: usize = 256;
 /// Lines about rooms that were lost: a router that was stopped loses all of them at once.

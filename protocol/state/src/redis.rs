@@ -17,6 +17,7 @@ mod connection;
 mod dedup;
 mod dial;
 mod first_look;
+mod gather;
 mod inbox;
 mod keeper;
 mod keys;
@@ -45,6 +46,7 @@ use breaker::BreakerLimits;
 use config::Address;
 use connection::{Connection, Limits};
 use dial::Dialer;
+use gather::Gathering;
 use keeper::Keeper;
 use keys::Keys;
 use metrics::Metrics;
@@ -148,20 +150,22 @@ impl Redis {
             }
             .run(),
         );
+        let server = connection.clone();
+        let mut gathering = Gathering::new(move || server.is_one_server(), &mut keeper);
         let state = State {
             clock,
-            tokens: Arc::new(tokens::RedisTokens::new(connection.clone())),
+            tokens: Arc::new(tokens::RedisTokens::new(connection.clone(), &mut gathering)),
             presence: Arc::new(presence::RedisPresence::new(connection.clone(), watch.clone())),
-            routes: Arc::new(routes::RedisRoutes::new(connection.clone())),
-            acks: Arc::new(acks::RedisAcks::new(connection.clone(), watch.clone())),
-            inbox: Arc::new(inbox::RedisInbox::new(connection.clone(), watch.clone())),
+            routes: Arc::new(routes::RedisRoutes::new(connection.clone(), &mut gathering)),
+            acks: Arc::new(acks::RedisAcks::new(connection.clone(), watch.clone(), &mut gathering)),
+            inbox: Arc::new(inbox::RedisInbox::new(connection.clone(), watch.clone(), &mut gathering)),
             room_log: Arc::new(room_log::RedisRoomLog::new(connection.clone())),
             members: Arc::new(members::RedisMembers::new(connection.clone())),
             registry: Arc::new(registry::RedisRegistry::new(connection.clone())),
             leases: Arc::new(leases::RedisLeases::new(connection.clone())),
-            rate_windows: Arc::new(rate_windows::RedisRateWindows::new(connection.clone())),
+            rate_windows: Arc::new(rate_windows::RedisRateWindows::new(connection.clone(), &mut gathering)),
             dedup: Arc::new(dedup::RedisDedup::new(connection.clone())),
-            cache: Arc::new(cache::RedisCache::new(connection.clone())),
+            cache: Arc::new(cache::RedisCache::new(connection.clone(), &mut gathering)),
             watch,
             layout: Arc::new([("state.redis.presence_buckets".to_owned(), config.presence_buckets.to_string())].into()),
         };

@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that fails here says so")]
 
 use billfish_state::redis::{Redis, RedisConfig, StartError};
-use billfish_state::{AppId, Lease, NodeInfo, NodeKind, State, StateError, TokenOwner, UserId};
+use billfish_state::{
+    AppId, DeviceKind, Lease, NodeInfo, NodeKind, Route, State, StateError, TokenOwner, UserId, WindowHit, WindowVerdict,
+};
 use billfish_testing::{Certificates, PATIENCE, RedisCluster, RedisOptions, RedisServer, slot_of};
 use prometheus_client::registry::Registry;
 use std::error::Error;
@@ -93,7 +95,7 @@ async fn a_key_of_another_type_is_named_and_the_store_is_not_away_for_it() {
     let Some(server) = RedisServer::start() else { return };
     let node = Node::start(single(&server)).await;
     server.command(&["LPUSH", "im:imLoginToken:t", "x"]).unwrap();
-    server.command(&["SET", "im:bindIp:10001:1", "x"]).unwrap();
+    server.command(&["LPUSH", "im:bindIp:10001:1", "x"]).unwrap();
     let token = node.token().await.unwrap_err();
     assert!(matches!(&token, StateError::Spoilt { key, .. } if key == "im:imLoginToken:..."), "the token is a secret: {token:?}");
     let route = node.state.routes.lookup(APP, &[UserId(2), UserId(1)], node.now()).await.unwrap_err();
@@ -102,7 +104,33 @@ async fn a_key_of_another_type_is_named_and_the_store_is_not_away_for_it() {
     assert_eq!(node.value("state_redis_failures_total{kind=\"spoilt\"}"), 2.0);
     server.command(&["DEL", "im:bindIp:10001:1"]).unwrap();
     assert!(node.state.routes.lookup(APP, &[UserId(1)], node.now()).await.is_ok());
+    let pair = ["t".to_owned(), "u".to_owned()];
+    let resolved = node.state.tokens.resolve(&pair, node.now()).await.unwrap_err();
+    assert!(matches!(&resolved, StateError::Spoilt { .. }), "also among others: {resolved:?}");
     assert_eq!((node.state.watch.away(), node.value("state_redis_breaker_open")), (None, 0.0));
+}
+
+#[tokio::test]
+async fn spoilt_routes_and_windows_are_written_anew() {
+    let Some(server) = RedisServer::start() else { return };
+    let node = Node::start(single(&server)).await;
+    // One alone, and two among others.
+    let route = |user: i64| Route { app: APP, user: UserId(user), device: DeviceKind::Ios, node: "g".to_owned(), epoch: 1, session: 1 };
+    let hit = |user: i64| WindowHit { key: user.to_string(), limit: 1, window_ms: 60_000 };
+    for users in [vec![1], vec![2, 3, 4]] {
+        for user in &users {
+            server.command(&["LPUSH", &format!("im:bindIp:10001:{user}"), "x"]).unwrap();
+            server.command(&["LPUSH", &format!("im:limit:{user}"), "x"]).unwrap();
+        }
+        let routes: Vec<Route> = users.iter().map(|user| route(*user)).collect();
+        let hits: Vec<WindowHit> = users.iter().map(|user| hit(*user)).collect();
+        assert_eq!(node.state.routes.bind(&routes, node.now(), node.now() + 60_000).await.unwrap(), vec![Vec::<Route>::new(); users.len()]);
+        let ids: Vec<UserId> = users.iter().map(|user| UserId(*user)).collect();
+        let found = node.state.routes.lookup(APP, &ids, node.now()).await.unwrap();
+        assert_eq!(found.into_iter().flatten().collect::<Vec<_>>(), routes);
+        assert_eq!(node.state.rate_windows.hit(&hits, node.now()).await.unwrap(), vec![WindowVerdict::Allowed; users.len()]);
+        assert!(node.state.rate_windows.hit(&hits, node.now()).await.unwrap().iter().all(|verdict| *verdict != WindowVerdict::Allowed));
+    }
 }
 
 #[tokio::test]

@@ -9,12 +9,13 @@
 
 use super::command::{Command, Script};
 use super::connection::Connection;
+use super::gather::{Batch, Gather, Gathering};
 use super::keys::{ACK_SHARDS, Keys};
 use crate::port::{ACK_AGAIN_MAX_MS, ACK_AGAIN_MS, ACK_TIMES_MAX, ACKS_PER_USER_MAX, Acks, INBOX_AGE_MAX_MS, ROOM_LOG_AGE_MAX_MS, Result};
 use crate::types::{AppId, PendingAck, RoomId, UserId};
 use crate::watch::Watch;
 use async_trait::async_trait;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -40,9 +41,40 @@ type Shard = (AppId, u64);
 pub(super) struct RedisAcks {
     connection: Connection,
     watch: Watch,
+    looking: Gather<Looks>,
     noted: Mutex<Noted>,
     /// What `postpone` has still to look at before it goes round again, the next last.
     to_look_at: Mutex<Vec<Shard>>,
+}
+
+/// Whether a user has any.
+struct Looks(Connection);
+
+#[async_trait]
+impl Batch for Looks {
+    type Ask = (AppId, UserId);
+    type Answer = bool;
+
+    async fn run(&self, users: Vec<(AppId, UserId)>) -> Result<Vec<bool>> {
+        const WHAT: &str = "looking for pending ACKs";
+        let keys: Vec<String> = users.iter().map(|(app, user)| self.0.keys().acks_by_name(*app, Keys::ack_shard(*user))).collect();
+        // Where the shards of all of them are empty, one command tells.
+        if users.len() > 1 && self.0.is_one_server() {
+            let shards: Vec<String> = keys.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect();
+            if self.0.count(WHAT, &shards).await? == 0 {
+                return Ok(vec![false; users.len()]);
+            }
+        }
+        let look = |(key, (_, user)): (&String, &(AppId, UserId))| {
+            Command::new("ZRANGEBYLEX", key).arg(format!("[{user}:")).arg(format!("({user};")).arg("LIMIT").arg(0).arg(1)
+        };
+        let found: Vec<Vec<String>> = self.0.run_many(WHAT, keys.iter().zip(&users).map(look).collect()).await?;
+        Ok(found.into_iter().map(|found| !found.is_empty()).collect())
+    }
+
+    fn alone(ask: &(AppId, UserId)) -> Option<(AppId, UserId)> {
+        Some(*ask)
+    }
 }
 
 /// When this process noted which app.
@@ -54,8 +86,9 @@ struct Noted {
 }
 
 impl RedisAcks {
-    pub(super) fn new(connection: Connection, watch: Watch) -> Self {
-        Self { connection, watch, noted: Mutex::default(), to_look_at: Mutex::default() }
+    pub(super) fn new(connection: Connection, watch: Watch, gathering: &mut Gathering<'_>) -> Self {
+        let looking = gathering.gather(Looks(connection.clone()));
+        Self { connection, watch, looking, noted: Mutex::default(), to_look_at: Mutex::default() }
     }
 
     fn script(&self, script: &'static Script, (app, shard): Shard) -> Command {
@@ -144,10 +177,7 @@ impl Acks for RedisAcks {
     async fn pending(&self, app: AppId, user: UserId) -> Result<Vec<PendingAck>> {
         let shard = Keys::ack_shard(user);
         // Most have none: one plain command tells.
-        let (first, end) = (format!("[{user}:"), format!("({user};"));
-        let look = Command::new("ZRANGEBYLEX", &self.connection.keys().acks_by_name(app, shard)).arg(first).arg(end);
-        let found: Vec<String> = self.connection.run("looking for pending ACKs", look.arg("LIMIT").arg(0).arg(1)).await?;
-        if found.is_empty() {
+        if !self.looking.ask_one((app, user)).await? {
             return Ok(Vec::new());
         }
         let command = self.script(&PENDING, (app, shard)).arg(user.0);

@@ -46,11 +46,23 @@ impl Command {
 
     /// Calls a script. The keys, at least one, share a hash tag.
     pub(super) fn script(script: &'static Script, keys: &[&str]) -> Self {
+        let call = Self::script_on_one_server(script, keys);
+        debug_assert!(keys.iter().all(|key| slot_of(key.as_bytes()) == call.slot), "keys of one script share a hash tag: {keys:?}");
+        call
+    }
+
+    /// Calls a script on keys of any slots: for a single server, or for one key.
+    pub(super) fn script_on_one_server(script: &'static Script, keys: &[&str]) -> Self {
         let mut cmd = redis::cmd("EVALSHA");
         cmd.arg(script.hash()).arg(keys.len()).arg(keys);
-        let slot = keys.first().map_or(0, |key| slot_of(key.as_bytes()));
-        debug_assert!(keys.iter().all(|key| slot_of(key.as_bytes()) == slot), "keys of one script share a hash tag: {keys:?}");
-        Self { cmd, slot, script: Some(script), is_repeatable: true }
+        Self { cmd, slot: keys.first().map_or(0, |key| slot_of(key.as_bytes())), script: Some(script), is_repeatable: true }
+    }
+
+    /// `name key key...`, of any slots: for a single server.
+    pub(super) fn on_many(name: &str, keys: &[String]) -> Self {
+        let mut cmd = redis::cmd(name);
+        cmd.arg(keys);
+        Self { cmd, slot: keys.first().map_or(0, |key| slot_of(key.as_bytes())), script: None, is_repeatable: true }
     }
 
     /// The keys that it is about.

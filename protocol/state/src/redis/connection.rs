@@ -9,7 +9,7 @@
 //! repeated, and sends it all to where that one belongs.
 
 use super::breaker::BreakerLimits;
-use super::command::Command;
+use super::command::{Command, Script};
 use super::config::Address;
 use super::dial::Dialer;
 use super::keys::Keys;
@@ -20,7 +20,7 @@ use super::slots::{SLOTS, slot_of};
 use super::trouble::Trouble;
 use crate::port::Result;
 use redis::{FromRedisValue, Pipeline, ServerError, ServerErrorKind, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -33,6 +33,8 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 const PIPELINE_COMMANDS_MAX: usize = 512;
 /// How often one command is sent at most: a slot that moves, a script that is missing, and one more.
 const ROUNDS_MAX: usize = 5;
+/// Keys in one command: a tenth of a millisecond of a server's time.
+const KEYS_PER_COMMAND: usize = 100;
 /// Before a slot that is half moved is asked again.
 const TRY_AGAIN_AFTER: Duration = Duration::from_millis(20);
 /// Servers known at once; a cluster has at most 1,000.
@@ -94,6 +96,15 @@ struct Servers {
     tasks: JoinSet<()>,
 }
 
+/// What keys are asked for with: it decides what is asked first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Likely {
+    /// Most of them are there.
+    There,
+    /// Hardly one is.
+    Missing,
+}
+
 /// What became of a command that was sent.
 enum Fate {
     Answered(Value),
@@ -148,6 +159,82 @@ impl Connection {
             }
         }
         Ok(answers)
+    }
+
+    /// Calls a script on each of the items, in the order given: `key` says which key one is about, and `argue` adds what else the script is told
+    /// of it, behind the number of its key. The script answers with a list. A single server is sent one call for many keys; in a cluster
+    /// hardly two of them share a slot, and each is a call of its own.
+    pub(super) async fn run_by_key<I, T: FromRedisValue>(
+        &self,
+        what: &'static str,
+        script: &'static Script,
+        items: &[I],
+        key: impl Fn(&I) -> String,
+        argue: impl Fn(Command, &I) -> Command,
+    ) -> Result<Vec<T>> {
+        let at_once = if self.is_one_server() { KEYS_PER_COMMAND } else { 1 };
+        let command = |items: &[I]| {
+            let mut keys: Vec<String> = Vec::with_capacity(items.len());
+            let mut numbers: HashMap<String, usize> = HashMap::with_capacity(items.len());
+            let mut number_of = |item: &I| {
+                let key = key(item);
+                *numbers.entry(key).or_insert_with_key(|key| {
+                    keys.push(key.clone());
+                    keys.len()
+                })
+            };
+            let places: Vec<usize> = items.iter().map(&mut number_of).collect();
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            let call = Command::script_on_one_server(script, &keys);
+            items.iter().zip(places).fold(call, |call, (item, place)| argue(call.arg(place), item))
+        };
+        let answers: Vec<Vec<T>> = self.run_many(what, items.chunks(at_once).map(command).collect()).await?;
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    /// What stands at each of the keys, all of them strings. A single server is asked for many at once. A key of another type fails the
+    /// call, as by `GET`.
+    pub(super) async fn values<T: FromRedisValue>(&self, what: &'static str, keys: Vec<String>, likely: Likely) -> Result<Vec<Option<T>>> {
+        let get = |key: &String| Command::new("GET", key);
+        if keys.len() < 2 || !self.is_one_server() {
+            return self.run_many(what, keys.iter().map(get).collect()).await;
+        }
+        let mut values: Vec<Option<T>> = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(KEYS_PER_COMMAND) {
+            if likely == Likely::Missing && self.count(what, keys).await? == 0 {
+                values.extend(keys.iter().map(|_| None));
+                continue;
+            }
+            let mut found: Vec<Option<T>> = self.run(what, Command::on_many("MGET", keys)).await?;
+            let is_missing = |index: &usize| found[*index].is_none();
+            let missing: Vec<usize> = (0..keys.len()).filter(is_missing).collect();
+            let names: Vec<String> = missing.iter().map(|index| keys[*index].clone()).collect();
+            // To `MGET` a key of another type is one that is not there: what it is has to be asked for alone.
+            if !names.is_empty() && self.count(what, &names).await? > 0 {
+                let alone: Vec<Option<T>> = self.run_many(what, names.iter().map(get).collect()).await?;
+                missing.into_iter().zip(alone).for_each(|(index, value)| found[index] = value);
+            }
+            values.extend(found);
+        }
+        Ok(values)
+    }
+
+    /// Whether each of the keys is there, whatever it holds. Hardly one is.
+    pub(super) async fn exist(&self, what: &'static str, keys: Vec<String>) -> Result<Vec<bool>> {
+        if keys.len() > 1 && self.is_one_server() && self.count(what, &keys).await? == 0 {
+            return Ok(keys.iter().map(|_| false).collect());
+        }
+        self.run_many(what, keys.iter().map(|key| Command::new("EXISTS", key)).collect()).await
+    }
+
+    /// How many of the keys are there, whatever they hold; for a single server.
+    pub(super) async fn count(&self, what: &'static str, keys: &[String]) -> Result<u64> {
+        self.run(what, Command::on_many("EXISTS", keys)).await
+    }
+
+    /// Whether one command may be about any keys.
+    pub(super) fn is_one_server(&self) -> bool {
+        matches!(*self.0.map.borrow(), Map::One(_))
     }
 
     /// As [`Self::run_many`], but what one server fails to do fails for its own commands alone: they have no answer. An error if none has.
@@ -570,9 +657,11 @@ mod tests {
             // What was aborted ends at its next turn.
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let servers = connection.servers();
-        assert_eq!((servers.known.len(), servers.tasks.len() <= 2), (1, true), "{} tasks", servers.tasks.len());
-        drop(servers);
+        let (known, tasks) = {
+            let servers = connection.servers();
+            (servers.known.len(), servers.tasks.len())
+        };
+        assert_eq!((known, tasks <= 2), (1, true), "{tasks} tasks");
         connection.stop().await;
     }
 }

@@ -4,6 +4,7 @@
 
 use super::command::{Command, Script};
 use super::connection::Connection;
+use super::gather::{Batch, Gather, Gathering};
 use super::stream::{self, Bounds, Wanted, stream_script};
 use super::{life, short_life};
 use crate::port::{INBOX_AGE_MAX_MS, INBOX_BYTES_MAX, INBOX_EMPTY_KEPT_MS, INBOX_ENTRIES_MAX, INBOX_KEPT_MS, Inbox, Result};
@@ -21,15 +22,36 @@ const BOUNDS: Bounds = Bounds { entries: INBOX_ENTRIES_MAX, bytes: INBOX_BYTES_M
 /// Inboxes that one round trip appends to: each is sent a copy of the body, and 256 of the largest are 16 MiB.
 const INBOXES_AT_ONCE: usize = 256;
 
-pub(super) struct RedisInbox(Connection, Watch);
+pub(super) struct RedisInbox {
+    connection: Connection,
+    watch: Watch,
+    looking: Gather<Looks>,
+}
+
+/// Whether there are notes, and so may be entries; by their key.
+struct Looks(Connection);
+
+#[async_trait]
+impl Batch for Looks {
+    type Ask = String;
+    type Answer = bool;
+
+    async fn run(&self, notes: Vec<String>) -> Result<Vec<bool>> {
+        self.0.exist("looking for an inbox", notes).await
+    }
+
+    fn alone(ask: &String) -> Option<String> {
+        Some(ask.clone())
+    }
+}
 
 impl RedisInbox {
-    pub(super) fn new(connection: Connection, watch: Watch) -> Self {
-        Self(connection, watch)
+    pub(super) fn new(connection: Connection, watch: Watch, gathering: &mut Gathering<'_>) -> Self {
+        Self { looking: gathering.gather(Looks(connection.clone())), connection, watch }
     }
 
     fn append_one(&self, app: AppId, user: UserId, asked: InboxId, body: &[u8], claim: Option<&MessageClaim>, now_ms: u64) -> Command {
-        let keys = self.0.keys();
+        let keys = self.connection.keys();
         let mut names = vec![keys.inbox(app, user), keys.inbox_notes(app, user)];
         names.extend(claim.map(|_| keys.inbox_claims(app, user)).into_iter().flatten());
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -51,8 +73,8 @@ impl Inbox for RedisInbox {
         let mut ids = Vec::with_capacity(users.len());
         for users in users.chunks(INBOXES_AT_ONCE) {
             let commands = users.iter().map(|user| self.append_one(app, *user, asked, &body, None, now_ms)).collect();
-            let given: Vec<(String, bool, u64)> = self.0.run_many("appending to inboxes", commands).await?;
-            self.1.gave_way(given.iter().map(|(_, _, given_way)| given_way).sum());
+            let given: Vec<(String, bool, u64)> = self.connection.run_many("appending to inboxes", commands).await?;
+            self.watch.gave_way(given.iter().map(|(_, _, given_way)| given_way).sum());
             ids.extend(given.into_iter().map(|(id, ..)| id));
         }
         Ok(ids)
@@ -69,8 +91,8 @@ impl Inbox for RedisInbox {
     ) -> Result<AppendedOnce> {
         let asked = InboxId::parse_new(id)?;
         let command = self.append_one(app, user, asked, &body, Some(claim), now_ms);
-        let (id, is_first, given_way) = self.0.run("appending to an inbox", command).await?;
-        self.1.gave_way(given_way);
+        let (id, is_first, given_way) = self.connection.run("appending to an inbox", command).await?;
+        self.watch.gave_way(given_way);
         Ok(AppendedOnce { id, is_first })
     }
 
@@ -84,13 +106,13 @@ impl Inbox for RedisInbox {
                 None => return Ok(Page::default()),
             },
         };
-        let keys = [&*self.0.keys().inbox(app, user), &*self.0.keys().inbox_notes(app, user)];
+        let keys = [&*self.connection.keys().inbox(app, user), &*self.connection.keys().inbox_notes(app, user)];
         // Most who log in have none: one plain command tells.
-        if after.is_none() && !stream::is_known(&self.0, "looking for an inbox", keys[1]).await? {
+        if after.is_none() && !self.looking.ask_one(keys[1].to_owned()).await? {
             return Ok(Page::default());
         }
         let wanted = Wanted { from, gap_after: after.map(|after| after.to_string()), limit };
-        let (entries, more, gap) = stream::read(&self.0, "reading an inbox", keys, BOUNDS, wanted, now_ms).await?;
+        let (entries, more, gap) = stream::read(&self.connection, "reading an inbox", keys, BOUNDS, wanted, now_ms).await?;
         Ok(Page { entries: entries.into_iter().map(|raw| InboxEntry { id: raw.id, body: raw.body }).collect(), more, gap })
     }
 
@@ -101,7 +123,7 @@ impl Inbox for RedisInbox {
                 by_inbox.entry((*app, *user)).or_default().insert(id);
             }
         }
-        let keys = self.0.keys();
+        let keys = self.connection.keys();
         let mut commands = Vec::with_capacity(by_inbox.len());
         for ((app, user), ids) in &by_inbox {
             let ids: Vec<String> = ids.iter().map(InboxId::to_string).collect();
@@ -114,6 +136,6 @@ impl Inbox for RedisInbox {
                 commands.push(command);
             }
         }
-        self.0.run_many::<i64>("acknowledging inbox entries", commands).await.map(drop)
+        self.connection.run_many::<i64>("acknowledging inbox entries", commands).await.map(drop)
     }
 }

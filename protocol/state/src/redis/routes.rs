@@ -1,77 +1,106 @@
-//! [`Routes`]: a hash for each user, device → `node%session%epoch%until`; and beside it, under a number of its own, whom the last binds of
-//! the device displaced: such values, each with the time until which it is told of, the oldest first, in lines.
+//! [`Routes`]: a string for each user, a line `device%node%session%epoch%until` for each device, and such lines for whom the last binds of a
+//! device displaced, under a number that is no device's, each with the time until which it is told of.
 //!
-//! The end stands in the value, for Redis 7.0 knows no life of a field; the key lives as long as the longest of them.
+//! - The end stands in the line; the key lives as long as the longest of them.
+//! - A string rather than a hash: what was bound before comes back from the command that binds, and one `MGET` reads many users.
+//! - A single server is sent one script for many users, a cluster one for each, for no two of them share a slot.
 
 use super::command::{Command, Script};
-use super::connection::Connection;
+use super::connection::{Connection, Likely};
+use super::gather::{Batch, Gather, Gathering};
 use super::life;
 use crate::port::{DISPLACED_KEPT_MS, DISPLACED_MAX, Result, Routes};
-use crate::types::{AppId, DeviceKind, Route, UserId};
+use crate::types::{AppId, DeviceKind, Route, StateError, UserId};
 use async_trait::async_trait;
 use redis::FromRedisValue;
 
-/// The field of whom a device displaced is the device's and this: no device, for a node that does not know of it either.
-const DISPLACED_FIELDS: u8 = 100;
+/// A script on the routes of users.
+macro_rules! routes_script {
+    ($file:literal) => {
+        Script::new(concat!(include_str!("lua/routes.lua"), include_str!($file)))
+    };
+}
 
-static BIND: Script = Script::new(include_str!("lua/route_bind.lua"));
-static RENEW: Script = Script::new(include_str!("lua/route_renew.lua"));
-static UNBIND: Script = Script::new(include_str!("lua/route_unbind.lua"));
+static BIND: Script = routes_script!("lua/route_bind.lua");
+static RENEW: Script = routes_script!("lua/route_renew.lua");
+static UNBIND: Script = routes_script!("lua/route_unbind.lua");
 
-pub(super) struct RedisRoutes(Connection);
+/// Between the routes of two devices.
+const BETWEEN_ROUTES: char = '\n';
+
+pub(super) struct RedisRoutes {
+    connection: Connection,
+    binding: Gather<Bindings>,
+}
+
+/// A route that is to stand from one moment until another.
+struct Claim {
+    route: Route,
+    now_ms: u64,
+    until_ms: u64,
+}
+
+struct Bindings(Connection);
+
+#[async_trait]
+impl Batch for Bindings {
+    type Ask = Claim;
+    type Answer = Vec<Route>;
+
+    async fn run(&self, claims: Vec<Claim>) -> Result<Vec<Vec<Route>>> {
+        let displaced: Vec<Vec<String>> = each(&self.0, "binding routes", &BIND, &claims).await?;
+        let read = |(values, Claim { route, .. }): (Vec<String>, &Claim)| {
+            let values = values.iter().rev();
+            values.filter_map(|standing| Some(read(route.app, route.user, &format!("{}%{standing}", route.device as u8))?.0)).collect()
+        };
+        Ok(displaced.into_iter().zip(&claims).map(read).collect())
+    }
+}
 
 impl RedisRoutes {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self(connection)
+    pub(super) fn new(connection: Connection, gathering: &mut Gathering<'_>) -> Self {
+        Self { binding: gathering.gather(Bindings(connection.clone())), connection }
     }
+}
 
-    /// One call of a script for each route: those of one user lie in one key, and keep their order.
-    async fn each<T: FromRedisValue>(
-        &self,
-        what: &'static str,
-        script: &'static Script,
-        routes: &[Route],
-        more: impl Fn(Command) -> Command,
-    ) -> Result<Vec<T>> {
-        let command = |route: &Route| {
-            let key = self.0.keys().route(route.app, route.user);
-            more(Command::script(script, &[&key]).arg(route.device as u8).arg(standing(route)))
-        };
-        self.0.run_many(what, routes.iter().map(command).collect()).await
+fn claims(routes: &[Route], now_ms: u64, until_ms: u64) -> Vec<Claim> {
+    routes.iter().map(|route| Claim { route: route.clone(), now_ms, until_ms }).collect()
+}
+
+/// Calls a script on each of the claims, in the order given: those of one user lie in one key.
+async fn each<T: FromRedisValue>(connection: &Connection, what: &'static str, script: &'static Script, claims: &[Claim]) -> Result<Vec<T>> {
+    if claims.iter().any(|claim| claim.route.node.contains(BETWEEN_ROUTES)) {
+        return Err(StateError::Malformed { what: "name of a node" });
     }
+    let key = |claim: &Claim| connection.keys().route(claim.route.app, claim.route.user);
+    let argue = |command: Command, Claim { route, now_ms, until_ms }: &Claim| {
+        let command = command.arg(route.device as u8).arg(standing(route));
+        let command = command.arg(*now_ms).arg(*until_ms).arg(life(*now_ms, *until_ms));
+        command.arg(DISPLACED_KEPT_MS).arg(DISPLACED_MAX)
+    };
+    connection.run_by_key(what, script, claims, key, argue).await
 }
 
 #[async_trait]
 impl Routes for RedisRoutes {
     async fn bind(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<Vec<Route>>> {
-        let life = life(now_ms, until_ms);
-        let told_until_ms = now_ms + DISPLACED_KEPT_MS;
-        let command = |route: &Route| {
-            let key = self.0.keys().route(route.app, route.user);
-            let bind = Command::script(&BIND, &[&key]).arg(route.device as u8).arg(standing(route)).arg(now_ms).arg(until_ms).arg(life);
-            bind.arg(route.device as u8 + DISPLACED_FIELDS).arg(told_until_ms).arg(DISPLACED_MAX)
-        };
-        let displaced: Vec<Vec<String>> = self.0.run_many("binding routes", routes.iter().map(command).collect()).await?;
-        let read = |(values, route): (Vec<String>, &Route)| {
-            values.iter().rev().filter_map(|value| Some(read(route.app, route.user, route.device, value)?.0)).collect()
-        };
-        Ok(displaced.into_iter().zip(routes).map(read).collect())
+        self.binding.ask(claims(routes, now_ms, until_ms)).await
     }
 
     async fn renew(&self, routes: &[Route], now_ms: u64, until_ms: u64) -> Result<Vec<bool>> {
-        let life = life(now_ms, until_ms);
-        self.each("renewing routes", &RENEW, routes, |command| command.arg(now_ms).arg(until_ms).arg(life)).await
+        each(&self.connection, "renewing routes", &RENEW, &claims(routes, now_ms, until_ms)).await
     }
 
     async fn unbind(&self, routes: &[Route]) -> Result<Vec<bool>> {
-        self.each("removing routes", &UNBIND, routes, |command| command.arg(DISPLACED_FIELDS)).await
+        each(&self.connection, "removing routes", &UNBIND, &claims(routes, 0, 0)).await
     }
 
     async fn lookup(&self, app: AppId, users: &[UserId], now_ms: u64) -> Result<Vec<Vec<Route>>> {
-        let commands = users.iter().map(|user| Command::new("HGETALL", &self.0.keys().route(app, *user))).collect();
-        let found: Vec<Vec<(u32, String)>> = self.0.run_many("looking routes up", commands).await?;
-        let live = |(devices, user): (Vec<(u32, String)>, &UserId)| {
-            let routes = devices.iter().filter_map(|(device, value)| read(app, *user, DeviceKind::from_number(*device)?, value));
+        let keys = users.iter().map(|user| self.connection.keys().route(app, *user)).collect();
+        let found: Vec<Option<String>> = self.connection.values("looking routes up", keys, Likely::There).await?;
+        let live = |(lines, user): (Option<String>, &UserId)| {
+            let lines = lines.unwrap_or_default();
+            let routes = lines.split(BETWEEN_ROUTES).filter_map(|line| read(app, *user, line));
             let mut live: Vec<_> = routes.filter(|(_, until_ms)| now_ms < *until_ms).map(|(route, _)| route).collect();
             live.sort_unstable_by_key(|route| route.device);
             live
@@ -80,14 +109,16 @@ impl Routes for RedisRoutes {
     }
 }
 
-/// The value without its end, and with the `%` before that.
+/// The line without its device and its end, and with the `%` before that.
 fn standing(route: &Route) -> String {
     format!("{}%{}%{}%", route.node, route.session, route.epoch)
 }
 
 /// From the right: a node's name is the one part that could have a `%` in it.
-fn read(app: AppId, user: UserId, device: DeviceKind, value: &str) -> Option<(Route, u64)> {
-    let mut parts = value.rsplitn(4, '%');
+fn read(app: AppId, user: UserId, line: &str) -> Option<(Route, u64)> {
+    let (device, standing) = line.split_once('%')?;
+    let device = DeviceKind::from_number(device.parse().ok()?)?;
+    let mut parts = standing.rsplitn(4, '%');
     let until_ms = parts.next()?.parse().ok()?;
     let epoch = parts.next()?.parse().ok()?;
     let session = parts.next()?.parse().ok()?;

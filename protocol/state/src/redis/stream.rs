@@ -68,11 +68,6 @@ pub(super) struct Wanted {
     pub(super) limit: usize,
 }
 
-/// Whether there are notes, and so may be entries.
-pub(super) async fn is_known(connection: &Connection, what: &'static str, notes: &str) -> Result<bool> {
-    connection.run(what, Command::new("EXISTS", notes)).await
-}
-
 /// Entries, whether there are more behind them, and whether there is a gap before them.
 pub(super) async fn read(
     connection: &Connection,

@@ -1,17 +1,38 @@
 //! [`Tokens`]: a string `until%app%user%device` for each.
 
 use super::command::Command;
-use super::connection::Connection;
+use super::connection::{Connection, Likely};
+use super::gather::{Batch, Gather, Gathering};
 use super::life;
 use crate::port::{Result, Tokens};
 use crate::types::{AppId, DeviceKind, TokenOwner, UserId};
 use async_trait::async_trait;
 
-pub(super) struct RedisTokens(Connection);
+pub(super) struct RedisTokens {
+    connection: Connection,
+    looking: Gather<Looks>,
+}
+
+/// Looks at tokens, by key.
+struct Looks(Connection);
+
+#[async_trait]
+impl Batch for Looks {
+    type Ask = String;
+    type Answer = Option<String>;
+
+    async fn run(&self, keys: Vec<String>) -> Result<Vec<Option<String>>> {
+        self.0.values("looking tokens up", keys, Likely::There).await
+    }
+
+    fn alone(ask: &String) -> Option<String> {
+        Some(ask.clone())
+    }
+}
 
 impl RedisTokens {
-    pub(super) fn new(connection: Connection) -> Self {
-        Self(connection)
+    pub(super) fn new(connection: Connection, gathering: &mut Gathering<'_>) -> Self {
+        Self { looking: gathering.gather(Looks(connection.clone())), connection }
     }
 }
 
@@ -20,19 +41,18 @@ impl Tokens for RedisTokens {
     async fn issue(&self, token: &str, owner: TokenOwner, now_ms: u64, until_ms: u64) -> Result<()> {
         let device = owner.device.map_or(ANY_DEVICE, |device| device as u32);
         let value = format!("{until_ms}%{}%{}%{device}", owner.app, owner.user);
-        let command = Command::new("SET", &self.0.keys().token(token)).arg(value).arg("PX").arg(life(now_ms, until_ms));
-        self.0.run("issuing a token", command).await
+        let command = Command::new("SET", &self.connection.keys().token(token)).arg(value).arg("PX").arg(life(now_ms, until_ms));
+        self.connection.run("issuing a token", command).await
     }
 
     async fn resolve(&self, tokens: &[String], now_ms: u64) -> Result<Vec<Option<TokenOwner>>> {
-        let commands = tokens.iter().map(|token| Command::new("GET", &self.0.keys().token(token))).collect();
-        let values: Vec<Option<String>> = self.0.run_many("looking tokens up", commands).await?;
+        let values = self.looking.ask(tokens.iter().map(|token| self.connection.keys().token(token)).collect()).await?;
         Ok(values.into_iter().map(|value| value.as_deref().and_then(read).filter(|(_, until_ms)| now_ms < *until_ms)).map(first).collect())
     }
 
     async fn revoke(&self, tokens: &[String]) -> Result<()> {
-        let commands = tokens.iter().map(|token| Command::new("DEL", &self.0.keys().token(token))).collect();
-        self.0.run_many::<()>("revoking tokens", commands).await.map(drop)
+        let commands = tokens.iter().map(|token| Command::new("DEL", &self.connection.keys().token(token))).collect();
+        self.connection.run_many::<()>("revoking tokens", commands).await.map(drop)
     }
 }
 

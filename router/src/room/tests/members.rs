@@ -2,7 +2,7 @@
 
 use super::*;
 use proptest::prelude::{ProptestConfig, Strategy, prop, prop_oneof, proptest};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[tokio::test(start_paused = true)]
 async fn a_join_is_answered_before_every_push_that_follows_it() {
@@ -75,6 +75,66 @@ async fn pushes_of_a_room_are_in_order_whoever_sends_them_at_the_same_time() {
         traces.push(trace);
     }
     assert_eq!(traces[0], traces[1], "the same at every gateway");
+}
+
+#[tokio::test(start_paused = true)]
+async fn joins_that_wait_one_behind_the_other_are_decided_together_and_each_hears_its_own_answer() {
+    let house = House::with(|config| config.room.members_max = 40, Arc::new(TestRecords::default()), State::in_memory()).await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    let said = house.say(room, "1").await;
+    house.handle.ban(MuteRequest { room, user: UserId(BOB), by: Operator::Admin, duration: None }).await.unwrap();
+    let mut ids = Vec::new();
+    for user in (20_010..20_030).chain([BOB]).chain(20_030..20_060) {
+        ids.push((user, gateway.call(user, join(room, None)).await));
+    }
+    // Of those decided together, who is refused hears first.
+    let mut answers = BTreeMap::new();
+    while answers.len() < ids.len() {
+        if let Kind::Reply(Reply { id, result: Some(result) }) = gateway.next().await {
+            assert!(answers.insert(id, result).is_none(), "{id} is answered once");
+        }
+    }
+    let (mut audiences, mut refused) = (Vec::new(), Vec::new());
+    for (user, id) in ids {
+        let answer = answers.remove(&id).unwrap();
+        if let reply::Result::Joined(joined) = answer {
+            assert_eq!(snapshot(&joined).messages[0].data.as_deref(), Some("1"), "{user}");
+            assert!(joined.seq >= said);
+            audiences.push(joined.audience);
+        } else if let reply::Result::Refused(Refused { code, .. }) = answer {
+            refused.push((user, Reason::from_number(code).unwrap()));
+        } else {
+            panic!("{answer:?}");
+        }
+    }
+    assert_eq!((audiences.len(), audiences.last()), (39, Some(&40)), "as many as the room holds");
+    assert_eq!(refused[0], (BOB, Reason::Banned));
+    assert_eq!(refused[1..], (20_049..20_060).map(|user| (user, Reason::RateLimited)).collect::<Vec<_>>());
+    audiences.dedup();
+    assert!(audiences.len() <= 6, "in {} calls of the store: {audiences:?}", audiences.len());
+    assert_eq!(house.audience(room).await, 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_and_leaves_in_one_breath_is_out() {
+    let house = House::start().await;
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    let mut ids = Vec::new();
+    for call in [join(room, None), leave(room), join(room, None), join(room, None), leave(room)] {
+        ids.push(gateway.call(BOB, call).await);
+        ids.push(gateway.call(CAROL, join(room, None)).await);
+    }
+    let mut ins = Vec::new();
+    for id in ids {
+        ins.push(matches!(gateway.answer(id).await, reply::Result::Joined(_)));
+    }
+    let of_bob: Vec<bool> = ins.into_iter().step_by(2).collect();
+    assert_eq!(of_bob, [true, false, true, true, false]);
+    assert_eq!(house.audience(room).await, 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,44 +1,76 @@
--- Binds a device. KEYS: the user's routes. ARGV: device, `node%session%epoch%`, now, until, life in ms, field of whom it displaced, until
--- when that is told, of how many.
--- The values that it displaced, the oldest first. What has run out goes, so that the hash holds no more than a user's devices.
-local now, ends_last = tonumber(ARGV[3]), tonumber(ARGV[4])
-local bound = redis.call('HGETALL', KEYS[1])
-local before, displaced = false, ''
-for i = 1, #bound, 2 do
-  if bound[i] == ARGV[1] then
-    before = bound[i + 1]
-  elseif bound[i] == ARGV[6] then
-    displaced = bound[i + 1]
-  else
-    local ends = tonumber(string.match(bound[i + 1], '%%(%d+)$'))
-    if not ends or ends <= now then
-      redis.call('HDEL', KEYS[1], bound[i])
-    elseif ends > ends_last then
-      ends_last = ends
+-- Binds devices. Of each route the `node%session%epoch%until` that were displaced, the oldest first: what stood before, behind those whom the
+-- binds before it displaced, for one of their answers may have been lost. What has run out goes, so that the string holds no more than a user's
+-- devices and, of each, some that were displaced.
+
+-- Puts a route's line in place of the device's own. ARGV from `i` on are the route's.
+local function bind(lines, i)
+  local device, standing, now = ARGV[i + 1], ARGV[i + 2], tonumber(ARGV[i + 3])
+  local of_displaced = displaced_of(device)
+  local own, replaced
+  for _, line in ipairs(lines) do
+    if line.device == device then
+      own = line
+      replaced = line.standing ~= standing and line.standing or nil
     end
   end
+  local told, others = {}, {}
+  for _, line in ipairs(lines) do
+    if line.device ~= of_displaced then
+      others[#others + 1] = line
+    elseif line.standing ~= standing and line.standing ~= replaced then
+      told[#told + 1] = line
+    elseif not replaced then
+      -- Bound again, and not to be told of itself; whoever displaces it next may have to hear of it.
+      others[#others + 1] = line
+    end
+  end
+  if replaced then
+    told[#told + 1] = { device = of_displaced, standing = replaced, ends = string.format('%.0f', now + tonumber(ARGV[i + 6])) }
+    if #told > tonumber(ARGV[i + 7]) then
+      table.remove(told, 1)
+    end
+  end
+  if own then
+    own.standing, own.ends = standing, ARGV[i + 4]
+  else
+    others[#others + 1] = { device = device, standing = standing, ends = ARGV[i + 4] }
+  end
+  local answer = {}
+  for k, line in ipairs(told) do
+    answer[k] = line.standing .. line.ends
+    others[#others + 1] = line
+  end
+  return others, answer
 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ARGV[4])
--- The key lives as long as the longest of them, which need not be this one.
-redis.call('PEXPIRE', KEYS[1], ends_last - tonumber(ARGV[4]) + ARGV[5])
 
--- Whom it displaced, behind those whom the binds before it did: one of their answers may have been lost.
-local replaced, ends = string.match(before or '', '^(.*%%)(%d+)$')
-if not replaced or replaced == ARGV[2] or tonumber(ends) <= now then
-  replaced = false
-end
-local told = {}
-for value in string.gmatch(displaced, '[^\n]+') do
-  local standing, until_ms = string.match(value, '^(.*%%)(%d+)$')
-  if standing and standing ~= ARGV[2] and standing ~= replaced and tonumber(until_ms) > now then
-    told[#told + 1] = value
+-- Most users have one device: its line is written at once, and the others are put back where there are any. What is of another type is written
+-- anew.
+if #ARGV == OF_ONE then
+  local line = ARGV[2] .. '%' .. ARGV[3] .. ARGV[5]
+  local bound = redis.pcall('SET', KEYS[1], line, 'PX', ARGV[6], 'GET')
+  if type(bound) == 'table' then
+    redis.call('SET', KEYS[1], line, 'PX', ARGV[6])
+    return { {} }
   end
-end
-if replaced then
-  told[#told + 1] = replaced .. ARGV[7]
-  if #told > tonumber(ARGV[8]) then
-    table.remove(told, 1)
+  local lines, last = read(bound, tonumber(ARGV[4]))
+  local displaced
+  lines, displaced = bind(lines, 1)
+  if #lines > 1 then
+    write(KEYS[1], lines, last, ARGV[5], tonumber(ARGV[6]))
   end
-  redis.call('HSET', KEYS[1], ARGV[6], table.concat(told, '\n'))
+  return { displaced }
 end
-return told
+
+local values = redis.call('MGET', unpack(KEYS))
+local last_of = {}
+for i = 1, #ARGV, OF_ONE do
+  local at = tonumber(ARGV[i])
+  local lines, last = read(values[at], tonumber(ARGV[i + 3]))
+  lines, answers[#answers + 1] = bind(lines, i)
+  values[at] = text(lines)
+  last_of[at] = { lines = lines, last = last, ends = ARGV[i + 4], life = tonumber(ARGV[i + 5]) }
+end
+for at, bound in pairs(last_of) do
+  write(KEYS[at], bound.lines, bound.last, bound.ends, bound.life)
+end
+return answers

@@ -1,15 +1,23 @@
--- Renews a device's route, if it still stands. KEYS: the user's routes. ARGV: device, `node%session%epoch%`, now, until, life in ms.
--- 1 if it was renewed, 0 if it does not stand.
-local value = redis.call('HGET', KEYS[1], ARGV[1])
-if not value or string.sub(value, 1, #ARGV[2]) ~= ARGV[2] then
-  return 0
+-- Renews the routes of devices that still stand. 1 if one was renewed, 0 if it does not stand.
+local values = redis.call('MGET', unpack(KEYS))
+local renewed = {}
+for i = 1, #ARGV, OF_ONE do
+  local at = tonumber(ARGV[i])
+  local lines = read(values[at], tonumber(ARGV[i + 3]))
+  local stands = 0
+  for _, line in ipairs(lines) do
+    if line.device == ARGV[i + 1] and line.standing == ARGV[i + 2] then
+      line.ends, stands = ARGV[i + 4], 1
+    end
+  end
+  answers[#answers + 1] = stands
+  if stands == 1 then
+    values[at] = text(lines)
+    local _, last = read(values[at], 0)
+    renewed[at] = { lines = lines, last = last, ends = ARGV[i + 4], life = tonumber(ARGV[i + 5]) }
+  end
 end
-local ends = tonumber(string.sub(value, #ARGV[2] + 1))
-if not ends or ends <= tonumber(ARGV[3]) then
-  return 0
+for at, route in pairs(renewed) do
+  write(KEYS[at], route.lines, route.last, route.ends, route.life)
 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2] .. ARGV[4])
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then
-  redis.call('PEXPIRE', KEYS[1], ARGV[5])
-end
-return 1
+return answers

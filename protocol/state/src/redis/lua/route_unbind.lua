@@ -1,16 +1,29 @@
--- Deletes a device's route, if it still stands. KEYS: the user's routes. ARGV: device, `node%session%epoch%`, the number below which fields
--- are devices.
--- 1 if the user has another route then, 0 if none.
-local bound = redis.call('HGETALL', KEYS[1])
-local left = 0
-for i = 1, #bound, 2 do
-  local value = bound[i + 1]
-  if (tonumber(bound[i]) or math.huge) < tonumber(ARGV[3]) then
-    left = left + 1
+-- Deletes the routes of devices that still stand. 1 if the user has another route then, 0 if none.
+local values = redis.call('MGET', unpack(KEYS))
+local changed = {}
+for i = 1, #ARGV, OF_ONE do
+  local at = tonumber(ARGV[i])
+  local left, devices = {}, 0
+  for _, line in ipairs(read(values[at], 0)) do
+    if line.device == ARGV[i + 1] and line.standing == ARGV[i + 2] then
+      changed[at] = true
+    else
+      left[#left + 1] = line
+      devices = tonumber(line.device) < DISPLACED and devices + 1 or devices
+    end
   end
-  if bound[i] == ARGV[1] and string.sub(value, 1, #ARGV[2]) == ARGV[2] and tonumber(string.sub(value, #ARGV[2] + 1)) then
-    redis.call('HDEL', KEYS[1], ARGV[1])
-    left = left - 1
+  values[at] = text(left)
+  answers[#answers + 1] = devices > 0 and 1 or 0
+end
+local gone = {}
+for at in pairs(changed) do
+  if values[at] == '' then
+    gone[#gone + 1] = KEYS[at]
+  else
+    redis.call('SET', KEYS[at], values[at], 'KEEPTTL')
   end
 end
-return left > 0 and 1 or 0
+if #gone > 0 then
+  redis.call('DEL', unpack(gone))
+end
+return answers
