@@ -30,6 +30,10 @@ impl Room {
     pub(super) async fn on_interest(&mut self, gateway: &Arc<Gateway>, after_seq: i64) {
         // What was decided before goes to those who were interested before.
         self.flush().await;
+        if after_seq > 0 {
+            // It may have members of an earlier owner's. Who has seen nothing has none.
+            self.call_roll(gateway).await;
+        }
         let is_told = after_seq == 0 || self.membership.is_interested(gateway) || self.replay(gateway, after_seq).await;
         self.unreplayed.retain(|(other, _)| other.node != gateway.node);
         let gone = self.membership.interest(gateway, is_told);
