@@ -391,6 +391,86 @@ fn what_is_sent_to_a_connected_user_while_redis_has_lost_all_is_shown_without_a_
     hear_each(&mut listener, &said);
 }
 
+/// Members of a room whose owner has been told to stop and started again: each on a gateway of its own, and the first has spoken. The owner
+/// knows all of them again.
+fn members_of_a_restarted_owner(cluster: &mut Cluster) -> (i64, Vec<Peer>) {
+    let mut anchor = 30_000;
+    let room = room_owned_by(cluster, &cluster.api(0), 0, &mut anchor);
+    let api = cluster.api(1);
+    let mut members: Vec<Peer> = (0..3).map(|index| login(&api, gateway(cluster, index), 20_001 + index as i64)).collect();
+    members.iter_mut().for_each(|member| drop(join(member, room)));
+    say(&mut members[0], room, "before");
+    cluster.routers[0].terminate();
+    let status = cluster.routers[0].wait(PATIENCE).expect("it stops");
+    assert!(status.success(), "{status}");
+    cluster.routers[0].start_again();
+    cluster.wait_ready();
+    eventually("it owns the room again", || cluster.owner_of(room) == Some(0));
+    let seated = || cluster.routers[0].metric("router_seats_told_total", &[r#"result="seated""#]);
+    eventually("the gateways have named its members", || seated().is_some_and(|seated| seated >= 3.0));
+    (room, members)
+}
+
+/// Sends until it is acknowledged, and is never told that this is no room of his. Gives what was shown to him meanwhile.
+fn say_as_a_member(peer: &mut Peer, room: i64, text: &str) -> BTreeSet<String> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut shown = BTreeSet::new();
+    loop {
+        peer.chat(room, text, text);
+        loop {
+            match peer.next_within(PATIENCE).expect("an answer").expect("the connection stays") {
+                (Code::Ack, body) if body.msg_id.as_deref() == Some(text) => return shown,
+                (Code::Error, body) if body.msg_id.as_deref() == Some(text) => {
+                    assert!(body.code != Some(4004) && Instant::now() < deadline, "refused: {body:?}");
+                    std::thread::sleep(Duration::from_millis(100));
+                    break;
+                }
+                (code, body) => shown.extend(chat_of(code, &body).map(|(text, _)| text)),
+            }
+        }
+    }
+}
+
+#[test]
+fn members_of_an_owner_that_was_restarted_chat_and_are_counted_when_redis_has_lost_all() {
+    let gap = ("BILLFISH__GATEWAY__SESSION__HEARTBEAT_GAP".to_owned(), "4s".to_owned());
+    let Some(mut cluster) = Cluster::start(ClusterOptions { gateway_environment: vec![gap], ..ClusterOptions::new(BINARY) }) else {
+        return;
+    };
+    let (room, mut members) = members_of_a_restarted_owner(&mut cluster);
+    cluster.redis().command(&["FLUSHALL"]).expect("Redis answers");
+    let say = |(index, member): (usize, &mut Peer)| say_as_a_member(member, room, &format!("after {index}"));
+    let shown: Vec<BTreeSet<String>> = members.iter_mut().enumerate().map(say).collect();
+    for (index, member) in members.iter_mut().enumerate() {
+        let others = (0..3).filter(|other| *other != index).map(|other| format!("after {other}"));
+        hear_each(member, &others.filter(|text| !shown[index].contains(text)).collect());
+    }
+    let api = cluster.api(1);
+    eventually("the audience is right again", || {
+        let page = |path: &str| api.call("GET", path, &Value::Null).ok().map(|(_, page)| page);
+        let audience = page(&format!("/v1/rooms/{room}")).and_then(|room| room["audience"].as_u64());
+        let listed = page(&format!("/v1/rooms/{room}/members")).and_then(|page| page["userIds"].as_array().map(Vec::len));
+        (audience, listed) == (Some(3), Some(3))
+    });
+    eventually("heartbeats say so", || {
+        // A pace that needs no refusals.
+        std::thread::sleep(Duration::from_millis(200));
+        members[1].send(Code::Heartbeat, &Body::default());
+        members[1].expect(Code::Heartbeat).audience == Some(3)
+    });
+}
+
+#[test]
+fn a_member_who_had_not_spoken_to_a_restarted_owner_chats_while_redis_hangs() {
+    let Some(mut cluster) = cluster() else { return };
+    let (room, mut members) = members_of_a_restarted_owner(&mut cluster);
+    cluster.redis_mut().stop();
+    drop(say_as_a_member(&mut members[2], room, "without Redis"));
+    assert!(hear(&mut members[1], 2).iter().any(|(text, _)| text == "without Redis"));
+    cluster.redis_mut().cont();
+    drop(say_as_a_member(&mut members[1], room, "with it"));
+}
+
 #[test]
 fn without_redis_sessions_stay_chat_goes_on_and_logins_wait() {
     let Some(mut cluster) = cluster() else { return };

@@ -142,6 +142,7 @@ impl Room {
                     }
                     ShardEvent::Gone { .. }
                     | ShardEvent::LeftRoom { .. }
+                    | ShardEvent::Seats { .. }
                     | ShardEvent::Alive { .. }
                     | ShardEvent::RecordAck { .. }
                     | ShardEvent::Acked { .. }

@@ -68,6 +68,7 @@ impl Desk {
                 self.vacate(origin, logged_out);
             }
             ShardEvent::LeftRoom { origin, room_id, cause } => self.upstream.left(shard, origin, room_id, cause),
+            ShardEvent::Seats { call, members } => self.upstream.seats(call, &members),
             ShardEvent::Alive { app_id, user_id } => self.presence.alive(app_id, user_id),
             ShardEvent::RecordAck { origin, push, times_sent, due_in_ms } => self.acks.record(origin, &push, times_sent, due_in_ms),
             ShardEvent::Acked { origin, msg_id, room_id, recorded } => self.acks.acked(origin, msg_id, room_id, recorded),

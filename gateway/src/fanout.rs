@@ -15,7 +15,7 @@ use crate::{
     upstream::{Heard, LinkId, Said, Upstream},
 };
 use billfish_link::message::{
-    AllPush, Audience, Evict, Kick, Push as LinkPush, Reply, RoomPush, UserPush, envelope::Kind, reply::Result as Answer,
+    AllPush, Audience, Evict, Kick, Push as LinkPush, Reply, RollCall, RoomPush, UserPush, envelope::Kind, reply::Result as Answer,
 };
 use billfish_session::Push;
 use billfish_state::DeviceKind;
@@ -44,6 +44,7 @@ impl Fanout {
             Kind::Kick(kick) => self.kick(kick, now_ms, commands),
             Kind::Evict(evict) => self.evict(evict, commands),
             Kind::Audience(audience) => self.audience(from, audience, commands),
+            Kind::RollCall(call) => self.roll_call(from, call, commands),
             // The link's own, or only ever sent the other way.
             Kind::Hello(_)
             | Kind::Welcome(_)
@@ -53,6 +54,7 @@ impl Fanout {
             | Kind::Interest(_)
             | Kind::Gone(_)
             | Kind::Relay(_)
+            | Kind::Seats(_)
             | Kind::Bye(_) => {
                 self.odd();
             }
@@ -165,6 +167,13 @@ impl Fanout {
         self.upstream.confirmed(from, audience.room_id);
         for shard in self.upstream.members_of(audience.room_id) {
             commands.add(shard, ShardCommand::Audience { room_id: audience.room_id, members: audience.members });
+        }
+    }
+
+    fn roll_call(&self, from: LinkId, RollCall { room_id, epoch, number }: RollCall, commands: &mut Commands) {
+        let Some((call, shards)) = self.upstream.roll_call(from, room_id, epoch, number) else { return self.stale(room_id, epoch) };
+        for shard in shards {
+            commands.add(shard, ShardCommand::RollCall(call));
         }
     }
 

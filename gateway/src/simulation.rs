@@ -13,7 +13,7 @@ use crate::{
     metrics::ControlCounters,
     shard::{
         mailbox::{Mailbox, Signal},
-        message::{ConnKey, LeftCause, Origin, ShardCommand},
+        message::{ConnKey, LeftCause, Origin, RollCall, ShardCommand},
     },
     upstream::{LinkId, RouterSeen, Upstream},
 };
@@ -111,6 +111,11 @@ impl Control {
     /// A session is no longer in a room, or never came to be.
     pub fn left(&self, shard: u16, origin: Origin, room_id: i64, cause: LeftCause) {
         self.fanout.upstream.left(shard, origin, room_id, cause);
+    }
+
+    /// A shard has named its members of a room.
+    pub fn seats(&self, call: RollCall, members: &[Origin]) {
+        self.fanout.upstream.seats(call, members);
     }
 
     /// Seats a session that was let in; the connection that had the seat before is to be kicked with 4010.

@@ -28,7 +28,7 @@ use self::{
 };
 use crate::{
     metrics::ControlCounters,
-    shard::message::{ConnKey, LeftCause, Origin},
+    shard::message::{ConnKey, LeftCause, Origin, RollCall},
 };
 use billfish_link::message::{Kick, Origin as LinkOrigin, Relay, envelope::Kind};
 use billfish_ring::Ring;
@@ -42,7 +42,7 @@ use tokio::sync::Notify;
 
 /// One life of one link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct LinkId(u64);
+pub struct LinkId(u64);
 
 /// Who asked, and for what, as its answer needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,6 +283,16 @@ impl Upstream {
         if let Some(room) = self.table().rooms.get_mut(&room_id) {
             room.confirm(from);
         }
+    }
+
+    /// The owner of a room asks for its members: the shards that have some are asked, unless a later owner has spoken.
+    pub(crate) fn roll_call(&self, from: LinkId, room_id: i64, epoch: u64, number: u32) -> Option<(RollCall, SmallVec<[u16; 8]>)> {
+        self.table().roll_call(from, room_id, epoch, number)
+    }
+
+    /// A shard has named its members of a room: the owner that asked is told.
+    pub(crate) fn seats(&self, call: RollCall, members: &[Origin]) {
+        self.table().tell_seats(call, members);
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

@@ -60,6 +60,13 @@ pub(crate) async fn on_message(core: &Arc<Core>, gateway: &Arc<Gateway>, kind: K
                 to_room(core, RoomId(room), RoomCall::Leave { gateway: Arc::clone(gateway), id: None, asker }).await;
             }
         }
+        Kind::Seats(seats) => {
+            let room = RoomId(seats.room_id);
+            // The life that asked is over, or it has a queue.
+            if core.rooms.has(room) {
+                to_room(core, room, RoomCall::Seats { gateway: Arc::clone(gateway), seats }).await;
+            }
+        }
         Kind::Relay(relay) => on_relay(core, relay).await,
         // The link's own business.
         Kind::Hello(_) | Kind::Welcome(_) | Kind::Credit(_) | Kind::Ping(_) => {}
@@ -70,6 +77,7 @@ pub(crate) async fn on_message(core: &Arc<Core>, gateway: &Arc<Gateway>, kind: K
         | Kind::Kick(_)
         | Kind::Evict(_)
         | Kind::Audience(_)
+        | Kind::RollCall(_)
         | Kind::Bye(_) => {
             tracing::debug!(gateway = %gateway.node, "a gateway sent what only routers send");
         }
@@ -157,7 +165,7 @@ fn room_of(call: &Call) -> Option<RoomId> {
 }
 
 /// Who a link says it is; `None` for what no session can be.
-fn asker(origin: Origin) -> Option<Asker> {
+pub(crate) fn asker(origin: Origin) -> Option<Asker> {
     let asker = Asker {
         app: AppId(origin.app_id),
         user: UserId(origin.user_id),
@@ -217,7 +225,7 @@ pub(crate) fn to_room<'a>(core: &'a Arc<Core>, room: RoomId, call: RoomCall) -> 
         if !is_room(room) {
             return call.refuse(Refusal::new(Reason::RoomNotFound)).await;
         }
-        let never_refused = matches!(call, RoomCall::Interest { .. } | RoomCall::Leave { .. } | RoomCall::Stop);
+        let never_refused = matches!(call, RoomCall::Interest { .. } | RoomCall::Seats { .. } | RoomCall::Leave { .. } | RoomCall::Stop);
         let mut call = call;
         loop {
             let Some(queue) = queue_of(core, room) else {

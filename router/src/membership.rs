@@ -4,8 +4,8 @@
 //!   them. Which of two sessions is the newer is not asked here: a JOIN may come late, and its undoing later still, and neither may take
 //!   out who has come in between.
 //! - Who joined over an earlier link of his gateway is not vouched for: his farewell may have been lost with it.
-//! - The member set of the state store is what counts; this table says which of its members a dead gateway leaves behind. After a new
-//!   owner began it is empty until people join; who was there before is found by the sweep over the store.
+//! - Beside those who join sit those whom a gateway names, as it does when the owner is new. Who is in the store's set and sits nowhere is
+//!   found by the sweep over it, and who sits and is not in the set is written there.
 //! - Pure: no store, no clock, no task.
 
 use crate::link::Gateway;
@@ -100,6 +100,25 @@ impl Membership {
     /// Whether a session of a gateway has a seat.
     pub(crate) fn is_seated(&self, gateway: &Gateway, user: UserId, device: DeviceKind) -> bool {
         self.seats.get(&(user, device)).is_some_and(|seat| seat.iter().any(|sitter| self.gateways[sitter.slot()].is_of(gateway)))
+    }
+
+    /// Whether this very session has a seat.
+    pub(crate) fn sits(&self, gateway: &Gateway, user: UserId, device: DeviceKind, session: u64) -> bool {
+        let is_it = |sitter: &Sitter| sitter.session == session && self.gateways[sitter.slot()].is_of(gateway);
+        self.seats.get(&(user, device)).is_some_and(|seat| seat.iter().any(is_it))
+    }
+
+    /// Everyone who has a seat, in no order.
+    pub(crate) fn members(&self) -> impl Iterator<Item = Member> {
+        self.seats.keys().map(|&(user, device)| Member { user, device })
+    }
+
+    /// Users who have seats.
+    pub(crate) fn users(&self) -> usize {
+        let mut users: Vec<UserId> = self.seats.keys().map(|(user, _)| *user).collect();
+        users.sort_unstable();
+        users.dedup();
+        users.len()
     }
 
     /// Seats a session, beside those of the same user and device that have not said farewell.

@@ -49,6 +49,7 @@ pub(crate) struct Metrics {
     pub(crate) holed_sessions: Counter,
     /// `router_stale_members_total`
     pub(crate) stale_members: Counter,
+    seats_told: Family<ResultLabels, Counter>,
     given_up: Family<StoreLabels, Counter>,
     /// `router_chat_sampled_total`
     pub(crate) chat_sampled: Counter,
@@ -168,6 +169,7 @@ impl Metrics {
             rooms_lost: Counter::default(),
             holed_sessions: Counter::default(),
             stale_members: Counter::default(),
+            seats_told: Family::default(),
             given_up: Family::default(),
             chat_sampled: Counter::default(),
             moved: Counter::default(),
@@ -208,6 +210,7 @@ impl Metrics {
             metrics.holed_sessions.clone(),
         );
         registry.register("router_stale_members", "Members taken out because their gateway had died", metrics.stale_members.clone());
+        registry.register("router_seats_told", "Members that a gateway named to an owner that had asked", metrics.seats_told.clone());
         let help = "Messages of rooms that a full list has let go before the log was known to have them, by list";
         registry.register("router_messages_given_up", help, metrics.given_up.clone());
         registry.register("router_chat_sampled", "Chat messages sent to a sample of the viewers", metrics.chat_sampled.clone());
@@ -291,6 +294,11 @@ impl Metrics {
         self.joins.get_or_create(&ResultLabels { result }).inc();
     }
 
+    /// A gateway named a member, and what came of it.
+    pub(crate) fn seat_told(&self, result: &'static str) {
+        self.seats_told.get_or_create(&ResultLabels { result }).inc();
+    }
+
     /// A kick for another gateway came.
     pub(crate) fn relayed(&self, result: &'static str) {
         self.relays.get_or_create(&ResultLabels { result }).inc();
@@ -362,6 +370,7 @@ mod tests {
         metrics.acks_given_up("attempts", 1);
         metrics.link_refused("hello");
         metrics.asked("answered");
+        metrics.seat_told("seated");
         metrics.ordered("done");
         metrics.store_failed("test", &std::fmt::Error);
         metrics.delivered_in(Duration::ZERO);

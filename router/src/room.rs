@@ -13,6 +13,7 @@ mod orders;
 mod outbox;
 mod parting;
 mod replay;
+mod roll;
 pub(crate) mod snapshot;
 mod taken;
 mod upkeep;
@@ -35,13 +36,14 @@ use crate::{
     },
     timers::RoomTimers,
 };
-use billfish_link::message::{Evict, Synced, envelope::Kind, reply};
+use billfish_link::message::{Evict, Seats, Synced, envelope::Kind, reply};
 use billfish_state::{AppId, DeviceKind, LogEntry, Member, MessageClaim, Quiet, RoomId, UserId};
 use billfish_wire::{Class, Reason};
 use bytes::Bytes;
 use joining::Joining;
 use outbox::{Out, Outbox, Waiting};
 use parting::Fate;
+use roll::Rolls;
 use snapshot::States;
 use std::{collections::VecDeque, sync::Arc, time::Instant};
 use taken::Taken;
@@ -66,6 +68,11 @@ pub(crate) enum RoomCall {
     Interest {
         gateway: Arc<Gateway>,
         after_seq: Option<i64>,
+    },
+    /// A gateway names members it was asked for.
+    Seats {
+        gateway: Arc<Gateway>,
+        seats: Seats,
     },
     Join {
         gateway: Arc<Gateway>,
@@ -109,10 +116,20 @@ pub(crate) enum RoomCall {
 }
 
 impl RoomCall {
+    /// Over which link a session calls.
+    const fn caller(&self) -> Option<&Arc<Gateway>> {
+        match self {
+            Self::Join { gateway, .. } | Self::Leave { gateway, .. } | Self::Sync { gateway, .. } | Self::Say { gateway, .. } => {
+                Some(gateway)
+            }
+            Self::Interest { .. } | Self::Seats { .. } | Self::Push { .. } | Self::Order { .. } | Self::Stop => None,
+        }
+    }
+
     /// Tells whoever waits that it will not be done.
     pub(crate) async fn refuse(self, refusal: Refusal) {
         match self {
-            Self::Interest { .. } | Self::Leave { id: None, .. } | Self::Stop => {}
+            Self::Interest { .. } | Self::Seats { .. } | Self::Leave { id: None, .. } | Self::Stop => {}
             Self::Join { gateway, id, .. } | Self::Sync { gateway, id, .. } | Self::Say { gateway, id, .. } => {
                 gateway.refuse(id, &refusal).await
             }
@@ -186,6 +203,7 @@ pub(crate) async fn run(core: Arc<Core>, id: RoomId, mut receiver: mpsc::Receive
 async fn live(core: &Core, mut room: Room, first: Option<RoomCall>, receiver: &mut mpsc::Receiver<RoomCall>) -> End {
     core.metrics.rooms.inc();
     let end = room.serve(first, receiver).await;
+    room.refuse_held(end).await;
     room.heal().await;
     room.show_degraded(false);
     core.metrics.rooms.dec();
@@ -204,6 +222,14 @@ async fn live(core: &Core, mut room: Room, first: Option<RoomCall>, receiver: &m
     }
     core.ownership.release(&room.claim).await;
     end
+}
+
+/// Answers a call that a life had taken from the queue when it ended.
+async fn turn_away(core: &Core, room: RoomId, end: End, call: RoomCall) {
+    match end {
+        End::Closed => door::after_the_end(core, room, call).await,
+        End::Idle | End::Lost | End::Stopped => call.refuse(core.ownership.elsewhere(room)).await,
+    }
 }
 
 /// Ends the queue. What is in it is refused with `ended`, or is for the next life.
@@ -264,6 +290,7 @@ struct Room {
     fenced_generation: u64,
     /// Gateways that could not be told yet what they missed after this `seq`, and hear nothing newer.
     unreplayed: Vec<(Arc<Gateway>, i64)>,
+    rolls: Rolls,
     is_degraded: bool,
     opened_ms: u64,
     end: Option<End>,
@@ -310,6 +337,8 @@ impl Room {
             sweep_ms: now_ms + core.silence_ms(),
             audience_ms: None,
             idle_ms: None,
+            release_ms: None,
+            write_ms: None,
         };
         let rules = Rules::new(moderation, house_words);
         Ok(Self {
@@ -334,6 +363,7 @@ impl Room {
             taken: Taken::new(core.config.dedup_life),
             fenced_generation,
             unreplayed: Vec::new(),
+            rolls: Rolls::default(),
             is_degraded: false,
             opened_ms: now_ms,
             end: None,
@@ -345,16 +375,21 @@ impl Room {
     async fn serve(&mut self, first: Option<RoomCall>, receiver: &mut mpsc::Receiver<RoomCall>) -> End {
         let mut batch = Vec::with_capacity(BATCH);
         // An earlier life here knew them; they will not say it again.
-        for gateway in self.core.links.all() {
-            if let Some(after_seq) = gateway.wants(self.record.room) {
-                self.on_interest(&gateway, after_seq).await;
-            }
+        let wanting = |gateway: Arc<Gateway>| Some((gateway.wants(self.record.room)?, gateway));
+        let wanting: Vec<(i64, Arc<Gateway>)> = self.core.links.all().into_iter().filter_map(wanting).collect();
+        // All of them are asked before one is told anything, which takes a look into the log each.
+        for (_, gateway) in wanting.iter().filter(|(after_seq, _)| *after_seq > 0) {
+            self.call_roll(gateway).await;
+        }
+        for (after_seq, gateway) in wanting {
+            self.on_interest(&gateway, after_seq).await;
         }
         if let Some(first) = first {
             self.core.metrics.room_queue_depth.dec();
-            self.on_call(first).await;
+            self.take(first).await;
         }
         loop {
+            self.release_held().await;
             let now_ms = self.core.state.clock.now_ms();
             self.watch_idle(now_ms);
             if now_ms >= self.timers.next_ms() {
@@ -381,21 +416,30 @@ impl Room {
             let mut calls = batch.drain(..).peekable();
             while let Some(call) = calls.next() {
                 self.core.metrics.room_queue_depth.dec();
-                if self.end.is_none()
-                    && let RoomCall::Join { .. } = call
-                {
-                    let more = std::iter::from_fn(|| calls.next_if(|next| matches!(next, RoomCall::Join { .. })));
-                    let joins: Vec<Joining> = std::iter::once(call).chain(more).take(JOINS_AT_ONCE).filter_map(Joining::of).collect();
-                    self.core.metrics.room_queue_depth.dec_by(joins.len() as i64 - 1);
-                    self.on_joins(joins).await;
+                if let Some(end) = self.end {
+                    turn_away(&self.core, self.record.room, end, call).await;
                     continue;
                 }
-                match self.end {
-                    None => self.on_call(call).await,
-                    Some(End::Closed) => door::after_the_end(&self.core, self.record.room, call).await,
-                    Some(End::Idle | End::Lost | End::Stopped) => call.refuse(self.core.ownership.elsewhere(self.record.room)).await,
+                let Some(call) = self.rolls.hold(call) else { continue };
+                if !matches!(call, RoomCall::Join { .. }) {
+                    self.on_call(call).await;
+                    continue;
                 }
+                let mut joins: Vec<Joining> = Joining::of(call).into_iter().collect();
+                while joins.len() < JOINS_AT_ONCE
+                    && let Some(next) = calls.next_if(|next| matches!(next, RoomCall::Join { .. }))
+                {
+                    self.core.metrics.room_queue_depth.dec();
+                    joins.extend(self.rolls.hold(next).and_then(Joining::of));
+                }
+                self.on_joins(joins).await;
             }
+        }
+    }
+
+    async fn take(&mut self, call: RoomCall) {
+        if let Some(call) = self.rolls.hold(call) {
+            self.on_call(call).await;
         }
     }
 
@@ -413,9 +457,11 @@ impl Room {
                 // What was decided before goes to those who were interested before.
                 self.flush().await;
                 self.unreplayed.retain(|(other, _)| other.node != gateway.node);
+                self.rolls.forget(&gateway);
                 let gone = self.membership.interest(&gateway, false);
                 self.part(&gone, Fate::Over).await;
             }
+            RoomCall::Seats { gateway, seats } => self.on_seats(&gateway, seats).await,
             RoomCall::Join { gateway, id, asker, resume_seq } => self.on_joins(vec![Joining { gateway, id, asker, resume_seq }]).await,
             RoomCall::Leave { gateway, id, asker } => self.on_leave(&gateway, id, asker).await,
             RoomCall::Sync { gateway, id, asker, from_seq } => self.on_sync(&gateway, id, asker, from_seq).await,
@@ -584,6 +630,8 @@ impl Room {
             self.outbox.push(Out::Tell { message: Kind::Evict(evict), class: Class::Control });
             let devices = DeviceKind::ALL.map(|device| Member { user, device });
             self.take_out(&devices).await;
+            // A list that is under way may have been made before he was sent out.
+            self.call_roll_again(false).await;
         }
     }
 

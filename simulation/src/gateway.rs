@@ -405,6 +405,10 @@ impl Gateway {
                     }
                 }
             }
+            ShardCommand::RollCall(call) => {
+                let members = self.members(call.room_id).into_iter().filter_map(|index| self.seats.get(&index)?.origin);
+                self.control.seats(call, &members.collect::<Vec<_>>());
+            }
             ShardCommand::Audience { .. }
             | ShardCommand::LoginVerdict { .. }
             | ShardCommand::RoomAccount { .. }

@@ -602,6 +602,8 @@ fn note_kind(trace: &Trace, way: &str, gateway: usize, router: usize, kind: &Kin
         | Kind::Interest(_)
         | Kind::Gone(_)
         | Kind::Relay(_)
+        | Kind::Seats(_)
+        | Kind::RollCall(_)
         | Kind::Reply(_)
         | Kind::UserPush(_)
         | Kind::AllPush(_)

@@ -98,6 +98,7 @@ impl Shard {
                     self.desk.rooms.queue(room_id, RoomItem::Evict { user_id });
                 }
             }
+            ShardCommand::RollCall(call) => drop(self.desk.rooms.queue(call.room_id, RoomItem::RollCall(call))),
             ShardCommand::Audience { room_id, members } => {
                 if let Some(room) = self.desk.rooms.get_mut(room_id) {
                     room.audience = members;

@@ -176,7 +176,11 @@ impl Events {
     pub(super) fn push(&mut self, event: ShardEvent) {
         let repeats_itself = match event {
             ShardEvent::Alive { .. } | ShardEvent::RecordAck { .. } | ShardEvent::Acked { .. } | ShardEvent::HandOver { .. } => true,
-            ShardEvent::Login { .. } | ShardEvent::Up { .. } | ShardEvent::Gone { .. } | ShardEvent::LeftRoom { .. } => false,
+            ShardEvent::Login { .. }
+            | ShardEvent::Up { .. }
+            | ShardEvent::Gone { .. }
+            | ShardEvent::LeftRoom { .. }
+            | ShardEvent::Seats { .. } => false,
         };
         if repeats_itself && self.is_held && self.batch.len() >= HELD_EVENTS_MAX {
             self.counters.events_dropped.add(1);

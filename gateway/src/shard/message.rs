@@ -5,6 +5,7 @@
 //! - Bodies stay what they were: a push is encoded on the shard that writes it first, and shared from there.
 
 use super::mailbox::Weigh;
+pub use crate::upstream::LinkId;
 use billfish_session::{
     Push,
     server::{LoginAccepted, LoginRequest, UpCall},
@@ -159,6 +160,9 @@ pub enum ShardCommand {
         /// Whom; 0: all.
         user_id: i64,
     },
+    /// The owner of a room asks who is in it. In its turn in the room's queue, behind entries and evictions that came before; answered by
+    /// one [`ShardEvent::Seats`], also where nobody is.
+    RollCall(RollCall),
     /// Members of a room on all gateways, for heartbeat answers. Not remembered for a room without members here.
     Audience {
         /// Which room.
@@ -232,6 +236,13 @@ pub enum ShardEvent {
         /// How it ended.
         cause: LeftCause,
     },
+    /// The members of a room at this moment, for its owner: whoever leaves later is named later.
+    Seats {
+        /// The question.
+        call: RollCall,
+        /// Who.
+        members: Vec<Origin>,
+    },
     /// A user showed a sign of life.
     Alive {
         /// Business line.
@@ -273,6 +284,21 @@ pub enum ShardEvent {
         /// The connection ended, and nothing says that the client had it.
         missed: bool,
     },
+}
+
+/// A question for the members of a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RollCall {
+    /// Which room.
+    pub room_id: i64,
+    /// The owner's.
+    pub epoch: u64,
+    /// Which of its questions.
+    pub number: u32,
+    /// Shards that are asked.
+    pub parts: u32,
+    /// The link that it came over, and where the answer goes.
+    pub link: LinkId,
 }
 
 /// How a [`UpReply::Joined`] came to its end.
@@ -348,6 +374,7 @@ impl Weigh for ShardCommand {
                 | Self::LoginVerdict { .. }
                 | Self::Kick { .. }
                 | Self::Evict { .. }
+                | Self::RollCall(_)
                 | Self::Audience { .. }
                 | Self::RoomAccount { .. }
                 | Self::Drain { .. }
@@ -366,6 +393,7 @@ impl Weigh for ShardEvent {
                 },
                 Self::Login { .. } => billfish_wire::limits::TOKEN_BYTES_MAX,
                 Self::RecordAck { push, .. } | Self::HandOver { push, .. } => push_bytes(push),
+                Self::Seats { members, .. } => members.len() * size_of::<Origin>(),
                 Self::Gone { .. } | Self::LeftRoom { .. } | Self::Alive { .. } | Self::Acked { .. } => 0,
             }
     }

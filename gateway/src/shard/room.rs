@@ -16,7 +16,7 @@
 
 use super::{
     fanout_job::{Job, JobFrame},
-    message::{Origin, RoomAccount},
+    message::{Origin, RollCall, RoomAccount},
     slab::SlabKey,
 };
 use billfish_wire::Class;
@@ -36,6 +36,8 @@ pub(super) enum RoomItem {
     Join(Box<Joining>),
     /// A user leaves; 0: everyone does.
     Evict { user_id: i64 },
+    /// The owner is told who is in.
+    RollCall(RollCall),
 }
 
 /// A session that enters.
@@ -58,7 +60,7 @@ impl RoomItem {
             + match self {
                 Self::Push(frame) => frame.push.body().data.as_ref().map_or(0, String::len),
                 Self::Join(joining) => joining.data.len(),
-                Self::Evict { .. } => 0,
+                Self::Evict { .. } | Self::RollCall(_) => 0,
             }
     }
 }

@@ -9,7 +9,7 @@ use super::{
     connection::Tenant,
     counters::DropReason,
     fanout_job::{JOB_BYTES_MAX, JOB_FRAMES_MAX, Job, JobFrame},
-    message::{LeftCause, ShardEvent},
+    message::{LeftCause, RollCall, ShardEvent},
     room::{Joining, RoomItem, RoomPushed},
     slab::SlabKey,
 };
@@ -150,7 +150,13 @@ impl Shard {
             let Some(room) = self.desk.rooms.get_mut(room_id) else { break };
             match room.peek() {
                 Some(RoomItem::Push(_)) if frames.len() >= JOB_FRAMES_MAX || bytes >= JOB_BYTES_MAX => break,
-                Some(RoomItem::Evict { .. }) if !frames.is_empty() => break,
+                Some(RoomItem::Evict { .. } | RoomItem::RollCall(_)) if !frames.is_empty() => break,
+                Some(RoomItem::RollCall(call)) => {
+                    let call = *call;
+                    self.name_members(call);
+                    self.desk.rooms.pop(room_id);
+                    continue;
+                }
                 Some(RoomItem::Evict { user_id }) => {
                     let user_id = *user_id;
                     if !self.evict_some(room_id, user_id, budget) {
@@ -183,7 +189,7 @@ impl Shard {
                         late.push((key, frames.len()));
                     }
                 }
-                Some(RoomItem::Evict { .. }) | None => break,
+                Some(RoomItem::Evict { .. } | RoomItem::RollCall(_)) | None => break,
             }
         }
         if frames.is_empty() {
@@ -303,6 +309,19 @@ impl Shard {
         }
     }
 
+    /// Names the members of a room to its owner: all of one moment, or whoever left and came between two steps would be missed. It costs
+    /// what walking them for one push costs before anything is written, and is asked once in an owner's life.
+    fn name_members(&mut self, call: RollCall) {
+        let Self { slab, desk, .. } = self;
+        let Some(room) = desk.rooms.get_mut(call.room_id) else { return };
+        let members = room.members.indices().iter().filter_map(|index| match slab.at_mut(*index) {
+            Some((_, Tenant::Open(conn))) => Some(conn.origin()),
+            _ => None,
+        });
+        let members = members.collect();
+        desk.events.push(ShardEvent::Seats { call, members });
+    }
+
     /// Goes on with a push to everyone; `true` when there is more to do.
     fn walk_all(&mut self, job: &mut AllJob, budget: &mut usize) -> bool {
         while *budget > 0 && job.next_place < job.end {
@@ -334,7 +353,7 @@ const FRAME_OVERHEAD_BYTES: usize = 100;
 mod tests {
     use crate::shard::{
         Shard, ShardConfig, ShardParts, listeners,
-        message::{Admission, LoginGranted, Origin, ShardCommand, ShardEvent, UpReply},
+        message::{Admission, LoginGranted, Origin, RollCall, ShardCommand, ShardEvent, UpReply},
     };
     use billfish_session::{
         Push,
@@ -530,6 +549,35 @@ mod tests {
         }
         assert_eq!(counters.copies.value(), 3 + 3 * super::ALL_JOBS_MAX as u64);
         assert_eq!(house.delivered() + dropped + house.shard.desk.pending, counters.copies.value());
+    }
+
+    /// An owner that asks for the members has its answer behind what it was before: entries, evictions, and pushes to those who were in.
+    #[test]
+    fn members_are_named_behind_what_came_before_the_question() {
+        let mut house = Stepped::new(ShardConfig::default());
+        let _members: Vec<TcpStream> = (0..3).map(|nth| house.member(10_000 + nth, 1)).collect();
+        house.shard.events.take_into(&mut Vec::new());
+        let link = crate::upstream::Upstream::new(Arc::default()).link_up("r1").0;
+        let call = |room_id| RollCall { room_id, epoch: 1, number: 1, parts: 1, link };
+        house.push(1);
+        house.shard.inbox.push(ShardCommand::Evict { room_id: 1, user_id: 10_001 }).unwrap();
+        house.shard.inbox.push(ShardCommand::RollCall(call(1))).unwrap();
+        house.shard.inbox.push(ShardCommand::RollCall(call(2))).unwrap();
+        let (deadline, mut named) = (Instant::now() + Duration::from_secs(30), Vec::new());
+        while named.len() < 2 {
+            assert!(Instant::now() < deadline, "{named:?}");
+            house.step();
+            let mut batch = Vec::new();
+            house.shard.events.take_into(&mut batch);
+            let seats = |event| if let ShardEvent::Seats { call, members } = event { Some((call.room_id, members)) } else { None };
+            named.extend(batch.into_iter().filter_map(seats));
+        }
+        named.sort_by_key(|(room_id, _)| *room_id);
+        let mut users: Vec<i64> = named[0].1.iter().map(|origin| origin.user_id).collect();
+        users.sort_unstable();
+        assert_eq!(users, [10_000, 10_002]);
+        assert_eq!(named[1], (2, Vec::new()), "where nobody is that is the answer");
+        assert!(house.shard.desk.rooms.get_mut(2).is_none(), "and nothing is left of the question");
     }
 
     /// A busy shard collects for a tick; what was collected goes out in one job.

@@ -5,11 +5,14 @@
 //! - Where routers name another owner than the ring does, both are told: the one that is named is going to give the room up, says so to
 //!   nobody who does not ask, and the next one has to know by then who listens. What both send goes by once.
 //! - Besides the owner nobody is told of a room of which nothing was seen: he would begin from then on, and not from the first snapshot.
+//! - An owner asks who is in its room when it begins, and gets the members of one moment, each shard's from the shard itself. They go over
+//!   the link that the question came over: what a member does later, his leaving first of all, follows behind.
 //! - What went by once does not go by again: pushes of a room rise in `seq`, and what an owner replays is passed over up to the largest
 //!   that was seen. A member's snapshot counts as seen only where there is no other member, who may still need what came before it.
 
-use super::{Heard, LinkId, Table};
-use billfish_link::message::{Interest, envelope::Kind};
+use super::{Heard, LinkId, Table, link_origin};
+use crate::shard::message::{Origin, RollCall};
+use billfish_link::message::{Interest, Seats, envelope::Kind};
 use smallvec::SmallVec;
 
 #[derive(Debug, Default)]
@@ -62,6 +65,34 @@ impl Table {
             room.last_seq = seq;
         }
         Heard::For(room.shards())
+    }
+
+    /// An owner that asks has begun, though it may have nothing to push: what an earlier one still answers is not the last word.
+    pub(super) fn roll_call(&mut self, from: LinkId, room_id: i64, epoch: u64, number: u32) -> Option<(RollCall, SmallVec<[u16; 8]>)> {
+        let mut shards = SmallVec::new();
+        if let Some(room) = self.rooms.get_mut(&room_id) {
+            if epoch < room.epoch {
+                return None;
+            }
+            room.epoch = epoch;
+            room.confirm(from);
+            shards = room.shards();
+        }
+        let parts = u32::try_from(shards.len()).unwrap_or(u32::MAX);
+        let call = RollCall { room_id, epoch, number, parts, link: from };
+        if shards.is_empty() {
+            self.tell_seats(call, &[]);
+        }
+        Some((call, shards))
+    }
+
+    pub(super) fn tell_seats(&mut self, call: RollCall, members: &[Origin]) {
+        let RollCall { room_id, epoch, number, parts, link } = call;
+        let count = members.len().div_ceil(SEATS_MAX).max(1);
+        for part in 0..count {
+            let members = members.iter().skip(part * SEATS_MAX).take(SEATS_MAX).map(|origin| link_origin(*origin)).collect();
+            self.post(link, Kind::Seats(Seats { room_id, epoch, number, members, parts, last: part + 1 == count }));
+        }
     }
 
     pub(super) fn room(&mut self, room_id: i64) -> &mut Room {
@@ -200,6 +231,8 @@ impl Room {
     }
 }
 
+/// Members in one message to an owner: 16 KB, one step of its work.
+pub(super) const SEATS_MAX: usize = 512;
 /// An owner that has not spoken of a room is told again after this, then after twice as long, and so on.
 const AGAIN_AFTER_MS: u64 = 1_000;
 /// A room in which nothing is ever said costs one message in so long.

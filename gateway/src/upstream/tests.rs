@@ -3,6 +3,7 @@
 mod again;
 mod endings;
 mod registry;
+mod roll;
 mod turns;
 
 use super::{
@@ -14,7 +15,7 @@ use crate::{
     metrics::{ControlCounters, Forgotten},
     shard::message::{ConnKey, LeftCause, Origin},
 };
-use billfish_link::message::{Gone, Interest, Kick, Relay, envelope::Kind, up::Call as UpKind};
+use billfish_link::message::{Gone, Interest, Kick, Relay, Seats, envelope::Kind, up::Call as UpKind};
 use billfish_session::server::UpCall;
 use billfish_state::DeviceKind;
 use smallvec::SmallVec;
@@ -427,6 +428,9 @@ fn line(kind: Kind) -> String {
     }
     if let Kind::Gone(Gone { origin, room_ids }) = kind {
         return format!("gone {} from {room_ids:?}", origin.unwrap().session);
+    }
+    if let Kind::Seats(Seats { room_id, epoch, number, members, parts, last }) = kind {
+        return format!("seats {room_id} {epoch}.{number}: {} of {parts} parts, last {last}", members.len());
     }
     let Kind::Up(up) = kind else { panic!("{kind:?}") };
     let session = up.origin.unwrap().session;

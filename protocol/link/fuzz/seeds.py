@@ -48,6 +48,7 @@ def main():
         "interest": (11, message(7, 1, 3, (1 << 32) + 2)),
         "gone": (12, message(origin, b"\x07\x08\x09")),
         "relay": (13, message("gateway-2", 5, kick)),
+        "seats": (14, message(7, 1, 2, origin, 1, 1)),
         "joined": (20, message(1) + field(4, message(7, 5, "{}", 3))),
         "moved": (20, message(1) + field(7, message("router-2"))),
         "room_push": (21, message(push, 1, 20001, 500)),
@@ -56,6 +57,7 @@ def main():
         "kick": (24, kick),
         "evict": (25, message(10001, 7, 20001, 1)),
         "bye": (27, message("the router stops")),
+        "roll_call": (28, message(7, 1, 2)),
         "from a newer release": (4000, message("?")),
     }
     stream = b""

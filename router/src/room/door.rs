@@ -50,7 +50,7 @@ pub(super) async fn turn_away(
         if matches!(call, RoomCall::Stop) {
             return After::Stopped;
         }
-        came |= !matches!(call, RoomCall::Interest { .. } | RoomCall::Leave { .. });
+        came |= !matches!(call, RoomCall::Interest { .. } | RoomCall::Seats { .. } | RoomCall::Leave { .. });
         call.refuse(refusal.clone()).await;
     }
     if came || is_wanted(core, room) { After::Again } else { After::Nobody }
@@ -69,7 +69,8 @@ pub(super) async fn first(core: &Core, room: RoomId, receiver: &mut mpsc::Receiv
                 Ok(false) => Err(Refusal::new(Reason::RoomNotFound)),
                 Ok(true) | Err(_) => Ok(()),
             },
-            RoomCall::Interest { after_seq: None, .. } => {
+            // An answer to a life that is over.
+            RoomCall::Interest { after_seq: None, .. } | RoomCall::Seats { .. } => {
                 core.metrics.room_queue_depth.dec();
                 next = receiver.try_recv().ok();
                 continue;
@@ -151,6 +152,7 @@ pub(super) async fn after_the_end(core: &Core, id: RoomId, call: RoomCall) {
         }
         RoomCall::Leave { gateway, id: Some(call), .. } => gateway.reply(call, reply::Result::Left(Left { room_id: id.0 })).await,
         RoomCall::Interest { after_seq: None, .. }
+        | RoomCall::Seats { .. }
         | RoomCall::Leave { id: None, .. }
         | RoomCall::Push { .. }
         | RoomCall::Order { .. }
@@ -163,6 +165,7 @@ async fn refuse_counted(core: &Core, call: RoomCall, refusal: Refusal) {
         RoomCall::Say { .. } => core.metrics.decided("chat", refusal.reason.label()),
         RoomCall::Join { .. } => core.metrics.joined(refusal.reason.label()),
         RoomCall::Interest { .. }
+        | RoomCall::Seats { .. }
         | RoomCall::Leave { .. }
         | RoomCall::Sync { .. }
         | RoomCall::Push { .. }

@@ -40,6 +40,10 @@ impl Room {
     pub(super) async fn on_interest(&mut self, gateway: &Arc<Gateway>, after_seq: i64) -> Told {
         // What was decided before goes to those who were interested before.
         self.flush().await;
+        if after_seq > 0 {
+            // It may have members of an earlier owner's. Who has seen nothing has none.
+            self.call_roll(gateway).await;
+        }
         let told = match self.told_before(gateway, after_seq) {
             Some(after_seq) => self.replay(gateway, after_seq).await,
             None => Told::All,

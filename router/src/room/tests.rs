@@ -8,6 +8,7 @@ mod orders;
 mod owners;
 mod parting;
 mod resume;
+mod roll;
 mod town;
 mod trouble;
 mod users;

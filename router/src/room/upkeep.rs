@@ -27,11 +27,13 @@ pub(super) struct Signs {
 }
 
 impl Signs {
-    /// The store may have forgotten some.
-    fn look(&mut self, generation: u64, now_ms: u64) {
-        if generation != self.generation {
+    /// Whether the store may have forgotten some since it was last asked.
+    pub(super) const fn look(&mut self, generation: u64, now_ms: u64) -> bool {
+        let may_have_forgotten = generation != self.generation;
+        if may_have_forgotten {
             *self = Self { generation, since_ms: now_ms };
         }
+        may_have_forgotten
     }
 
     /// When to ask again, where too little is known yet.
@@ -45,7 +47,7 @@ impl Room {
     pub(super) async fn on_tick(&mut self, now_ms: u64) {
         if now_ms >= self.timers.renew_ms {
             self.heal().await;
-            self.signs.look(self.core.state.watch.generation(), now_ms);
+            self.look_for_loss(now_ms).await;
             self.renew(now_ms).await;
             if self.end.is_some() {
                 // The members are another owner's by now.
@@ -57,6 +59,9 @@ impl Room {
             if let Ok(words) = self.core.house_words() {
                 self.rules.set_house_words(words);
             }
+        }
+        if self.timers.write_ms.is_some_and(|due_ms| now_ms >= due_ms) {
+            self.write_members(now_ms).await;
         }
         if now_ms >= self.timers.sweep_ms {
             self.sweep(now_ms).await;
@@ -112,7 +117,10 @@ impl Room {
     /// One step through the members that the store knows and nobody here vouches for: whoever shows no sign of life goes.
     async fn sweep(&mut self, now_ms: u64) {
         let silence_ms = self.core.silence_ms();
-        self.signs.look(self.core.state.watch.generation(), now_ms);
+        self.look_for_loss(now_ms).await;
+        if self.sweep_cursor == 0 {
+            self.look_for_gap(now_ms).await;
+        }
         if let Some(again_ms) = self.signs.lacking_until(now_ms, silence_ms) {
             self.timers.sweep_ms = again_ms;
             return;

@@ -40,8 +40,8 @@ pub(super) fn encode(kind: Kind, output: &mut BytesMut) -> Result<(), usize> {
 mod tests {
     use super::*;
     use crate::message::{
-        Biz, Gone, Hello, Interest, Kick, Moved, Order, Ordered, Origin, Push, Redeliver, Relay, RoomPush, Sync, Synced, Up, UserPush,
-        reply, up,
+        Biz, Gone, Hello, Interest, Kick, Moved, Order, Ordered, Origin, Push, Redeliver, Relay, RollCall, RoomPush, Seats, Sync, Synced,
+        Up, UserPush, reply, up,
     };
     use crate::tcp::{ENVELOPE_BYTES_MAX, TEXT_BYTES_MAX};
     use proptest::prelude::*;
@@ -96,6 +96,13 @@ mod tests {
                 call: Some(call)
             })),
             (proptest::option::of(origin.clone()), users.clone()).prop_map(|(origin, room_ids)| Kind::Gone(Gone { origin, room_ids })),
+            (any::<i64>(), any::<u64>(), any::<u32>()).prop_map(|(room_id, epoch, number)| Kind::RollCall(RollCall {
+                room_id,
+                epoch,
+                number
+            })),
+            (any::<u64>(), proptest::collection::vec(origin.clone(), 0..8), any::<u32>(), any::<bool>())
+                .prop_map(|(epoch, members, parts, last)| Kind::Seats(Seats { room_id: 7, epoch, number: 1, members, parts, last })),
             (any::<i64>(), any::<bool>(), any::<i64>())
                 .prop_map(|(room_id, interested, last_seq)| { Kind::Interest(Interest { room_id, interested, members: 1, last_seq }) }),
             ("[a-z0-9-]{0,16}", any::<u64>(), kick).prop_map(|(node, incarnation, kick)| Kind::Relay(Relay {
