@@ -151,21 +151,21 @@ impl Redis {
             .run(),
         );
         let server = connection.clone();
-        let mut gathering = Gathering::new(move || server.is_one_server(), &mut keeper);
+        let gathering = Gathering::new(move || server.is_one_server());
         let state = State {
             clock,
-            tokens: Arc::new(tokens::RedisTokens::new(connection.clone(), &mut gathering)),
+            tokens: Arc::new(tokens::RedisTokens::new(connection.clone(), &gathering)),
             presence: Arc::new(presence::RedisPresence::new(connection.clone(), watch.clone())),
-            routes: Arc::new(routes::RedisRoutes::new(connection.clone(), &mut gathering)),
-            acks: Arc::new(acks::RedisAcks::new(connection.clone(), watch.clone(), &mut gathering)),
-            inbox: Arc::new(inbox::RedisInbox::new(connection.clone(), watch.clone(), &mut gathering)),
+            routes: Arc::new(routes::RedisRoutes::new(connection.clone(), &gathering)),
+            acks: Arc::new(acks::RedisAcks::new(connection.clone(), watch.clone(), &gathering)),
+            inbox: Arc::new(inbox::RedisInbox::new(connection.clone(), watch.clone(), &gathering)),
             room_log: Arc::new(room_log::RedisRoomLog::new(connection.clone())),
             members: Arc::new(members::RedisMembers::new(connection.clone())),
             registry: Arc::new(registry::RedisRegistry::new(connection.clone())),
             leases: Arc::new(leases::RedisLeases::new(connection.clone())),
-            rate_windows: Arc::new(rate_windows::RedisRateWindows::new(connection.clone(), &mut gathering)),
+            rate_windows: Arc::new(rate_windows::RedisRateWindows::new(connection.clone(), &gathering)),
             dedup: Arc::new(dedup::RedisDedup::new(connection.clone())),
-            cache: Arc::new(cache::RedisCache::new(connection.clone(), &mut gathering)),
+            cache: Arc::new(cache::RedisCache::new(connection.clone(), &gathering)),
             watch,
             layout: Arc::new([("state.redis.presence_buckets".to_owned(), config.presence_buckets.to_string())].into()),
         };

@@ -86,7 +86,7 @@ struct Noted {
 }
 
 impl RedisAcks {
-    pub(super) fn new(connection: Connection, watch: Watch, gathering: &mut Gathering<'_>) -> Self {
+    pub(super) fn new(connection: Connection, watch: Watch, gathering: &Gathering) -> Self {
         let looking = gathering.gather(Looks(connection.clone()));
         Self { connection, watch, looking, noted: Mutex::default(), to_look_at: Mutex::default() }
     }

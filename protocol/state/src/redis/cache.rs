@@ -31,7 +31,7 @@ impl Batch for Reads {
 }
 
 impl RedisCache {
-    pub(super) fn new(connection: Connection, gathering: &mut Gathering<'_>) -> Self {
+    pub(super) fn new(connection: Connection, gathering: &Gathering) -> Self {
         Self { reading: gathering.gather(Reads(connection.clone())), connection }
     }
 }

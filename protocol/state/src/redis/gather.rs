@@ -49,10 +49,9 @@ pub(super) trait Batch: Send + Sync + 'static {
 /// Whether anything is saved by asking for many at once.
 type Saves = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// Where the tasks that gather are to run.
-pub(super) struct Gathering<'a> {
+/// Makes those that gather for one connection.
+pub(super) struct Gathering {
     saves: Saves,
-    tasks: &'a mut JoinSet<()>,
 }
 
 /// Asks for one kind of thing.
@@ -61,6 +60,8 @@ pub(super) struct Gather<B: Batch> {
     batch: Arc<B>,
     load: Mutex<Load>,
     waiting: mpsc::Sender<Asked<B>>,
+    /// Ends with this, as the connections do with the last of the ports: whoever can ask is answered.
+    _task: JoinSet<()>,
 }
 
 /// One call, and who waits for it.
@@ -77,16 +78,17 @@ struct Load {
     before: u32,
 }
 
-impl<'a> Gathering<'a> {
-    pub(super) fn new(saves: impl Fn() -> bool + Send + Sync + 'static, tasks: &'a mut JoinSet<()>) -> Self {
-        Self { saves: Arc::new(saves), tasks }
+impl Gathering {
+    pub(super) fn new(saves: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { saves: Arc::new(saves) }
     }
 
-    pub(super) fn gather<B: Batch>(&mut self, batch: B) -> Gather<B> {
+    pub(super) fn gather<B: Batch>(&self, batch: B) -> Gather<B> {
         let (waiting, asked) = mpsc::channel(WAITING_MAX);
         let batch = Arc::new(batch);
-        self.tasks.spawn(run(Arc::clone(&batch), asked));
-        Gather { saves: Arc::clone(&self.saves), batch, load: Mutex::new(Load::begin(Instant::now())), waiting }
+        let mut task = JoinSet::new();
+        task.spawn(run(Arc::clone(&batch), asked));
+        Gather { saves: Arc::clone(&self.saves), batch, load: Mutex::new(Load::begin(Instant::now())), waiting, _task: task }
     }
 }
 
@@ -99,7 +101,7 @@ impl<B: Batch> Gather<B> {
         let (answer, answered) = oneshot::channel();
         match self.waiting.try_send(Asked { asks, answer }) {
             Ok(()) => answered.await.unwrap_or_else(|_| Err(StateError::Away { what: "asking with others", cause: Stopped.into() })),
-            // The adapter has stopped, or more wait than can be served.
+            // More wait than can be served, or the runtime is going down.
             Err(mpsc::error::TrySendError::Closed(asked) | mpsc::error::TrySendError::Full(asked)) => self.batch.run(asked.asks).await,
         }
     }
@@ -131,7 +133,7 @@ impl Load {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the adapter has stopped")]
+#[error("the runtime is going down")]
 struct Stopped;
 
 /// Gathers until everybody who could ask is gone.
@@ -251,10 +253,8 @@ mod tests {
         }
     }
 
-    fn gather(doubler: &Doubler, saves: bool) -> (Arc<Gather<Doubler>>, JoinSet<()>) {
-        let mut tasks = JoinSet::new();
-        let gather = Gathering::new(move || saves, &mut tasks).gather(doubler.clone());
-        (Arc::new(gather), tasks)
+    fn gather(doubler: &Doubler, saves: bool) -> Arc<Gather<Doubler>> {
+        Arc::new(Gathering::new(move || saves).gather(doubler.clone()))
     }
 
     /// Asks for each of them at the same time, each alone.
@@ -270,7 +270,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_comes_among_few_waits_for_nobody() {
         let doubler = Doubler::default();
-        let (gather, _tasks) = gather(&doubler, true);
+        let gather = gather(&doubler, true);
         for ask in 0..50 {
             let before = Instant::now();
             assert_eq!(gather.ask_one(ask).await.unwrap(), 2 * ask);
@@ -283,7 +283,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn under_load_many_are_asked_for_at_once_and_each_hears_its_own_answer() {
         let doubler = Doubler::default();
-        let (gather, _tasks) = gather(&doubler, true);
+        let gather = gather(&doubler, true);
         let before = Instant::now();
         for (ask, answer) in ask_each(&gather, 0..300).await {
             assert_eq!(answer.unwrap(), 2 * ask);
@@ -298,7 +298,7 @@ mod tests {
     async fn a_call_of_many_goes_at_once_and_so_does_every_call_where_nothing_is_saved() {
         for (saves, asks) in [(true, ASKS_ENOUGH as u64), (false, 20)] {
             let doubler = Doubler::default();
-            let (gather, _tasks) = gather(&doubler, saves);
+            let gather = gather(&doubler, saves);
             let before = Instant::now();
             for _ in 0..3 {
                 let asks: Vec<u64> = (0..asks).collect();
@@ -311,28 +311,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failure_is_told_to_everybody_and_a_spoilt_key_to_who_asked_for_it() {
         let doubler = Doubler { failing: true, ..Doubler::default() };
-        let (gather_failing, _tasks) = gather(&doubler, true);
+        let gather_failing = gather(&doubler, true);
         for (_, answer) in ask_each(&gather_failing, 0..40).await {
             assert!(matches!(answer, Err(StateError::Away { what: "doubling", .. })));
         }
-        let (gather, _tasks) = gather(&Doubler::default(), true);
+        let gather = gather(&Doubler::default(), true);
         for (ask, answer) in ask_each(&gather, (0..40).chain([SPOILT])).await {
             match answer {
                 Ok(answer) => assert_eq!(answer, 2 * ask),
                 Err(error) => assert!(ask == SPOILT && matches!(error, StateError::Spoilt { .. }), "{ask}: {error}"),
             }
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn when_the_tasks_have_ended_each_call_goes_alone() {
-        let doubler = Doubler::default();
-        let (gather, mut tasks) = gather(&doubler, true);
-        tasks.shutdown().await;
-        for (ask, answer) in ask_each(&gather, 0..40).await {
-            assert_eq!(answer.unwrap(), 2 * ask);
-        }
-        assert_eq!(doubler.asked.lock().unwrap().len(), 40);
     }
 
     #[tokio::test(start_paused = true)]

@@ -46,7 +46,7 @@ impl Batch for Looks {
 }
 
 impl RedisInbox {
-    pub(super) fn new(connection: Connection, watch: Watch, gathering: &mut Gathering<'_>) -> Self {
+    pub(super) fn new(connection: Connection, watch: Watch, gathering: &Gathering) -> Self {
         Self { looking: gathering.gather(Looks(connection.clone())), connection, watch }
     }
 

@@ -41,7 +41,7 @@ impl Batch for Hits {
 }
 
 impl RedisRateWindows {
-    pub(super) fn new(connection: Connection, gathering: &mut Gathering<'_>) -> Self {
+    pub(super) fn new(connection: Connection, gathering: &Gathering) -> Self {
         Self(gathering.gather(Hits(connection)))
     }
 }

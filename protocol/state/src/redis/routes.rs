@@ -58,7 +58,7 @@ impl Batch for Bindings {
 }
 
 impl RedisRoutes {
-    pub(super) fn new(connection: Connection, gathering: &mut Gathering<'_>) -> Self {
+    pub(super) fn new(connection: Connection, gathering: &Gathering) -> Self {
         Self { binding: gathering.gather(Bindings(connection.clone())), connection }
     }
 }

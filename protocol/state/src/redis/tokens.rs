@@ -31,7 +31,7 @@ impl Batch for Looks {
 }
 
 impl RedisTokens {
-    pub(super) fn new(connection: Connection, gathering: &mut Gathering<'_>) -> Self {
+    pub(super) fn new(connection: Connection, gathering: &Gathering) -> Self {
         Self { looking: gathering.gather(Looks(connection.clone())), connection }
     }
 }
