@@ -313,11 +313,16 @@ impl Presence {
         store.call(Port::Presence, store.state.presence.touch_each(signs)).await
     }
 
-    /// Gives the routes back, and takes back what this gateway told of users who have no other.
+    /// Gives the routes back, and takes back what was told of users who have no other: by this gateway, and by others of sessions that ended
+    /// before.
     async fn write_ended(&self, claims: &[(Claim, Ended)]) -> Result<(), Away> {
         let _word = self.word.lock().await;
         let is_gone = |claim: &Claim| self.parts.directory.lookup(claim.app.0, claim.user.0).is_empty();
-        let told = |claim: Claim| is_gone(&claim).then(|| self.told.at(claim.app, claim.user)).flatten();
+        // A sign from before the routes are looked at is of a session whose route would be found; one that is younger than clocks may differ by
+        // may be of a session that comes in between.
+        let before_ms = self.parts.store.now_ms().saturating_sub(CLOCKS_DIFFER_MS);
+        let told =
+            |claim: Claim| is_gone(&claim).then(|| self.told.at(claim.app, claim.user)).flatten().map(|last_ms| last_ms.max(before_ms));
         // Before the routes are looked at: what is told afterwards, by a LOGIN here meanwhile, is not taken back.
         let last: Vec<Option<u64>> = claims.iter().map(|(claim, Ended)| told(*claim)).collect();
         let routes: Vec<Route> = claims.iter().map(|(claim, Ended)| self.route(*claim)).collect();
@@ -436,6 +441,8 @@ const GATHERS_PER_GAP: u32 = 3;
 const ALIVE_WRITE_MAX: usize = 16_384;
 /// How long a route stands. It counts only while its gateway lives, so this only collects what was left behind.
 const ROUTE_MS: u64 = 12 * 3600 * 1000;
+/// What the clocks of nodes that keep time together differ by at most.
+const CLOCKS_DIFFER_MS: u64 = 500;
 /// Routes looked after in one write: all of them lost, it is a thousand commands at a time.
 const CHECKS_MAX: usize = 128;
 /// Commands that one gateway spends on looking after routes, by Redis' own count: six gateways together stay below 5,000 a second. To look
