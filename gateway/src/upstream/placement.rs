@@ -11,7 +11,7 @@ use crate::{metrics::Forgotten, shard::message::Origin};
 use billfish_link::message::{Gone, envelope::Kind};
 use billfish_ring::Ring;
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 use tokio::sync::Notify;
@@ -191,12 +191,15 @@ impl Table {
         }
     }
 
+    /// To the owner, and to whoever else was told of our interest: while routers change, one of them owns the room and was named our members,
+    /// and who is named a member and not its ending takes it for one for good.
     fn route_gone(&mut self, gone: Gone) {
         let mut by_link: BTreeMap<LinkId, Vec<i64>> = BTreeMap::new();
         for room_id in &gone.room_ids {
-            match self.owner(*room_id) {
-                Some(link) => by_link.entry(link).or_default().push(*room_id),
-                None => return self.keep_word(Kind::Gone(gone)),
+            let Some(owner) = self.owner(*room_id) else { return self.keep_word(Kind::Gone(gone)) };
+            let links: BTreeSet<LinkId> = std::iter::once(owner).chain(self.told_links(*room_id)).collect();
+            for link in links {
+                by_link.entry(link).or_default().push(*room_id);
             }
         }
         for (link, room_ids) in by_link {

@@ -151,6 +151,11 @@ impl Table {
         self.post(link, Kind::Interest(Interest { room_id, interested: true, members, last_seq }));
     }
 
+    /// The routers that were told of our interest in a room.
+    pub(super) fn told_links(&self, room_id: i64) -> impl Iterator<Item = LinkId> {
+        self.rooms.get(&room_id).into_iter().flat_map(|room| room.told.iter().map(|told| told.link))
+    }
+
     /// Of which interest of ours a router knows that is sent something now.
     pub(super) fn telling(&self, link: LinkId, room_id: i64) -> Option<Telling> {
         let told = &self.rooms.get(&room_id)?.told;

@@ -201,6 +201,22 @@ fn the_rings_owner_goes_on_to_know_of_the_interest_when_another_is_named() {
     }
 }
 
+/// One of the two owns the room and was named its members; which one is not known here yet.
+#[test]
+fn an_ending_goes_to_every_router_that_knows_of_the_interest() {
+    let (house, first, second, room) = two_routers();
+    house.enter(1, room);
+    house.enter(2, room);
+    say(&house, 1, room, "a");
+    house.upstream.moved(first, 3, "r2", 0);
+    house.sent(first);
+    house.sent(second);
+    house.upstream.gone(0, origin(1), &[room]);
+    for link in [first, second] {
+        assert_eq!(house.sent(link), [format!("gone 1 from [{room}]")]);
+    }
+}
+
 #[test]
 fn the_rings_owner_is_told_of_a_room_that_another_owns_once_something_was_seen_of_it() {
     let (house, first, second, room) = two_routers();
