@@ -300,7 +300,8 @@ impl<'a> Crowd<'a> {
     fn begin(&mut self, index: usize, intended_ns: u64) {
         let connection = &mut self.connections[index];
         connection.client.begun_ns = intended_ns;
-        connection.client.tried_ns = intended_ns;
+        // Not when it was due: who had to wait for a place has had no time to log in yet.
+        connection.client.tried_ns = clock::now_ns();
         connection.client.stage = Stage::Connecting;
         self.in_window += 1;
         self.on_the_way.push_back(index);

@@ -76,6 +76,21 @@ fn who_is_refused_with_a_time_to_come_back_does_and_is_told_apart() {
 }
 
 #[test]
+fn who_waited_long_for_a_place_has_all_the_time_to_log_in() {
+    let waited = Duration::from_secs(60);
+    let of_now = plan(Gateway::clean(0).serve(), 4, Activity::Listen);
+    let plan = Plan { connect_rate: 1e6, connect_max: 2 * waited, ..of_now };
+    let mut crowd = Crowd::new(&plan, tokens(4)).expect("epoll");
+    crowd.begin_connecting();
+    crowd.connect_began_ns -= u64::try_from(waited.as_nanos()).expect("a minute");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !crowd.connect_turn().expect("epoll") {
+        assert!(Instant::now() < deadline, "connecting does not end");
+    }
+    assert_eq!((crowd.settled().settled, crowd.settled().failures.len()), (4, 0), "{:?}", crowd.settled().failures);
+}
+
+#[test]
 fn nobody_listening_fails_every_connect_and_ends() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
