@@ -114,6 +114,7 @@ macro_rules! conformance {
                 routes {
                     binding_gives_whom_it_displaces_and_a_repeat_gives_the_same,
                     whom_a_route_displaced_is_told_for_a_while_also_when_it_was_given_back,
+                    who_is_bound_again_keeps_its_place_among_those_displaced,
                     a_device_has_one_route_and_a_user_one_per_device,
                     a_route_ends_unless_renewed,
                     only_a_route_that_stands_as_given_is_renewed,

@@ -13,21 +13,20 @@ local function bind(lines, i)
       replaced = line.standing ~= standing and line.standing or nil
     end
   end
-  local told, others = {}, {}
+  -- What is told of moves behind the routes and keeps its order. A route that is bound again stays among those displaced where it displaces
+  -- nobody: whoever displaces it next may have to hear of it.
+  local others, displaced = {}, {}
   for _, line in ipairs(lines) do
     if line.device ~= of_displaced then
       others[#others + 1] = line
-    elseif line.standing ~= standing and line.standing ~= replaced then
-      told[#told + 1] = line
-    elseif not replaced then
-      -- Bound again, and not to be told of itself; whoever displaces it next may have to hear of it.
-      others[#others + 1] = line
+    elseif not replaced or line.standing ~= standing and line.standing ~= replaced then
+      displaced[#displaced + 1] = line
     end
   end
   if replaced then
-    told[#told + 1] = { device = of_displaced, standing = replaced, ends = string.format('%.0f', now + tonumber(ARGV[i + 6])) }
-    if #told > tonumber(ARGV[i + 7]) then
-      table.remove(told, 1)
+    displaced[#displaced + 1] = { device = of_displaced, standing = replaced, ends = string.format('%.0f', now + tonumber(ARGV[i + 6])) }
+    if #displaced > tonumber(ARGV[i + 7]) then
+      table.remove(displaced, 1)
     end
   end
   if own then
@@ -36,9 +35,11 @@ local function bind(lines, i)
     others[#others + 1] = { device = device, standing = standing, ends = ARGV[i + 4] }
   end
   local answer = {}
-  for k, line in ipairs(told) do
-    answer[k] = line.standing .. line.ends
+  for _, line in ipairs(displaced) do
     others[#others + 1] = line
+    if line.standing ~= standing then
+      answer[#answer + 1] = line.standing .. line.ends
+    end
   end
   return others, answer
 end

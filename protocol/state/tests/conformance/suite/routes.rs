@@ -52,6 +52,19 @@ pub(crate) async fn whom_a_route_displaced_is_told_for_a_while_also_when_it_was_
     assert_eq!(sessions(bind(10, over + HOUR).await), [0_u64; 0], "what has run out is over");
 }
 
+pub(crate) async fn who_is_bound_again_keeps_its_place_among_those_displaced<S: Store>() {
+    let routes = S::fresh().await.routes;
+    let bind = async |session, until: u64| {
+        let told = routes.bind(&[route(1, DeviceKind::Ios, session)], at(1), at(until)).await.unwrap().remove(0);
+        told.into_iter().map(|route| route.session).collect::<Vec<_>>()
+    };
+    bind(1, MINUTE).await;
+    bind(2, MINUTE).await;
+    assert_eq!(bind(3, 0).await, [2, 1]);
+    assert_eq!(bind(2, 0).await, [1], "what had run out is displaced by nobody");
+    assert_eq!(bind(3, MINUTE).await, [2, 1]);
+}
+
 pub(crate) async fn a_device_has_one_route_and_a_user_one_per_device<S: Store>() {
     let routes = S::fresh().await.routes;
     let all: Vec<Route> = DeviceKind::ALL.into_iter().zip(1..).map(|(device, session)| route(1, device, session)).collect();
