@@ -10,7 +10,8 @@ pub(crate) mod room;
 
 use crate::{
     clock,
-    latency::Latencies,
+    latency::Recording,
+    series::Interval,
     tally::Totals,
     worker::{Activity, Plan, Settled, WorkerReport},
 };
@@ -110,6 +111,8 @@ pub(crate) struct Shared<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Stats {
     pub(crate) settled: usize,
+    /// Times someone settled, also again.
+    pub(crate) entered: u64,
     /// Settled since the event loop last looked: each gives back its place in the login window.
     pub(crate) newly_settled: usize,
     /// Settled again after they had been cut.
@@ -118,8 +121,8 @@ pub(crate) struct Stats {
     retries: BTreeMap<Cause, u64>,
     lost: BTreeMap<Cause, u64>,
     refused: BTreeMap<Cause, u64>,
-    pub(crate) login: Latencies,
-    pub(crate) latency: Latencies,
+    pub(crate) login: Recording,
+    pub(crate) latency: Recording,
     pub(crate) totals: Totals,
     pub(crate) done: Vec<(usize, u32)>,
     pub(crate) last_copy_ns: u64,
@@ -129,7 +132,19 @@ pub(crate) struct Stats {
     pub(crate) open: u64,
     pub(crate) beats_sent: u64,
     pub(crate) beats_echoed: u64,
-    pub(crate) beat_latency: Latencies,
+    pub(crate) beat_latency: Recording,
+    /// What the counters stood at when the last interval was closed.
+    told: Told,
+}
+
+/// Counters at one instant.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    received: u64,
+    sent: u64,
+    beats_echoed: u64,
+    beats_sent: u64,
+    entered: u64,
 }
 
 impl Stats {
@@ -139,6 +154,30 @@ impl Stats {
             None => {
                 self.refused.insert(cause.to_owned(), 1);
             }
+        }
+    }
+
+    /// What was counted since the last call, as that second of the run.
+    fn close_interval(&mut self, second: u64) -> Interval {
+        let now = Told {
+            received: self.totals.received,
+            sent: self.sent,
+            beats_echoed: self.beats_echoed,
+            beats_sent: self.beats_sent,
+            entered: self.entered,
+        };
+        let before = mem::replace(&mut self.told, now);
+        Interval {
+            second,
+            received: now.received - before.received,
+            // What was refused, or open when its connection was cut, is taken back from the count, perhaps in a later interval.
+            sent: now.sent.saturating_sub(before.sent),
+            beats_echoed: now.beats_echoed - before.beats_echoed,
+            beats_sent: now.beats_sent.saturating_sub(before.beats_sent),
+            entered: now.entered - before.entered,
+            latency: self.latency.close_interval(),
+            beat_latency: self.beat_latency.close_interval(),
+            login: self.login.close_interval(),
         }
     }
 }
@@ -598,6 +637,11 @@ impl<'a> Crowd<'a> {
         self.shared.stats.totals.received + self.shared.stats.beats_echoed
     }
 
+    /// What happened since the last call, booked on that second of `CLOCK_MONOTONIC`.
+    pub(crate) fn close_interval(&mut self, second: u64) -> Interval {
+        self.shared.stats.close_interval(second)
+    }
+
     /// Messages completed since the last call.
     pub(crate) fn take_done(&mut self) -> Vec<(usize, u32)> {
         mem::take(&mut self.shared.stats.done)
@@ -610,7 +654,7 @@ impl<'a> Crowd<'a> {
             failures: self.shared.stats.failures.clone(),
             retries: self.shared.stats.retries.clone(),
             members: self.shared.rooms.iter().map(|room| room.members).collect(),
-            login: self.shared.stats.login.clone(),
+            login: self.shared.stats.login.total(),
         }
     }
 
@@ -623,9 +667,9 @@ impl<'a> Crowd<'a> {
             refused: stats.refused,
             lost: stats.lost,
             totals: stats.totals,
-            latency: stats.latency,
+            latency: stats.latency.total(),
             beats_echoed: stats.beats_echoed,
-            beat_latency: stats.beat_latency,
+            beat_latency: stats.beat_latency.total(),
             messages: self.shared.rooms.iter_mut().map(|room| mem::take(&mut room.messages)).collect(),
             last_copy_ns: stats.last_copy_ns,
             herd: self.herd.as_mut().map(|herd| mem::take(&mut herd.tally)),

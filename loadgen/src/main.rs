@@ -2,6 +2,7 @@
 //!
 //! - [`scenario`] is the list of what can be run; each scenario is a short story told to a [`worker`] or several.
 //! - [`crowd`] is one worker's event loop; [`tally`] the account of what arrived.
+//! - [`series`] is the run over time, [`live`] shows it while it goes on and [`page`] afterwards.
 //! - [`probe`] is the bare send loop that the server's figures are compared with.
 #![forbid(unsafe_code)]
 
@@ -9,14 +10,20 @@ mod accounts;
 mod clock;
 mod crowd;
 mod http;
+mod interrupt;
 mod latency;
+mod live;
 mod options;
+mod page;
 mod probe;
 mod proc;
 mod redis;
 mod report;
+mod sampler;
 mod scenario;
+mod series;
 mod tally;
+mod units;
 mod worker;
 
 use anyhow::Result;

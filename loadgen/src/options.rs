@@ -116,10 +116,10 @@ pub(crate) struct Common {
     /// Bodies in protobuf instead of JSON.
     #[arg(long)]
     pub(crate) protobuf: bool,
-    /// Writes report.json into this directory.
+    /// Writes report.html to read, and report.json and series.json to compute with, into this directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,
-    /// One JSON object on standard output, no progress bar.
+    /// One JSON object on standard output, no live view.
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -4,7 +4,7 @@
 //! - A field that was not measured is `null` and never 0.
 //! - The verdict is a list of sentences; an empty one is exit code 0.
 
-use crate::{crowd::herd::HerdTally, latency::Latencies, probe::Limit, redis::RedisLoad};
+use crate::{crowd::herd::HerdTally, latency::Latencies, probe::Limit, redis::RedisLoad, series::Series};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -52,6 +52,9 @@ pub(crate) struct Report {
     pub(crate) bytes_per_connection: Option<f64>,
     /// What else is worth knowing.
     pub(crate) detail: Detail,
+    /// The run over time, for the plots of a page.
+    #[serde(skip)]
+    pub(crate) series: Series,
 }
 
 /// Beyond the contract: to understand a figure, not to compare it.
@@ -126,18 +129,18 @@ impl HerdReport {
 /// Three percentiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Spread {
-    p50: f64,
-    p99: f64,
-    max: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) max: f64,
 }
 
 /// Four percentiles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Tail {
-    p50: f64,
-    p99: f64,
-    p999: f64,
-    max: f64,
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+    pub(crate) p999: f64,
+    pub(crate) max: f64,
 }
 
 impl Spread {

@@ -13,25 +13,28 @@ pub(crate) mod storm;
 pub(crate) mod unicast;
 
 use crate::{
-    accounts,
+    accounts, clock,
     http::{self, Api},
+    interrupt::Interrupt,
     latency::Latencies,
+    live::LiveView,
     options::Common,
+    page,
     proc::{self, Usage},
     redis::{self, RedisLoad},
     report::{Detail, HerdReport, Report, Spread, Tail, number, ratio, ratio4},
+    sampler::Sampler,
+    series::{Series, Step},
     tally::Balance,
     worker::{Activity, News, Order, Plan, Settled, Worker, WorkerReport},
 };
 use anyhow::{Context, Result, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
     fs,
     io::{self, IsTerminal, Write},
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
     sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
     thread,
     time::{Duration, Instant},
@@ -47,6 +50,8 @@ const REST: Duration = Duration::from_secs(2);
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Descriptors a worker needs apart from its clients.
 const SPARE_FILES: u64 = 100;
+/// A signal that came while nothing was heard is noticed after so long.
+const HEAR_MAX: Duration = Duration::from_millis(200);
 /// Clients per loopback source address unless told otherwise: below the gateway's live connections per address.
 const CLIENTS_PER_SOURCE: usize = 1_000;
 
@@ -170,7 +175,7 @@ pub(crate) fn conduct(common: &Common, script: &Script, load: impl FnOnce(&mut C
         bail!(WrongUse("--connections must be at least 1".to_owned()));
     }
     let server = Server::of(common)?;
-    let seed = common.seed.unwrap_or_else(|| crate::clock::now_ns() >> 20);
+    let seed = common.seed.unwrap_or_else(|| clock::now_ns() >> 20);
     let api = Api::new(&server.http, &server.api_key);
     let rooms = accounts::open_rooms(&api, seed, script.rooms)
         .with_context(|| format!("is the server running? It should answer on {} (start it with: cargo run --release)", server.http))?;
@@ -190,7 +195,7 @@ fn conduct_in(
     api: &Api,
     load: impl FnOnce(&mut Crew, &Api) -> Result<Load>,
 ) -> Result<Report> {
-    let mut crew = Crew::assemble(common, &plans(common, server, seed, rooms, script.activity, script.return_spread)?)?;
+    let mut crew = Crew::assemble(common, server, &plans(common, server, seed, rooms, script.activity, script.return_spread)?)?;
     crew.wait_prepared()?;
     let redis = if common.redis.is_empty() { None } else { Some(redis::Watch::start(common.redis.clone())?) };
     let before = Usage::of(&common.server_pid)?;
@@ -278,6 +283,7 @@ fn conduct_in(
                 RedisLoad { commands, peak_per_s: watch.take_peak_per_s(), connect_peak_per_s, per_delivery, by_command }
             }),
         },
+        series: crew.into_series(),
     })
 }
 
@@ -381,12 +387,16 @@ impl PushOutcomes {
 /// The workers, as the parent holds them.
 #[derive(Debug)]
 pub(crate) struct Crew {
+    /// First: it is cleared before anything that may take its time, or speak, ends.
+    view: LiveView,
+    interrupt: Interrupt,
     workers: Vec<Worker>,
     heard: Receiver<Heard>,
     sender: Sender<Heard>,
-    /// By worker, for the progress bar.
+    /// By worker: who is in, and what arrived.
     progress: Vec<(usize, u64)>,
-    bar: ProgressBar,
+    sampler: Sampler,
+    series: Series,
     /// Rooms of the plan.
     pub(crate) room_ids: Vec<i64>,
     /// By room: workers that have members of it.
@@ -394,7 +404,8 @@ pub(crate) struct Crew {
 }
 
 impl Crew {
-    fn assemble(common: &Common, plans: &[Plan]) -> Result<Self> {
+    fn assemble(common: &Common, server: &Server, plans: &[Plan]) -> Result<Self> {
+        let interrupt = Interrupt::hold()?;
         let (sender, heard) = mpsc::channel();
         let mut workers = Vec::with_capacity(plans.len());
         for (index, plan) in plans.iter().enumerate() {
@@ -404,18 +415,19 @@ impl Crew {
             };
             workers.push(if plans.len() == 1 { Worker::in_thread(plan.clone(), tell) } else { Worker::in_process(plan, tell)? });
         }
-        let bar =
-            if common.json || !io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(common.connections as u64) };
-        bar.set_style(
-            ProgressStyle::with_template("{msg:<11} {wide_bar} {pos}/{len} connected  {prefix}").expect("the template is a constant"),
-        );
-        bar.set_message("tokens");
+        let is_watched = !common.json && io::stderr().is_terminal();
+        // Reading the counters costs the server something: it is done for eyes alone.
+        let admin = if is_watched { server.admin.clone() } else { Vec::new() };
+        let own = workers.iter().filter_map(Worker::pid).collect();
         Ok(Self {
+            view: LiveView::begin(is_watched, common.connections, workers.len()),
+            interrupt,
+            sampler: Sampler::start(common.server_pid.clone(), own, admin)?,
+            series: Series::default(),
             progress: vec![(0, 0); workers.len()],
             workers,
             heard,
             sender,
-            bar,
             room_ids: plans.first().map_or_else(Vec::new, |plan| plan.rooms.clone()),
             workers_of_room: Vec::new(),
         })
@@ -439,7 +451,8 @@ impl Crew {
     }
 
     fn connect(&mut self, within: Duration) -> Result<Settled> {
-        self.bar.set_message("connecting");
+        self.view.phase("connecting");
+        self.series = Series::begin(second());
         let deadline = Instant::now() + within;
         self.order(&Order::Connect);
         let mut all = Settled::default();
@@ -477,7 +490,8 @@ impl Crew {
     }
 
     fn begin(&mut self) {
-        self.bar.set_message("load");
+        self.view.phase("load");
+        self.series.mark(clock::now_ns(), Step::Load);
         self.order(&Order::Begin);
     }
 
@@ -494,7 +508,8 @@ impl Crew {
     }
 
     fn finish(&mut self, accepted: &[u32]) -> Result<WorkerReport> {
-        self.bar.set_message("draining");
+        self.view.phase("draining");
+        self.series.mark(clock::now_ns(), Step::Drain);
         let deadline = Instant::now() + REPORT_MAX;
         self.order(&Order::Finish { accepted: accepted.to_vec() });
         let mut all = WorkerReport::default();
@@ -505,8 +520,12 @@ impl Crew {
                 all.merge(*report);
             }
         }
-        self.bar.finish_and_clear();
         Ok(all)
+    }
+
+    /// The run over time, and the end of the view and the workers.
+    fn into_series(self) -> Series {
+        self.series
     }
 
     fn order(&self, order: &Order) {
@@ -515,31 +534,61 @@ impl Crew {
         }
     }
 
-    /// The next thing heard, `None` at `until`; progress is shown on the way.
+    /// The next thing heard, `None` at `until`; what is for the view and the plots alone is taken on the way.
     fn hear(&mut self, until: Instant) -> Result<Option<Heard>> {
         loop {
-            let heard = match self.heard.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok(heard) => heard,
-                Err(RecvTimeoutError::Timeout) => return Ok(None),
-                Err(RecvTimeoutError::Disconnected) => bail!("all workers are gone"),
-            };
-            match heard {
-                Heard::News(_, News::Failed(cause)) => bail!("{cause}"),
-                Heard::News(worker, News::Progress { settled, received }) => {
-                    self.progress[worker] = (settled, received);
-                    let (settled, received) = self.progress.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-                    self.bar.set_position(settled as u64);
-                    self.bar.set_prefix(format!("{received} received"));
-                }
-                heard @ (Heard::News(..) | Heard::Pushed { .. }) => return Ok(Some(heard)),
+            let wait = until.saturating_duration_since(Instant::now()).min(HEAR_MAX);
+            let heard = self.heard.recv_timeout(wait);
+            // Before anything else: worker processes that the same signal ended are no fault.
+            if self.interrupt.came() {
+                bail!("interrupted");
             }
+            self.take_looks();
+            match heard {
+                Ok(Heard::News(_, News::Failed(cause))) => bail!("{cause}"),
+                Ok(Heard::News(worker, News::Progress { settled, received })) => self.on_progress(worker, settled, received),
+                Ok(Heard::News(_, News::Interval(interval))) => {
+                    self.view.interval(&interval);
+                    self.series.add(*interval);
+                }
+                Ok(heard @ Heard::Pushed { .. }) => {
+                    if let Heard::Pushed { outcome: Ok(()), .. } = &heard {
+                        self.view.accepted();
+                        self.series.accepted(second());
+                    }
+                    return Ok(Some(heard));
+                }
+                Ok(heard @ Heard::News(..)) => return Ok(Some(heard)),
+                Err(RecvTimeoutError::Timeout) if Instant::now() >= until => return Ok(None),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => bail!("all workers are gone"),
+            }
+        }
+    }
+
+    fn on_progress(&mut self, worker: usize, settled: usize, received: u64) {
+        self.progress[worker] = (settled, received);
+        let (settled, received) = self.progress.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        self.view.progress(settled, received);
+        self.series.connected(second(), settled as u64);
+    }
+
+    fn take_looks(&mut self) {
+        for look in self.sampler.take() {
+            self.view.look(&look);
+            self.series.sample(look.sample);
         }
     }
 }
 
+/// The present second of `CLOCK_MONOTONIC`.
+fn second() -> u64 {
+    clock::now_ns() / 1_000_000_000
+}
+
 /// Waits out a load that the workers make by themselves.
 pub(crate) fn let_run(crew: &mut Crew, seconds: u32) -> Result<Load> {
-    let (began, first_ns) = (Instant::now(), crate::clock::now_ns());
+    let (began, first_ns) = (Instant::now(), clock::now_ns());
     crew.rest(Duration::from_secs(u64::from(seconds)))?;
     Ok(Load { first_ns, seconds: began.elapsed().as_secs_f64(), ..Load::default() })
 }
@@ -548,7 +597,7 @@ pub(crate) fn let_run(crew: &mut Crew, seconds: u32) -> Result<Load> {
 pub(crate) fn publish(common: &Common, report: &Report) -> Result<bool> {
     let json = serde_json::to_string(report).context("a report is plain data")?;
     if let Some(directory) = &common.report {
-        keep(directory, &json).with_context(|| format!("--report {}", directory.display()))?;
+        page::keep(directory, report, &json).with_context(|| format!("--report {}", directory.display()))?;
     }
     let mut output = io::stdout().lock();
     if common.json {
@@ -561,11 +610,6 @@ pub(crate) fn publish(common: &Common, report: &Report) -> Result<bool> {
         note(problem);
     }
     Ok(problems.is_empty())
-}
-
-fn keep(directory: &Path, json: &str) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
-    fs::write(directory.join("report.json"), json)
 }
 
 /// A line on standard error; when that is closed there is nobody to tell.

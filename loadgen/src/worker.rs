@@ -1,7 +1,7 @@
 //! One worker: a slice of the crowd in its own event loop, in a thread of this process or in a process of its own.
 //!
 //! ```text
-//!  parent --Plan, Order--> worker          Prepared, Settled, Progress, Done, Report  --News--> parent
+//!  parent --Plan, Order--> worker          Prepared, Settled, Progress, Interval, Done, Report  --News--> parent
 //! ```
 //!
 //! - The same loop runs either way. A process is the same executable with the hidden command `worker`: plan and orders come as lines of JSON
@@ -13,6 +13,7 @@ use crate::{
     crowd::{Crowd, herd::HerdTally},
     http::Api,
     latency::Latencies,
+    series::Interval,
     tally::{MessageTally, Totals},
 };
 use anyhow::{Context, Result, bail};
@@ -31,6 +32,8 @@ use std::{
 const ORDER_WAIT: Duration = Duration::from_secs(300);
 /// Between two progress reports.
 const PROGRESS_EVERY_NS: u64 = 250_000_000;
+/// Workers cut their intervals at the same instants, as they share the clock.
+const SECOND_NS: u64 = 1_000_000_000;
 /// After the last message was sent, copies may come for so long; a QoS-1 copy is resent after 4 s and again after 8 s.
 const DRAIN_MAX_NS: u64 = 20_000_000_000;
 /// When nothing has come for so long, nothing more will.
@@ -113,13 +116,15 @@ pub(crate) enum News {
     Prepared,
     /// Everyone is in, or has failed.
     Settled(Box<Settled>),
-    /// For the progress bar.
+    /// For the live view.
     Progress {
         /// Logged in and joined.
         settled: usize,
         /// Copies, echoes or messages received.
         received: u64,
     },
+    /// A second of the run is over.
+    Interval(Box<Interval>),
     /// (room, message) pairs that all of this worker's members of the room have.
     Done(Vec<(usize, u32)>),
     /// The end.
@@ -211,10 +216,14 @@ pub(crate) fn run(plan: &Plan, orders: &Receiver<Order>, tell: &mut dyn FnMut(Ne
     let Order::Connect = wait_order(orders)? else { bail!("the crowd is not connected yet") };
 
     let mut crowd = Crowd::new(plan, tokens)?;
-    let mut progress = Progress::default();
+    let mut progress = Progress::begin();
     crowd.begin_connecting();
     while !crowd.connect_turn()? {
-        progress.report(&crowd, tell);
+        progress.report(&mut crowd, tell);
+        // The next order comes when everyone is in.
+        if matches!(orders.try_recv(), Err(TryRecvError::Disconnected)) {
+            bail!("the parent is gone");
+        }
     }
     tell(News::Settled(Box::new(crowd.settled())));
 
@@ -228,7 +237,7 @@ pub(crate) fn run(plan: &Plan, orders: &Receiver<Order>, tell: &mut dyn FnMut(Ne
         }
         crowd.turn()?;
         tell_done(&mut crowd, tell);
-        progress.report(&crowd, tell);
+        progress.report(&mut crowd, tell);
     };
 
     crowd.end_activity(&accepted);
@@ -241,8 +250,9 @@ pub(crate) fn run(plan: &Plan, orders: &Receiver<Order>, tell: &mut dyn FnMut(Ne
         }
         crowd.turn()?;
         tell_done(&mut crowd, tell);
-        progress.report(&crowd, tell);
+        progress.report(&mut crowd, tell);
     }
+    progress.close(&mut crowd, tell);
     tell(News::Report(Box::new(crowd.report())));
     Ok(())
 }
@@ -262,18 +272,33 @@ fn wait_order(orders: &Receiver<Order>) -> Result<Order> {
     }
 }
 
-#[derive(Default)]
+/// What the parent is told while the crowd is at work.
 struct Progress {
     last_ns: u64,
+    /// The second whose interval is open.
+    second: u64,
 }
 
 impl Progress {
-    fn report(&mut self, crowd: &Crowd<'_>, tell: &mut dyn FnMut(News)) {
+    fn begin() -> Self {
+        Self { last_ns: 0, second: clock::now_ns() / SECOND_NS }
+    }
+
+    /// Every turn ends here, so a copy is booked on the second in which its turn began.
+    fn report(&mut self, crowd: &mut Crowd<'_>, tell: &mut dyn FnMut(News)) {
         let now_ns = clock::now_ns();
+        if now_ns / SECOND_NS != self.second {
+            self.close(crowd, tell);
+            self.second = now_ns / SECOND_NS;
+        }
         if now_ns.saturating_sub(self.last_ns) >= PROGRESS_EVERY_NS {
             self.last_ns = now_ns;
             tell(News::Progress { settled: crowd.settled_now(), received: crowd.received_now() });
         }
+    }
+
+    fn close(&self, crowd: &mut Crowd<'_>, tell: &mut dyn FnMut(News)) {
+        tell(News::Interval(Box::new(crowd.close_interval(self.second))));
     }
 }
 
@@ -342,6 +367,14 @@ impl Worker {
             }
         });
         Ok(Self { orders: Some(orders), running: Running::Process { child, pumps: vec![writer, reader] } })
+    }
+
+    /// Its process, where it has one of its own.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match &self.running {
+            Running::Thread(_) => None,
+            Running::Process { child, .. } => Some(child.id()),
+        }
     }
 
     /// Gives an order; a worker that is gone has said so in its news.

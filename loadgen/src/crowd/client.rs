@@ -146,6 +146,7 @@ impl Client {
     fn settle(&mut self, index: usize, shared: &mut Shared<'_>) {
         self.stage = Stage::Settled;
         shared.stats.settled += 1;
+        shared.stats.entered += 1;
         shared.stats.newly_settled += 1;
         if shared.is_herd_in {
             shared.stats.newly_back.push(index);
