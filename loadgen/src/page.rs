@@ -86,12 +86,14 @@ fn document(report: &Report, origin: &Origin) -> Markup {
                     p.kicker { "Billfish load report" }
                     h1 { (detail.scenario) }
                     p.facts {
-                        (units::grouped(report.connections)) " connections, " (units::short(detail.seconds)) " s of load, seed " (detail.seed)
+                        (units::grouped(report.connections)) " connections"
+                        @if detail.seconds > 0.0 { ", " (units::short(detail.seconds)) " s of load" }
+                        ", seed " (detail.seed)
                         ", " time { (origin.written) }
                         @if let Some(commit) = origin.commit { ", commit " code { (commit) } }
                     }
                 }
-                (verdict(report))
+                (verdict(report, charts.noun()))
                 @if let Some(warning) = charts.machine_was_full() { p.warning { (warning) } }
                 (tiles(report, &charts))
                 main { (charts.render()) }
@@ -105,13 +107,13 @@ fn document(report: &Report, origin: &Origin) -> Markup {
 }
 
 /// Green, or red with what went wrong.
-fn verdict(report: &Report) -> Markup {
+fn verdict(report: &Report, noun: &str) -> Markup {
     let problems = report.problems();
     let copies = units::grouped(report.received);
     let passed = match (report.expected, report.dropped.values().sum::<u64>()) {
-        (0, _) => "Nothing was lost or refused.".to_owned(),
-        (_, 0) => format!("All {copies} arrived, none was missing."),
-        (_, dropped) => format!("{copies} arrived, the gateway counted {} dropped, none was missing.", units::grouped(dropped)),
+        (0, _) => format!("{} clients came in and none was lost.", units::grouped(report.connections)),
+        (_, 0) => format!("All {copies} {noun} arrived."),
+        (_, dropped) => format!("{copies} {noun} arrived, and the gateway has counted the other {}.", units::grouped(dropped)),
     };
     html! {
         @if problems.is_empty() {
@@ -133,20 +135,20 @@ fn tiles(report: &Report, charts: &Charts<'_>) -> Markup {
                 (tile("latency p99", &units::duration(p99), &format!("p50 {}, max {}", units::duration(p50), units::duration(max))))
             }
             @if let Some(each) = report.deliveries_per_server_cpu_s {
-                (tile("deliveries per CPU-second", &units::short(each), "of the server"))
+                (tile("per server CPU-second", &units::short(each), "deliveries"))
             }
             @if let Some((share, joined)) = report.detail.limit.as_ref().and_then(|limit| share_of_limit(report, limit)) {
-                (tile("of the bare send loop", &percent(share), &format!("{joined} frames a send")))
+                (tile("of the bare limit", &percent(share), &frames_a_send(joined)))
             }
             @if let Some((server, own)) = charts.cores_used() {
-                (tile("server CPU", &format!("{} cores", units::short(server)), &format!("load generator {}", units::short(own))))
+                (tile("server CPU, cores", &units::short(server), &format!("load generator {}", units::short(own))))
             }
             @if let Some(rss) = report.server_rss_bytes {
-                @let each = report.bytes_per_connection.map_or_else(String::new, |each| format!("{} a connection", units::bytes(each)));
+                @let each = report.bytes_per_connection.map_or_else(String::new, |each| format!("{} each", units::bytes(each)));
                 (tile("server memory", &units::bytes(number(rss)), &each))
             }
             @if let Some(Spread { p50, p99, .. }) = report.login_ms {
-                (tile("login p99", &units::duration(p99), &format!("p50 {}, all in within {} s", units::duration(p50), units::short(report.detail.connect_s))))
+                (tile("login p99", &units::duration(p99), &format!("p50 {}, all in {}", units::duration(p50), units::duration(report.detail.connect_s * 1_000.0))))
             }
         }
     }
@@ -160,6 +162,10 @@ fn tile(name: &str, value: &str, note: &str) -> Markup {
 fn share_of_limit(report: &Report, limit: &Limit) -> Option<(f64, usize)> {
     let row = limit.rows.last()?;
     Some((ratio(report.deliveries_per_server_cpu_s?, row.deliveries_per_cpu_s)?, row.joined))
+}
+
+fn frames_a_send(joined: usize) -> String {
+    if joined == 1 { "1 frame a send".to_owned() } else { format!("{joined} frames a send") }
 }
 
 fn percent(share: f64) -> String {

@@ -233,7 +233,7 @@ fn conduct_in(
     };
     let Balance { expected, received, dropped, missing } = Balance::settle(expected, received, dropped);
     let span_s = number(seen.last_copy_ns.saturating_sub(load.first_ns)) / 1e9;
-    let server_cpu_s = after.zip(load_from).map(|(after, before)| (after - before).cpu_s);
+    let server_cpu_s = after.zip(load_from).and_then(|(after, before)| ratio((after - before).cpu_s, 1.0));
     let connect_cpu_s = connected.zip(before).map(|(after, before)| (after - before).cpu_s);
     let connections = settled.settled as u64;
     let is_load = !matches!(script.activity, Activity::Listen) || accepted > 0;

@@ -1,4 +1,4 @@
-//! Private servers and processes for tests and fault runs: Redis, Redis Cluster, MariaDB, and whole clusters of Billfish nodes.
+//! Private servers and processes for tests and fault runs: Redis, Redis Cluster, MariaDB, whole clusters of Billfish nodes, and a browser.
 //!
 //! - Everything binds loopback, keeps its files in a temporary directory, and dies with the process that started it, however that ends.
 //! - Readiness is polled, never slept for. A node that is killed starts again on the same ports and files.
@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod api;
+mod browser;
 mod certificates;
 mod cluster;
 mod fake_time;
@@ -22,8 +23,10 @@ mod proxy;
 mod redis;
 mod redis_cluster;
 mod resp;
+mod standalone;
 
 pub use api::Api;
+pub use browser::{Browser, Screen};
 pub use certificates::Certificates;
 pub use cluster::{Cluster, ClusterOptions, LedgerKind, RedisKind, Shared};
 pub use maria::MariaDb;
@@ -34,3 +37,4 @@ pub use process::Process;
 pub use proxy::{Chaos, ChaosProxy};
 pub use redis::{RedisOptions, RedisServer};
 pub use redis_cluster::{RedisCluster, RedisClusterOptions, slot_of};
+pub use standalone::Standalone;

@@ -124,7 +124,7 @@ struct Job {
 }
 
 /// Starts the child on the thread that never ends.
-fn spawn(command: Command) -> io::Result<Child> {
+pub(crate) fn spawn(command: Command) -> io::Result<Child> {
     static NURSERY: OnceLock<Sender<Job>> = OnceLock::new();
     let nursery = NURSERY.get_or_init(|| {
         let (jobs, inbox) = channel::<Job>();

@@ -97,7 +97,7 @@ impl<'a> Charts<'a> {
     }
 
     /// `copies`, `heartbeats` or `logins`.
-    fn noun(&self) -> &'static str {
+    pub(crate) fn noun(&self) -> &'static str {
         match self.measured {
             Measured::Copies => "copies",
             Measured::Heartbeats => "heartbeats",

@@ -10,12 +10,14 @@ use std::fmt::Write as _;
 
 /// User units of the drawing; the page scales it.
 const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 250.0;
+const HEIGHT: f64 = 254.0;
 /// Room for the labels around the plot's area.
 const LEFT: f64 = 62.0;
 const RIGHT: f64 = 16.0;
-const TOP: f64 = 18.0;
+const TOP: f64 = 22.0;
 const BOTTOM: f64 = 26.0;
+/// Half of the longest label.
+const EDGE: f64 = 28.0;
 /// Points of a line closer than this are drawn as one: a curve of 20,000 values would be a megabyte.
 const APART: f64 = 0.25;
 
@@ -83,7 +85,7 @@ impl Plot {
             @if let Some((value, name)) = &self.level {
                 @let y = self.y_of(*value);
                 line.level x1=(px(LEFT)) x2=(px(WIDTH - RIGHT)) y1=(px(y)) y2=(px(y)) {}
-                text.mark x=(px(WIDTH - RIGHT - 4.0)) y=(px(y - 4.0)) text-anchor="end" { (name) }
+                text.mark x=(px(LEFT + 6.0)) y=(px(y + 14.0)) { (name) }
             }
         };
         figure(self.id, self.title, &self.note, &legend, &area(&self.x, &self.y, &self.marks, &self.titles, &drawing))
@@ -151,14 +153,18 @@ pub(crate) fn area(x: &Scale, y: &Scale, marks: &[(f64, &'static str)], titles: 
             @for tick in x.ticks() {
                 @let at = x_of(x, tick.value);
                 line x1=(px(at)) x2=(px(at)) y1=(px(HEIGHT - BOTTOM)) y2=(px(HEIGHT - BOTTOM + 4.0)) {}
-                text x=(px(at)) y=(px(HEIGHT - BOTTOM + 17.0)) text-anchor="middle" { (tick.label) }
+                text x=(px(at)) y=(px(HEIGHT - BOTTOM + 17.0)) text-anchor=(anchor(at)) { (tick.label) }
             }
         }
         (drawing)
         @for (at, name) in marks {
             @let at = x_of(x, *at);
             line.mark x1=(px(at)) x2=(px(at)) y1=(px(TOP - 6.0)) y2=(px(HEIGHT - BOTTOM)) {}
-            text.mark x=(px(at + 4.0)) y=(px(TOP - 7.0)) { (name) }
+            @if anchor(at) == "end" {
+                text.mark x=(px(at - 4.0)) y=(px(TOP - 8.0)) text-anchor="end" { (name) }
+            } @else {
+                text.mark x=(px(at + 4.0)) y=(px(TOP - 8.0)) { (name) }
+            }
         }
         @for title in titles {
             @let (from, to) = (x_of(x, title.from), x_of(x, title.to));
@@ -183,6 +189,11 @@ pub(crate) fn empty(id: &str, title: &str, why: &str) -> Markup {
     html! { figure.plot.empty id=(id) { figcaption { h3 { (title) } } p.why { (why) } } }
 }
 
+/// A word at the right edge ends there instead of standing across it.
+fn anchor(x: f64) -> &'static str {
+    if x > WIDTH - RIGHT - EDGE { "end" } else { "middle" }
+}
+
 pub(crate) fn x_of(scale: &Scale, value: f64) -> f64 {
     LEFT + scale.place(value) * (WIDTH - LEFT - RIGHT)
 }
@@ -204,8 +215,8 @@ mod tests {
     #[test]
     fn a_gap_parts_a_line_and_a_lone_value_is_a_dot() {
         let plot = plot(vec![(0.0, Some(0.0)), (5.0, Some(10.0)), (6.0, None), (10.0, Some(5.0))]);
-        assert_eq!(plot.path(&plot.lines[0]), "M62 224h0L343 18M624 121h0");
-        assert_eq!(plot.area(&plot.lines[0]), "M62 224L62 224L343 18L343 224ZM624 224L624 121L624 224Z");
+        assert_eq!(plot.path(&plot.lines[0]), "M62 228h0L343 22M624 125h0");
+        assert_eq!(plot.area(&plot.lines[0]), "M62 228L62 228L343 22L343 228ZM624 228L624 125L624 228Z");
     }
 
     #[test]

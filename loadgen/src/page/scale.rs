@@ -7,7 +7,9 @@ use crate::report::number;
 /// Ticks wished for on an axis; the steps of 1, 2 and 5 give or take a few.
 const TICKS_WISHED: f64 = 5.0;
 /// Up to so many decades of a logarithmic axis 2 and 5 are written too.
-const DECADES_SPARSE_MAX: i32 = 2;
+const DECADES_DENSE_MAX: f64 = 2.4;
+/// Up to so many nines there is room to write 50 % as well.
+const NINES_ROOMY_MAX: usize = 4;
 /// Seconds between the ticks of a time axis: what a clock is read in.
 const TIME_STEPS: [f64; 15] = [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 7_200.0, 21_600.0, 86_400.0];
 /// The longest run shares its axis among so many time ticks.
@@ -56,20 +58,20 @@ impl Scale {
         let is_usable = min.is_finite() && max.is_finite() && min > 0.0 && max >= min;
         let (min, max) = if is_usable { (min, max) } else { (1.0, 10.0) };
         let (low, high) = (decade(min.log10() + 1e-9), decade(max.log10() - 1e-9) + 1);
-        let factors: &[f64] = if high - low <= DECADES_SPARSE_MAX { &[1.0, 2.0, 5.0] } else { &[1.0] };
-        let all: Vec<f64> = (low..=high).flat_map(|decade| factors.iter().map(move |factor| factor * 10f64.powi(decade))).collect();
-        // The axis ends at the ticks around the data.
-        let from = all.iter().copied().rfind(|&tick| tick <= min * (1.0 + 1e-9)).unwrap_or(min);
-        let to = all.iter().copied().find(|&tick| tick >= max * (1.0 - 1e-9) && tick > from).unwrap_or(max * 10.0);
-        let ticks = all.into_iter().filter(|&tick| tick >= from && tick <= to).map(|tick| Tick::new(tick, label)).collect();
-        Self { from, to, is_log: true, ticks }
+        let all: Vec<f64> = (low..=high).flat_map(|decade| [1.0, 2.0, 5.0].map(|factor| factor * 10f64.powi(decade))).collect();
+        // The axis ends at the steps around the data.
+        let from = all.iter().copied().rfind(|&step| step <= min * (1.0 + 1e-9)).unwrap_or(min);
+        let to = all.iter().copied().find(|&step| step >= max * (1.0 - 1e-9) && step > from).unwrap_or(max * 10.0);
+        let is_sparse = (to / from).log10() > DECADES_DENSE_MAX;
+        let is_written = |&step: &f64| step >= from && step <= to && !(is_sparse && is_factored(step));
+        Self { from, to, is_log: true, ticks: all.into_iter().filter(is_written).map(|step| Tick::new(step, label)).collect() }
     }
 
     /// Percentiles, spread so that each further nine has the same room: the share `q` stands at `1 / (1 - q)`. Ends with the nines that so
     /// many samples can tell apart.
     pub(crate) fn percentiles(samples: u64) -> Self {
         let tails = [10.0, 100.0, 1e3, 1e4, 1e5, 1e6].into_iter().zip(["90 %", "99 %", "99.9 %", "99.99 %", "99.999 %", "99.9999 %"]);
-        let mut ticks = vec![Tick { value: 1.0, label: "0 %".to_owned() }, Tick { value: 2.0, label: "50 %".to_owned() }];
+        let mut ticks = vec![Tick { value: 1.0, label: "0 %".to_owned() }];
         for (value, label) in tails {
             ticks.push(Tick { value, label: label.to_owned() });
             if value >= number(samples) {
@@ -77,6 +79,9 @@ impl Scale {
             }
         }
         let to = ticks.last().map_or(10.0, |tick| tick.value);
+        if ticks.len() <= NINES_ROOMY_MAX + 1 {
+            ticks.insert(1, Tick { value: 2.0, label: "50 %".to_owned() });
+        }
         Self { from: 1.0, to, is_log: true, ticks }
     }
 
@@ -111,6 +116,12 @@ impl Tick {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an axis has few ticks")]
 fn counted(last: f64) -> impl Iterator<Item = f64> {
     (0..=last.clamp(0.0, 100.0) as u32).map(f64::from)
+}
+
+/// Whether it is 2 or 5 times a power of ten.
+fn is_factored(step: f64) -> bool {
+    let log = step.log10();
+    (log - log.round()).abs() > 1e-6
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "decades of a finite number are few")]
@@ -151,7 +162,8 @@ mod tests {
 
     #[test]
     fn a_logarithmic_axis_holds_its_data_and_writes_what_has_room() {
-        assert_eq!(labels(&Scale::logarithmic(0.3, 4_000.0, units::duration)), ["0.1 ms", "1 ms", "10 ms", "100 ms", "1 s", "10 s"]);
+        assert_eq!(labels(&Scale::logarithmic(0.3, 4_000.0, units::duration)), ["1 ms", "10 ms", "100 ms", "1 s"]);
+        assert_eq!(labels(&Scale::logarithmic(0.9, 14.0, units::duration)), ["0.5 ms", "1 ms", "2 ms", "5 ms", "10 ms", "20 ms"]);
         assert_eq!(labels(&Scale::logarithmic(12.0, 80.0, units::duration)), ["10 ms", "20 ms", "50 ms", "100 ms"]);
         assert_eq!(labels(&Scale::logarithmic(10.0, 10.0, units::duration)), ["10 ms", "20 ms"], "one value has an axis too");
         let scale = Scale::logarithmic(1.0, 1_000.0, units::short);
@@ -170,7 +182,8 @@ mod tests {
     #[test]
     fn each_further_nine_has_the_same_room() {
         let scale = Scale::percentiles(80_000);
-        assert_eq!(labels(&scale), ["0 %", "50 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"]);
+        assert_eq!(labels(&scale), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"]);
+        assert_eq!(labels(&Scale::percentiles(900)), ["0 %", "50 %", "90 %", "99 %", "99.9 %"]);
         assert!(close(scale.place(10.0), 0.2) && close(scale.place(100.0), 0.4));
     }
 

@@ -18,7 +18,7 @@ fn a_run_has_its_verdict_figures_and_every_plot() {
     for id in PLOTS {
         assert!(page.contains(&format!(r#"<figure class="plot" id="{id}">"#)), "{id} is not drawn");
     }
-    assert!(page.contains("Passed") && page.contains("All 9,000 arrived") && !page.contains("Failed"), "the verdict");
+    assert!(page.contains("Passed") && page.contains("All 9,000 copies arrived.") && !page.contains("Failed"), "the verdict");
     assert!(page.contains(r#"data-field="latency_ms.p99">45.125</td>"#), "figures as in report.json");
     assert!(page.contains("abc1234") && page.contains("50 %") && page.contains("32 frames a send"), "commit, share of the limit");
     assert!(!page.contains("The machine was full"), "1.5 of 2 cores leave room");
