@@ -16,7 +16,7 @@ use crate::{
     series::Interval,
     tally::{MessageTally, Totals},
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -220,10 +220,7 @@ pub(crate) fn run(plan: &Plan, orders: &Receiver<Order>, tell: &mut dyn FnMut(Ne
     crowd.begin_connecting();
     while !crowd.connect_turn()? {
         progress.report(&mut crowd, tell);
-        // The next order comes when everyone is in.
-        if matches!(orders.try_recv(), Err(TryRecvError::Disconnected)) {
-            bail!("the parent is gone");
-        }
+        ensure!(is_parent_there(orders), "the parent is gone");
     }
     tell(News::Settled(Box::new(crowd.settled())));
 
@@ -251,6 +248,7 @@ pub(crate) fn run(plan: &Plan, orders: &Receiver<Order>, tell: &mut dyn FnMut(Ne
         crowd.turn()?;
         tell_done(&mut crowd, tell);
         progress.report(&mut crowd, tell);
+        ensure!(is_parent_there(orders), "the parent is gone");
     }
     progress.close(&mut crowd, tell);
     tell(News::Report(Box::new(crowd.report())));
@@ -262,6 +260,11 @@ fn tell_done(crowd: &mut Crowd<'_>, tell: &mut dyn FnMut(News)) {
     if !done.is_empty() {
         tell(News::Done(done));
     }
+}
+
+/// For times when no order can come.
+fn is_parent_there(orders: &Receiver<Order>) -> bool {
+    !matches!(orders.try_recv(), Err(TryRecvError::Disconnected))
 }
 
 fn wait_order(orders: &Receiver<Order>) -> Result<Order> {

@@ -87,8 +87,8 @@ mod tests {
             words(&["/x/target/release/loadgen", "hold", "--report", "my dir", "--seed=1"]),
             "loadgen hold --report 'my dir' '--seed=1'"
         );
-        assert_eq!(words(&["loadgen", "hold", "--api-key", "geheim", "--json"]), "loadgen hold --api-key *** --json");
-        assert_eq!(words(&["loadgen", "hold", "--api-key=geheim"]), "loadgen hold --api-key=***");
+        assert_eq!(words(&["loadgen", "hold", "--api-key", "opensesame", "--json"]), "loadgen hold --api-key *** --json");
+        assert_eq!(words(&["loadgen", "hold", "--api-key=opensesame"]), "loadgen hold --api-key=***");
         assert_eq!(words(&["loadgen", "hold", "--api-key", "--api-key", "--json"]), "loadgen hold --api-key *** --json");
     }
 

@@ -81,6 +81,7 @@ impl Plot {
             @for line in &self.lines {
                 @if line.is_filled { path.area.(line.class) d=(self.area(line)) {} }
                 path.line.(line.class) d=(self.path(line)) {}
+                @for (x, y) in lone(&line.points) { circle.(line.class) cx=(px(x_of(&self.x, x))) cy=(px(self.y_of(y))) r="3" {} }
             }
             @if let Some((value, name)) = &self.level {
                 @let y = self.y_of(*value);
@@ -98,7 +99,7 @@ impl Plot {
             for &(x, y) in run.iter() {
                 let (x, y) = (x_of(&self.x, x), self.y_of(y));
                 match last {
-                    None => write!(path, "M{} {}h0", px(x), px(y)),
+                    None => write!(path, "M{} {}", px(x), px(y)),
                     Some((last_x, last_y)) if (x - last_x).abs() + (y - last_y).abs() < APART => continue,
                     Some(_) => write!(path, "L{} {}", px(x), px(y)),
                 }
@@ -139,6 +140,11 @@ fn runs(points: &[(f64, Option<f64>)]) -> Vec<Vec<(f64, f64)>> {
     }
     runs.retain(|run| !run.is_empty());
     runs
+}
+
+/// Values between two gaps: a line of one point is not seen.
+fn lone(points: &[(f64, Option<f64>)]) -> impl Iterator<Item = (f64, f64)> {
+    runs(points).into_iter().filter(|run| run.len() == 1).flatten()
 }
 
 /// Axes, grid and moments around a drawing.
@@ -215,7 +221,8 @@ mod tests {
     #[test]
     fn a_gap_parts_a_line_and_a_lone_value_is_a_dot() {
         let plot = plot(vec![(0.0, Some(0.0)), (5.0, Some(10.0)), (6.0, None), (10.0, Some(5.0))]);
-        assert_eq!(plot.path(&plot.lines[0]), "M62 228h0L343 22M624 125h0");
+        assert_eq!(plot.path(&plot.lines[0]), "M62 228L343 22M624 125");
+        assert_eq!(plot.render().into_string().matches(r#"<circle class="c1" cx="624" cy="125""#).count(), 1);
         assert_eq!(plot.area(&plot.lines[0]), "M62 228L62 228L343 22L343 228ZM624 228L624 125L624 228Z");
     }
 

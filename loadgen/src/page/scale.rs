@@ -10,6 +10,8 @@ const TICKS_WISHED: f64 = 5.0;
 const DECADES_DENSE_MAX: f64 = 2.4;
 /// Up to so many nines there is room to write 50 % as well.
 const NINES_ROOMY_MAX: usize = 4;
+/// Up to so many all of them can be written.
+const NINES_MAX: usize = 5;
 /// Seconds between the ticks of a time axis: what a clock is read in.
 const TIME_STEPS: [f64; 15] = [1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0, 7_200.0, 21_600.0, 86_400.0];
 /// The longest run shares its axis among so many time ticks.
@@ -79,6 +81,10 @@ impl Scale {
             }
         }
         let to = ticks.last().map_or(10.0, |tick| tick.value);
+        if ticks.len() > NINES_MAX + 1 {
+            // The longest label needs the room of the one before it.
+            ticks.remove(ticks.len() - 2);
+        }
         if ticks.len() <= NINES_ROOMY_MAX + 1 {
             ticks.insert(1, Tick { value: 2.0, label: "50 %".to_owned() });
         }
@@ -181,6 +187,7 @@ mod tests {
 
     #[test]
     fn each_further_nine_has_the_same_room() {
+        assert_eq!(labels(&Scale::percentiles(2_000_000)), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.9999 %"]);
         let scale = Scale::percentiles(80_000);
         assert_eq!(labels(&scale), ["0 %", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %"]);
         assert_eq!(labels(&Scale::percentiles(900)), ["0 %", "50 %", "90 %", "99 %", "99.9 %"]);
