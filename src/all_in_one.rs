@@ -6,7 +6,7 @@
 use crate::{
     api_key,
     config::{Config, Role},
-    load, logs,
+    load, logs, memory,
     node::{self, Admin, Ports, SharedState, Signals},
     options::RunOptions,
 };
@@ -38,6 +38,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     }
 
     let mut registry = Registry::default();
+    memory::tend(&mut registry);
     config.warn_of_published_secrets();
     let shared = SharedState::open(&config, &format!("all/{}", config.gateway.node), &mut registry).await?;
     let state = shared.state.clone();

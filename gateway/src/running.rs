@@ -19,6 +19,7 @@ use crate::{
     fanout::Fanout,
     health::Health,
     link,
+    memory::resident_bytes,
     metrics::{Account, ControlCounters, Metrics, ShardGauges},
     presence::{Presence, PresenceParts},
     registry::{self, Registration},
@@ -145,6 +146,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         shards: handles.iter().map(gauges).collect(),
         control: Arc::clone(&counters),
         directory: Arc::clone(&directory),
+        resident_at_start: resident_bytes().unwrap_or_default(),
     });
     metrics_registry.register_collector(Box::new(Arc::clone(&metrics)));
 
