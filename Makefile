@@ -26,8 +26,8 @@ lint: ## formatting, clippy, spelling, the arrows between crates and the licence
 	cargo fetch --locked
 	scripts/with-tools cargo deny --workspace --offline check bans licenses sources
 
-bench: ## criterion benches, then the load scenarios of docs/benchmarks.md
-	scripts/need cc
+bench: ## the load scenarios, 5 times each, and the tables of docs/benchmarks.md: an hour and a half; goes on where it was stopped. The criterion benches: cargo bench
+	scripts/need cc python3 redis-server
 	scripts/bench
 
 baseline: ## accepts the instruction counts of this tree: what `make test` will compare with
