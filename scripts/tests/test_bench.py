@@ -2,7 +2,10 @@
 
 import json
 import pathlib
+import shutil
+import tempfile
 import unittest
+import unittest.mock
 
 from script import load
 
@@ -122,6 +125,21 @@ class Pages(unittest.TestCase):
         self.assertEqual(bench_page.replaced(written, "new"), written)
         with self.assertRaises(ValueError):
             bench_page.replaced("no markers", "new")
+
+    def test_a_measurement_is_kept_and_both_pages_say_it(self):
+        with tempfile.TemporaryDirectory() as directory:
+            for name, path in [("KEPT", bench_page.KEPT), ("PAGE", bench_page.PAGE), ("SIZING", bench_page.SIZING)]:
+                copy = pathlib.Path(shutil.copy(path, directory))
+                patch = unittest.mock.patch.object(bench_page, name, copy)
+                patch.start()
+                self.addCleanup(patch.stop)
+            bench_page.KEPT.unlink()
+            scenario = BY_NAME["one-10000"]
+            bench_page.keep("one-10000", outcome(scenario, *[report("room-burst")] * 5))
+            bench_page.keep("one-1000", outcome(BY_NAME["one-1000"], report("room-burst")))
+            self.assertEqual(sorted(bench_page.measured()), ["one-1000", "one-10000"])
+            self.assertIn("**180 k** /s | 180 k – 180 k, 5 runs | 200 k (200 k – 200 k) | 0.90 |", bench_page.PAGE.read_text())
+            self.assertIn("| S | a send: one copy alone, 10,000 members | 5.56 | µs of the gateway | `one-10000` |", bench_page.SIZING.read_text())
 
     def test_the_pages_say_what_was_kept(self):
         kept = bench_page.measured()
