@@ -47,6 +47,16 @@ fn the_same_with_every_copy_acknowledged() {
 }
 
 #[test]
+fn every_whisper_reaches_its_receiver_at_once() {
+    let house = House::start();
+    let report = loadgen(&house, &["unicast", "--connections", "50", "--rate", "50", "--seconds", "3"]);
+    assert!(report["sent"].as_u64() >= Some(100), "{report}");
+    assert_eq!(report["received"], report["expected"], "{report}");
+    // A copy that found no way at first would come with the first resend, after seconds.
+    assert!(report["latency_ms"]["p50"].as_f64() < Some(1_000.0), "{report}");
+}
+
+#[test]
 fn a_held_crowd_stays() {
     let house = House::with("[gateway.session]\nheartbeat_gap = \"1s\"\n");
     let report = loadgen(&house, &["hold", "--connections", "500", "--seconds", "5"]);
