@@ -370,6 +370,13 @@ impl Running {
         self.tcp_addr
     }
 
+    /// The life of this gateway: rises with every start, and stands in the routes of its sessions. The router's end of a link that is given
+    /// has to name it.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.parts.as_ref().map_or(0, |parts| parts.registration.incarnation)
+    }
+
     /// The configured address of a gateway's own admin port; whoever serves [`Running::admin_router`] binds it.
     #[must_use]
     pub fn admin_addr(&self) -> Option<SocketAddr> {
