@@ -1,5 +1,5 @@
 # What a newcomer types. Every target installs what it needs, and says so.
-.PHONY: help run cluster test bench lint fuzz soak faults clean
+.PHONY: help run cluster test bench baseline lint fuzz soak faults clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -12,10 +12,11 @@ cluster: ## two routers, three gateways and a Redis on this machine, until Ctrl-
 	scripts/need cc python3 redis-server
 	scripts/cluster
 
-test: ## every test: unit, property, end to end with real processes
-	scripts/need cc python3 chromium redis-server mariadbd faketime
+test: ## every test: unit, property, end to end with real processes; and that no hot path takes more instructions than before
+	scripts/need cc python3 chromium redis-server mariadbd faketime valgrind
 	cargo build --workspace --bins
 	scripts/test
+	scripts/instructions
 
 lint: ## formatting, clippy, spelling, the arrows between crates and the licences
 	scripts/need cc python3 typos cargo-deny
@@ -25,9 +26,13 @@ lint: ## formatting, clippy, spelling, the arrows between crates and the licence
 	cargo fetch --locked
 	scripts/with-tools cargo deny --workspace --offline check bans licenses sources
 
-bench: ## criterion benches, then the load scenarios of docs/benchmarks.md
-	scripts/need cc
+bench: ## the load scenarios, 5 times each, and the tables of docs/benchmarks.md: an hour and a half; goes on where it was stopped. The criterion benches: cargo bench
+	scripts/need cc python3 redis-server
 	scripts/bench
+
+baseline: ## accepts the instruction counts of this tree: what `make test` will compare with
+	scripts/need cc python3 valgrind
+	scripts/instructions --accept
 
 fuzz: ## every fuzz target for FUZZ_RUNS runs (default 1,000,000)
 	scripts/need cc

@@ -6,7 +6,7 @@
 use crate::{
     api_key,
     config::{Config, Role},
-    load, logs,
+    load, logs, memory,
     node::{self, Admin, Ports, SharedState, Signals},
     options::RunOptions,
 };
@@ -38,6 +38,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     }
 
     let mut registry = Registry::default();
+    memory::tend(&mut registry);
     config.warn_of_published_secrets();
     let shared = SharedState::open(&config, &format!("all/{}", config.gateway.node), &mut registry).await?;
     let state = shared.state.clone();
@@ -49,8 +50,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
         registry: &mut registry,
     })
     .await?;
-    let (gateway_end, router_end) = pipe::pair(&config.gateway.node, &config.router.node, router.incarnation());
-    router.attach(router_end);
+    let (gateway_end, mut router_end) = pipe::pair(&config.gateway.node, &config.router.node, router.incarnation());
     let gateway = billfish_gateway::start(GatewayParts {
         config: config.gateway.clone(),
         state: state.clone(),
@@ -58,6 +58,9 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
         registry: &mut registry,
     })
     .await?;
+    // Routes name the gateway's life: a router that knows it by another would find nobody's gateway.
+    router_end.incarnation = gateway.incarnation();
+    router.attach(router_end);
     let parts = HttpParts { handle: router.handle(), state, ledger: ledger.clone() };
     let http = http::start(parts, &http_config, &mut registry).await?;
 

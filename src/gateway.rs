@@ -2,7 +2,7 @@
 
 use crate::{
     config::{Config, Role},
-    load, logs,
+    load, logs, memory,
     node::{self, Admin, Ports, SharedState, Signals},
     options::RunOptions,
 };
@@ -21,6 +21,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
 async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let signals = Signals::catch()?;
     let mut registry = Registry::default();
+    memory::tend(&mut registry);
     config.warn_of_published_secrets();
     let shared = SharedState::open(&config, &format!("gateway/{}", config.gateway.node), &mut registry).await?;
     let gateway = billfish_gateway::start(GatewayParts {

@@ -1,11 +1,12 @@
 //! The `billfish` command: a list of steps, no logic.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod all_in_one;
 mod api_key;
 mod config;
 mod gateway;
 mod logs;
+mod memory;
 mod node;
 mod options;
 mod pages;

@@ -2,7 +2,7 @@
 
 use crate::{
     config::{Config, Role},
-    load, logs,
+    load, logs, memory,
     node::{self, Admin, Ports, SharedState, Signals},
     options::RunOptions,
     pages,
@@ -28,6 +28,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     // Beside other routers: those of one machine may share a file, those of many a database.
     let ledger = Ledger::open(&config.ledger, &config.data_dir, Sharing::Shared).await?;
     let mut registry = Registry::default();
+    memory::tend(&mut registry);
     config.warn_of_published_secrets();
     let shared = SharedState::open(&config, &format!("router/{}", config.router.node), &mut registry).await?;
     let guard = Guard::start(&ledger, &shared.state).await?;

@@ -248,3 +248,14 @@ fn a_taken_port_is_named_and_nothing_is_started() {
     assert!(!script.data().join("redis.log").exists() && script.left().is_empty(), "{:?}", script.left());
     drop(stranger);
 }
+
+#[test]
+fn a_number_of_nodes_that_it_has_no_ports_for_is_refused() {
+    let Some(script) = Script::new() else { return };
+    for (name, number) in [("GATEWAYS", "11"), ("GATEWAYS", "0"), ("ROUTERS", "3"), ("ROUTERS", "0")] {
+        let output = script.command().env(name, number).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name}={number}");
+        assert!(text(&output).contains(name), "{}", text(&output));
+    }
+    assert!(!script.data().exists() && script.left().is_empty(), "{:?}", script.left());
+}

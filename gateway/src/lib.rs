@@ -21,6 +21,7 @@ mod events;
 mod fanout;
 mod health;
 mod link;
+mod memory;
 pub mod metrics;
 mod presence;
 mod registry;
@@ -35,5 +36,6 @@ mod upstream;
 
 pub use config::{ConfigError, GatewayConfig};
 pub use error::StartError;
+pub use memory::resident_bytes;
 pub use metrics::Account;
 pub use running::{GatewayParts, Links, Running, start};

@@ -7,6 +7,7 @@
 use crate::{
     admission::Refused,
     directory::Directory,
+    memory::resident_bytes,
     shard::{
         counters::{CODES, Counter, DropReason, Gauge, Histogram, ShardCounters},
         mailbox::Mailbox,
@@ -236,6 +237,8 @@ pub(crate) struct Metrics {
     pub(crate) shards: Vec<ShardGauges>,
     pub(crate) control: Arc<ControlCounters>,
     pub(crate) directory: Arc<Directory>,
+    /// Resident memory of the process before the first connection.
+    pub(crate) resident_at_start: u64,
 }
 
 impl Metrics {
@@ -273,6 +276,10 @@ impl Metrics {
     fn encode_connections(&self, page: &mut Page<'_>) -> fmt::Result {
         let control = &self.control;
         page.gauge("gateway_connections", "Connections open now", self.connections())?;
+        let grown = resident_bytes().unwrap_or_default().saturating_sub(self.resident_at_start);
+        let help =
+            "Resident memory beyond that of the start, per connection; of the whole process, so it means something from some thousands on";
+        page.gauge("gateway_bytes_per_connection", help, grown.checked_div(self.connections()).unwrap_or_default())?;
         page.gauge("gateway_sessions", "Connections that have logged in", self.sessions())?;
         page.gauge("gateway_rooms", "Rooms with members here, summed over shards", self.level(|shard| &shard.rooms))?;
         page.counter("gateway_accepts", "Connections accepted", self.sum(|shard| &shard.accepted))?;
@@ -496,7 +503,7 @@ mod tests {
 
     #[test]
     fn every_name_stands_in_the_docs_and_the_docs_name_no_other() {
-        let text = page(Metrics { shards: vec![shard()], control: Arc::default(), directory: Arc::default() });
+        let text = page(Metrics { shards: vec![shard()], control: Arc::default(), directory: Arc::default(), resident_at_start: 0 });
         let mut shown: Vec<String> = text
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE "))
@@ -520,7 +527,7 @@ mod tests {
 
     #[test]
     fn every_series_is_there_before_anything_happened() {
-        let text = page(Metrics { shards: vec![shard()], control: Arc::default(), directory: Arc::default() });
+        let text = page(Metrics { shards: vec![shard()], control: Arc::default(), directory: Arc::default(), resident_at_start: 0 });
         for series in [
             "gateway_connections 0",
             r#"gateway_logins_total{result="bad_token"} 0"#,
@@ -550,7 +557,7 @@ mod tests {
             counters.fanout_latency.record(3);
             counters.fanout_latency.record(u64::MAX / 4);
         }
-        let metrics = Metrics { shards, control, directory: Arc::default() };
+        let metrics = Metrics { shards, control, directory: Arc::default(), resident_at_start: 0 };
         let account = metrics.account();
         assert_eq!((account.connections, account.copies), (6, 20));
         assert_eq!(account.copies, account.delivered + account.dropped + account.pending);

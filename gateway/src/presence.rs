@@ -308,7 +308,7 @@ impl Presence {
     async fn touch(&self, signs: &[Sign]) -> Result<(), Away> {
         let store = &self.parts.store;
         // First, for a call that fails may have been carried out.
-        let forgotten = self.told.note(signs);
+        let forgotten = self.told.note(signs, store.now_ms().saturating_sub(CLOCKS_DIFFER_MS));
         (0..forgotten).for_each(|_| self.parts.counters.forget(Forgotten::SignsOfLife));
         store.call(Port::Presence, store.state.presence.touch_each(signs)).await
     }
@@ -321,8 +321,7 @@ impl Presence {
         // A sign from before the routes are looked at is of a session whose route would be found; one that is younger than clocks may differ by
         // may be of a session that comes in between.
         let before_ms = self.parts.store.now_ms().saturating_sub(CLOCKS_DIFFER_MS);
-        let told =
-            |claim: Claim| is_gone(&claim).then(|| self.told.at(claim.app, claim.user)).flatten().map(|last_ms| last_ms.max(before_ms));
+        let told = |claim: Claim| is_gone(&claim).then(|| self.told.last(claim.app, claim.user, before_ms));
         // Before the routes are looked at: what is told afterwards, by a LOGIN here meanwhile, is not taken back.
         let last: Vec<Option<u64>> = claims.iter().map(|(claim, Ended)| told(*claim)).collect();
         let routes: Vec<Route> = claims.iter().map(|(claim, Ended)| self.route(*claim)).collect();
@@ -342,18 +341,30 @@ impl Presence {
     }
 }
 
-/// When this gateway last said of a user that he is here: only that is taken back with his last session. Of the users with sessions here.
+/// When this gateway last said of a user that he is here, as long as that is younger than [`CLOCKS_DIFFER_MS`]. With the last session of a user
+/// everything older is taken back, whoever told it, so an idle session leaves nothing in here.
 #[derive(Debug, Default)]
-struct Told(StdMutex<HashMap<(AppId, UserId), u64, foldhash::fast::RandomState>>);
+struct Told(StdMutex<Young>);
+
+#[derive(Debug, Default)]
+struct Young {
+    at_ms: HashMap<(AppId, UserId), u64, foldhash::fast::RandomState>,
+    /// What was as old as this has been forgotten.
+    forgotten_ms: u64,
+}
+
+/// So many are not looked through for what has grown old.
+const YOUNG_KEPT: usize = 1_024;
 
 impl Told {
     /// How many found no room. What was gathered for a while may be told after what came later: the store keeps the later one.
-    fn note(&self, signs: &[Sign]) -> usize {
-        let mut told = self.told();
+    fn note(&self, signs: &[Sign], before_ms: u64) -> usize {
+        let mut young = self.young();
+        young.forget_old(before_ms);
         let mut forgotten = 0;
-        for (app, user, at_ms) in signs {
-            if told.len() < WAITING_MAX || told.contains_key(&(*app, *user)) {
-                let last_ms = told.entry((*app, *user)).or_default();
+        for (app, user, at_ms) in signs.iter().filter(|(_, _, at_ms)| *at_ms > before_ms) {
+            if young.at_ms.len() < WAITING_MAX || young.at_ms.contains_key(&(*app, *user)) {
+                let last_ms = young.at_ms.entry((*app, *user)).or_default();
                 *last_ms = (*last_ms).max(*at_ms);
             } else {
                 forgotten += 1;
@@ -362,20 +373,32 @@ impl Told {
         forgotten
     }
 
-    fn at(&self, app: AppId, user: UserId) -> Option<u64> {
-        self.told().get(&(app, user)).copied()
+    /// Up to when everything that was told is to be taken back.
+    fn last(&self, app: AppId, user: UserId, before_ms: u64) -> u64 {
+        self.young().at_ms.get(&(app, user)).map_or(before_ms, |told_ms| before_ms.max(*told_ms))
     }
 
     /// Unless something later was told.
     fn forget(&self, (app, user, at_ms): (AppId, UserId, u64)) {
-        let mut told = self.told();
-        if told.get(&(app, user)).is_some_and(|told_ms| *told_ms <= at_ms) {
-            told.remove(&(app, user));
+        let mut young = self.young();
+        if young.at_ms.get(&(app, user)).is_some_and(|told_ms| *told_ms <= at_ms) {
+            young.at_ms.remove(&(app, user));
         }
     }
 
-    fn told(&self) -> MutexGuard<'_, HashMap<(AppId, UserId), u64, foldhash::fast::RandomState>> {
+    fn young(&self) -> MutexGuard<'_, Young> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Young {
+    fn forget_old(&mut self, before_ms: u64) {
+        // Each is looked at a few times at most, also in a storm.
+        if self.at_ms.len() > YOUNG_KEPT && before_ms >= self.forgotten_ms + CLOCKS_DIFFER_MS {
+            self.at_ms.retain(|_, told_ms| *told_ms > before_ms);
+            self.at_ms.shrink_to(YOUNG_KEPT);
+            self.forgotten_ms = before_ms;
+        }
     }
 }
 

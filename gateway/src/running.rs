@@ -19,6 +19,7 @@ use crate::{
     fanout::Fanout,
     health::Health,
     link,
+    memory::resident_bytes,
     metrics::{Account, ControlCounters, Metrics, ShardGauges},
     presence::{Presence, PresenceParts},
     registry::{self, Registration},
@@ -145,6 +146,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         shards: handles.iter().map(gauges).collect(),
         control: Arc::clone(&counters),
         directory: Arc::clone(&directory),
+        resident_at_start: resident_bytes().unwrap_or_default(),
     });
     metrics_registry.register_collector(Box::new(Arc::clone(&metrics)));
 
@@ -366,6 +368,13 @@ impl Running {
     #[must_use]
     pub const fn tcp_addr(&self) -> SocketAddr {
         self.tcp_addr
+    }
+
+    /// The life of this gateway: rises with every start, and stands in the routes of its sessions. The router's end of a link that is given
+    /// has to name it.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.parts.as_ref().map_or(0, |parts| parts.registration.incarnation)
     }
 
     /// The configured address of a gateway's own admin port; whoever serves [`Running::admin_router`] binds it.

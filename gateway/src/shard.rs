@@ -35,7 +35,7 @@ use self::{
     message::{Admission, LeftCause, ShardCommand, ShardEvent},
     reactor::Load,
     room::Rooms,
-    rounds::AllJob,
+    rounds::{AllJob, Lap},
     slab::{Slab, SlabKey},
     wheel::{Fired, Wheel},
 };
@@ -173,6 +173,7 @@ pub struct Shard {
     /// A busy shard: when rooms have their turns again, and how many turns are left of the last time.
     next_round: Instant,
     turns_due: usize,
+    lap: Lap,
     is_stopping: bool,
 }
 
@@ -277,6 +278,7 @@ impl Shard {
             load: Load::new(Instant::now()),
             next_round: epoch,
             turns_due: 0,
+            lap: Lap::begin(epoch),
             is_stopping: false,
         };
         Ok((shard, poll))

@@ -7,13 +7,14 @@
 pub(crate) mod client;
 pub(crate) mod herd;
 pub(crate) mod room;
+pub(crate) mod slow;
 
 use crate::{
     clock,
     latency::Recording,
     series::Interval,
     tally::Totals,
-    worker::{Activity, Plan, Settled, WorkerReport},
+    worker::{Activity, ENDS_MAX, End, Odd, Plan, Settled, Talk, WorkerReport},
 };
 use anyhow::{Context, Result};
 use billfish_wire::{Body, Code, Encoding, Reassembler, frame, limits::BODY_BYTES_MAX};
@@ -21,6 +22,7 @@ use client::{Cause, Client, Stage};
 use herd::Herd;
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use room::Room;
+use slow::{Helping, Laggards, Pace, PaceLatencies};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::{
     cmp::Reverse,
@@ -69,6 +71,8 @@ pub(crate) struct Crowd<'a> {
     herd: Option<Herd>,
     /// Clients whose login was refused with a time to come back, and when they do.
     told_to_wait: BinaryHeap<Reverse<(u64, usize)>>,
+    /// Those who read slowly.
+    laggards: Option<Laggards>,
     /// First copies that should arrive in rooms, once the parent has said so.
     accepted_copies: u64,
 }
@@ -102,6 +106,10 @@ pub(crate) struct Shared<'a> {
     /// Clients of a closed loop that were told to wait, and until when.
     pub(crate) paused: VecDeque<(u64, usize)>,
     activity_began_ns: u64,
+    /// Since when some read slowly.
+    pub(crate) lag_from_ns: u64,
+    /// Seeded by the plan: the same seed draws the same waits.
+    pub(crate) random: fastrand::Rng,
     /// Makes message ids of this run differ from those of the last one.
     pub(crate) run: u64,
     encoding: Encoding,
@@ -120,7 +128,19 @@ pub(crate) struct Stats {
     failures: BTreeMap<Cause, u64>,
     retries: BTreeMap<Cause, u64>,
     lost: BTreeMap<Cause, u64>,
+    given_up: BTreeMap<Cause, u64>,
+    resets: u64,
+    ends: Vec<End>,
+    ends_omitted: u64,
+    failed: Vec<End>,
+    failed_omitted: u64,
     refused: BTreeMap<Cause, u64>,
+    /// One-to-one messages that were not as they should be, by client.
+    pub(crate) odd_of: BTreeMap<usize, Odd>,
+    /// Due while their client was not connected.
+    unsent: u64,
+    /// Where some read slowly.
+    pub(crate) by_pace: Option<Box<PaceLatencies>>,
     pub(crate) login: Recording,
     pub(crate) latency: Recording,
     pub(crate) totals: Totals,
@@ -148,6 +168,15 @@ struct Told {
 }
 
 impl Stats {
+    /// Tells of an ending or a failure, as long as there is room to tell each.
+    fn tell(list: &mut Vec<End>, omitted: &mut u64, end: End) {
+        if list.len() < ENDS_MAX {
+            list.push(end);
+        } else {
+            *omitted += 1;
+        }
+    }
+
     pub(crate) fn refuse(&mut self, cause: &str) {
         match self.refused.get_mut(cause) {
             Some(count) => *count += 1,
@@ -185,7 +214,7 @@ impl Stats {
 impl Shared<'_> {
     /// The user of a client.
     pub(crate) fn user_id(&self, index: usize) -> i64 {
-        self.plan.first_user_id + i64::try_from(self.plan.first + index).expect("the crowd is small")
+        self.plan.user_id(index)
     }
 
     /// The room of a client, as its place in the plan.
@@ -226,18 +255,22 @@ impl<'a> Crowd<'a> {
     /// A crowd of one client per token, none of them connected.
     pub(crate) fn new(plan: &'a Plan, tokens: Vec<Box<str>>) -> Result<Self> {
         let now_ns = clock::now_ns();
-        let herd = plan.return_spread.map(|spread| Herd::new(tokens.len(), nanoseconds(spread)));
-        let connections = tokens.into_iter().map(|token| Connection { client: Client::new(token), ..Connection::default() }).collect();
+        let mut random = fastrand::Rng::with_seed(plan.user_id(0).unsigned_abs());
+        let herd = plan.return_spread.map(|spread| Herd::new(tokens.len(), nanoseconds(spread), random.fork()));
+        let connection = |(index, token)| Connection { client: Client::new(token, plan.pace_of(index)), ..Connection::default() };
+        let connections = tokens.into_iter().enumerate().map(connection).collect();
+        let stats = Stats { by_pace: plan.slow.map(|_| Box::default()), ..Stats::default() };
         Ok(Self {
             herd,
             told_to_wait: BinaryHeap::new(),
+            laggards: plan.slow.map(|slow| Laggards::new(slow, (0..plan.clients).map(|index| plan.pace_of(index)))),
             poll: Poll::new().context("no epoll")?,
             events: Events::with_capacity(EVENTS_MAX),
             connections,
             shared: Shared {
                 plan,
                 rooms: plan.rooms.iter().map(|&id| Room::new(id)).collect(),
-                stats: Stats::default(),
+                stats,
                 out: Vec::new(),
                 now_ns,
                 heartbeat_gap_ns: HEARTBEAT_GAP_NS,
@@ -246,6 +279,8 @@ impl<'a> Crowd<'a> {
                 told_to_wait_ms: None,
                 paused: VecDeque::new(),
                 activity_began_ns: now_ns,
+                lag_from_ns: u64::MAX,
+                random,
                 run: now_ns,
                 encoding: if plan.protobuf { Encoding::Protobuf } else { Encoding::Json },
             },
@@ -350,7 +385,8 @@ impl<'a> Crowd<'a> {
             Some(herd) => plan.gateways[herd.gateway_of(index, client, plan.gateways.len())],
             None => plan.gateways[client % plan.gateways.len()],
         };
-        let opened = connect(gateway, source_of(plan, index, gateway)).and_then(|mut stream| {
+        let receive_buffer = plan.slow.filter(|_| connection.client.pace != Pace::Prompt).map(|slow| slow.receive_buffer_bytes);
+        let opened = connect(gateway, source_of(plan, index, gateway), receive_buffer).and_then(|mut stream| {
             self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
             Ok(stream)
         });
@@ -365,6 +401,10 @@ impl<'a> Crowd<'a> {
         self.shared.now_ns = clock::now_ns();
         self.shared.activity_began_ns = self.shared.now_ns;
         self.shared.is_active = true;
+        if let Some(laggards) = &mut self.laggards {
+            laggards.begin(self.shared.now_ns);
+            self.shared.lag_from_ns = laggards.from_ns;
+        }
         if self.shared.is_closed_loop() {
             for index in 0..self.connections.len() {
                 self.send_load(index, self.shared.now_ns);
@@ -377,6 +417,9 @@ impl<'a> Crowd<'a> {
         self.shared.is_active = false;
         self.shared.paused.clear();
         self.shared.heartbeat_gap_ns = u64::MAX;
+        for index in self.laggards.as_mut().map(Laggards::end).unwrap_or_default() {
+            self.on_readable(index, true);
+        }
         self.accepted_copies =
             accepted.iter().zip(&self.shared.rooms).map(|(&messages, room)| u64::from(messages) * u64::from(room.members)).sum();
     }
@@ -404,6 +447,7 @@ impl<'a> Crowd<'a> {
         if self.shared.is_herd_in {
             self.let_return();
         }
+        self.help_laggards();
         let wait = self.pace();
         match self.poll.poll(&mut self.events, Some(wait)) {
             Ok(()) => {}
@@ -419,12 +463,37 @@ impl<'a> Crowd<'a> {
             if event.is_writable() {
                 self.on_writable(index);
             }
-            if event.is_readable() || event.is_read_closed() || event.is_error() {
+            if (event.is_readable() || event.is_read_closed() || event.is_error()) && !self.lags(index) {
                 self.on_readable(index, event.is_read_closed() || event.is_error());
             }
         }
         self.events = events;
         Ok(())
+    }
+
+    /// Whether a client's socket is not to be read now.
+    fn lags(&self, index: usize) -> bool {
+        let pace = self.connections[index].client.pace;
+        pace != Pace::Prompt && self.laggards.as_ref().is_some_and(|laggards| laggards.holds(pace, self.shared.now_ns))
+    }
+
+    /// Reads for those whom the event loop leaves alone. Their sockets announce nothing: an edge that was passed over does not come again.
+    fn help_laggards(&mut self) {
+        let now_ns = self.shared.now_ns;
+        while let Some(helping) = self.laggards.as_mut().and_then(|laggards| laggards.next_helping(now_ns)) {
+            match helping {
+                Helping::Some { clients, bytes } => {
+                    for index in clients {
+                        self.read(index, bytes);
+                    }
+                }
+                Helping::All { clients } => {
+                    for index in clients {
+                        self.on_readable(index, true);
+                    }
+                }
+            }
+        }
     }
 
     /// Heartbeats: client `i` has its turn in slot `i` modulo the slots of a gap, so that the load is even.
@@ -443,7 +512,8 @@ impl<'a> Crowd<'a> {
             self.wheel_tick += 1;
             let first = usize::try_from(self.wheel_tick % slots).expect("less than the slots");
             for index in (first..self.connections.len()).step_by(step) {
-                if self.connections[index].client.stage == Stage::Settled {
+                let is_mute = self.connections[index].client.pace == Pace::Stopped && self.lags(index);
+                if self.connections[index].client.stage == Stage::Settled && !is_mute {
                     self.connections[index].client.keep_alive(&mut self.shared);
                     self.flush(index);
                 }
@@ -494,6 +564,8 @@ impl<'a> Crowd<'a> {
         if self.connections[index].client.stage == Stage::Settled {
             self.connections[index].client.send_load(index, intended_ns, &mut self.shared);
             self.flush(index);
+        } else {
+            self.shared.stats.unsent += 1;
         }
     }
 
@@ -516,42 +588,61 @@ impl<'a> Crowd<'a> {
         match write_some(stream, &unsent) {
             Ok(written) if written == unsent.len() => {}
             Ok(written) => connection.unsent = Some(Box::new(unsent[written..].to_vec())),
-            Err(error) => self.fail(index, format!("write: {}", error.kind())),
+            Err(error) => self.fail_write(index, format!("write: {}", error.kind())),
         }
     }
 
     /// Reads until the socket is empty. A short read says so, unless the end of the stream may stand behind it.
     fn on_readable(&mut self, index: usize, may_have_ended: bool) {
-        loop {
-            let connection = &mut self.connections[index];
-            let Some(stream) = connection.stream.as_mut() else { return };
-            let read = match stream.read(&mut self.read_buffer) {
-                Ok(0) => return self.fail(index, "closed by the gateway".to_owned()),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // The event of a refused connect arrives here as well; its cause reads better from there.
-                Err(error) if connection.client.stage == Stage::Connecting => {
-                    return self.fail(index, format!("connect: {}", error.kind()));
-                }
-                Err(error) => return self.fail(index, format!("read: {}", error.kind())),
-            };
-            self.shared.now_ns = clock::now_ns();
-            let outcome = feed(connection, index, &self.read_buffer[..read], &mut self.shared);
-            self.in_window -= mem::take(&mut self.shared.stats.newly_settled);
-            for back in mem::take(&mut self.shared.stats.newly_back) {
-                if let Some(herd) = &mut self.herd {
-                    herd.on_back(back, self.shared.now_ns);
-                }
-            }
-            self.flush(index);
-            if let Err(cause) = outcome {
-                return self.fail(index, cause);
-            }
+        while let Some(read) = self.read(index, READ_BYTES) {
             if read < READ_BYTES && !may_have_ended {
                 return;
             }
         }
+    }
+
+    /// Reads once, at most `bytes_max`, and lets the client hear it; `None` when there is nothing more to read.
+    fn read(&mut self, index: usize, bytes_max: usize) -> Option<usize> {
+        let connection = &mut self.connections[index];
+        let stream = connection.stream.as_mut()?;
+        let read = loop {
+            match stream.read(&mut self.read_buffer[..bytes_max]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
+        let read = match read {
+            Ok(0) => {
+                self.fail(index, "closed by the gateway".to_owned());
+                return None;
+            }
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+            // The event of a refused connect arrives here as well; its cause reads better from there.
+            Err(error) if connection.client.stage == Stage::Connecting => {
+                self.fail(index, format!("connect: {}", error.kind()));
+                return None;
+            }
+            Err(error) => {
+                self.shared.stats.resets += u64::from(connection.client.pace != Pace::Prompt);
+                self.fail(index, format!("read: {}", error.kind()));
+                return None;
+            }
+        };
+        self.shared.now_ns = clock::now_ns();
+        let outcome = feed(connection, index, &self.read_buffer[..read], &mut self.shared);
+        self.in_window -= mem::take(&mut self.shared.stats.newly_settled);
+        for back in mem::take(&mut self.shared.stats.newly_back) {
+            if let Some(herd) = &mut self.herd {
+                herd.on_back(back, self.shared.now_ns);
+            }
+        }
+        self.flush(index);
+        if let Err(cause) = outcome {
+            self.fail(index, cause);
+            return None;
+        }
+        Some(read)
     }
 
     /// Writes what the shared buffer holds for this client.
@@ -576,46 +667,49 @@ impl<'a> Crowd<'a> {
                 connection.unsent = Some(Box::new(self.shared.out[written..].to_vec()));
             }
             Ok(_) => {}
-            Err(cause) => self.fail(index, cause),
+            Err(cause) => {
+                self.shared.out.clear();
+                self.fail_write(index, cause);
+            }
         }
         self.shared.out.clear();
     }
 
+    /// The connection takes nothing any more. What a slow client has not read yet is there all the same, and counts as delivered.
+    fn fail_write(&mut self, index: usize, cause: Cause) {
+        let client = &self.connections[index].client;
+        if client.pace != Pace::Prompt && client.stage == Stage::Settled {
+            let resets = self.shared.stats.resets;
+            self.on_readable(index, true);
+            self.shared.stats.resets = resets + 1;
+        }
+        self.fail(index, cause);
+    }
+
     /// The connection is over.
     fn fail(&mut self, index: usize, cause: Cause) {
-        let told_to_wait_ms = self.shared.told_to_wait_ms.take();
-        let connection = &mut self.connections[index];
-        let stats = &mut self.shared.stats;
-        let returning = self.herd.as_mut().filter(|_| self.shared.is_herd_in);
-        let mut comes_back = returning.is_some();
-        match (connection.client.stage, returning) {
-            (Stage::Closed, _) => return,
-            (Stage::Settled, Some(herd)) => herd.on_cut(index, clock::now_ns()),
-            (Stage::Waiting | Stage::Connecting | Stage::LoggingIn | Stage::Joining, Some(herd)) => {
-                herd.on_failed(index, cause, clock::now_ns());
-            }
-            (Stage::Settled, None) => *stats.lost.entry(cause).or_default() += 1,
-            (Stage::Waiting | Stage::Connecting | Stage::LoggingIn | Stage::Joining, None) => {
-                let again_ns = told_to_wait_ms.map(|ms| clock::now_ns() + ms.saturating_mul(1_000_000) + fastrand::u64(0..RETRY_JITTER_NS));
-                match again_ns.filter(|&at_ns| at_ns < self.connect_began_ns + nanoseconds(self.shared.plan.connect_max)) {
-                    Some(at_ns) => {
-                        *stats.retries.entry(cause).or_default() += 1;
-                        self.told_to_wait.push(Reverse((at_ns, index)));
-                        comes_back = true;
-                    }
-                    None => *stats.failures.entry(cause).or_default() += 1,
-                }
-            }
+        let stage = self.connections[index].client.stage;
+        if stage == Stage::Closed {
+            self.shared.told_to_wait_ms = None;
+            return;
         }
-        if connection.client.stage.is_on_the_way() {
+        let comes_back = self.book_end(index, cause);
+        let connection = &mut self.connections[index];
+        if stage.is_on_the_way() {
             self.in_window -= 1;
         }
-        if connection.client.stage == Stage::Settled {
-            stats.settled -= 1;
+        if stage == Stage::Settled {
+            self.shared.stats.settled -= 1;
             if comes_back {
                 connection.client.forget_beat(&mut self.shared);
-                if let Some(room) = self.shared.room_of(index) {
-                    self.shared.rooms[room].members -= 1;
+            }
+            if let Some(room) = self.shared.room_of(index) {
+                let room = &mut self.shared.rooms[room];
+                if comes_back {
+                    room.members -= 1;
+                } else {
+                    room.ends.members += 1;
+                    room.ends.received += connection.client.received();
                 }
             }
         }
@@ -625,6 +719,41 @@ impl<'a> Crowd<'a> {
         connection.stream = None;
         connection.unsent = None;
         connection.reassembler = Reassembler::default();
+    }
+
+    /// Writes down why a connection is over, and whether its client comes back.
+    fn book_end(&mut self, index: usize, cause: Cause) -> bool {
+        let told_to_wait_ms = self.shared.told_to_wait_ms.take();
+        let client = &self.connections[index].client;
+        let at_ns = clock::now_ns();
+        let stats = &mut self.shared.stats;
+        let end =
+            || End { client: self.shared.plan.first + index, cause: cause.clone(), at_ns, received: client.received(), pace: client.pace };
+        let returning = self.herd.as_mut().filter(|_| self.shared.is_herd_in);
+        if client.stage == Stage::Settled {
+            Stats::tell(&mut stats.ends, &mut stats.ends_omitted, end());
+            if let Some(herd) = returning {
+                herd.on_cut(index, at_ns);
+                return true;
+            }
+            let by_cause = if client.pace == Pace::Prompt { &mut stats.lost } else { &mut stats.given_up };
+            *by_cause.entry(cause).or_default() += 1;
+            return false;
+        }
+        if let Some(herd) = returning {
+            herd.on_failed(index, cause, at_ns);
+            return true;
+        }
+        let again_ns = told_to_wait_ms.map(|ms| at_ns + ms.saturating_mul(1_000_000) + self.shared.random.u64(0..RETRY_JITTER_NS));
+        let too_late_ns = self.connect_began_ns + nanoseconds(self.shared.plan.connect_max);
+        let Some(again_ns) = again_ns.filter(|&again_ns| again_ns < too_late_ns) else {
+            Stats::tell(&mut stats.failed, &mut stats.failed_omitted, end());
+            *stats.failures.entry(cause).or_default() += 1;
+            return false;
+        };
+        *stats.retries.entry(cause).or_default() += 1;
+        self.told_to_wait.push(Reverse((again_ns, index)));
+        true
     }
 
     /// Clients that are in.
@@ -661,11 +790,28 @@ impl<'a> Crowd<'a> {
     /// What the crowd saw. Taken once, at the end.
     pub(crate) fn report(&mut self) -> WorkerReport {
         let stats = mem::take(&mut self.shared.stats);
+        let talks = match self.shared.plan.activity {
+            Activity::Chat { .. } => self.talks(&stats.odd_of),
+            Activity::Listen | Activity::Echo { .. } => Vec::new(),
+        };
+        let count = |pace| self.connections.iter().filter(|connection| connection.client.pace == pace).count() as u64;
         let is_listening = matches!(self.shared.plan.activity, Activity::Listen);
         WorkerReport {
             sent: if is_listening { stats.beats_sent } else { stats.sent },
             refused: stats.refused,
+            unsent: stats.unsent,
             lost: stats.lost,
+            given_up: stats.given_up,
+            resets: stats.resets,
+            ends: stats.ends,
+            ends_omitted: stats.ends_omitted,
+            failed: stats.failed,
+            failed_omitted: stats.failed_omitted,
+            room_ends: self.shared.rooms.iter().map(|room| room.ends).collect(),
+            talks,
+            slow_clients: count(Pace::Slow),
+            stopped_clients: count(Pace::Stopped),
+            by_pace: stats.by_pace.map(|by_pace| *by_pace),
             totals: stats.totals,
             latency: stats.latency.total(),
             beats_echoed: stats.beats_echoed,
@@ -675,6 +821,24 @@ impl<'a> Crowd<'a> {
             herd: self.herd.as_mut().map(|herd| mem::take(&mut herd.tally)),
             frame_bytes: self.shared.rooms.iter().map(|room| room.frame_bytes).max().unwrap_or(0).max(stats.frame_bytes),
         }
+    }
+}
+
+/// Ranges of missing messages that a client tells of.
+const HOLES_MAX: usize = 8;
+
+impl Crowd<'_> {
+    /// What every client sent its neighbour and got from it.
+    fn talks(&self, odd_of: &BTreeMap<usize, Odd>) -> Vec<Talk> {
+        let sent_by = |index: usize| self.connections.get(index).map_or(0, |connection| connection.client.sent());
+        let talk = |(index, connection): (usize, &Connection)| Talk {
+            client: self.shared.plan.first + index,
+            sent: connection.client.sent(),
+            odd: odd_of.get(&index).copied().unwrap_or_default(),
+            received: connection.client.received(),
+            holes: connection.client.holes(sent_by(index ^ 1), HOLES_MAX),
+        };
+        self.connections.iter().enumerate().map(talk).collect()
     }
 }
 
@@ -702,10 +866,14 @@ fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
     Ok(written)
 }
 
-/// Begins a connect that does not block, from `source` where there is one.
-fn connect(gateway: SocketAddr, source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
+/// Begins a connect that does not block, from `source` where there is one, with a receive buffer of so many bytes where they are named.
+fn connect(gateway: SocketAddr, source: Option<Ipv4Addr>, receive_buffer: Option<u32>) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(gateway), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_tcp_nodelay(true)?;
+    if let Some(bytes) = receive_buffer {
+        // Before the handshake, in which the window is agreed.
+        socket.set_recv_buffer_size(bytes as usize)?;
+    }
     if let Some(source) = source {
         // Every source address has its own 28,000 ports.
         socket.bind(&SocketAddr::from((source, 0)).into())?;

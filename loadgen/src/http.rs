@@ -4,7 +4,7 @@
 //! - The key travels in a header and never in a log line or an argument list.
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use std::{collections::BTreeMap, time::Duration};
 
 /// A call that takes longer than this has failed: the run must end by itself.
@@ -45,12 +45,36 @@ impl<'a> RoomPush<'a> {
     }
 }
 
+/// How the server knows a push that it has taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Pushed {
+    /// Its place in the room's order.
+    #[serde(deserialize_with = "optional_number")]
+    pub(crate) seq: Option<i64>,
+    /// Its id, where copies are acknowledged.
+    pub(crate) msg_id: Option<String>,
+}
+
 /// An id, which travels as a number below 2^53 and as a string above.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Id {
     Number(i64),
     Text(String),
+}
+
+impl Id {
+    fn number(&self) -> Result<i64> {
+        match self {
+            Self::Number(id) => Ok(*id),
+            Self::Text(id) => id.parse().with_context(|| format!("the id {id:?} is not a number")),
+        }
+    }
+}
+
+fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    Option::<Id>::deserialize(deserializer)?.map(|id| id.number().map_err(de::Error::custom)).transpose()
 }
 
 impl Api {
@@ -85,10 +109,7 @@ impl Api {
             room_id: Id,
         }
         let answer: Answer = self.post("/v1/rooms", &serde_json::json!({ "anchorId": anchor_id, "type": 1, "roomName": "load run" }))?;
-        match answer.room_id {
-            Id::Number(id) => Ok(id),
-            Id::Text(id) => id.parse().with_context(|| format!("the room id {id:?} is not a number")),
-        }
+        answer.room_id.number().context("of a room")
     }
 
     /// Closes a room: `POST /v1/rooms/{id}/close`.
@@ -98,9 +119,8 @@ impl Api {
     }
 
     /// Pushes to a room: `POST /v1/im/push`. An answer means the router has taken it and numbered it.
-    pub(crate) fn push(&self, push: &RoomPush<'_>) -> Result<()> {
-        let _answer: serde_json::Value = self.post("/v1/im/push", push)?;
-        Ok(())
+    pub(crate) fn push(&self, push: &RoomPush<'_>) -> Result<Pushed> {
+        self.post("/v1/im/push", push)
     }
 
     fn post<A: for<'de> Deserialize<'de>>(&self, path: &str, body: &impl Serialize) -> Result<A> {
@@ -122,46 +142,128 @@ impl Api {
     }
 }
 
-/// Copies dropped so far, by class: the sum over reasons of `gateway_frames_dropped_total`.
-pub(crate) fn dropped_by_class(admin: &str) -> Result<BTreeMap<String, u64>> {
-    let url = format!("{}/metrics", admin.trim_end_matches('/'));
-    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(CALL_TIMEOUT)).build().into();
-    let text = agent
-        .get(&url)
-        .call()
-        .with_context(|| format!("GET {url} was not answered"))?
-        .body_mut()
-        .read_to_string()
-        .with_context(|| format!("the answer of GET {url} broke off"))?;
-    Ok(parse_dropped(&text))
+/// The gateway's counters that a run's account needs, as `docs/metrics.md` names them.
+const COUNTERS: [&str; 5] = [COPIES, DELIVERED, DROPPED, FANOUT_SENDS, CLOSES];
+/// Copies that pushes asked for.
+pub(crate) const COPIES: &str = "gateway_copies_total";
+/// Copies handed whole to a transport, by class.
+pub(crate) const DELIVERED: &str = "gateway_deliveries_total";
+/// Copies given up, by class and reason.
+pub(crate) const DROPPED: &str = "gateway_frames_dropped_total";
+/// Writes to sockets by fan-outs.
+pub(crate) const FANOUT_SENDS: &str = "gateway_fanout_sends_total";
+/// Connections ended, by reason.
+pub(crate) const CLOSES: &str = "gateway_closes_total";
+
+/// Counters of one gateway or of several together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    /// By name and labels, as they stand on the page.
+    samples: BTreeMap<(String, String), u64>,
 }
 
-/// The name of the drop counter, as `docs/metrics.md` has it.
-const DROPPED: &str = "gateway_frames_dropped_total{";
-
-fn parse_dropped(text: &str) -> BTreeMap<String, u64> {
-    let mut classes = BTreeMap::new();
-    for line in text.lines() {
-        let Some((labels, value)) = line.strip_prefix(DROPPED).and_then(|rest| rest.split_once('}')) else { continue };
-        let class = labels.split(',').find_map(|label| label.trim().strip_prefix("class=\"")?.strip_suffix('"'));
-        let (Some(class), Ok(value)) = (class, value.trim().parse::<u64>()) else { continue };
-        *classes.entry(class.to_owned()).or_default() += value;
+impl Counters {
+    /// Reads the metrics page of one gateway.
+    pub(crate) fn read(admin: &str) -> Result<Self> {
+        let url = format!("{}/metrics", admin.trim_end_matches('/'));
+        let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(CALL_TIMEOUT)).build().into();
+        let text = agent
+            .get(&url)
+            .call()
+            .with_context(|| format!("GET {url} was not answered"))?
+            .body_mut()
+            .read_to_string()
+            .with_context(|| format!("the answer of GET {url} broke off"))?;
+        Ok(Self::parse(&text))
     }
-    classes
+
+    fn parse(text: &str) -> Self {
+        let mut samples = BTreeMap::new();
+        for line in text.lines() {
+            let Some((sample, value)) = line.rsplit_once(' ') else { continue };
+            let (name, labels) = sample.trim_end_matches('}').split_once('{').unwrap_or((sample, ""));
+            if let (true, Ok(value)) = (COUNTERS.contains(&name), value.trim().parse::<u64>()) {
+                *samples.entry((name.to_owned(), labels.to_owned())).or_default() += value;
+            }
+        }
+        Self { samples }
+    }
+
+    /// Adds another gateway's.
+    pub(crate) fn add(&mut self, other: Self) {
+        for (sample, value) in other.samples {
+            *self.samples.entry(sample).or_default() += value;
+        }
+    }
+
+    /// What was counted since `earlier`.
+    pub(crate) fn since(mut self, earlier: &Self) -> Self {
+        for (sample, value) in &mut self.samples {
+            *value = value.saturating_sub(earlier.samples.get(sample).copied().unwrap_or(0));
+        }
+        self
+    }
+
+    /// A counter, over all its labels.
+    pub(crate) fn sum(&self, name: &str) -> u64 {
+        self.samples.iter().filter(|((own, _), _)| own == name).map(|(_, value)| value).sum()
+    }
+
+    /// A counter by the values of one of its labels; values that counted nothing are left out. `only`: a label and the value it must have.
+    pub(crate) fn by_label(&self, name: &str, label: &str, only: Option<(&str, &str)>) -> BTreeMap<String, u64> {
+        let mut by_value = BTreeMap::new();
+        for ((own, labels), count) in &self.samples {
+            let is_meant = own == name && *count > 0 && only.is_none_or(|(label, value)| label_value(labels, label) == Some(value));
+            if let (true, Some(value)) = (is_meant, label_value(labels, label)) {
+                *by_value.entry(value.to_owned()).or_default() += count;
+            }
+        }
+        by_value
+    }
+}
+
+fn label_value<'a>(labels: &'a str, label: &str) -> Option<&'a str> {
+    labels.split(',').find_map(|one| one.trim().strip_prefix(label)?.strip_prefix("=\"")?.strip_suffix('"'))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::parse_dropped;
+    use super::{CLOSES, COPIES, Counters, DROPPED, Pushed};
     use std::collections::BTreeMap;
 
+    const PAGE: &str = "# TYPE gateway_frames_dropped counter\n\
+        gateway_frames_dropped_total{class=\"chat\",reason=\"backlog\"} 3\n\
+        gateway_frames_dropped_total{reason=\"sampled\",class=\"chat\"} 4\n\
+        gateway_frames_dropped_total{class=\"ambient\",reason=\"backlog\"} 5\n\
+        gateway_frames_dropped_total{class=\"event\",reason=\"closed\"} 0\n\
+        gateway_copies_total 40\n\
+        gateway_connections 9\n";
+
     #[test]
-    fn drop_counters_are_summed_over_reasons() {
-        let text = "# TYPE gateway_frames_dropped counter\n\
-            gateway_frames_dropped_total{class=\"chat\",reason=\"backlog\"} 3\n\
-            gateway_frames_dropped_total{reason=\"sampled\",class=\"chat\"} 4\n\
-            gateway_frames_dropped_total{class=\"ambient\",reason=\"backlog\"} 5\n\
-            gateway_connections 9\n";
-        assert_eq!(parse_dropped(text), BTreeMap::from([("chat".to_owned(), 7), ("ambient".to_owned(), 5)]));
+    fn drop_counters_are_summed_over_reasons_and_what_is_not_needed_is_not_kept() {
+        let counters = Counters::parse(PAGE);
+        assert_eq!(counters.by_label(DROPPED, "class", None), BTreeMap::from([("chat".to_owned(), 7), ("ambient".to_owned(), 5)]));
+        assert_eq!(
+            counters.by_label(DROPPED, "reason", Some(("class", "chat"))),
+            BTreeMap::from([("backlog".to_owned(), 3), ("sampled".to_owned(), 4)])
+        );
+        assert_eq!((counters.sum(DROPPED), counters.sum(COPIES), counters.sum(CLOSES)), (12, 40, 0));
+        assert_eq!(counters.samples.len(), 5);
+    }
+
+    #[test]
+    fn what_two_gateways_counted_meanwhile_is_the_difference_of_their_sums() {
+        let mut before = Counters::parse(PAGE);
+        before.add(Counters::parse("gateway_copies_total 2\n"));
+        let mut after = Counters::parse("gateway_copies_total 50\n");
+        after.add(Counters::parse("gateway_copies_total 3\n"));
+        assert_eq!(after.since(&before).sum(COPIES), 11);
+    }
+
+    #[test]
+    fn a_push_without_a_number_is_still_one() {
+        assert_eq!(serde_json::from_str::<Pushed>(r#"{"accepted":true}"#).expect("an answer"), Pushed::default());
+        let pushed: Pushed = serde_json::from_str(r#"{"seq":"4294967297","msgId":"r1-1","accepted":9}"#).expect("an answer");
+        assert_eq!((pushed.seq, pushed.msg_id.as_deref()), (Some(4_294_967_297), Some("r1-1")));
     }
 }

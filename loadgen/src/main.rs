@@ -11,6 +11,7 @@ mod clock;
 mod crowd;
 mod http;
 mod interrupt;
+mod journal;
 mod latency;
 mod live;
 mod options;
@@ -58,6 +59,8 @@ fn run(scenario: Scenario) -> Result<bool> {
         Scenario::Echo(options) => scenario::echo::run(&options),
         Scenario::Unicast(options) => scenario::unicast::run(&options),
         Scenario::ReconnectHerd(options) => scenario::reconnect_herd::run(&options),
+        Scenario::SlowReaders(options) => scenario::slow_readers::run(&options),
+        Scenario::Check(options) => scenario::check::run(&options),
         Scenario::Limit(options) => scenario::limit::run(&options),
         Scenario::Worker => worker::serve().map(|()| true),
         Scenario::LimitDrain { sender, sockets } => probe::drain(sender, sockets).map(|()| true),

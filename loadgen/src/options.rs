@@ -7,6 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 ///
 /// Results go to standard output, everything else to standard error. Exit code 0: fine, 1: something was lost, refused or failed, 2: wrong use.
 /// Latency counts from the intended send time (CLOCK_MONOTONIC, shared by all processes of this machine).
+/// The same --seed chooses the same users, the same of them for each room, and the same slow ones.
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", after_help = EXAMPLES)]
 pub(crate) struct Options {
@@ -27,6 +28,11 @@ Examples, with `cargo run --release` running in another terminal:
       connect and login as fast as the gateway takes them
   loadgen reconnect-herd --connections 18000 --gateway 127.0.0.1:8085 --gateway 127.0.0.1:8185 --gateway 127.0.0.1:8285 --kill PID
       the first gateway dies, everyone comes back on the others
+  loadgen slow-readers --connections 5000 --slow-permille 100 --slow-rate 100 --stopped-permille 20 --stop-seconds 10 \\
+      --ports-file ports.json --server-pid $(pgrep -x billfish)
+      500 read 100 bytes a second, 100 nothing for 10 s: what it costs the others, and where the slow ones' copies are
+  loadgen room-burst --connections 1000 --rate 10 --seconds 10 --report out && loadgen check out/journal.jsonl
+      keeps a journal, and does its sums again
   loadgen echo --connections 1000 --rate 10000
       heartbeats there and back
   loadgen limit --connections 9000
@@ -47,6 +53,10 @@ pub(crate) enum Scenario {
     Unicast(Unicast),
     /// A gateway dies with everyone on it, and they come back on the others.
     ReconnectHerd(ReconnectHerd),
+    /// Pushes to rooms in which some read slowly or not at all: the others must not notice, and every copy is accounted for.
+    SlowReaders(SlowReaders),
+    /// Does the sums of a run's journal again. 0: they agree and nothing is missing; 1: not so; 2: the journal cannot be read.
+    Check(Check),
     /// The bare send loop of this machine: joined frames to N sockets, no server.
     Limit(LimitOptions),
     /// A worker of another loadgen.
@@ -71,7 +81,7 @@ pub(crate) struct Common {
     /// HTTP API of the router. [default: http://127.0.0.1:8080]
     #[arg(long, value_name = "URL")]
     pub(crate) http: Option<String>,
-    /// Admin port to read the gateway's drop counters from, such as http://127.0.0.1:9090; may be repeated.
+    /// Admin port to read the gateway's counters from (copies, drops, writes), such as http://127.0.0.1:9090; may be repeated.
     #[arg(long, value_name = "URL")]
     pub(crate) admin: Vec<String>,
     /// Takes gateway, HTTP and admin addresses from the file that `billfish --ports-file` wrote.
@@ -116,9 +126,13 @@ pub(crate) struct Common {
     /// Bodies in protobuf instead of JSON.
     #[arg(long)]
     pub(crate) protobuf: bool,
-    /// Writes report.html to read, and report.json and series.json to compute with, into this directory.
+    /// Writes report.html to read, report.json and series.json to compute with, and journal.jsonl, from which `check` does the sums again,
+    /// into this directory.
     #[arg(long, value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,
+    /// Measures the bare send loop with as many sockets when the run is over, and states what the server reached as a share of it.
+    #[arg(long)]
+    pub(crate) limit: bool,
     /// One JSON object on standard output, no live view.
     #[arg(long)]
     pub(crate) json: bool,
@@ -166,9 +180,6 @@ pub(crate) struct RoomBurst {
     /// Threads that push through the HTTP API.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=32))]
     pub(crate) senders: u32,
-    /// Measures the bare send loop with as many sockets in the same run.
-    #[arg(long)]
-    pub(crate) limit: bool,
 }
 
 /// `storm`
@@ -230,6 +241,69 @@ pub(crate) struct ReconnectHerd {
     pub(crate) seconds: u32,
 }
 
+/// `slow-readers`
+#[derive(Debug, Args)]
+pub(crate) struct SlowReaders {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    /// Rooms to spread the clients over.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) rooms: u32,
+    /// Messages per second and room.
+    #[arg(long, value_name = "PER_S", default_value_t = 20.0)]
+    pub(crate) rate: f64,
+    /// How long to send while some are slow.
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) seconds: u32,
+    /// How long to send before that, with everyone reading at once: what the others' latency is compared with.
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) calm_seconds: u32,
+    /// Of 1,000 clients, how many read slowly.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(0..=1_000))]
+    pub(crate) slow_permille: u16,
+    /// Bytes per second that each of these reads.
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=262_144))]
+    pub(crate) slow_rate: u32,
+    /// Of 1,000 clients, how many stop reading.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1_000))]
+    pub(crate) stopped_permille: u16,
+    /// For how long these read and say nothing. Mind the gateway's patience with silence.
+    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    pub(crate) stop_seconds: f64,
+    /// Receive buffer that slow and stopped clients ask the kernel for: the smaller, the sooner the gateway feels them.
+    #[arg(long, value_name = "BYTES", default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
+    pub(crate) receive_buffer: u32,
+    /// Delivery class: 0 and 1 end the connection of who is too slow, of 2 the oldest are dropped. Not 3, in whose counters the server's
+    /// own counts of the audience are as well.
+    #[arg(long, value_name = "CLASS", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) class: u8,
+    /// Bytes of each message's data.
+    #[arg(long, alias = "size", value_name = "BYTES", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=32_768))]
+    pub(crate) payload: u32,
+    /// Threads that push through the HTTP API.
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=32))]
+    pub(crate) senders: u32,
+    /// The run fails when the server's memory grew by more than this while some were slow.
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    pub(crate) memory_growth_max: u64,
+    /// The run fails when the p99 of those who read at once became more than this many times what it was before. [default: not judged]
+    #[arg(long, value_name = "TIMES")]
+    pub(crate) p99_growth_max: Option<f64>,
+}
+
+/// `check`
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// The journal that `--report DIR` wrote: DIR/journal.jsonl.
+    pub(crate) journal: PathBuf,
+    /// The report to compare with. [default: report.json beside the journal, where there is one]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// `limit`
 #[derive(Debug, Args)]
 pub(crate) struct LimitOptions {
@@ -239,9 +313,12 @@ pub(crate) struct LimitOptions {
     /// Bytes of a frame.
     #[arg(long, alias = "size", value_name = "BYTES", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) payload: u32,
-    /// How long to measure each joining.
+    /// How long to measure each joining, all runs together.
     #[arg(long, value_name = "S", default_value_t = 3.0)]
     pub(crate) seconds: f64,
+    /// Runs of each joining, taken in turns; the median is stated, and the range.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) runs: u32,
     /// One JSON object on standard output.
     #[arg(long)]
     pub(crate) json: bool,

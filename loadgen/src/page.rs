@@ -14,7 +14,7 @@ mod scale;
 
 use crate::{
     probe::Limit,
-    report::{Detail, Report, Spread, Tail, number, ratio},
+    report::{Detail, Report, Spread, Tail, number},
     series::{Measured, Point},
     units,
 };
@@ -97,7 +97,7 @@ fn document(report: &Report, origin: &Origin) -> Markup {
                 @if let Some(warning) = charts.machine_was_full() { p.warning { (warning) } }
                 (tiles(report, &charts))
                 main { (charts.render()) }
-                @if let Some(limit) = &detail.limit { (ceiling(report, limit)) }
+                @if let Some(limit) = &detail.limit { (ceiling(detail, limit)) }
                 (causes(detail))
                 section { h2 { "All figures" } p { "As they stand in report.json. A dash was not measured." } (figures::table(report)) }
                 (provenance(origin))
@@ -110,10 +110,16 @@ fn document(report: &Report, origin: &Origin) -> Markup {
 fn verdict(report: &Report, noun: &str) -> Markup {
     let problems = report.problems();
     let copies = units::grouped(report.received);
-    let passed = match (report.expected, report.dropped.values().sum::<u64>()) {
-        (0, _) => format!("{} clients came in and none was lost.", units::grouped(report.connections)),
-        (_, 0) => format!("All {copies} {noun} arrived."),
-        (_, dropped) => format!("{copies} {noun} arrived, and the gateway has counted the other {}.", units::grouped(dropped)),
+    let destroyed = report.detail.slow.as_ref().map_or(0, |slow| slow.destroyed);
+    let passed = match (report.expected, report.dropped.values().sum::<u64>(), destroyed) {
+        (0, _, _) => format!("{} clients came in and none was lost.", units::grouped(report.connections)),
+        (_, 0, 0) => format!("All {copies} {noun} arrived."),
+        (_, dropped, 0) => format!("{copies} {noun} arrived, and the gateway has counted {} as dropped.", units::grouped(dropped)),
+        (_, dropped, destroyed) => format!(
+            "{copies} {noun} arrived, the gateway has counted {} as dropped, and resets destroyed {}.",
+            units::grouped(dropped),
+            units::grouped(destroyed)
+        ),
     };
     html! {
         @if problems.is_empty() {
@@ -137,8 +143,8 @@ fn tiles(report: &Report, charts: &Charts<'_>) -> Markup {
             @if let Some(each) = report.deliveries_per_server_cpu_s {
                 (tile("per server CPU-second", &units::short(each), "deliveries"))
             }
-            @if let Some((share, joined)) = report.detail.limit.as_ref().and_then(|limit| share_of_limit(report, limit)) {
-                (tile("of the bare limit", &percent(share), &frames_a_send(joined)))
+            @if let Some(share) = report.detail.ratio_to_limit {
+                (tile("of the bare limit", &percent(share), &frames_a_send(report.detail.joining)))
             }
             @if let Some((server, own)) = charts.cores_used() {
                 (tile("server CPU, cores", &units::short(server), &format!("load generator {}", units::short(own))))
@@ -158,43 +164,43 @@ fn tile(name: &str, value: &str, note: &str) -> Markup {
     html! { div.tile { p.name { (name) } p.value { (value) } p.note { (note) } } }
 }
 
-/// The share of the loop that joins as many frames as this run had outstanding: the last row.
-fn share_of_limit(report: &Report, limit: &Limit) -> Option<(f64, usize)> {
-    let row = limit.rows.last()?;
-    Some((ratio(report.deliveries_per_server_cpu_s?, row.deliveries_per_cpu_s)?, row.joined))
-}
-
-fn frames_a_send(joined: usize) -> String {
-    if joined == 1 { "1 frame a send".to_owned() } else { format!("{joined} frames a send") }
+/// What the run is compared with: the loop at the gateway's own joining, or with single frames where that was not seen.
+fn frames_a_send(joining: Option<f64>) -> String {
+    joining.map_or_else(|| "with single frames".to_owned(), |joining| format!("at {} frames a send", units::short(joining.max(1.0))))
 }
 
 fn percent(share: f64) -> String {
     format!("{} %", (share * 1_000.0).round() / 10.0)
 }
 
-/// What the machine can send at all, in the same run.
-fn ceiling(report: &Report, limit: &Limit) -> Markup {
+/// What the machine can send at all, in the same run, and how much of that the server reached.
+fn ceiling(detail: &Detail, limit: &Limit) -> Markup {
     html! {
         section id="ceiling" {
             h2 { "The bare limit" }
             p {
                 "A loop that does nothing but send, to " (units::grouped(limit.sockets as u64)) " sockets, frames of " (limit.frame_bytes)
-                " bytes, measured in the same run. No server on this machine can be faster than the loop with its joining; ratios travel better than absolute figures."
+                " bytes, measured in the same run: the median, with the lowest and the highest try. No server on this machine can be faster than the loop with its joining; "
+                "ratios travel better than absolute figures."
+            }
+            @if let Some(reached) = detail.limit_deliveries_per_cpu_s {
+                p {
+                    "The loop delivers " (units::short(reached)) " per CPU-second " (frames_a_send(detail.joining))
+                    @match detail.ratio_to_limit {
+                        Some(share) => { ". The server reached " strong { (percent(share)) } " of that." }
+                        None => ". How much of that the server reached was not measured.",
+                    }
+                }
             }
             table {
-                thead { tr { th.number { "frames a send" } th.number { "sends per CPU-s" } th.number { "deliveries per CPU-s" } th.number { "this run's share" } } }
+                thead { tr { th.number { "frames a send" } th.number { "sends per CPU-s" } th.number { "lowest and highest" } th.number { "deliveries per CPU-s" } } }
                 tbody {
                     @for row in &limit.rows {
                         tr {
                             td.number { (row.joined) }
                             td.number { (units::short(row.sends_per_cpu_s)) }
+                            td.number { (units::short(row.sends_per_cpu_s_min)) " to " (units::short(row.sends_per_cpu_s_max)) }
                             td.number { (units::short(row.deliveries_per_cpu_s)) }
-                            td.number {
-                                @match report.deliveries_per_server_cpu_s.and_then(|each| ratio(each, row.deliveries_per_cpu_s)) {
-                                    Some(share) => (percent(share)),
-                                    None => "-",
-                                }
-                            }
                         }
                     }
                 }
@@ -205,13 +211,16 @@ fn ceiling(report: &Report, limit: &Limit) -> Markup {
 
 /// What failed, was refused or lost, by cause.
 fn causes(detail: &Detail) -> Markup {
-    let herd = detail.herd.as_ref().map(|herd| &herd.retries);
+    let (herd, slow) = (detail.herd.as_ref(), detail.slow.as_ref());
     let kinds: Vec<(&str, &BTreeMap<String, u64>)> = [
         ("login failed", Some(&detail.login_failures)),
         ("login tried again", Some(&detail.login_retries)),
         ("connection lost", Some(&detail.lost)),
         ("refused", Some(&detail.refused)),
-        ("return tried again", herd),
+        ("return tried again", herd.map(|herd| &herd.retries)),
+        ("slow reader given up", slow.map(|slow| &slow.given_up)),
+        ("slow reader ended, as the gateway counts", slow.map(|slow| &slow.closes)),
+        ("copy dropped, of the load's class", slow.map(|slow| &slow.dropped)),
     ]
     .into_iter()
     .filter_map(|(name, causes)| Some((name, causes.filter(|causes| !causes.is_empty())?)))

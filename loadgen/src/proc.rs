@@ -2,7 +2,13 @@
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use std::{fs, ops::Sub};
+use std::{
+    fs,
+    ops::Sub,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
 
 /// CPU time and memory of the server's processes together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -30,6 +36,40 @@ impl Usage {
                 * u64::try_from(rustix::param::page_size()).expect("a page is small");
         }
         Ok(Some(sum))
+    }
+}
+
+/// Looks at the memory of processes again and again, for the highest.
+#[derive(Debug)]
+pub(crate) struct MemoryPeak {
+    stop: mpsc::Sender<()>,
+    thread: thread::JoinHandle<u64>,
+}
+
+/// Between two looks: the backlog of a slow reader takes seconds to fill.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+impl MemoryPeak {
+    /// Begins to look.
+    pub(crate) fn watch(pids: Vec<u32>) -> Self {
+        let (stop, stopped) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let mut highest = 0;
+            loop {
+                // A server that is gone has no memory; that it is gone fails the run elsewhere.
+                highest = highest.max(Usage::of(&pids).ok().flatten().map_or(0, |usage| usage.rss_bytes));
+                if stopped.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
+                    return highest;
+                }
+            }
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends, with the highest sum of resident bytes seen.
+    pub(crate) fn end(self) -> u64 {
+        drop(self.stop);
+        self.thread.join().expect("looking does not panic")
     }
 }
 
@@ -71,7 +111,7 @@ pub(crate) fn raise_open_files() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Usage, cpu_seconds, resident_pages};
+    use super::{MemoryPeak, Usage, cpu_seconds, resident_pages};
 
     #[test]
     fn a_command_name_with_brackets_and_spaces_does_not_shift_the_fields() {
@@ -89,5 +129,11 @@ mod tests {
         assert!(own.rss_bytes > 0);
         assert_eq!(Usage::of(&[]).expect("nothing to read"), None);
         assert!(Usage::of(&[u32::MAX]).is_err());
+    }
+
+    #[test]
+    fn the_highest_memory_of_this_process_is_seen_even_by_one_look() {
+        assert!(MemoryPeak::watch(vec![std::process::id()]).end() > 0);
+        assert_eq!(MemoryPeak::watch(vec![u32::MAX]).end(), 0);
     }
 }

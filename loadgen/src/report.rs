@@ -84,15 +84,140 @@ pub(crate) struct Detail {
     pub(crate) strays: u64,
     /// Raw duplicates are legal: copies are resent until acknowledged.
     pub(crate) at_least_once: bool,
+    /// Copies of messages that the server had not accepted, or not in time. They are in no other figure.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) unasked: u64,
+    /// Frames that the gateway joined per write to a room's member: its copies by its writes, during the load.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) joining: Option<f64>,
     /// The bare send loop in the same run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) limit: Option<Limit>,
+    /// What it would deliver per second of its CPU at `joining`, or with single frames where that was not seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) limit_deliveries_per_cpu_s: Option<f64>,
+    /// `deliveries_per_server_cpu_s` as a share of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ratio_to_limit: Option<f64>,
+    /// What the load cost on this side.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) generator: Option<GeneratorReport>,
+    /// Those who read slowly, and what became of the others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) slow: Option<SlowReport>,
     /// Those who were cut and came back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) herd: Option<HerdReport>,
     /// What Redis had to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) redis: Option<RedisLoad>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// The load generator's own processes, from the first send to the end of the drain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct GeneratorReport {
+    /// How many.
+    pub(crate) processes: usize,
+    /// Seconds of CPU, user and kernel, of all of them.
+    pub(crate) cpu_s: f64,
+    /// The same per copy or echo received, in microseconds.
+    pub(crate) cpu_us_per_copy: Option<f64>,
+    /// Resident bytes of all of them when the load was over.
+    pub(crate) rss_bytes: u64,
+}
+
+/// A load with slow readers in it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct SlowReport {
+    /// Clients that read slowly.
+    pub(crate) slow_clients: u64,
+    /// Clients that stopped.
+    pub(crate) stopped_clients: u64,
+    /// Of these, those whose connection the gateway ended, by what they saw of it.
+    pub(crate) given_up: BTreeMap<String, u64>,
+    /// Connections the gateway ended for slowness or silence, by the reason it counted.
+    pub(crate) closes: BTreeMap<String, u64>,
+    /// Drops of the load's class, by reason.
+    pub(crate) dropped: BTreeMap<String, u64>,
+    /// Written by the gateway, and destroyed by a reset before they were read.
+    pub(crate) destroyed: u64,
+    /// Counted as dropped and yet received: the gateway's counters are wrong.
+    pub(crate) overdropped: u64,
+    /// Those who read at once, while everyone did.
+    pub(crate) calm_ms: Option<Tail>,
+    /// The same, while others were slow.
+    pub(crate) prompt_ms: Option<Tail>,
+    /// How many times the p99 of `calm_ms` that of `prompt_ms` is.
+    pub(crate) p99_growth: Option<f64>,
+    /// What it may be, where it is judged.
+    pub(crate) p99_growth_max: Option<f64>,
+    /// Those who read slowly.
+    pub(crate) slow_ms: Option<Tail>,
+    /// Those who had stopped.
+    pub(crate) stopped_ms: Option<Tail>,
+    /// Resident bytes of all server pids before the load,
+    pub(crate) server_rss_before_bytes: Option<u64>,
+    /// and at their highest since.
+    pub(crate) server_rss_peak_bytes: Option<u64>,
+    /// By how much it may grow.
+    pub(crate) memory_growth_bytes_max: u64,
+}
+
+impl SlowReport {
+    /// By how much the server's memory grew.
+    fn memory_growth_bytes(&self) -> Option<u64> {
+        Some(self.server_rss_peak_bytes?.saturating_sub(self.server_rss_before_bytes?))
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.overdropped > 0 {
+            problems.push(format!("{} drops were counted of copies that arrived", self.overdropped));
+        }
+        let (ended, counted) = (self.given_up.values().sum::<u64>(), self.closes.values().sum::<u64>());
+        if ended != counted {
+            problems.push(format!(
+                "{ended} slow clients lost their connection, and the gateway counts {counted} ended for slowness or silence"
+            ));
+        }
+        if let Some(grew) = self.memory_growth_bytes().filter(|&grew| grew > self.memory_growth_bytes_max) {
+            problems.push(format!("the server's memory grew by {grew} bytes, and may by {}", self.memory_growth_bytes_max));
+        }
+        if let (Some(growth), Some(max)) = (self.p99_growth, self.p99_growth_max)
+            && growth > max
+        {
+            problems.push(format!("the p99 of those who read at once became {growth:.2} times what it was, and may {max:.2} times"));
+        }
+        problems
+    }
+}
+
+impl Display for SlowReport {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(to, "  slow readers     {} slow, {} stopped", self.slow_clients, self.stopped_clients)?;
+        for (name, tail) in
+            [("all calm", self.calm_ms), ("prompt readers", self.prompt_ms), ("slow ones", self.slow_ms), ("stopped ones", self.stopped_ms)]
+        {
+            if let Some(Tail { p50, p99, p999, max }) = tail {
+                writeln!(to, "  {name:<17}p50 {p50:.2} ms, p99 {p99:.2} ms, p99.9 {p999:.2} ms, max {max:.2} ms")?;
+            }
+        }
+        line(to, "p99 of prompt", self.p99_growth, "times what it was in the calm")?;
+        for (name, counts) in [("given up", &self.given_up), ("gateway ended", &self.closes), ("gateway dropped", &self.dropped)] {
+            for (cause, count) in counts {
+                writeln!(to, "  {name:<17}{count}: {cause}")?;
+            }
+        }
+        if self.destroyed > 0 {
+            writeln!(to, "  destroyed        {} copies by resets", self.destroyed)?;
+        }
+        line(to, "memory grew by", self.memory_growth_bytes().map(number), "bytes at most")
+    }
 }
 
 /// A herd that came back, or not.
@@ -180,6 +305,7 @@ impl Report {
         if !self.detail.at_least_once {
             check(self.duplicates, "copies came twice");
         }
+        problems.extend(self.detail.slow.iter().flat_map(SlowReport::problems));
         problems
     }
 }
@@ -266,9 +392,19 @@ impl Display for Report {
                 None => writeln!(to)?,
             }
         }
+        if let Some(slow) = &detail.slow {
+            write!(to, "{slow}")?;
+        }
+        if let Some(GeneratorReport { processes, cpu_s, cpu_us_per_copy, rss_bytes }) = detail.generator {
+            let each = cpu_us_per_copy.map(|each| format!(", {each:.2} µs a copy")).unwrap_or_default();
+            writeln!(to, "  load generator   {processes} processes, {cpu_s:.2} s of CPU{each}, {rss_bytes} bytes resident")?;
+        }
+        line(to, "joining", detail.joining, "copies per write of the gateway")?;
         if let Some(limit) = &detail.limit {
             write!(to, "{limit}")?;
         }
+        line(to, "limit", detail.limit_deliveries_per_cpu_s, "deliveries per CPU-s of the bare loop at that joining")?;
+        line(to, "ratio to limit", detail.ratio_to_limit, "of it")?;
         for problem in self.problems() {
             writeln!(to, "  FAILED           {problem}")?;
         }
@@ -286,7 +422,7 @@ fn line(to: &mut Formatter<'_>, name: &str, value: Option<f64>, unit: &str) -> f
 
 #[cfg(test)]
 mod tests {
-    use super::{Detail, Report, Spread, Tail};
+    use super::{Detail, Report, SlowReport, Spread, Tail};
     use std::collections::BTreeMap;
 
     fn clean() -> Report {
@@ -339,5 +475,30 @@ mod tests {
     fn a_second_copy_is_legal_where_copies_are_resent_until_acknowledged() {
         let report = Report { duplicates: 3, detail: Detail { at_least_once: true, ..Detail::default() }, ..clean() };
         assert_eq!(report.problems(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn slow_readers_that_cost_what_they_may_are_no_problem_and_each_excess_is_one() {
+        let fine = SlowReport {
+            given_up: BTreeMap::from([("kicked: too_slow".to_owned(), 2)]),
+            closes: BTreeMap::from([("too_slow".to_owned(), 2)]),
+            p99_growth: Some(1.2),
+            p99_growth_max: Some(1.2),
+            server_rss_before_bytes: Some(1_000),
+            server_rss_peak_bytes: Some(1_500),
+            memory_growth_bytes_max: 500,
+            ..SlowReport::default()
+        };
+        let report = |slow: &SlowReport| Report { detail: Detail { slow: Some(slow.clone()), ..Detail::default() }, ..clean() };
+        assert_eq!(report(&fine).problems(), Vec::<String>::new());
+        let excesses = [
+            SlowReport { overdropped: 1, ..fine.clone() },
+            SlowReport { closes: BTreeMap::from([("too_slow".to_owned(), 1)]), ..fine.clone() },
+            SlowReport { server_rss_peak_bytes: Some(1_501), ..fine.clone() },
+            SlowReport { p99_growth: Some(1.21), ..fine.clone() },
+        ];
+        for excess in excesses {
+            assert_eq!(report(&excess).problems().len(), 1, "{excess:?}");
+        }
     }
 }

@@ -3,7 +3,13 @@
 //! In a thread of its own, so that a busy run is looked at as often as a quiet one. A process that is gone counts no more; whether that is a
 //! fault is for others to say.
 
-use crate::{clock, http, proc::Usage, report::number, series::Sample};
+use crate::{
+    clock,
+    http::{self, Counters},
+    proc::Usage,
+    report::number,
+    series::Sample,
+};
 use anyhow::Result;
 use std::{
     collections::BTreeMap,
@@ -100,7 +106,7 @@ impl Eyes {
         }
         let mut sum = 0;
         for admin in &self.admin {
-            sum += http::dropped_by_class(admin).ok()?.values().sum::<u64>();
+            sum += Counters::read(admin).ok()?.sum(http::DROPPED);
         }
         Some(sum.saturating_sub(*self.dropped_before.get_or_insert(sum)))
     }

@@ -4,31 +4,40 @@
 //! - The parent sends room messages and counts them; workers receive. Expected copies follow from what the server accepted, never from what
 //!   was tried.
 
+pub(crate) mod check;
 pub(crate) mod echo;
 pub(crate) mod hold;
 pub(crate) mod limit;
 pub(crate) mod reconnect_herd;
 pub(crate) mod room_burst;
+pub(crate) mod slow_readers;
 pub(crate) mod storm;
 pub(crate) mod unicast;
 
 use crate::{
     accounts, clock,
-    http::{self, Api},
+    crowd::{
+        room::Load as Message,
+        slow::{PaceLatencies, Slow},
+    },
+    http::{self, Api, Counters, Pushed},
     interrupt::Interrupt,
+    journal::Journal,
     latency::Latencies,
     live::LiveView,
     options::Common,
     page,
-    proc::{self, Usage},
+    probe::{self, Effort, JOINED},
+    proc::{self, MemoryPeak, Usage},
     redis::{self, RedisLoad},
-    report::{Detail, HerdReport, Report, Spread, Tail, number, ratio, ratio4},
+    report::{Detail, GeneratorReport, HerdReport, Report, SlowReport, Spread, Tail, number, ratio, ratio4},
     sampler::Sampler,
     series::{Series, Step},
-    tally::Balance,
+    tally::{Balance, LagAccount, LagBalance, MessageTally},
     worker::{Activity, News, Order, Plan, Settled, Worker, WorkerReport},
 };
 use anyhow::{Context, Result, bail};
+use billfish_wire::Class;
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
@@ -109,13 +118,11 @@ impl Server {
         Ok(Self { gateways, http, admin, api_key: api_key(common)? })
     }
 
-    /// Drops so far, over all gateways.
-    fn dropped(&self) -> Result<BTreeMap<String, u64>> {
-        let mut sum = BTreeMap::new();
+    /// What all gateways have counted so far; nothing where none has an admin port.
+    fn counters(&self) -> Result<Counters> {
+        let mut sum = Counters::default();
         for admin in &self.admin {
-            for (class, count) in http::dropped_by_class(admin)? {
-                *sum.entry(class).or_default() += count;
-            }
+            sum.add(Counters::read(admin)?);
         }
         Ok(sum)
     }
@@ -143,11 +150,36 @@ fn api_key(common: &Common) -> Result<String> {
     Ok(key.trim().to_owned())
 }
 
+/// A message that was pushed to a room, or was to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    /// Which room of the plan.
+    pub(crate) room: usize,
+    /// Its number and its intended time.
+    pub(crate) message: Message,
+    /// When the answer was there.
+    pub(crate) answered_ns: u64,
+    pub(crate) answer: Answer,
+}
+
+/// What became of a push.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    /// The server has it.
+    Accepted(Pushed),
+    /// It has not, or has not said so.
+    Refused(String),
+}
+
 /// What the load phase of a scenario did.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     /// By room: messages the server accepted.
     pub(crate) accepted: Vec<u32>,
+    /// Messages one by one: of the accepted ones as many as are kept, and every refused one.
+    pub(crate) sent: Vec<Sent>,
+    /// How many of these were accepted.
+    pub(crate) kept: usize,
     /// Due and not accepted.
     pub(crate) unsent: u64,
     /// Calls refused, by cause.
@@ -167,6 +199,27 @@ pub(crate) struct Script {
     pub(crate) at_least_once: bool,
     /// See [`Plan::return_spread`].
     pub(crate) return_spread: Option<Duration>,
+    /// Some read slowly while messages of a class are sent.
+    pub(crate) slow: Option<SlowScript>,
+}
+
+/// The part of a script that is about slow readers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SlowScript {
+    /// See [`Plan::slow`].
+    pub(crate) slow: Slow,
+    /// Of the messages.
+    pub(crate) class: Class,
+    /// The verdict's bounds; see [`SlowReport`].
+    pub(crate) memory_growth_bytes_max: u64,
+    pub(crate) p99_growth_max: Option<f64>,
+}
+
+impl Script {
+    /// A scenario without rooms, in which everybody reads and nobody returns.
+    pub(crate) fn new(name: &'static str, activity: Activity) -> Self {
+        Self { name, rooms: 0, activity, at_least_once: false, return_spread: None, slow: None }
+    }
 }
 
 /// Runs one scenario: `load` is what happens between the last join and the drain.
@@ -175,6 +228,9 @@ pub(crate) fn conduct(common: &Common, script: &Script, load: impl FnOnce(&mut C
         bail!(WrongUse("--connections must be at least 1".to_owned()));
     }
     let server = Server::of(common)?;
+    if script.slow.is_some() && server.admin.is_empty() {
+        bail!(WrongUse(format!("{} needs --admin or --ports-file: the account is made of the gateway's counters too", script.name)));
+    }
     let seed = common.seed.unwrap_or_else(|| clock::now_ns() >> 20);
     let api = Api::new(&server.http, &server.api_key);
     let rooms = accounts::open_rooms(&api, seed, script.rooms)
@@ -183,7 +239,30 @@ pub(crate) fn conduct(common: &Common, script: &Script, load: impl FnOnce(&mut C
     if let Err(error) = accounts::close_rooms(&api, seed, &rooms) {
         note(&format!("{error:#}"));
     }
-    outcome
+    let mut report = outcome?;
+    if common.limit {
+        add_limit(&mut report)?;
+    }
+    Ok(report)
+}
+
+/// What was measured and counted on the way through a run.
+pub(crate) struct Measures {
+    pub(crate) settled: Settled,
+    connect_s: f64,
+    pub(crate) load: Load,
+    pub(crate) seen: WorkerReport,
+    /// Since the load began.
+    pub(crate) counters: Counters,
+    /// The servers before anyone connected, with everyone in, when the load began, when it was over, and after the drain.
+    before: Option<Usage>,
+    connected: Option<Usage>,
+    load_from: Option<Usage>,
+    held: Option<Usage>,
+    after: Option<Usage>,
+    memory_peak_bytes: Option<u64>,
+    generator: GeneratorReport,
+    redis: Option<RedisLoad>,
 }
 
 fn conduct_in(
@@ -195,7 +274,7 @@ fn conduct_in(
     api: &Api,
     load: impl FnOnce(&mut Crew, &Api) -> Result<Load>,
 ) -> Result<Report> {
-    let mut crew = Crew::assemble(common, server, &plans(common, server, seed, rooms, script.activity, script.return_spread)?)?;
+    let mut crew = Crew::assemble(common, server, &plans(common, server, seed, rooms, script)?)?;
     crew.wait_prepared()?;
     let redis = if common.redis.is_empty() { None } else { Some(redis::Watch::start(common.redis.clone())?) };
     let before = Usage::of(&common.server_pid)?;
@@ -205,90 +284,239 @@ fn conduct_in(
     let connected = Usage::of(&common.server_pid)?;
     crew.rest(REST)?;
 
-    let drops_before = server.dropped()?;
+    let counters_from = server.counters()?;
     let load_from = Usage::of(&common.server_pid)?;
+    let generator_from = Usage::of(&crew.pids())?.unwrap_or_default();
+    let memory = script.slow.filter(|_| !common.server_pid.is_empty()).map(|_| MemoryPeak::watch(common.server_pid.clone()));
     let commands_from = redis.as_ref().map(|_| redis::commands(&common.redis)).transpose()?;
     let connect_peak_per_s = redis.as_ref().map_or(0, redis::Watch::take_peak_per_s);
     crew.begin();
     let load = load(&mut crew, api)?;
     let held = Usage::of(&common.server_pid)?;
+    let generator_held = Usage::of(&crew.pids())?.unwrap_or_default();
     let seen = crew.finish(&load.accepted)?;
+    // A worker process that has reported still is an entry of /proc: it is waited for when the crew is dropped.
+    let generator = GeneratorReport {
+        processes: crew.pids().len(),
+        cpu_s: (Usage::of(&crew.pids())?.unwrap_or_default() - generator_from).cpu_s,
+        cpu_us_per_copy: None,
+        rss_bytes: generator_held.rss_bytes,
+    };
     let after = Usage::of(&common.server_pid)?;
     let called = commands_from.map(|from| Ok::<_, anyhow::Error>(redis::between(&from, &redis::commands(&common.redis)?))).transpose()?;
-    let mut dropped = server.dropped()?;
-    for (class, count) in drops_before {
-        if let Some(now) = dropped.get_mut(&class) {
-            *now = now.saturating_sub(count);
+    let redis = called.zip(redis.as_ref()).map(|(by_command, watch)| RedisLoad {
+        commands: by_command.values().sum(),
+        peak_per_s: watch.take_peak_per_s(),
+        connect_peak_per_s,
+        per_delivery: None,
+        by_command,
+    });
+    let measures = Measures {
+        settled,
+        connect_s,
+        load,
+        seen,
+        counters: server.counters()?.since(&counters_from),
+        before,
+        connected,
+        load_from,
+        held,
+        after,
+        memory_peak_bytes: memory.map(MemoryPeak::end),
+        generator,
+        redis,
+    };
+    let report = Report { series: crew.into_series(), ..measures.report(script, seed) };
+    if let Some(directory) = &common.report {
+        let journal = Journal { script, seed, room_ids: rooms, measures: &measures, report: &report };
+        journal.write(directory).with_context(|| format!("--report {}", directory.display()))?;
+    }
+    Ok(report)
+}
+
+impl Measures {
+    /// Copies of messages that the server did not accept, or not in time.
+    fn unasked(&self) -> u64 {
+        let refused = self.load.sent.iter().filter(|sent| matches!(sent.answer, Answer::Refused(_)));
+        refused.map(|sent| self.message(sent.room, sent.message.number).map_or(0, |message| u64::from(message.received))).sum()
+    }
+
+    /// What the members have of a message; `None`: nobody has it.
+    pub(crate) fn message(&self, room: usize, number: u32) -> Option<&MessageTally> {
+        self.seen.messages.get(room)?.get(number as usize)
+    }
+
+    /// Messages and members, by room.
+    fn rooms(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.load.accepted.iter().zip(&self.settled.members).map(|(&messages, &members)| (u64::from(messages), u64::from(members)))
+    }
+
+    /// The account of a run with slow readers.
+    pub(crate) fn lag_account(&self, script: &SlowScript) -> LagAccount {
+        let class = script.class.label();
+        let of_class = |name| self.counters.by_label(name, "class", Some(("class", class))).values().sum();
+        let mut account = LagAccount {
+            resets: self.seen.resets,
+            class_delivered: of_class(http::DELIVERED),
+            class_dropped: of_class(http::DROPPED),
+            received: self.seen.totals.received - self.unasked(),
+            frame_bytes: self.seen.frame_bytes as u64,
+            ..LagAccount::default()
+        };
+        for ((messages, members), ends) in self.rooms().zip(&self.seen.room_ends) {
+            let ended = u64::from(ends.members).min(members);
+            account.stayed_copies += messages * (members - ended);
+            account.ended_copies += messages * ended;
+            account.ended_received += ends.received;
+        }
+        account
+    }
+
+    /// Messages sent, the balance of their copies, and the latencies that count.
+    fn balance(&self, script: &Script, lag: Option<LagBalance>) -> (u64, Balance, &Latencies) {
+        let seen = &self.seen;
+        let accepted: u64 = self.load.accepted.iter().map(|&count| u64::from(count)).sum();
+        let dropped = self.counters.by_label(http::DROPPED, "class", None);
+        let (sent, expected, received, latency) = match script.activity {
+            Activity::Listen if accepted > 0 => {
+                let copies = self.rooms().map(|(messages, members)| messages * members).sum();
+                (accepted, copies, seen.totals.received - self.unasked(), &seen.latency)
+            }
+            Activity::Listen => (seen.sent, seen.sent, seen.beats_echoed, &seen.beat_latency),
+            Activity::Echo { .. } | Activity::Chat { .. } => (seen.sent, seen.sent, seen.totals.received, &seen.latency),
+        };
+        let balance = match lag {
+            None => Balance::settle(expected, received, dropped),
+            Some(LagBalance { expected, missing, .. }) => Balance { expected, received, dropped, missing },
+        };
+        (sent, balance, latency)
+    }
+
+    fn report(&self, script: &Script, seed: u64) -> Report {
+        let Self { settled, load, seen, .. } = self;
+        let lag = script.slow.map(|slow| (slow, self.lag_account(&slow).settle()));
+        let (sent, balance, latency) = self.balance(script, lag.map(|(_, balance)| balance));
+        let Balance { expected, received, dropped, missing } = balance;
+        let span_s = number(seen.last_copy_ns.saturating_sub(load.first_ns)) / 1e9;
+        let server_cpu_s = self.after.zip(self.load_from).and_then(|(after, before)| ratio((after - before).cpu_s, 1.0));
+        let connect_cpu_s = self.connected.zip(self.before).map(|(after, before)| (after - before).cpu_s);
+        let grown_bytes = self.held.zip(self.before).map(|(held, before)| number(held.rss_bytes.saturating_sub(before.rss_bytes)));
+        let connections = settled.settled as u64;
+        let is_load = !matches!(script.activity, Activity::Listen) || !load.accepted.is_empty();
+        let mut detail = self.detail(script, seed, received);
+        detail.slow = lag.map(|(slow, balance)| self.slow(&slow, balance));
+        Report {
+            connections,
+            logins_failed: settled.failures.values().sum(),
+            login_ms: Spread::of(&settled.login),
+            logins_per_server_cpu_s: connect_cpu_s.and_then(|cpu_s| ratio(number(connections), cpu_s)),
+            sent,
+            expected,
+            received,
+            dropped,
+            missing,
+            duplicates: seen.totals.duplicates,
+            order_breaks: seen.totals.order_breaks,
+            deliveries_per_s: if is_load { ratio(number(received), span_s) } else { None },
+            server_cpu_s,
+            deliveries_per_server_cpu_s: server_cpu_s.filter(|_| is_load).and_then(|cpu_s| ratio(number(received), cpu_s)),
+            latency_ms: Tail::of(latency),
+            last_member_ms: Spread::of(&last_members(&seen.messages, &settled.members)),
+            server_rss_bytes: self.held.map(|usage| usage.rss_bytes),
+            bytes_per_connection: grown_bytes.and_then(|grown| ratio(grown, number(connections))),
+            detail,
+            series: Series::default(),
         }
     }
-    dropped.retain(|_, count| *count > 0);
 
-    let room_copies =
-        load.accepted.iter().zip(&settled.members).map(|(&messages, &members)| u64::from(messages) * u64::from(members)).sum();
-    let accepted: u64 = load.accepted.iter().map(|&count| u64::from(count)).sum();
-    let (sent, expected, received, latency) = match script.activity {
-        Activity::Listen if accepted > 0 => (accepted, room_copies, seen.totals.received, &seen.latency),
-        Activity::Listen => (seen.sent, seen.sent, seen.beats_echoed, &seen.beat_latency),
-        Activity::Echo { .. } | Activity::Chat { .. } => (seen.sent, seen.sent, seen.totals.received, &seen.latency),
-    };
-    let Balance { expected, received, dropped, missing } = Balance::settle(expected, received, dropped);
-    let span_s = number(seen.last_copy_ns.saturating_sub(load.first_ns)) / 1e9;
-    let server_cpu_s = after.zip(load_from).and_then(|(after, before)| ratio((after - before).cpu_s, 1.0));
-    let connect_cpu_s = connected.zip(before).map(|(after, before)| (after - before).cpu_s);
-    let connections = settled.settled as u64;
-    let is_load = !matches!(script.activity, Activity::Listen) || accepted > 0;
-    let mut refused = seen.refused;
-    for (cause, count) in load.refused {
-        *refused.entry(cause).or_default() += count;
-    }
-    Ok(Report {
-        connections,
-        logins_failed: settled.failures.values().sum(),
-        login_ms: Spread::of(&settled.login),
-        logins_per_server_cpu_s: connect_cpu_s.and_then(|cpu_s| ratio(number(connections), cpu_s)),
-        sent,
-        expected,
-        received,
-        dropped,
-        missing,
-        duplicates: seen.totals.duplicates,
-        order_breaks: seen.totals.order_breaks,
-        deliveries_per_s: if is_load { ratio(number(received), span_s) } else { None },
-        server_cpu_s,
-        deliveries_per_server_cpu_s: server_cpu_s.filter(|_| is_load).and_then(|cpu_s| ratio(number(received), cpu_s)),
-        latency_ms: Tail::of(latency),
-        last_member_ms: Spread::of(&last_members(&seen.messages, &settled.members)),
-        server_rss_bytes: held.map(|usage| usage.rss_bytes),
-        bytes_per_connection: held
-            .zip(before)
-            .and_then(|(held, before)| ratio(number(held.rss_bytes.saturating_sub(before.rss_bytes)), number(connections))),
-        detail: Detail {
+    fn detail(&self, script: &Script, seed: u64, received: u64) -> Detail {
+        let Self { settled, load, seen, .. } = self;
+        let mut refused = seen.refused.clone();
+        for (cause, count) in &load.refused {
+            *refused.entry(cause.clone()).or_default() += count;
+        }
+        let milliseconds = |seconds: f64| (seconds * 1_000.0).round() / 1_000.0;
+        let cpu_us_per_copy = ratio(self.generator.cpu_s * 1e6, number(received));
+        let fanout_sends = self.counters.sum(http::FANOUT_SENDS);
+        Detail {
             scenario: script.name,
             seed,
-            seconds: (load.seconds * 1_000.0).round() / 1_000.0,
-            connect_s: (connect_s * 1_000.0).round() / 1_000.0,
+            seconds: milliseconds(load.seconds),
+            connect_s: milliseconds(self.connect_s),
             frame_bytes: seen.frame_bytes,
-            login_failures: settled.failures,
-            login_retries: settled.retries,
-            lost: seen.lost,
+            login_failures: settled.failures.clone(),
+            login_retries: settled.retries.clone(),
+            lost: seen.lost.clone(),
             refused,
-            unsent: load.unsent,
+            unsent: load.unsent + seen.unsent,
             strays: seen.totals.strays,
             at_least_once: script.at_least_once,
-            limit: None,
+            unasked: self.unasked(),
+            joining: ratio(number(self.counters.sum(http::COPIES)), number(fanout_sends)).filter(|_| !load.accepted.is_empty()),
+            generator: Some(GeneratorReport { cpu_s: milliseconds(self.generator.cpu_s), cpu_us_per_copy, ..self.generator }),
             herd: seen.herd.as_ref().map(HerdReport::of),
-            redis: called.zip(redis.as_ref()).map(|(by_command, watch)| {
-                let commands = by_command.values().sum();
-                let per_delivery = ratio4(number(commands), number(received));
-                RedisLoad { commands, peak_per_s: watch.take_peak_per_s(), connect_peak_per_s, per_delivery, by_command }
+            redis: self.redis.clone().map(|redis| {
+                let per_delivery = ratio4(number(redis.commands), number(received));
+                RedisLoad { per_delivery, ..redis }
             }),
-        },
-        series: crew.into_series(),
-    })
+            ..Detail::default()
+        }
+    }
+
+    fn slow(&self, script: &SlowScript, balance: LagBalance) -> SlowReport {
+        let seen = &self.seen;
+        let PaceLatencies { calm, prompt, slow, stopped } = seen.by_pace.clone().unwrap_or_default();
+        let mut closes = self.counters.by_label(http::CLOSES, "reason", None);
+        closes.retain(|reason, _| SLOWNESS.contains(&reason.as_str()));
+        let p99 = |latencies: &Latencies| latencies.percentile_ms(99.0);
+        SlowReport {
+            slow_clients: seen.slow_clients,
+            stopped_clients: seen.stopped_clients,
+            given_up: seen.given_up.clone(),
+            closes,
+            dropped: self.counters.by_label(http::DROPPED, "reason", Some(("class", script.class.label()))),
+            destroyed: balance.destroyed,
+            overdropped: balance.overdropped,
+            calm_ms: Tail::of(&calm),
+            prompt_ms: Tail::of(&prompt),
+            p99_growth: p99(&calm).zip(p99(&prompt)).and_then(|(before, now)| ratio(now, before)),
+            p99_growth_max: script.p99_growth_max,
+            slow_ms: Tail::of(&slow),
+            stopped_ms: Tail::of(&stopped),
+            server_rss_before_bytes: self.load_from.map(|usage| usage.rss_bytes),
+            server_rss_peak_bytes: self.memory_peak_bytes,
+            memory_growth_bytes_max: script.memory_growth_bytes_max,
+        }
+    }
+}
+
+/// Reasons for which a gateway ends who is slow or, as a stopped client is, silent.
+const SLOWNESS: [&str; 3] = ["too_slow", "write_stalled", "heartbeat_lost"];
+/// The bare send loop in a report: a second and a half for each joining. A round to 20,000 sockets takes a tenth of a second or two.
+const LIMIT_EFFORT: Effort = Effort { runs: 5, run: Duration::from_millis(300) };
+/// Bytes of its frames where the run had no load frame: what `limit` takes by default.
+const LIMIT_FRAME_BYTES: usize = 120;
+
+/// Measures the bare send loop and states what the server reached as a share of it.
+fn add_limit(report: &mut Report) -> Result<()> {
+    let sockets = usize::try_from(report.connections).unwrap_or(usize::MAX).clamp(1, clients_per_process());
+    let frame_bytes = if report.detail.frame_bytes > 0 { report.detail.frame_bytes } else { LIMIT_FRAME_BYTES };
+    let limit = probe::measure(sockets, frame_bytes, &JOINED, LIMIT_EFFORT)?;
+    // One-to-one copies and echoes have no fan-out: each is a write of its own, or nearly.
+    let reached = limit.deliveries_per_cpu_s_at(report.detail.joining.unwrap_or(1.0).max(1.0));
+    report.detail.ratio_to_limit = report.deliveries_per_server_cpu_s.zip(reached).and_then(|(own, limit)| ratio(own, limit));
+    report.detail.limit_deliveries_per_cpu_s = reached;
+    report.detail.limit = Some(limit);
+    Ok(())
+}
+
+/// Connections that one process may have.
+fn clients_per_process() -> usize {
+    usize::try_from(proc::raise_open_files().saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX).max(1)
 }
 
 /// How late the last member of a room had each message; a message that someone never got has no last member.
-fn last_members(messages: &[Vec<crate::tally::MessageTally>], members: &[u32]) -> Latencies {
+fn last_members(messages: &[Vec<MessageTally>], members: &[u32]) -> Latencies {
     let mut latencies = Latencies::default();
     for (room, &members) in messages.iter().zip(members) {
         for message in room.iter().filter(|message| members > 0 && message.received == members) {
@@ -299,15 +527,8 @@ fn last_members(messages: &[Vec<crate::tally::MessageTally>], members: &[u32]) -
 }
 
 /// Splits the crowd over as many workers as were asked for, or as the open-files limit needs.
-fn plans(
-    common: &Common,
-    server: &Server,
-    seed: u64,
-    rooms: &[i64],
-    activity: Activity,
-    return_spread: Option<Duration>,
-) -> Result<Vec<Plan>> {
-    let per_process = usize::try_from(proc::raise_open_files().saturating_sub(SPARE_FILES)).unwrap_or(usize::MAX).max(1);
+fn plans(common: &Common, server: &Server, seed: u64, rooms: &[i64], script: &Script) -> Result<Vec<Plan>> {
+    let per_process = clients_per_process();
     let needed = common.connections.div_ceil(per_process);
     let workers = common.processes.map_or(needed, usize::from).min(common.connections);
     if workers < needed {
@@ -336,8 +557,9 @@ fn plans(
             connect_rate: common.connect_rate * share,
             login_timeout: LOGIN_TIMEOUT,
             connect_max: Duration::from_secs(u64::from(common.connect_max)),
-            return_spread,
-            activity: match activity {
+            return_spread: script.return_spread,
+            slow: script.slow.map(|script| script.slow),
+            activity: match script.activity {
                 Activity::Listen => Activity::Listen,
                 Activity::Echo { per_s } => Activity::Echo { per_s: per_s * share },
                 Activity::Chat { per_s, text_chars } => Activity::Chat { per_s: per_s * share, text_chars },
@@ -361,16 +583,18 @@ pub(crate) enum Event {
         /// Which room of the plan.
         room: usize,
         /// Which message.
-        number: u32,
-        /// Why not.
-        outcome: Result<(), String>,
+        message: Message,
+        /// When the answer was there.
+        answered_ns: u64,
+        /// How the server knows it, or why not.
+        outcome: Result<Pushed, String>,
     },
 }
 
 #[derive(Debug)]
 enum Heard {
     News(usize, News),
-    Pushed { room: usize, number: u32, outcome: Result<(), String> },
+    Pushed { room: usize, message: Message, answered_ns: u64, outcome: Result<Pushed, String> },
 }
 
 /// A sender thread's way to say what became of a push.
@@ -379,8 +603,8 @@ pub(crate) struct PushOutcomes(Sender<Heard>);
 
 impl PushOutcomes {
     /// Says it; a parent that has ended needs it no more.
-    pub(crate) fn tell(&self, room: usize, number: u32, outcome: Result<(), String>) {
-        self.0.send(Heard::Pushed { room, number, outcome }).ok();
+    pub(crate) fn tell(&self, room: usize, message: Message, outcome: Result<Pushed, String>) {
+        self.0.send(Heard::Pushed { room, message, answered_ns: clock::now_ns(), outcome }).ok();
     }
 }
 
@@ -482,6 +706,11 @@ impl Crew {
         Ok(all)
     }
 
+    /// This process and those of the workers.
+    fn pids(&self) -> Vec<u32> {
+        [std::process::id()].into_iter().chain(self.workers.iter().filter_map(Worker::pid)).collect()
+    }
+
     /// Listens to progress, and nothing else, for a while.
     pub(crate) fn rest(&mut self, time: Duration) -> Result<()> {
         let until = Instant::now() + time;
@@ -500,7 +729,9 @@ impl Crew {
         loop {
             match self.hear(until)? {
                 None => return Ok(None),
-                Some(Heard::Pushed { room, number, outcome }) => return Ok(Some(Event::Pushed { room, number, outcome })),
+                Some(Heard::Pushed { room, message, answered_ns, outcome }) => {
+                    return Ok(Some(Event::Pushed { room, message, answered_ns, outcome }));
+                }
                 Some(Heard::News(_, News::Done(messages))) => return Ok(Some(Event::Done { messages })),
                 Some(Heard::News(..)) => {}
             }
@@ -552,7 +783,7 @@ impl Crew {
                     self.series.add(*interval);
                 }
                 Ok(heard @ Heard::Pushed { .. }) => {
-                    if let Heard::Pushed { outcome: Ok(()), .. } = &heard {
+                    if let Heard::Pushed { outcome: Ok(_), .. } = &heard {
                         self.view.accepted();
                         self.series.accepted(second());
                     }

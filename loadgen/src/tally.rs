@@ -62,6 +62,10 @@ impl Seen {
         }
         true
     }
+
+    fn ranges(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.older.iter().flat_map(|older| older.iter().copied()).chain([(self.from, self.until)])
+    }
 }
 
 /// What one more copy turned out to be.
@@ -93,6 +97,24 @@ impl MemberTally {
         }
         self.newest_order = order;
         Copy::InOrder
+    }
+
+    /// How many messages it has.
+    pub(crate) fn received(&self) -> u64 {
+        self.seen.ranges().map(|(from, until)| u64::from(until - from)).sum()
+    }
+
+    /// Which of the messages 0 to `until` it has not, as ranges that exclude their ends; at most `ranges_max` of them.
+    pub(crate) fn holes(&self, until: u32, ranges_max: usize) -> Vec<(u32, u32)> {
+        let mut next = 0;
+        let mut holes = Vec::new();
+        for (from, end) in self.seen.ranges().filter(|(from, end)| from < end).chain([(until, until)]) {
+            if next < from && holes.len() < ranges_max {
+                holes.push((next, from));
+            }
+            next = next.max(end);
+        }
+        holes
     }
 }
 
@@ -144,6 +166,10 @@ pub(crate) struct MessageTally {
     pub(crate) intended_ns: u64,
     /// When the last of these copies arrived.
     pub(crate) last_ns: u64,
+    /// Copies that their receiver had already.
+    pub(crate) twice: u32,
+    /// First copies that came behind something later.
+    pub(crate) overtaken: u32,
 }
 
 impl MessageTally {
@@ -152,6 +178,8 @@ impl MessageTally {
         self.received += other.received;
         self.intended_ns = self.intended_ns.max(other.intended_ns);
         self.last_ns = self.last_ns.max(other.last_ns);
+        self.twice += other.twice;
+        self.overtaken += other.overtaken;
     }
 }
 
@@ -177,9 +205,76 @@ impl Balance {
     }
 }
 
+/// The account of a room load during which the gateway may end the connections of those who are too slow.
+///
+/// How many messages such a connection was due nobody outside the gateway knows. But the gateway counts the copies it makes, those it writes and
+/// those it drops, and no other push to a room has the load's class, so what is not due to the others was due to those it ended:
+///
+/// ```text
+///   due to the ended = delivered + dropped, of the class, by the gateway - messages x members that stayed
+///   expected         = messages x members that stayed + due to the ended
+///   missing          = expected - received - dropped - destroyed by a reset
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LagAccount {
+    /// Messages times members that stayed to the end.
+    pub(crate) stayed_copies: u64,
+    /// Messages times members that the gateway ended: more they cannot have been due.
+    pub(crate) ended_copies: u64,
+    /// First copies that those had received.
+    pub(crate) ended_received: u64,
+    /// How many of the ended connections ended in a reset, behind which the kernel forgets what it has not sent.
+    pub(crate) resets: u64,
+    /// Copies of the load's class that the gateway wrote,
+    pub(crate) class_delivered: u64,
+    /// and that it dropped.
+    pub(crate) class_dropped: u64,
+    /// First copies, all together.
+    pub(crate) received: u64,
+    /// Bytes of one.
+    pub(crate) frame_bytes: u64,
+}
+
+/// What a reset can destroy at most: a send buffer of 16 KiB, of which the kernel makes twice that.
+const RESET_BYTES_MAX: u64 = 32 * 1024;
+
+/// What a [`LagAccount`] comes to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LagBalance {
+    /// Copies that should have arrived.
+    pub(crate) expected: u64,
+    /// Written by the gateway and destroyed by a reset.
+    pub(crate) destroyed: u64,
+    /// Neither received, nor dropped by a counter, nor destroyed.
+    pub(crate) missing: u64,
+    /// Dropped by a counter and yet received.
+    pub(crate) overdropped: u64,
+}
+
+impl LagAccount {
+    /// Settles it.
+    pub(crate) fn settle(&self) -> LagBalance {
+        let made = self.class_delivered + self.class_dropped;
+        let ended_due = made.saturating_sub(self.stayed_copies).min(self.ended_copies).max(self.ended_received);
+        let expected = self.stayed_copies + ended_due;
+        let lost = expected.saturating_sub(self.received);
+        let unexplained = lost.saturating_sub(self.class_dropped);
+        let frame_bytes = self.frame_bytes.max(1);
+        let destroyed = unexplained.min(self.resets * (RESET_BYTES_MAX / frame_bytes));
+        // A message that never reached the gateway must not hide behind drops of another.
+        let never_made = self.stayed_copies.saturating_sub(made);
+        LagBalance {
+            expected,
+            destroyed,
+            missing: (unexplained - destroyed).max(never_made),
+            overdropped: self.class_dropped.saturating_sub(lost),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Balance, Copy, MemberTally, Seen, Totals};
+    use super::{Balance, Copy, LagAccount, LagBalance, MemberTally, RESET_BYTES_MAX, Seen, Totals};
     use std::collections::{BTreeMap, BTreeSet};
 
     /// Feeds one member with (number, seq) pairs.
@@ -259,5 +354,55 @@ mod tests {
         assert_eq!(member.on_copy(5, 50), Copy::InOrder);
         assert_eq!(member.on_copy(5, 50), Copy::Again);
         assert_eq!(member.on_copy(4, 40), Copy::Overtaken);
+    }
+
+    #[test]
+    fn a_member_knows_how_many_it_has_and_which_it_lacks() {
+        let mut member = MemberTally::default();
+        assert_eq!((member.received(), member.holes(3, 9)), (0, vec![(0, 3)]));
+        for number in [1, 2, 5, 8] {
+            member.on_copy(number, i64::from(number) + 1);
+        }
+        assert_eq!(member.received(), 4);
+        assert_eq!(member.holes(10, 9), [(0, 1), (3, 5), (6, 8), (9, 10)]);
+        assert_eq!(member.holes(9, 2), [(0, 1), (3, 5)], "bounded");
+    }
+
+    /// Ten stayed and got 100 messages each, of which 40 copies were dropped; two were ended, which had got 30 and 50 and lost 25 and 20.
+    const LAG: LagAccount = LagAccount {
+        stayed_copies: 1_000,
+        ended_copies: 200,
+        ended_received: 80,
+        resets: 0,
+        class_delivered: 960 + 80,
+        class_dropped: 40 + 45,
+        received: 960 + 80,
+        frame_bytes: 100,
+    };
+
+    #[test]
+    fn what_was_due_to_those_the_gateway_ended_follows_from_its_counters() {
+        assert_eq!(LAG.settle(), LagBalance { expected: 1_125, ..LagBalance::default() });
+    }
+
+    #[test]
+    fn a_copy_lost_with_slow_readers_around_is_missing_and_an_invented_drop_is_seen() {
+        let lost = LagAccount { received: LAG.received - 1, ..LAG };
+        assert_eq!(lost.settle().missing, 1);
+        let uncounted = LagAccount { class_dropped: LAG.class_dropped - 1, class_delivered: LAG.class_delivered + 1, ..LAG };
+        assert_eq!(uncounted.settle().missing, 1);
+        let never_made = LagAccount { class_delivered: 0, class_dropped: 990, received: 10, ended_received: 0, ..LAG };
+        assert_eq!(never_made.settle().missing, 10, "drops do not explain copies that were never made");
+        let invented = LagAccount { class_dropped: LAG.class_dropped + 7, class_delivered: LAG.class_delivered - 7, ..LAG };
+        assert_eq!(invented.settle().overdropped, 7);
+    }
+
+    #[test]
+    fn a_reset_explains_what_a_send_buffer_holds_and_no_more() {
+        let bound = RESET_BYTES_MAX / LAG.frame_bytes;
+        let ended = LagAccount { resets: 1, ended_copies: 2_000, ..LAG };
+        let reset = |lost| LagAccount { class_delivered: ended.class_delivered + lost, ..ended }.settle();
+        assert_eq!((reset(bound).destroyed, reset(bound).missing), (bound, 0));
+        assert_eq!((reset(bound + 1).destroyed, reset(bound + 1).missing), (bound, 1));
     }
 }

@@ -10,7 +10,11 @@
 
 use crate::{
     accounts, clock,
-    crowd::{Crowd, herd::HerdTally},
+    crowd::{
+        Crowd,
+        herd::HerdTally,
+        slow::{Pace, PaceLatencies, Slow},
+    },
     http::Api,
     latency::Latencies,
     series::Interval,
@@ -72,8 +76,22 @@ pub(crate) struct Plan {
     pub(crate) connect_max: Duration,
     /// Clients that are cut come back, spread over this; `None`: they are lost.
     pub(crate) return_spread: Option<Duration>,
+    /// Some of the clients read slowly.
+    pub(crate) slow: Option<Slow>,
     /// What the clients do once they are in.
     pub(crate) activity: Activity,
+}
+
+impl Plan {
+    /// The user of a client of this worker.
+    pub(crate) fn user_id(&self, index: usize) -> i64 {
+        self.first_user_id + i64::try_from(self.first + index).expect("the crowd is small")
+    }
+
+    /// How it reads.
+    pub(crate) fn pace_of(&self, index: usize) -> Pace {
+        self.slow.map_or(Pace::Prompt, |slow| slow.pace_of(self.user_id(index)))
+    }
 }
 
 /// What the clients do between [`Order::Begin`] and [`Order::Finish`].
@@ -148,6 +166,61 @@ pub(crate) struct Settled {
     pub(crate) login: Latencies,
 }
 
+/// A connection that ended, or a login that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct End {
+    /// The client, counted over the whole run.
+    pub(crate) client: usize,
+    /// Why.
+    pub(crate) cause: String,
+    /// When, on the clock of the run.
+    pub(crate) at_ns: u64,
+    /// First copies it had by then.
+    pub(crate) received: u64,
+    /// How it read.
+    pub(crate) pace: Pace,
+}
+
+/// Endings that a worker tells one by one; beyond it they are counted. As many as clients of the largest worker.
+pub(crate) const ENDS_MAX: usize = 20_000;
+
+/// What became of those of a room's members that were lost while they had it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RoomEnds {
+    /// How many.
+    pub(crate) members: u32,
+    /// First copies they had.
+    pub(crate) received: u64,
+}
+
+/// What was not as it should be with the messages of one client of a one-to-one run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Odd {
+    /// Sent by it and refused by the server.
+    pub(crate) refused: u32,
+    /// Received by it again.
+    pub(crate) twice: u32,
+    /// Received by it behind something later.
+    pub(crate) overtaken: u32,
+}
+
+/// What one client of a one-to-one run sent and got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Talk {
+    /// The client, counted over the whole run.
+    pub(crate) client: usize,
+    /// Messages it sent; their numbers are 0, 1, 2 …
+    pub(crate) sent: u32,
+    /// What was not as it should be.
+    #[serde(flatten)]
+    pub(crate) odd: Odd,
+    /// First copies of its partner's messages that it got.
+    pub(crate) received: u64,
+    /// Which of the partner's it did not get, refused ones among them; the first few.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) holes: Vec<(u32, u32)>,
+}
+
 /// What a worker saw.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct WorkerReport {
@@ -155,8 +228,32 @@ pub(crate) struct WorkerReport {
     pub(crate) sent: u64,
     /// Frames the server refused, by reason.
     pub(crate) refused: BTreeMap<String, u64>,
+    /// Due by the pacer while its client was not connected.
+    pub(crate) unsent: u64,
     /// Connections that ended during the run, by cause.
     pub(crate) lost: BTreeMap<String, u64>,
+    /// Of those that read slowly: not lost, but given up by the gateway, by cause.
+    pub(crate) given_up: BTreeMap<String, u64>,
+    /// Of the latter, those that ended in a reset.
+    pub(crate) resets: u64,
+    /// The same one by one, connections that were cut and came back among them; the first [`ENDS_MAX`].
+    pub(crate) ends: Vec<End>,
+    /// Those beyond.
+    pub(crate) ends_omitted: u64,
+    /// Logins that failed, one by one; the first [`ENDS_MAX`].
+    pub(crate) failed: Vec<End>,
+    /// Those beyond.
+    pub(crate) failed_omitted: u64,
+    /// By room of the plan.
+    pub(crate) room_ends: Vec<RoomEnds>,
+    /// One-to-one runs: by client.
+    pub(crate) talks: Vec<Talk>,
+    /// Clients that read slowly, and that stopped.
+    pub(crate) slow_clients: u64,
+    /// See `slow_clients`.
+    pub(crate) stopped_clients: u64,
+    /// Where some do: latencies by pace.
+    pub(crate) by_pace: Option<PaceLatencies>,
     /// Copies.
     pub(crate) totals: Totals,
     /// From the intended send to the arrival of a copy or an echo.
@@ -179,10 +276,28 @@ impl WorkerReport {
     /// Adds another worker's report.
     pub(crate) fn merge(&mut self, other: Self) {
         self.sent += other.sent;
-        for (sum, more) in [(&mut self.refused, other.refused), (&mut self.lost, other.lost)] {
+        self.unsent += other.unsent;
+        let by_cause = [(&mut self.refused, other.refused), (&mut self.lost, other.lost), (&mut self.given_up, other.given_up)];
+        for (sum, more) in by_cause {
             for (cause, count) in more {
                 *sum.entry(cause).or_default() += count;
             }
+        }
+        self.resets += other.resets;
+        self.ends.extend(other.ends);
+        self.ends_omitted += other.ends_omitted;
+        self.failed.extend(other.failed);
+        self.failed_omitted += other.failed_omitted;
+        self.room_ends.resize_with(self.room_ends.len().max(other.room_ends.len()), RoomEnds::default);
+        for (room, more) in self.room_ends.iter_mut().zip(other.room_ends) {
+            room.members += more.members;
+            room.received += more.received;
+        }
+        self.talks.extend(other.talks);
+        self.slow_clients += other.slow_clients;
+        self.stopped_clients += other.stopped_clients;
+        if let Some(by_pace) = other.by_pace {
+            self.by_pace.get_or_insert_default().merge(&by_pace);
         }
         self.totals.merge(&other.totals);
         self.latency.merge(&other.latency);
@@ -452,7 +567,7 @@ mod tests {
 
     #[test]
     fn reports_of_two_workers_add_up_per_message() {
-        let message = |received, last_ns| MessageTally { received, intended_ns: 10, last_ns };
+        let message = |received, last_ns| MessageTally { received, intended_ns: 10, last_ns, ..MessageTally::default() };
         let mut left = WorkerReport {
             sent: 1,
             messages: vec![vec![message(3, 100), message(2, 90)]],

@@ -49,7 +49,9 @@ fn the_report_of_a_run_reads_at_a_glance_in_a_browser() {
     let text = browser.evaluate("document.querySelector('#verdict').innerText").to_string();
     assert!(text.contains("Passed") && text.contains("8,000 copies"), "{text}");
     let ceiling = browser.evaluate("document.querySelector('#ceiling').innerText").to_string();
-    assert!(ceiling.contains("100 sockets") && ceiling.contains('%'), "{ceiling}");
+    assert!(ceiling.contains("100 sockets") && ceiling.contains('%') && ceiling.contains(" to "), "{ceiling}");
+    let share = json["detail"]["ratio_to_limit"].as_f64().expect("it was measured");
+    assert!(ceiling.contains(&format!("reached {} %", (share * 1_000.0).round() / 10.0)), "{share}: {ceiling}");
     let origin = browser.evaluate("document.querySelector('#origin').innerText").to_string();
     assert!(origin.contains("loadgen room-burst --connections 100") && origin.contains("Linux "), "{origin}");
 }
@@ -78,6 +80,9 @@ fn the_series_of_two_processes_add_up_to_the_report() {
     assert!(largest(&|point| point["server_rss_bytes"].as_f64()) > 1e6);
     let steps: Vec<_> = series["steps"].as_array().expect("steps").iter().map(|step| step["step"].clone()).collect();
     assert_eq!(steps, ["load", "drain"]);
+    let check = Command::new(env!("CARGO_BIN_EXE_loadgen")).arg("check").arg(directory.path().join("journal.jsonl")).output();
+    let check = check.expect("it runs");
+    assert!(check.status.success(), "the journal beside them comes to the same: {}", String::from_utf8_lossy(&check.stderr));
 }
 
 /// A run of four seconds over two processes: what it printed as JSON, which `report.json` is the same as.

@@ -4,12 +4,14 @@
 //! proved able to fail.
 #![forbid(unsafe_code)]
 
-use billfish_wire::{Body, Code, Encoding, Reassembler, frame, limits::BODY_BYTES_MAX};
+use billfish_wire::{Body, Code, Encoding, Reason, Reassembler, frame, limits::BODY_BYTES_MAX};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
     process::{Command, Output},
     sync::{
         Arc, Mutex,
@@ -61,6 +63,103 @@ fn a_lost_copy_that_the_gateway_counted_does_not() {
 }
 
 #[test]
+fn a_journal_does_the_sums_again_and_a_lost_copy_that_was_put_back_is_found() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let burst = ["room-burst", "--connections", "5", "--rate", "10", "--seconds", "1", "--report", path(&directory)];
+    assert_eq!(House::open(Fault::None).run(&burst).status.code(), Some(0));
+    let journal = directory.path().join("journal.jsonl");
+    let (code, clean) = check(&journal);
+    assert_eq!((code, &clean["disagreements"], &clean["losses"]), (Some(0), &json!([]), &json!([])), "{clean}");
+    assert_eq!((&clean["sums"]["received"], &clean["compared_with_report"]), (&json!(50), &json!(true)), "{clean}");
+
+    // The run lost a copy: the journal agrees with the report that it did.
+    assert_eq!(House::open(Fault::LoseOne).run(&burst).status.code(), Some(1));
+    let (code, lossy) = check(&journal);
+    assert_eq!((code, &lossy["disagreements"], &lossy["sums"]["missing"]), (Some(1), &json!([]), &json!(1)), "{lossy}");
+
+    // Put back by hand it is found.
+    let text = fs::read_to_string(&journal).expect("it was written");
+    fs::write(&journal, text.replace(r#""expected":5,"received":4"#, r#""expected":5,"received":5"#)).expect("it can be written");
+    let (code, tampered) = check(&journal);
+    let said = tampered["disagreements"].to_string();
+    assert_eq!(code, Some(1), "{tampered}");
+    assert!(said.contains("received: the lines come to 50, the report says 49") && said.contains("digest"), "{said}");
+
+    // And what is no journal is named by its line.
+    let corrupt: String = text.lines().enumerate().map(|(at, line)| format!("{}\n", &line[..line.len() - usize::from(at == 3)])).collect();
+    fs::write(&journal, corrupt).expect("it can be written");
+    let output = program().arg("check").arg(&journal).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("journal.jsonl: line 4: no line of a journal"), "{said}");
+    assert_eq!(program().args(["check", "/nonexistent/journal.jsonl"]).output().expect("it runs").status.code(), Some(2));
+}
+
+#[test]
+fn journals_of_talks_heartbeats_and_failed_logins_agree_too() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let journal = directory.path().join("journal.jsonl");
+    let house = House::open(Fault::None);
+    for scenario in [
+        &["unicast", "--connections", "11", "--rate", "200", "--seconds", "1", "--processes", "2"][..],
+        &["hold", "--connections", "5", "--seconds", "2"],
+        &["echo", "--connections", "5", "--rate", "100", "--seconds", "1"],
+        &["storm", "--connections", "5"],
+    ] {
+        let output = house.run(&[scenario, &["--report", path(&directory)]].concat());
+        let report = report(&output);
+        let (code, finding) = check(&journal);
+        assert_eq!((output.status.code(), code, &finding["disagreements"]), (Some(0), Some(0), &json!([])), "{scenario:?}: {finding}");
+        assert_eq!(finding["sums"]["received"], report["received"], "{scenario:?}");
+    }
+    let house = House::open(Fault::RefuseOne);
+    let output = house.run(&["storm", "--connections", "5", "--report", path(&directory)]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = fs::read_to_string(&journal).expect("it was written");
+    assert_eq!(text.lines().filter(|line| line.contains(r#""t":"login_failed""#) && line.contains("bad_token")).count(), 1, "{text}");
+    let (code, finding) = check(&journal);
+    assert_eq!((code, &finding["disagreements"]), (Some(0), &json!([])), "it lost no copy: {finding}");
+}
+
+#[test]
+fn a_report_states_its_own_ceiling_and_the_share_of_it_that_was_reached() {
+    let house = House::open(Fault::None);
+    let (admin, own) = (format!("http://{}", house.http), std::process::id().to_string());
+    let burst = ["room-burst", "--connections", "20", "--outstanding", "8", "--seconds", "1"];
+    let report = report(&house.run(&[&burst[..], &["--admin", &admin, "--server-pid", &own, "--limit"]].concat()));
+    let detail = &report["detail"];
+    let joined: Vec<_> = detail["limit"]["rows"].as_array().expect("rows").iter().map(|row| row["joined"].as_u64()).collect();
+    assert_eq!(joined, [Some(1), Some(4), Some(16), Some(64)], "{report:#}");
+    assert_eq!(detail["joining"], json!(1.0), "the house writes each copy by itself: {report:#}");
+    // With single frames the limit needs no line between two rows.
+    assert_eq!(detail["limit_deliveries_per_cpu_s"], detail["limit"]["rows"][0]["sends_per_cpu_s"], "{report:#}");
+    let number = |value: &Value| value.as_f64().expect("it was measured");
+    let ratio = number(&report["deliveries_per_server_cpu_s"]) / number(&detail["limit_deliveries_per_cpu_s"]);
+    assert!((number(&detail["ratio_to_limit"]) - ratio).abs() < 0.001, "{report:#}");
+    assert!(number(&detail["generator"]["rss_bytes"]) > 0.0 && detail["generator"]["processes"] == json!(1), "{report:#}");
+}
+
+#[test]
+fn copies_of_a_push_that_was_answered_with_an_error_hide_no_loss() {
+    let output = House::open(Fault::LieOnce).run(&["room-burst", "--connections", "5", "--rate", "10", "--seconds", "1"]);
+    let report = report(&output);
+    // One message of ten was delivered and its sender told that it was not.
+    assert_eq!((&report["sent"], &report["expected"], &report["received"]), (&json!(9), &json!(45), &json!(45)), "{report:#}");
+    assert_eq!((&report["detail"]["unasked"], &report["detail"]["unsent"], output.status.code()), (&json!(5), &json!(1), Some(1)));
+}
+
+#[test]
+fn slow_readers_cannot_be_accounted_for_without_the_gateways_counters() {
+    let house = House::open(Fault::None);
+    let output = house.run(&["slow-readers", "--connections", "5"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("--admin"), "{}", String::from_utf8_lossy(&output.stderr));
+    let admin = format!("http://{}", house.http);
+    let output = house.run(&["slow-readers", "--admin", &admin, "--slow-permille", "900", "--stopped-permille", "101"]);
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
 fn a_doubled_copy_fails_the_run() {
     let output = House::open(Fault::DoubleOne).run(&["room-burst", "--connections", "5", "--rate", "10", "--seconds", "1"]);
     let report = report(&output);
@@ -85,7 +184,6 @@ fn a_crowd_is_held_stormed_and_echoed() {
 
 #[test]
 fn wrong_use_is_2_and_a_server_that_is_not_there_is_1() {
-    let program = || Command::new(env!("CARGO_BIN_EXE_loadgen"));
     let no_key = program().args(["hold", "--data-dir", "/nonexistent"]).env_remove("BILLFISH_API_KEY").output().expect("it runs");
     assert_eq!(no_key.status.code(), Some(2));
     assert_eq!(program().args(["dance"]).output().expect("it runs").status.code(), Some(2));
@@ -96,6 +194,20 @@ fn wrong_use_is_2_and_a_server_that_is_not_there_is_1() {
     let said = String::from_utf8_lossy(&nobody.stderr).into_owned();
     assert_eq!(nobody.status.code(), Some(1), "{said}");
     assert!(said.contains(&http) && said.contains("cargo run"), "{said}");
+}
+
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_loadgen"))
+}
+
+fn path(directory: &tempfile::TempDir) -> &str {
+    directory.path().to_str().expect("a plain path")
+}
+
+/// What `check` says of a journal, and with which exit code.
+fn check(journal: &Path) -> (Option<i32>, Value) {
+    let output = program().arg("check").arg(journal).arg("--json").output().expect("it runs");
+    (output.status.code(), report(&output))
 }
 
 fn report(output: &Output) -> Value {
@@ -111,6 +223,10 @@ enum Fault {
     /// Lost, and counted.
     DropOne,
     DoubleOne,
+    /// A push is delivered, and answered with an error.
+    LieOnce,
+    /// A login is refused.
+    RefuseOne,
 }
 
 struct House {
@@ -126,6 +242,8 @@ struct State {
     rooms: BTreeMap<i64, (i64, Vec<TcpStream>)>,
     users: BTreeMap<i64, TcpStream>,
     dropped: u64,
+    /// Copies asked for, each with a write of its own.
+    copies: u64,
     fault_done: bool,
 }
 
@@ -146,7 +264,7 @@ impl House {
         thread::spawn(move || {
             for stream in tcp.incoming().map_while(Result::ok) {
                 let (state, acks) = (Arc::clone(&state), Arc::clone(&counter));
-                thread::spawn(move || serve_frames(stream, &state, &acks));
+                thread::spawn(move || serve_frames(stream, &state, &acks, fault));
             }
         });
         Self { http: addresses.0, tcp: addresses.1, acks }
@@ -189,7 +307,8 @@ fn serve_http(stream: TcpStream, state: &Mutex<State>, fault: Fault) {
         let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         let path = first.split_ascii_whitespace().nth(1).unwrap_or_default();
         let answer = answer_http(path, &body, &mut state.lock().expect("no panic while it is held"), fault);
-        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", answer.len());
+        let status = if answer == LIE { "500 Internal Server Error" } else { "200 OK" };
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", answer.len());
         if output.write_all((head + &answer).as_bytes()).is_err() {
             return;
         }
@@ -206,16 +325,25 @@ fn answer_http(path: &str, body: &Value, state: &mut State, fault: Fault) -> Str
             json!({ "roomId": room }).to_string()
         }
         "/v1/im/push" => {
-            push(body, state, fault);
-            json!({ "accepted": true }).to_string()
+            let seq = push(body, state, fault);
+            if fault == Fault::LieOnce && seq == 4 {
+                return LIE.to_owned();
+            }
+            json!({ "accepted": 1, "seq": seq }).to_string()
         }
-        "/metrics" => format!("gateway_frames_dropped_total{{class=\"chat\",reason=\"backlog\"}} {}\n", state.dropped),
+        "/metrics" => format!(
+            "gateway_frames_dropped_total{{class=\"chat\",reason=\"backlog\"}} {}\ngateway_copies_total {copies}\ngateway_fanout_sends_total {copies}\n",
+            state.dropped,
+            copies = state.copies
+        ),
         _ => String::new(),
     }
 }
 
-/// To every member of a room, in order, with what the house does wrong.
-fn push(body: &Value, state: &mut State, fault: Fault) {
+const LIE: &str = "nothing was sent";
+
+/// To every member of a room, in order, with what the house does wrong. The message's place in the room.
+fn push(body: &Value, state: &mut State, fault: Fault) -> i64 {
     let room_id = body["target"]["roomId"].as_i64().expect("a room");
     let (seq, members) = state.rooms.get_mut(&room_id).expect("an open room");
     *seq += 1;
@@ -237,17 +365,19 @@ fn push(body: &Value, state: &mut State, fault: Fault) {
         let copies = match fault {
             Fault::LoseOne | Fault::DropOne if is_faulty => 0,
             Fault::DoubleOne if is_faulty => 2,
-            Fault::None | Fault::LoseOne | Fault::DropOne | Fault::DoubleOne => 1,
+            Fault::None | Fault::LoseOne | Fault::DropOne | Fault::DoubleOne | Fault::LieOnce | Fault::RefuseOne => 1,
         };
+        state.copies += 1;
         state.dropped += u64::from(fault == Fault::DropOne && is_faulty);
         for _ in 0..copies {
             // A member that has left at the end of the run needs no more.
             member.write_all(&bytes).ok();
         }
     }
+    *seq
 }
 
-fn serve_frames(mut stream: TcpStream, state: &Mutex<State>, acks: &AtomicU64) {
+fn serve_frames(mut stream: TcpStream, state: &Mutex<State>, acks: &AtomicU64, fault: Fault) {
     let (mut reassembler, mut buffer, mut user) = (Reassembler::default(), [0; 4096], 0);
     while let Ok(read @ 1..) = stream.read(&mut buffer) {
         let mut out = Vec::new();
@@ -258,6 +388,10 @@ fn serve_frames(mut stream: TcpStream, state: &Mutex<State>, acks: &AtomicU64) {
             let code = Code::from_number(received.code).expect("a known code");
             if code == Code::Login {
                 user = body.user_id.expect("a login names its user");
+                if fault == Fault::RefuseOne && !std::mem::replace(&mut state.lock().expect("no panic while it is held").fault_done, true) {
+                    say(Code::Error, &Body::refusal(Reason::BadToken));
+                    continue;
+                }
                 let own = stream.try_clone().expect("a descriptor");
                 state.lock().expect("no panic while it is held").users.insert(user, own);
                 say(Code::Login, &Body { heartbeat_secs: Some(1), ..Body::yes() });

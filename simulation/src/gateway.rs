@@ -497,6 +497,7 @@ impl Gateway {
                     }
                 }
                 ServerAction::Alive => self.alive.push(index),
+                ServerAction::AckedInTime => {}
                 ServerAction::Acked { msg_id, room_id, .. } => {
                     if let (Some(origin), None, false) = (seat.origin, room_id, msg_id.starts_with('r')) {
                         self.acked.push((AppId(origin.app_id), UserId(origin.user_id), msg_id));

@@ -1,4 +1,4 @@
-use super::{Presence, PresenceParts, ROUTE_MS};
+use super::{Presence, PresenceParts, ROUTE_MS, Told};
 use crate::{
     clock::Uptime,
     commands::Shards,
@@ -562,4 +562,22 @@ impl Routes for Watched {
         self.looks.fetch_add(users.len(), SeqCst);
         self.inner.lookup(app, users, now_ms).await
     }
+}
+
+#[test]
+fn an_idle_session_leaves_nothing_among_what_was_told_lately() {
+    let told = Told::default();
+    let signs = |at_ms| (0..3_000).map(|user| (APP, UserId(user), at_ms)).collect::<Vec<_>>();
+    let len = || told.0.lock().unwrap().at_ms.len();
+    assert_eq!(told.note(&signs(900), 1_000), 0);
+    assert_eq!(len(), 0, "old already: gathered for a while");
+    told.note(&signs(1_200), 1_000);
+    assert_eq!(len(), 3_000);
+    assert_eq!((told.last(APP, UserId(7), 1_000), told.last(APP, UserId(9_999), 1_000)), (1_200, 1_000));
+    told.forget((APP, UserId(7), 1_199));
+    assert_eq!(told.last(APP, UserId(7), 1_000), 1_200, "later than what was taken back");
+    told.forget((APP, UserId(7), 1_200));
+    assert_eq!(told.last(APP, UserId(7), 1_000), 1_000);
+    told.note(&[(APP, UserId(1), 1_900)], 1_800);
+    assert_eq!(len(), 1);
 }

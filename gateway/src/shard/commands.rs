@@ -141,7 +141,6 @@ impl Shard {
                 let Some(Tenant::Open(conn)) = slab.get_mut(key) else { return };
                 conn.session_id = origin.session;
                 conn.device = origin.device;
-                conn.is_let_in = true;
                 let peer = conn.peer();
                 conn.session.on_login_accepted(desk.now, &desk.session, accepted, &mut desk.actions);
                 self.sessions += 1;

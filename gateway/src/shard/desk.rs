@@ -82,6 +82,7 @@ impl Desk {
             | ServerAction::EnterRoom { .. }
             | ServerAction::LeaveRoom { .. }
             | ServerAction::Alive
+            | ServerAction::AckedInTime
             | ServerAction::Acked { .. }
             | ServerAction::Resend(_)
             | ServerAction::Close(_) => debug_assert!(false, "{action:?} where only records can be"),

@@ -53,6 +53,7 @@ impl Shard {
         let Some(Tenant::Open(conn)) = slab.get_mut(key) else { return };
         if conn.session.is_authenticating() {
             // What the client sends meanwhile stays in the kernel; the verdict reads on.
+            conn.is_left_unread = true;
             return;
         }
         // A stranger's bytes are taken in portions of what a stranger may say, so that what is held behind a LOGIN stays as small.
@@ -99,8 +100,12 @@ impl Shard {
         let Some(Tenant::Open(conn)) = slab.get_mut(key) else { return };
         let held = conn.reassembler.take_held();
         feed_session(conn, &held, desk, hints);
+        // Most clients wait for the verdict too: then there is nothing, and the reactor tells when there is.
+        let is_left_unread = std::mem::take(&mut conn.is_left_unread);
         self.carry_out(key);
-        self.read_again(key);
+        if is_left_unread {
+            self.read_again(key);
+        }
     }
 
     /// Carries out what the session behind `key` wants, writes what it says, and files its next deadline.
@@ -133,12 +138,9 @@ impl Shard {
                     let (app_id, user_id) = (conn.session.app_id(), conn.session.user_id());
                     self.desk.events.push(ShardEvent::Alive { app_id, user_id });
                 }
+                ServerAction::AckedInTime => self.desk.counters.acked.add(1),
                 ServerAction::Acked { msg_id, room_id, recorded } => {
                     self.desk.counters.acked.add(1);
-                    if room_id.is_some() && !recorded {
-                        // In time, and nothing is kept of it anywhere: the usual end of a room's QoS-1 push.
-                        continue;
-                    }
                     let Some(conn) = self.open_mut(key) else { continue };
                     let origin = conn.origin();
                     self.desk.events.push(ShardEvent::Acked { origin, msg_id, room_id, recorded });
@@ -280,12 +282,12 @@ impl Shard {
         for room_id in &rooms {
             self.remove_member(key.index, *room_id, conn.session.room_slot(*room_id));
         }
-        if conn.is_let_in {
+        if conn.is_let_in() {
             self.sessions -= 1;
             let logged_out = reason == Reason::LoggedOut;
             self.desk.events.push(ShardEvent::Gone { key: self.full_key(key), origin: conn.origin(), rooms, reason, logged_out });
         }
-        self.admission.0.closed(conn.peer(), conn.is_let_in);
+        self.admission.0.closed(conn.peer(), conn.is_let_in());
         self.desk.counters.closed[reason_row(reason)].add(1);
 
         let is_writable = !matches!(reason, Reason::PeerClosed | Reason::TransportFailed | Reason::WriteStalled);

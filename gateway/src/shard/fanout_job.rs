@@ -288,8 +288,8 @@ impl Job {
         desk.want(key, conn);
     }
 
-    /// Writes down what the walk came to so far.
-    pub(super) fn book(&mut self, desk: &mut Desk) {
+    /// Writes down what the walk came to so far. Gives copies and sends.
+    pub(super) fn book(&mut self, desk: &mut Desk) -> (u64, u64) {
         let served = std::mem::take(&mut self.served);
         let copies = served.copies + served.whole * self.frames.len() as u64;
         let mut delivered = served.delivered;
@@ -299,6 +299,7 @@ impl Job {
         desk.book_copies(self.room_id, copies, &delivered, &served.sampled);
         desk.counters.fanout_sends.add(served.sends);
         desk.counters.bytes_out.add(served.bytes);
+        (copies, served.sends)
     }
 }
 

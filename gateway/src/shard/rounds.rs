@@ -14,7 +14,10 @@ use super::{
     slab::SlabKey,
 };
 use billfish_session::Push;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// A push to every session of an app, on its way through the slab.
 #[derive(Debug)]
@@ -24,6 +27,37 @@ pub(super) struct AllJob {
     next_place: u32,
     /// Places beyond came later.
     end: u32,
+}
+
+/// What a busy shard did between two rests: one turn of each room that had something to say.
+#[derive(Debug)]
+pub(super) struct Lap {
+    began: Instant,
+    copies: u64,
+    sends: u64,
+}
+
+/// A busy shard rests no longer than this, however long its lap was: a phone's round trip.
+const REST_MAX: Duration = Duration::from_millis(100);
+
+impl Lap {
+    pub(super) const fn begin(now: Instant) -> Self {
+        Self { began: now, copies: 0, sends: 0 }
+    }
+
+    fn add(&mut self, copies: u64, sends: u64) {
+        self.copies += copies;
+        self.sends += sends;
+    }
+
+    /// How long to rest now, so that the next lap's sends carry more: at least `tick`, and as much of the lap as joining saved.
+    ///
+    /// A lap of many members takes long, and what comes up while it runs is joined anyway; a rest as short as `tick` adds little to that. Where
+    /// each send carried one copy a longer rest would save nothing and only make the next lap longer.
+    fn rest(&self, now: Instant, tick: Duration) -> Duration {
+        let saved = self.copies.saturating_sub(self.sends) as f64 / self.copies.max(1) as f64;
+        (now - self.began).mul_f64(saved).min(REST_MAX).max(tick)
+    }
 }
 
 /// Pushes to everyone that may wait at a time. They are rare, an operator's notice; more of them would only repeat it.
@@ -97,6 +131,7 @@ impl Shard {
         if is_collecting && self.turns_due == 0 {
             // Whoever speaks up from here on waits for the next tick; a job that is under way does not.
             self.turns_due = self.desk.rooms.active();
+            self.lap = Lap::begin(Instant::now());
             self.desk.counters.tick_turns.add(1);
         }
         while budget > 0
@@ -114,7 +149,8 @@ impl Shard {
         }
         if is_collecting && (self.turns_due == 0 || !self.desk.rooms.has_active()) {
             self.turns_due = 0;
-            self.next_round = Instant::now() + self.config.busy_tick;
+            let now = Instant::now();
+            self.next_round = now + self.lap.rest(now, self.config.busy_tick);
         }
     }
 
@@ -245,7 +281,8 @@ impl Shard {
         if is_done {
             members.finish();
         }
-        job.book(desk);
+        let (copies, sends) = job.book(desk);
+        self.lap.add(copies, sends);
         let now_us = u64::try_from(self.epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
         let room = desk.rooms.enter(room_id);
         room.members = members;
@@ -351,6 +388,7 @@ const FRAME_OVERHEAD_BYTES: usize = 100;
 #[cfg(test)]
 #[expect(clippy::wildcard_enum_match_arm, reason = "a test may fail")]
 mod tests {
+    use super::Lap;
     use crate::shard::{
         Shard, ShardConfig, ShardParts, listeners,
         message::{Admission, LoginGranted, Origin, RollCall, ShardCommand, ShardEvent, UpReply},
@@ -598,6 +636,36 @@ mod tests {
         house.step();
         assert_eq!(house.delivered(), 6);
         assert_eq!(house.shard.desk.counters.fanout_jobs.value(), 2);
+    }
+
+    /// Joining saved nothing: the tick. It saved nine sends of ten: nine tenths of the lap. Never longer than the bound.
+    #[test]
+    fn a_busy_shard_rests_as_much_of_its_lap_as_joining_saved() {
+        let now = Instant::now();
+        let tick = Duration::from_millis(5);
+        let rest = |lap_ms, copies, sends| {
+            let mut lap = Lap::begin(now);
+            lap.add(copies, sends);
+            lap.rest(now + Duration::from_millis(lap_ms), tick).as_millis()
+        };
+        assert_eq!(rest(50, 0, 0), 5);
+        assert_eq!(rest(50, 1_000, 1_000), 5);
+        assert_eq!(rest(50, 1_000, 100), 45);
+        assert_eq!(rest(2, 1_000, 100), 5);
+        assert_eq!(rest(1_000, 1_000, 100), 100);
+    }
+
+    #[test]
+    fn a_lap_knows_what_its_walks_joined() {
+        let mut house = Stepped::new(ShardConfig::default());
+        let _member = house.member(10_000, 1);
+        house.shard.load.is_busy = true;
+        for _ in 0..4 {
+            house.push(1);
+        }
+        house.step();
+        assert_eq!(house.delivered(), 4);
+        assert_eq!((house.shard.lap.copies, house.shard.lap.sends), (4, 1));
     }
 
     #[test]

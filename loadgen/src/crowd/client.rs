@@ -4,7 +4,7 @@
 //! - Writes go into the crowd's shared `out`; the event loop sends them with one call per read.
 
 use crate::{
-    crowd::{Shared, room},
+    crowd::{Shared, room, slow::Pace},
     tally::{Copy, MemberTally},
     worker::Activity,
 };
@@ -54,6 +54,7 @@ pub(crate) struct Client {
     answered: u32,
     /// A heartbeat that only keeps the session alive is open.
     keepalive_open: bool,
+    pub(crate) pace: Pace,
 }
 
 /// Why a client's connection is over.
@@ -61,8 +62,8 @@ pub(crate) type Cause = String;
 
 impl Client {
     /// A client that will log in with `token`.
-    pub(crate) fn new(token: Box<str>) -> Self {
-        Self { token: Some(token), ..Self::default() }
+    pub(crate) fn new(token: Box<str>, pace: Pace) -> Self {
+        Self { token: Some(token), pace, ..Self::default() }
     }
 
     /// TCP stands: says LOGIN.
@@ -91,18 +92,22 @@ impl Client {
             self.on_echo(index, shared);
             return Ok(());
         }
+        if code == Code::Ack {
+            // ACKs come in the order of what they answer; nothing that stands in them is needed.
+            self.on_ack(shared);
+            return Ok(());
+        }
         let body = Body::decode(frame.encoding, frame.body).map_err(|error| error.to_string())?;
         match code {
             Code::Login => self.on_login(index, &body, shared),
             Code::Join => self.on_joined(index, &body, shared),
-            Code::Ack => self.on_ack(&body, shared),
             Code::Error => self.on_error(index, &body, shared),
             Code::Kick => Err(format!("kicked: {}", cause_of(&body))),
             Code::Reconnect => {
                 shared.stats.refuse("reconnect");
                 Ok(())
             }
-            Code::WsShake | Code::Logout | Code::Biz | Code::Heartbeat | Code::Leave | Code::Sync => Ok(()),
+            Code::WsShake | Code::Logout | Code::Ack | Code::Biz | Code::Heartbeat | Code::Leave | Code::Sync => Ok(()),
         }
     }
 
@@ -179,12 +184,17 @@ impl Client {
             return Ok(());
         }
         let (Some(load), seq) = (known.load, known.seq) else { return Ok(()) };
-        if shared.stats.totals.book(self.tally.on_copy(load.number, seq)) {
+        let copy = self.tally.on_copy(load.number, seq);
+        if shared.stats.totals.book(copy) {
             shared.stats.latency.record(load.intended_ns, shared.now_ns);
             shared.stats.last_copy_ns = shared.now_ns;
-            if room.on_first_copy(load, shared.now_ns) {
-                shared.stats.done.push((room_index, load.number));
+            let place = shared.stats.by_pace.as_mut().and_then(|by_pace| by_pace.of(self.pace, load.intended_ns, shared.lag_from_ns));
+            if let Some(latencies) = place {
+                latencies.record(load.intended_ns, shared.now_ns);
             }
+        }
+        if room.on_copy(load, copy, shared.now_ns) {
+            shared.stats.done.push((room_index, load.number));
         }
         Ok(())
     }
@@ -200,7 +210,12 @@ impl Client {
             return Ok(());
         }
         let Some(load) = body.data.as_deref().and_then(load_of_chat) else { return Ok(()) };
-        let copy: Copy = self.tally.on_copy(load.number, i64::from(load.number) + 1);
+        let copy = self.tally.on_copy(load.number, i64::from(load.number) + 1);
+        match copy {
+            Copy::InOrder => {}
+            Copy::Again => shared.stats.odd_of.entry(index).or_default().twice += 1,
+            Copy::Overtaken => shared.stats.odd_of.entry(index).or_default().overtaken += 1,
+        }
         if shared.stats.totals.book(copy) {
             shared.stats.latency.record(load.intended_ns, shared.now_ns);
             shared.stats.last_copy_ns = shared.now_ns;
@@ -209,12 +224,11 @@ impl Client {
         Ok(())
     }
 
-    fn on_ack(&mut self, _body: &Body, shared: &mut Shared<'_>) -> Result<(), Cause> {
+    fn on_ack(&mut self, shared: &mut Shared<'_>) {
         if self.answered < self.sent {
             self.answered += 1;
             shared.stats.open -= 1;
         }
-        Ok(())
     }
 
     fn on_error(&mut self, index: usize, body: &Body, shared: &mut Shared<'_>) -> Result<(), Cause> {
@@ -229,6 +243,9 @@ impl Client {
             self.answered += 1;
             shared.stats.open -= 1;
             shared.stats.sent -= 1;
+            if let Activity::Chat { .. } = shared.plan.activity {
+                shared.stats.odd_of.entry(index).or_default().refused += 1;
+            }
             let wait_ms = wait_ms.unwrap_or(RETRY_MS).clamp(1, RETRY_MS_MAX);
             if shared.is_closed_loop() {
                 shared.paused.push_back((shared.now_ns + wait_ms * 1_000_000, index));
@@ -307,6 +324,21 @@ impl Client {
         self.sent += 1;
         shared.stats.sent += 1;
         shared.stats.open += 1;
+    }
+
+    /// First copies it has.
+    pub(crate) fn received(&self) -> u64 {
+        self.tally.received()
+    }
+
+    /// Messages it sent as load.
+    pub(crate) fn sent(&self) -> u32 {
+        self.sent
+    }
+
+    /// Which of the first `until` messages meant for it it has not, as the first few ranges.
+    pub(crate) fn holes(&self, until: u32, ranges_max: usize) -> Vec<(u32, u32)> {
+        self.tally.holes(until, ranges_max)
     }
 
     /// A heartbeat that was open when the connection was cut on purpose was never due an echo.

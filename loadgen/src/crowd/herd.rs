@@ -57,6 +57,7 @@ pub(crate) struct Herd {
     due: BinaryHeap<Reverse<(u64, usize)>>,
     /// By client: since when it is out, 0 while it is in; whether it was cut before; how often it has tried.
     out: Vec<Out>,
+    random: fastrand::Rng,
     pub(crate) tally: HerdTally,
 }
 
@@ -68,8 +69,13 @@ struct Out {
 }
 
 impl Herd {
-    pub(crate) fn new(clients: usize, spread_ns: u64) -> Self {
-        Self { spread_ns, due: BinaryHeap::new(), out: vec![Out::default(); clients], tally: HerdTally::default() }
+    /// What a client costs here, with its place in the queue.
+    #[cfg(test)]
+    pub(crate) const BYTES_PER_CLIENT: usize = size_of::<Out>() + size_of::<Reverse<(u64, usize)>>();
+
+    /// `random` draws the waits.
+    pub(crate) fn new(clients: usize, spread_ns: u64, random: fastrand::Rng) -> Self {
+        Self { spread_ns, due: BinaryHeap::new(), out: vec![Out::default(); clients], random, tally: HerdTally::default() }
     }
 
     /// A client that was in has lost its connection.
@@ -81,7 +87,7 @@ impl Herd {
         if self.tally.first_cut_ns == 0 {
             self.tally.first_cut_ns = now_ns;
         }
-        self.due.push(Reverse((now_ns + fastrand::u64(0..=self.spread_ns), index)));
+        self.due.push(Reverse((now_ns + self.random.u64(0..=self.spread_ns), index)));
     }
 
     /// A return did not succeed.
@@ -90,7 +96,7 @@ impl Herd {
         *self.tally.retries.entry(cause).or_default() += 1;
         let longest_ns = (BACK_OFF_NS << out.tries.min(6)).min(BACK_OFF_MAX_NS);
         out.tries = out.tries.saturating_add(1);
-        self.due.push(Reverse((now_ns + fastrand::u64(0..=longest_ns), index)));
+        self.due.push(Reverse((now_ns + self.random.u64(0..=longest_ns), index)));
     }
 
     /// A client is in again.
@@ -129,7 +135,7 @@ mod tests {
 
     #[test]
     fn who_is_cut_comes_back_within_the_spread_to_another_gateway() {
-        let mut herd = Herd::new(2, 1_000);
+        let mut herd = Herd::new(2, 1_000, fastrand::Rng::with_seed(1));
         assert_eq!(herd.gateway_of(1, 1, 3), 0);
         herd.on_cut(1, 50);
         assert!(herd.is_anyone_out());

@@ -3,14 +3,17 @@
 //! All members of a room are sent the same bytes, so a body is decoded once and every further copy is recognised by comparing bytes with
 //! the one this member should get next. Decoding each copy would cost the generator more than the delivery costs the gateway.
 
-use crate::tally::MessageTally;
+use crate::{
+    tally::{Copy, MessageTally},
+    worker::RoomEnds,
+};
 use billfish_wire::{Body, BodyError, Code, Encoding, frame};
 use serde::Deserialize;
 use std::collections::VecDeque;
 
 /// Bodies kept for recognition: members drift apart by at most the messages outstanding, and by what a backlog holds (256 frames).
 const RECENT_MAX: usize = 512;
-/// Messages of one room in one run: 24 bytes each. Copies of later ones are strays, and the pacer stops before.
+/// Messages of one room in one run: 32 bytes each. Copies of later ones are strays, and the pacer stops before.
 pub(crate) const MESSAGES_MAX: u32 = 1 << 21;
 
 /// A body decoded once.
@@ -57,8 +60,8 @@ pub(crate) struct Room {
     pub(crate) members: u32,
     /// Messages by number.
     pub(crate) messages: Vec<MessageTally>,
-    /// First copies in this worker.
-    pub(crate) received: u64,
+    /// Members of this worker that were lost.
+    pub(crate) ends: RoomEnds,
     /// Bytes of the last load frame.
     pub(crate) frame_bytes: usize,
     recent: VecDeque<Known>,
@@ -102,8 +105,8 @@ impl Room {
         Ok(self.recent.len() - 1)
     }
 
-    /// Books a first copy; `true` when it was the last one this worker's members were waiting for.
-    pub(crate) fn on_first_copy(&mut self, load: Load, now_ns: u64) -> bool {
+    /// Books a copy by what it turned out to be for its receiver; `true` when it was the last one this worker's members were waiting for.
+    pub(crate) fn on_copy(&mut self, load: Load, copy: Copy, now_ns: u64) -> bool {
         if load.number >= MESSAGES_MAX {
             return false;
         }
@@ -112,13 +115,19 @@ impl Room {
             self.messages.resize_with(number + 1, MessageTally::default);
         }
         let message = &mut self.messages[number];
+        if copy == Copy::Again {
+            message.twice += 1;
+            return false;
+        }
         message.received += 1;
+        message.overtaken += u32::from(copy == Copy::Overtaken);
         message.intended_ns = load.intended_ns;
         message.last_ns = now_ns;
-        self.received += 1;
         message.received == self.members
     }
 }
+
+const _: () = assert!(size_of::<MessageTally>() == 32, "two million messages of a room are 64 MiB");
 
 impl Known {
     fn decode(encoding: Encoding, bytes: &[u8]) -> Result<Self, BodyError> {
@@ -141,6 +150,7 @@ pub(crate) fn ack_for(encoding: Encoding, push: &Body) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::{Load, RECENT_MAX, Room};
+    use crate::tally::Copy;
     use billfish_wire::{Body, Encoding};
 
     fn push(number: u32) -> Vec<u8> {
@@ -180,9 +190,11 @@ mod tests {
     fn the_last_member_completes_a_message() {
         let mut room = Room { members: 2, ..Room::new(7) };
         let load = Load { number: 4, intended_ns: 10 };
-        assert!(!room.on_first_copy(load, 20));
-        assert!(room.on_first_copy(load, 30));
-        assert_eq!(room.messages[4].last_ns, 30);
+        assert!(!room.on_copy(load, Copy::InOrder, 20));
+        assert!(!room.on_copy(load, Copy::Again, 25), "not for a copy of a copy");
+        assert!(room.on_copy(load, Copy::Overtaken, 30));
+        let message = room.messages[4];
+        assert_eq!((message.received, message.twice, message.overtaken, message.last_ns), (2, 1, 1, 30));
         assert_eq!(room.messages[0].received, 0);
     }
 }

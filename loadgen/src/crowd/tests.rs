@@ -1,7 +1,11 @@
 //! The crowd against a small gateway in this process, which loses, doubles and swaps copies on purpose.
 
-use super::{Crowd, room::Load};
-use crate::worker::{Activity, Plan, WorkerReport};
+use super::{
+    Crowd,
+    room::Load,
+    slow::{Pace, Slow},
+};
+use crate::worker::{Activity, Plan, RoomEnds, WorkerReport};
 use billfish_wire::{Body, Code, Encoding, Reassembler, frame, limits::BODY_BYTES_MAX};
 use std::{
     io::{Read, Write},
@@ -152,10 +156,103 @@ fn a_herd_that_is_cut_comes_back_on_the_other_gateway() {
     assert!(report.lost.is_empty() && report.sent == report.beats_echoed, "{report:?}");
 }
 
+/// Stopped for longer than any test takes.
+const STOPPED: Slow = Slow {
+    slow_permille: 0,
+    bytes_per_s: 40,
+    stopped_permille: 1_000,
+    stop: Duration::from_secs(3_600),
+    calm: Duration::ZERO,
+    receive_buffer_bytes: 4_096,
+};
+
+#[test]
+fn a_stopped_client_reads_nothing_until_the_load_is_over_and_then_all_of_it() {
+    let (mut crowd, streams) = lagging(STOPPED, 3);
+    push_to_all(&streams, 2);
+    for _ in 0..20 {
+        crowd.turn().expect("epoll");
+    }
+    assert_eq!(crowd.received_now(), 0);
+    crowd.end_activity(&[2]);
+    turn_until(&mut crowd, |crowd| !crowd.awaits_more());
+    let report = crowd.report();
+    assert_eq!((report.totals.received, report.stopped_clients, report.slow_clients), (6, 3, 0));
+    let by_pace = report.by_pace.expect("some are slow");
+    assert_eq!((by_pace.stopped.count(), by_pace.prompt.count(), by_pace.calm.count()), (6, 0, 0));
+}
+
+#[test]
+fn a_stopped_client_reads_again_when_its_time_is_over() {
+    let (mut crowd, streams) = lagging(Slow { stop: Duration::from_millis(300), ..STOPPED }, 2);
+    push_to_all(&streams, 1);
+    turn_until(&mut crowd, |crowd| crowd.received_now() == 2);
+    assert!(crowd.shared.now_ns >= crowd.shared.lag_from_ns + 300_000_000, "not before");
+}
+
+#[test]
+fn a_slow_client_gets_its_helpings_and_the_rest_at_the_end() {
+    let (mut crowd, streams) = lagging(Slow { slow_permille: 1_000, stopped_permille: 0, ..STOPPED }, 2);
+    push_to_all(&streams, 30);
+    // Ten bytes each quarter of a second are a piece of a frame.
+    turn_until(&mut crowd, |crowd| crowd.connections.iter().all(|connection| connection.reassembler.is_partial()));
+    assert_eq!(crowd.received_now(), 0);
+    crowd.end_activity(&[30]);
+    turn_until(&mut crowd, |crowd| !crowd.awaits_more());
+    let report = crowd.report();
+    assert_eq!((report.totals.received, report.totals.order_breaks, report.slow_clients), (60, 0, 2));
+}
+
+#[test]
+fn a_slow_client_that_the_gateway_ends_is_given_up_not_lost_and_has_read_all_that_was_written() {
+    let (mut crowd, streams) = lagging(STOPPED, 3);
+    push_to_all(&streams, 2);
+    for stream in streams.lock().expect("no test holds it and panics").drain(..) {
+        stream.shutdown(std::net::Shutdown::Both).expect("it is open");
+    }
+    for _ in 0..20 {
+        crowd.turn().expect("epoll");
+    }
+    assert_eq!(crowd.settled_now(), 3, "who does not read does not notice");
+    crowd.end_activity(&[5]);
+    turn_until(&mut crowd, |crowd| crowd.settled_now() == 0);
+    let report = crowd.report();
+    assert_eq!((report.totals.received, report.lost.len(), report.resets), (6, 0, 0));
+    assert_eq!(report.given_up.values().sum::<u64>(), 3, "{:?}", report.given_up);
+    assert_eq!(report.room_ends, [RoomEnds { members: 3, received: 6 }]);
+    assert!(report.ends.iter().all(|end| end.received == 2 && end.pace == Pace::Stopped), "{:?}", report.ends);
+}
+
 #[test]
 fn the_state_of_a_client_stays_small() {
     // The promise is a few hundred bytes per client; the kernel's socket is ten times that.
     assert!(size_of::<super::Connection>() <= 160, "{} bytes", size_of::<super::Connection>());
+    // Until it is in it has a token besides; the server's are 43 characters. Where it comes back it keeps that, and its wait.
+    let token_bytes = 43;
+    let in_a_herd = size_of::<super::Connection>() + token_bytes + super::herd::Herd::BYTES_PER_CLIENT;
+    assert!(in_a_herd <= 256, "{in_a_herd} bytes");
+}
+
+/// A crowd that is in, of clients that lag from the beginning of the load, which has come; and its connections at the gateway.
+fn lagging(slow: Slow, clients: usize) -> (Crowd<'static>, Arc<Mutex<Vec<TcpStream>>>) {
+    let (gateway, streams) = Gateway::clean(0).serve_mortal();
+    // A test may keep it to its end.
+    let plan: &'static Plan = Box::leak(Box::new(Plan { slow: Some(slow), ..plan(gateway, clients, Activity::Listen) }));
+    let mut crowd = Crowd::new(plan, tokens(clients)).expect("epoll");
+    connect(&mut crowd);
+    crowd.begin_activity();
+    (crowd, streams)
+}
+
+/// Writes so many messages of the room to every connection.
+fn push_to_all(streams: &Mutex<Vec<TcpStream>>, messages: u32) {
+    for stream in streams.lock().expect("no test holds it and panics").iter_mut() {
+        for number in 0..messages {
+            let data = Some(Load { number, intended_ns: crate::clock::now_ns() }.data(60));
+            let push = Body { room_id: Some(ROOM), seq: Some(i64::from(number) + 1), data, ..Body::default() };
+            stream.write_all(&frame::encode(Encoding::Json, Code::Biz, &push)).expect("a few kilobytes fit into the kernel");
+        }
+    }
 }
 
 /// Runs a listening crowd of `clients` to its end; `accepted` messages are expected.
@@ -202,6 +299,7 @@ fn tokens(count: usize) -> Vec<Box<str>> {
 fn plan(gateway: SocketAddr, clients: usize, activity: Activity) -> Plan {
     Plan {
         return_spread: None,
+        slow: None,
         gateways: vec![gateway],
         http: String::new(),
         api_key: String::new(),

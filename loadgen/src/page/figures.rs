@@ -1,6 +1,6 @@
 //! The figures of `report.json` in words: every one of them, exactly as it stands there.
 
-use crate::report::{Report, Spread, Tail};
+use crate::report::{Detail, Report, Spread, Tail};
 use maud::{Markup, html};
 
 /// One figure.
@@ -14,7 +14,7 @@ pub(crate) struct Figure {
     pub(crate) meaning: &'static str,
 }
 
-/// Every field of the contract, in its order.
+/// Every field of the contract in its order, and what was measured beyond it.
 pub(crate) fn figures(report: &Report) -> Vec<Figure> {
     let mut figures = Vec::new();
     let mut add = |field: &str, value: String, meaning| figures.push(Figure { field: field.to_owned(), value, meaning });
@@ -44,7 +44,43 @@ pub(crate) fn figures(report: &Report) -> Vec<Figure> {
     }
     add("server_rss_bytes", json(report.server_rss_bytes), "resident bytes of the server with everyone in");
     add("bytes_per_connection", json(report.bytes_per_connection), "growth of that per connection");
+    detail(&report.detail, &mut add);
     figures
+}
+
+/// The limit, the load generator's own cost and the slow readers, where the run had them.
+fn detail(detail: &Detail, add: &mut dyn FnMut(&str, String, &'static str)) {
+    if detail.joining.is_some() {
+        add("detail.joining", json(detail.joining), "copies per write of the gateway to a room's member");
+    }
+    if detail.limit.is_some() {
+        add("detail.limit_deliveries_per_cpu_s", json(detail.limit_deliveries_per_cpu_s), "what the bare loop delivers at that joining");
+        add("detail.ratio_to_limit", json(detail.ratio_to_limit), "the server's deliveries as a share of that");
+    }
+    if let Some(own) = &detail.generator {
+        add("detail.generator.processes", own.processes.to_string(), "processes of the load generator");
+        add("detail.generator.cpu_s", json(Some(own.cpu_s)), "seconds of their CPU during the load");
+        add("detail.generator.cpu_us_per_copy", json(own.cpu_us_per_copy), "the same per copy received, µs");
+        add("detail.generator.rss_bytes", own.rss_bytes.to_string(), "their resident bytes when the load was over");
+    }
+    let Some(slow) = &detail.slow else { return };
+    add("detail.slow.slow_clients", slow.slow_clients.to_string(), "clients that read slowly");
+    add("detail.slow.stopped_clients", slow.stopped_clients.to_string(), "clients that stopped reading");
+    add("detail.slow.destroyed", slow.destroyed.to_string(), "copies that were written, and destroyed by a reset before they were read");
+    add("detail.slow.overdropped", slow.overdropped.to_string(), "copies counted as dropped that were received");
+    for (who, latency, meaning) in [
+        ("calm_ms", slow.calm_ms, "of those who read at once, before anyone was slow, ms"),
+        ("prompt_ms", slow.prompt_ms, "of the same, while others were slow, ms"),
+        ("slow_ms", slow.slow_ms, "of those who read slowly, ms"),
+        ("stopped_ms", slow.stopped_ms, "of those who had stopped, ms"),
+    ] {
+        for (name, value) in tail(latency) {
+            add(&format!("detail.slow.{who}.{name}"), value, meaning);
+        }
+    }
+    add("detail.slow.p99_growth", json(slow.p99_growth), "how many times the p99 of calm_ms that of prompt_ms is");
+    add("detail.slow.server_rss_before_bytes", json(slow.server_rss_before_bytes), "resident bytes of the server before the load");
+    add("detail.slow.server_rss_peak_bytes", json(slow.server_rss_peak_bytes), "the same at their highest since");
 }
 
 /// The table.
@@ -79,7 +115,10 @@ fn tail(tail: Option<Tail>) -> [(&'static str, String); 4] {
 #[cfg(test)]
 mod tests {
     use super::figures;
-    use crate::report::{Report, Spread, Tail};
+    use crate::{
+        probe::Limit,
+        report::{Detail, GeneratorReport, Report, SlowReport, Spread, Tail},
+    };
     use serde_json::Value;
     use std::collections::BTreeMap;
 
@@ -93,6 +132,14 @@ mod tests {
             dropped: BTreeMap::from([("chat".to_owned(), 2)]),
             deliveries_per_s: Some(98_231.125),
             server_rss_bytes: Some(24_117_248),
+            detail: Detail {
+                joining: Some(14.625),
+                limit: Some(Limit { sockets: 41, frame_bytes: 120, rows: Vec::new() }),
+                ratio_to_limit: Some(0.5),
+                generator: Some(GeneratorReport { processes: 2, cpu_s: 1.25, cpu_us_per_copy: None, rss_bytes: 9_000_000 }),
+                slow: Some(SlowReport { slow_clients: 4, prompt_ms: Some(Tail { p99: 7.5, ..Tail::default() }), ..SlowReport::default() }),
+                ..Detail::default()
+            },
             ..Report::default()
         };
         let json = serde_json::to_value(&report).expect("a report is plain data");
@@ -104,8 +151,7 @@ mod tests {
             assert!(named.contains(&field.as_str()), "{field} is not in the table");
         }
         for figure in &figures {
-            let value = &json[figure.field.split('.').next().expect("a field")];
-            let value = figure.field.split_once('.').map_or(value, |(_, inner)| &value[inner]);
+            let value = figure.field.split('.').fold(&json, |value, key| &value[key]);
             let text = if value.is_null() { "-".to_owned() } else { value.to_string() };
             assert_eq!(figure.value, text, "{}", figure.field);
         }

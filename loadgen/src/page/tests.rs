@@ -5,7 +5,7 @@ use crate::{
     latency::Latencies,
     page::origin::Origin,
     probe::{Limit, Row},
-    report::{Detail, Report, Tail},
+    report::{Detail, Report, SlowReport, Tail},
     series::{Interval, Sample, Series, Step},
 };
 use std::collections::BTreeMap;
@@ -20,7 +20,8 @@ fn a_run_has_its_verdict_figures_and_every_plot() {
     }
     assert!(page.contains("Passed") && page.contains("All 9,000 copies arrived.") && !page.contains("Failed"), "the verdict");
     assert!(page.contains(r#"data-field="latency_ms.p99">45.125</td>"#), "figures as in report.json");
-    assert!(page.contains("abc1234") && page.contains("50 %") && page.contains("32 frames a send"), "commit, share of the limit");
+    assert!(page.contains("abc1234") && page.contains("50 %") && page.contains("at 2.5 frames a send"), "commit, share of the limit");
+    assert!(page.contains("90 k to 110 k"), "the range of the limit");
     assert!(!page.contains("The machine was full"), "1.5 of 2 cores leave room");
 }
 
@@ -38,6 +39,29 @@ fn a_run_that_failed_says_so_first_and_why() {
     let page = document(&report, &Origin::here()).into_string();
     assert!(page.contains("Failed") && !page.contains("Passed"));
     assert!(page.contains("3 copies are missing") && page.contains("2 connections were lost") && page.contains("reset"));
+}
+
+#[test]
+fn slow_readers_stand_apart_and_what_became_of_their_copies_is_said() {
+    let slow = SlowReport {
+        slow_clients: 5,
+        given_up: BTreeMap::from([("closed by the gateway".to_owned(), 2)]),
+        closes: BTreeMap::from([("too_slow".to_owned(), 2)]),
+        dropped: BTreeMap::from([("closed".to_owned(), 30)]),
+        destroyed: 7,
+        prompt_ms: Some(Tail { p99: 12.5, ..Tail::default() }),
+        ..SlowReport::default()
+    };
+    let report = Report {
+        received: 8_963,
+        dropped: BTreeMap::from([("event".to_owned(), 30)]),
+        detail: Detail { slow: Some(slow), ..run().detail },
+        ..run()
+    };
+    let page = document(&report, &Origin::here()).into_string();
+    assert!(page.contains("8,963 copies arrived, the gateway has counted 30 as dropped, and resets destroyed 7."), "{page}");
+    assert!(page.contains(r#"data-field="detail.slow.prompt_ms.p99">12.5</td>"#) && page.contains("too_slow"), "{page}");
+    assert!(!document(&run(), &Origin::here()).into_string().contains("slow reader"), "other runs have none");
 }
 
 #[test]
@@ -105,7 +129,14 @@ fn run() -> Report {
     series.add(Interval { second: 100, entered: 50, ..Interval::default() });
     series.mark(101_000_000_000, Step::Load);
     series.mark(109_000_000_000, Step::Drain);
-    let rows = [1, 32].map(|joined| Row { joined, sends_per_cpu_s: 1e5, deliveries_per_cpu_s: 2e5, deliveries_per_s: 1e5, sends: 9 });
+    let rows = [1, 32].map(|joined| Row {
+        joined,
+        sends_per_cpu_s: 1e5,
+        sends_per_cpu_s_min: 9e4,
+        sends_per_cpu_s_max: 1.1e5,
+        deliveries_per_cpu_s: 2e5,
+        ..Row::default()
+    });
     Report {
         connections: 50,
         sent: 180,
@@ -116,6 +147,9 @@ fn run() -> Report {
         latency_ms: Some(Tail { p50: 20.0, p99: 45.125, p999: 50.0, max: 61.0 }),
         detail: Detail {
             scenario: "room-burst",
+            joining: Some(2.5),
+            limit_deliveries_per_cpu_s: Some(2e5),
+            ratio_to_limit: Some(0.5),
             limit: Some(Limit { sockets: 50, frame_bytes: 120, rows: rows.to_vec() }),
             ..Detail::default()
         },

@@ -9,8 +9,7 @@ use anyhow::Result;
 
 /// Runs it.
 pub(crate) fn run(options: &Echo) -> Result<bool> {
-    let script =
-        Script { name: "echo", rooms: 0, activity: Activity::Echo { per_s: options.rate }, at_least_once: false, return_spread: None };
+    let script = Script::new("echo", Activity::Echo { per_s: options.rate });
     let report = conduct(&options.common, &script, |crew, _| let_run(crew, options.seconds))?;
     publish(&options.common, &report)
 }

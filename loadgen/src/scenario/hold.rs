@@ -9,7 +9,7 @@ use anyhow::Result;
 
 /// Runs it.
 pub(crate) fn run(options: &Hold) -> Result<bool> {
-    let script = Script { name: "hold", rooms: options.rooms, activity: Activity::Listen, at_least_once: false, return_spread: None };
+    let script = Script { rooms: options.rooms, ..Script::new("hold", Activity::Listen) };
     let report = conduct(&options.common, &script, |crew, _| let_run(crew, options.seconds))?;
     publish(&options.common, &report)
 }

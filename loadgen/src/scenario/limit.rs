@@ -2,14 +2,20 @@
 
 use crate::{
     options::LimitOptions,
-    probe::{JOINED, measure},
+    probe::{Effort, JOINED, measure},
+    scenario::WrongUse,
 };
 use anyhow::{Context, Result};
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 /// Runs it.
 pub(crate) fn run(options: &LimitOptions) -> Result<bool> {
-    let limit = measure(options.connections as usize, options.payload as usize, &JOINED, options.seconds)?;
+    let run =
+        Duration::try_from_secs_f64(options.seconds / f64::from(options.runs)).map_err(|error| WrongUse(format!("--seconds: {error}")))?;
+    let limit = measure(options.connections as usize, options.payload as usize, &JOINED, Effort { runs: options.runs, run })?;
     let mut output = io::stdout().lock();
     if options.json {
         writeln!(output, "{}", serde_json::to_string(&limit).context("a limit is plain data")?)?;

@@ -18,7 +18,7 @@ pub(crate) fn run(options: &ReconnectHerd) -> Result<bool> {
         bail!(WrongUse("--server-pid must not name the process that --kill ends: its figures die with it".to_owned()));
     }
     let return_spread = Some(Duration::try_from_secs_f64(options.spread).map_err(|error| WrongUse(format!("--spread: {error}")))?);
-    let script = Script { name: "reconnect-herd", rooms: options.rooms, activity: Activity::Listen, at_least_once: false, return_spread };
+    let script = Script { rooms: options.rooms, return_spread, ..Script::new("reconnect-herd", Activity::Listen) };
     let report = conduct(&options.common, &script, |crew, _| {
         match options.kill {
             Some(pid) => kill(pid)?,

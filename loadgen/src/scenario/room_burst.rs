@@ -7,10 +7,9 @@
 use crate::{
     clock,
     crowd::room::{Load as Message, MESSAGES_MAX},
-    http::{Api, RoomPush},
+    http::{Api, Pushed, RoomPush},
     options::RoomBurst,
-    probe,
-    scenario::{Crew, Event, Load, Script, conduct, publish, spawn_named},
+    scenario::{Answer, Crew, Event, Load, Script, Sent, conduct, publish, spawn_named},
     worker::Activity,
 };
 use anyhow::Result;
@@ -31,26 +30,44 @@ const JOBS_MAX: usize = 512;
 const STUCK: Duration = Duration::from_secs(5);
 /// After the last message was due, the server has this long to accept what is queued.
 const ACCEPT_MAX: Duration = Duration::from_secs(15);
-/// Each joining of the bare send loop is measured for so long.
-const LIMIT_SECONDS: f64 = 3.0;
+/// Accepted messages that are kept one by one for the journal; of later ones the sums stand there. Refused ones are always kept.
+pub(crate) const KEPT_MAX: usize = 200_000;
 
 /// Runs it.
 pub(crate) fn run(options: &RoomBurst) -> Result<bool> {
-    let script = Script {
-        name: "room-burst",
-        rooms: options.rooms as usize,
-        activity: Activity::Listen,
-        at_least_once: options.qos == 1,
-        return_spread: None,
+    let script = Script { rooms: options.rooms as usize, at_least_once: options.qos == 1, ..Script::new("room-burst", Activity::Listen) };
+    let traffic = Traffic {
+        rate: options.rate,
+        outstanding: options.outstanding,
+        length: Duration::from_secs(u64::from(options.seconds)),
+        app_id: options.common.app_id,
+        qos: options.qos,
+        class: options.class,
+        payload_bytes: options.payload as usize,
+        senders: options.senders,
+        kept_max: if options.common.report.is_some() { KEPT_MAX } else { 0 },
     };
-    let mut report = conduct(&options.common, &script, |crew, api| Burst::begin(options, crew, api)?.run(crew))?;
-    if options.limit {
-        let joined = options.outstanding.unwrap_or(1) as usize;
-        let joinings = if joined == 1 { vec![1] } else { vec![1, joined] };
-        let sockets = usize::try_from(report.connections).unwrap_or(usize::MAX);
-        report.detail.limit = Some(probe::measure(sockets, report.detail.frame_bytes.max(1), &joinings, LIMIT_SECONDS)?);
-    }
+    let report = conduct(&options.common, &script, |crew, api| Burst::begin(traffic, crew, api)?.run(crew))?;
     publish(&options.common, &report)
+}
+
+/// What is sent to the rooms.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Traffic {
+    /// Messages per second and room, in an open loop.
+    pub(crate) rate: f64,
+    /// Closed loop: messages of each room under way.
+    pub(crate) outstanding: Option<u32>,
+    pub(crate) length: Duration,
+    pub(crate) app_id: i32,
+    pub(crate) qos: u8,
+    pub(crate) class: u8,
+    /// Of each message's data.
+    pub(crate) payload_bytes: usize,
+    /// Threads that push.
+    pub(crate) senders: u32,
+    /// Accepted messages that are kept one by one.
+    pub(crate) kept_max: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,15 +77,13 @@ struct Job {
 }
 
 /// The sending side of a run.
-struct Burst {
+pub(crate) struct Burst {
     rooms: Vec<RoomState>,
     workers_of_room: Vec<u32>,
     jobs: Option<SyncSender<Job>>,
     senders: Vec<JoinHandle<()>>,
     is_over: Arc<AtomicBool>,
-    outstanding: Option<u32>,
-    rate: f64,
-    length: Duration,
+    traffic: Traffic,
     load: Load,
     /// Handed to the senders and not answered.
     queued: u64,
@@ -83,25 +98,24 @@ struct RoomState {
 }
 
 impl Burst {
-    fn begin(options: &RoomBurst, crew: &Crew, api: &Api) -> Result<Self> {
+    pub(crate) fn begin(traffic: Traffic, crew: &Crew, api: &Api) -> Result<Self> {
         let (jobs, receiver) = mpsc::sync_channel(JOBS_MAX);
         let receiver = Arc::new(Mutex::new(receiver));
         let is_over = Arc::new(AtomicBool::new(false));
         let mut senders = Vec::new();
-        for index in 0..options.senders {
+        for index in 0..traffic.senders {
             let (api, outcomes, receiver, is_over) = (api.clone(), crew.push_outcomes(), Arc::clone(&receiver), Arc::clone(&is_over));
-            let (app_id, qos, class, payload) =
-                (options.common.app_id, i32::from(options.qos), i32::from(options.class), options.payload as usize);
             let rooms = crew.room_ids.clone();
             senders.push(spawn_named(&format!("sender-{index}"), move || {
                 while let Some(job) = next_job(&receiver) {
                     let outcome = if is_over.load(Ordering::Relaxed) {
                         Err("time was up".to_owned())
                     } else {
-                        let data = job.message.data(payload);
-                        api.push(&RoomPush::new(app_id, rooms[job.room], &data, qos, class)).map_err(|error| format!("{error:#}"))
+                        let data = job.message.data(traffic.payload_bytes);
+                        let (qos, class) = (i32::from(traffic.qos), i32::from(traffic.class));
+                        api.push(&RoomPush::new(traffic.app_id, rooms[job.room], &data, qos, class)).map_err(|error| format!("{error:#}"))
                     };
-                    outcomes.tell(job.room, job.message.number, outcome);
+                    outcomes.tell(job.room, job.message, outcome);
                 }
             })?);
         }
@@ -112,20 +126,18 @@ impl Burst {
             jobs: Some(jobs),
             senders,
             is_over,
-            outstanding: options.outstanding,
-            rate: options.rate,
-            length: Duration::from_secs(u64::from(options.seconds)),
+            traffic,
             load: Load { accepted: vec![0; rooms], ..Load::default() },
             queued: 0,
             under_way: HashMap::new(),
         })
     }
 
-    fn run(mut self, crew: &mut Crew) -> Result<Load> {
+    pub(crate) fn run(mut self, crew: &mut Crew) -> Result<Load> {
         let began = Instant::now();
         self.load.first_ns = clock::now_ns();
-        match self.outstanding {
-            Some(outstanding) => self.run_closed(crew, began + self.length, outstanding)?,
+        match self.traffic.outstanding {
+            Some(outstanding) => self.run_closed(crew, began + self.traffic.length, outstanding)?,
             None => self.run_open(crew, began)?,
         }
         self.load.seconds = began.elapsed().as_secs_f64();
@@ -157,8 +169,8 @@ impl Burst {
         reason = "a run is far below 2^52 messages"
     )]
     fn run_open(&mut self, crew: &mut Crew, began: Instant) -> Result<()> {
-        let per_s = self.rate * self.rooms.len() as f64;
-        let total = (per_s * self.length.as_secs_f64()).floor() as u64;
+        let per_s = self.traffic.rate * self.rooms.len() as f64;
+        let total = (per_s * self.traffic.length.as_secs_f64()).floor() as u64;
         for nth in 0..total {
             let offset = Duration::from_secs_f64(nth as f64 / per_s);
             while let Some(event) = crew.next_event(began + offset)? {
@@ -167,7 +179,7 @@ impl Burst {
             let room = (nth % self.rooms.len() as u64) as usize;
             let intended_ns = self.load.first_ns + offset.as_nanos() as u64;
             while !self.hand_out(room, intended_ns) {
-                if began.elapsed() > self.length + ACCEPT_MAX {
+                if began.elapsed() > self.traffic.length + ACCEPT_MAX {
                     self.load.unsent += total - nth;
                     return Ok(());
                 }
@@ -210,7 +222,7 @@ impl Burst {
                 state.next += 1;
                 state.under_way += 1;
                 self.queued += 1;
-                if self.outstanding.is_some() {
+                if self.traffic.outstanding.is_some() {
                     self.under_way.insert((room, message.number), (Instant::now(), 0));
                 }
                 true
@@ -221,16 +233,9 @@ impl Burst {
 
     fn on_event(&mut self, event: Event) {
         match event {
-            Event::Pushed { room, number, outcome } => {
+            Event::Pushed { room, message, answered_ns, outcome } => {
                 self.queued -= 1;
-                match outcome {
-                    Ok(()) => self.load.accepted[room] += 1,
-                    Err(cause) => {
-                        self.load.unsent += 1;
-                        *self.load.refused.entry(cause).or_default() += 1;
-                        self.complete(room, number);
-                    }
-                }
+                self.on_pushed(room, message, answered_ns, outcome);
             }
             Event::Done { messages } => {
                 for (room, number) in messages {
@@ -242,6 +247,26 @@ impl Burst {
                 }
             }
         }
+    }
+
+    fn on_pushed(&mut self, room: usize, message: Message, answered_ns: u64, outcome: Result<Pushed, String>) {
+        let answer = match outcome {
+            Ok(pushed) => {
+                self.load.accepted[room] += 1;
+                if self.load.kept >= self.traffic.kept_max {
+                    return;
+                }
+                self.load.kept += 1;
+                Answer::Accepted(pushed)
+            }
+            Err(cause) => {
+                self.load.unsent += 1;
+                *self.load.refused.entry(cause.clone()).or_default() += 1;
+                self.complete(room, message.number);
+                Answer::Refused(cause)
+            }
+        };
+        self.load.sent.push(Sent { room, message, answered_ns, answer });
     }
 
     fn complete(&mut self, room: usize, number: u32) {

@@ -9,7 +9,7 @@ use anyhow::Result;
 
 /// Runs it.
 pub(crate) fn run(options: &Storm) -> Result<bool> {
-    let script = Script { name: "storm", rooms: options.rooms, activity: Activity::Listen, at_least_once: false, return_spread: None };
+    let script = Script { rooms: options.rooms, ..Script::new("storm", Activity::Listen) };
     let report = conduct(&options.common, &script, |_, _| Ok(Load::default()))?;
     publish(&options.common, &report)
 }

@@ -1,18 +1,22 @@
 //! The rules that follow from the options alone.
 
-use super::{Server, WrongUse, last_members, plans};
+use super::{Script, Server, SlowScript, WrongUse, last_members, plans};
 use crate::{
+    crowd::slow::{Pace, Slow},
     options::{Common, Options, Scenario},
     tally::MessageTally,
-    worker::Activity,
+    worker::{Activity, Plan},
 };
+use billfish_wire::Class;
 use clap::Parser;
+use std::time::Duration;
 
 #[test]
 fn the_crowd_is_split_without_gap_or_overlap_and_neighbours_stay_together() {
     let common = common(&["--connections", "1001", "--processes", "4"]);
     let server = Server::of(&common).expect("a key was given");
-    let plans = plans(&common, &server, 3, &[1, 2], Activity::Chat { per_s: 1_001.0, text_chars: 10 }, None).expect("few files are needed");
+    let plans = plans(&common, &server, 3, &[1, 2], &Script::new("unicast", Activity::Chat { per_s: 1_001.0, text_chars: 10 }))
+        .expect("few files are needed");
     assert_eq!(plans.len(), 4);
     let mut next = 0;
     for plan in &plans {
@@ -26,10 +30,40 @@ fn the_crowd_is_split_without_gap_or_overlap_and_neighbours_stay_together() {
 }
 
 #[test]
+fn the_same_seed_has_the_same_users_rooms_and_slow_ones_however_it_is_split() {
+    let slow = Slow {
+        slow_permille: 100,
+        bytes_per_s: 100,
+        stopped_permille: 20,
+        stop: Duration::from_secs(10),
+        calm: Duration::from_secs(1),
+        receive_buffer_bytes: 4_096,
+    };
+    let script = Script {
+        slow: Some(SlowScript { slow, class: Class::Chat, memory_growth_bytes_max: 0, p99_growth_max: None }),
+        ..Script::new("slow-readers", Activity::Listen)
+    };
+    let crowd = |seed: u64, processes: &str| -> Vec<(i64, usize, Pace)> {
+        let common = common(&["--connections", "3000", "--processes", processes]);
+        let server = Server::of(&common).expect("a key was given");
+        let plans = plans(&common, &server, seed, &[7, 8, 9], &script).expect("few files are needed");
+        let client = |plan: &Plan, index| (plan.user_id(index), (plan.first + index) % plan.rooms.len(), plan.pace_of(index));
+        plans.iter().flat_map(|plan| (0..plan.clients).map(|index| client(plan, index)).collect::<Vec<_>>()).collect()
+    };
+    assert_eq!(crowd(7, "1"), crowd(7, "4"));
+    let paces = |crowd: Vec<(i64, usize, Pace)>| crowd.into_iter().map(|(_, _, pace)| pace).collect::<Vec<_>>();
+    assert_ne!(paces(crowd(7, "1")), paces(crowd(8, "1")), "another seed has others");
+    for room in 0..3 {
+        let slow_here = crowd(7, "1").iter().filter(|(_, own, pace)| *own == room && *pace == Pace::Slow).count();
+        assert!((60..140).contains(&slow_here), "{slow_here} of about 100 slow ones are in room {room}");
+    }
+}
+
+#[test]
 fn more_connections_than_the_processes_may_open_files_is_wrong_use() {
     let common = common(&["--connections", "100000000", "--processes", "2"]);
     let server = Server::of(&common).expect("a key was given");
-    let error = plans(&common, &server, 3, &[], Activity::Listen, None).expect_err("two processes cannot");
+    let error = plans(&common, &server, 3, &[], &Script::new("hold", Activity::Listen)).expect_err("two processes cannot");
     assert!(error.is::<WrongUse>(), "{error}");
     assert!(error.to_string().contains("processes"), "{error}");
 }
@@ -57,7 +91,7 @@ fn a_missing_key_says_where_it_was_looked_for_and_what_to_do() {
 
 #[test]
 fn a_message_that_someone_never_got_has_no_last_member() {
-    let message = |received, last_ns| MessageTally { received, intended_ns: 1_000_000, last_ns };
+    let message = |received, last_ns| MessageTally { received, intended_ns: 1_000_000, last_ns, ..MessageTally::default() };
     let latencies = last_members(&[vec![message(3, 4_000_000), message(2, 9_000_000)]], &[3]);
     assert_eq!(latencies.count(), 1);
     let p50 = latencies.percentile_ms(50.0).expect("one message");

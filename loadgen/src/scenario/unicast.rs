@@ -13,7 +13,7 @@ pub(crate) fn run(options: &Unicast) -> Result<bool> {
         bail!(WrongUse("--rate must be above 0".to_owned()));
     }
     let activity = Activity::Chat { per_s: options.rate, text_chars: options.payload as usize };
-    let script = Script { name: "unicast", rooms: 0, activity, at_least_once: true, return_spread: None };
+    let script = Script { at_least_once: true, ..Script::new("unicast", activity) };
     let report = conduct(&options.common, &script, |crew, _| let_run(crew, options.seconds))?;
     publish(&options.common, &report)
 }

@@ -1,13 +1,11 @@
-//! What one frame costs in the gateway's end of a session, and one queued copy in a backlog. No socket: this is the protocol's share.
+//! What one frame costs in the gateway's end of a session. No socket: this is the protocol's share.
 
 use billfish_session::{
     Push, Time,
-    backlog::{Backlog, BacklogLimits, Queued},
-    server::{LoginAccepted, ServerActions, ServerConfig, ServerSession},
+    server::{LoginAccepted, ServerAction, ServerActions, ServerConfig, ServerSession},
 };
 use billfish_wire::{Body, Code, Encoding, Frame};
-use bytes::Bytes;
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{Criterion, criterion_group, criterion_main};
 use std::{hint::black_box, sync::Arc};
 
 fn on_frame(criterion: &mut Criterion) {
@@ -31,15 +29,21 @@ fn on_frame(criterion: &mut Criterion) {
         let mut out = ServerActions::default();
         let mut now = 0;
 
+        group.bench_function("login_to_logout", |bencher| {
+            bencher.iter(|| {
+                let mut session = live(&config, encoding);
+                session.on_disconnected(&mut out);
+                drain(&mut out)
+            });
+        });
+
         let mut session = live(&config, encoding);
         let body = chat.to_vec(encoding);
-        let mut request = 0;
         // With its answer, so that the calls under way do not pile up.
         group.bench_function("biz_and_its_answer", |bencher| {
             bencher.iter(|| {
                 session.on_frame(tick(&mut now), &config, Frame { encoding, code: Code::Biz.number(), body: black_box(&body) }, &mut out);
-                request += 1;
-                session.on_accepted(request, 1, 1, &mut out);
+                session.on_accepted(drain(&mut out), 1, 1, &mut out);
                 drain(&mut out)
             });
         });
@@ -75,53 +79,6 @@ fn on_frame(criterion: &mut Criterion) {
     }
 }
 
-fn backlog(criterion: &mut Criterion) {
-    let limits = BacklogLimits::default();
-    let frame = Bytes::from(vec![7; 300]);
-    let push = Push::new(Body { room_id: Some(20_001), key: Some("likes".to_owned()), class: Some(3), ..Body::default() });
-    let copy = |state: bool| {
-        let state = if state { push.state().cloned() } else { None };
-        Queued { frame: frame.clone(), class: billfish_wire::Class::Chat, state, tag: 0u64 }
-    };
-    let mut group = criterion.benchmark_group("backlog");
-    group.bench_function("push_and_advance", |bencher| {
-        let mut backlog = Backlog::default();
-        bencher.iter(|| {
-            let fits = backlog.push(&limits, copy(false), |_, _| ());
-            backlog.advance(300, drop);
-            fits
-        });
-    });
-    group.bench_function("push_at_the_soft_mark", |bencher| {
-        let mut backlog = Backlog::default();
-        bencher.iter(|| backlog.push(&limits, copy(false), |queued, _| drop(black_box(queued))));
-    });
-    group.bench_function("push_a_newer_state", |bencher| {
-        let mut backlog = Backlog::default();
-        bencher.iter(|| backlog.push(&limits, copy(true), |queued, _| drop(black_box(queued))));
-    });
-    group.bench_function("fill_128_and_write_in_16_parts", |bencher| {
-        let fill = || {
-            let mut backlog = Backlog::default();
-            for _ in 0..128 {
-                backlog.push(&limits, copy(false), |_, _| ()).expect("the soft mark drops");
-            }
-            backlog
-        };
-        bencher.iter_batched(
-            fill,
-            |mut backlog| {
-                while !backlog.is_empty() {
-                    black_box(backlog.slices().take(64).map(|slice| slice.len()).sum::<usize>());
-                    backlog.advance(backlog.bytes().min(2_400), drop);
-                }
-            },
-            BatchSize::SmallInput,
-        );
-    });
-    group.finish();
-}
-
 fn live(config: &ServerConfig, encoding: Encoding) -> ServerSession {
     let mut session = ServerSession::new(Time(0), config);
     let mut out = ServerActions::default();
@@ -130,6 +87,8 @@ fn live(config: &ServerConfig, encoding: Encoding) -> ServerSession {
     let accepted = LoginAccepted { session_id: "s".to_owned(), node: "n".to_owned(), server_time_ms: 1 };
     session.on_login_accepted(Time(0), config, accepted, &mut out);
     assert!(session.is_live());
+    // Whoever does not resume is sent his inbox, which is a call too.
+    session.on_accepted(drain(&mut out), 0, 0, &mut out);
     drain(&mut out);
     session
 }
@@ -140,11 +99,17 @@ fn tick(now: &mut u64) -> Time {
     Time(*now)
 }
 
-fn drain(out: &mut ServerActions) {
+/// Takes what is to be done; gives the number of the call to a router among it, which its answer must have. 0: there was none.
+fn drain(out: &mut ServerActions) -> u32 {
+    let mut call = 0;
     while let Some(action) = out.next_action() {
+        if let ServerAction::Upstream { request, .. } = &action {
+            call = *request;
+        }
         black_box(action);
     }
+    call
 }
 
-criterion_group!(benches, on_frame, backlog);
+criterion_group!(benches, on_frame);
 criterion_main!(benches);

@@ -24,11 +24,11 @@ pub use self::config::ServerConfig;
 
 use self::{
     calls::{Call, Calls},
-    pending::Pending,
+    pending::{Acknowledged, Pending},
     rooms::Rooms,
 };
 use crate::{push::Push, rate::TokenBucket, time::Time};
-use billfish_wire::{Body, Code, Encoding, Frame, FrameError, HEADER_BYTES, Reason};
+use billfish_wire::{Body, Code, Encoding, Frame, FrameError, HEADER_BYTES, Reason, body::plain_ack};
 use std::sync::Arc;
 
 /// Told to a client that has [`ServerConfig::upstream_max`] calls under way, and to one whose LOGIN the stores did not answer:
@@ -408,6 +408,11 @@ impl ServerSession {
         if code != Code::Ack {
             self.refused_in_a_row = 0;
         }
+        if code == Code::Ack
+            && let Some(msg_id) = plain_ack(frame.encoding, frame.body).filter(|msg_id| !msg_id.is_empty())
+        {
+            return self.acknowledge(msg_id, out);
+        }
         let Ok(body) = Body::decode(frame.encoding, frame.body) else {
             if code == Code::Ack {
                 return self.refuse_ack(now, config, out);
@@ -462,14 +467,19 @@ impl ServerSession {
         let Some(msg_id) = body.msg_id.filter(|msg_id| !msg_id.is_empty()) else {
             return self.refuse_ack(now, config, out);
         };
-        let known = self.rare.as_mut().and_then(|rare| rare.pending.acknowledge(config, &msg_id));
+        self.acknowledge(&msg_id, out);
+    }
+
+    fn acknowledge(&mut self, msg_id: &str, out: &mut ServerActions) {
+        let known = self.rare.as_mut().and_then(|rare| rare.pending.acknowledge(msg_id));
         let (room_id, recorded) = match known {
+            Some(Acknowledged { room_id: Some(_), recorded: false }) => return out.push(ServerAction::AckedInTime),
             Some(known) => (known.room_id, known.recorded),
             // Sent before a reconnect, or read from a SYNC page. A user push is then in the inbox alone; a room push may still have its
             // record among the late ACKs.
             None => (None, msg_id.starts_with('r')),
         };
-        out.push(ServerAction::Acked { msg_id, room_id, recorded });
+        out.push(ServerAction::Acked { msg_id: msg_id.to_owned(), room_id, recorded });
     }
 
     /// An ACK that names nothing is answered with an ERROR, so it costs what any other frame does.

@@ -13,9 +13,11 @@ use prost::Message;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::{fmt, str::Utf8Error};
 
+mod ack;
 mod resume;
 mod shape;
 
+pub use ack::plain_ack;
 pub use resume::Resume;
 pub use shape::check_json;
 

@@ -10,7 +10,8 @@ use billfish_link::message::{Joined, reply};
 use billfish_state::{DeviceKind, Member, UserId};
 use billfish_wire::Reason;
 use bytes::Bytes;
-use std::{collections::BTreeSet, pin::Pin, sync::Arc, task::Poll};
+use futures_util::future::join_all;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Told to who finds a room full.
 const FULL_RETRY_MS: u64 = 10_000;
@@ -48,7 +49,7 @@ impl Room {
         // has perhaps said so already.
         joins.retain(|join| !join.gateway.is_down());
         let now_ms = self.core.state.clock.now_ms();
-        let looked = all(joins.iter().map(|join| self.look(join, now_ms))).await;
+        let looked = join_all(joins.iter().map(|join| self.look(join, now_ms))).await;
         let mut admitted = Vec::with_capacity(joins.len());
         let mut newly_seated = BTreeSet::new();
         for (join, looked) in joins.into_iter().zip(looked) {
@@ -129,7 +130,7 @@ impl Room {
 
     /// Lets in. Where that fails, those who were to be let in are given back.
     async fn seat(&mut self, joins: Vec<(Joining, Option<i64>)>, now_ms: u64) -> Result<Vec<(Joining, Joined)>, (Vec<Joining>, Refusal)> {
-        let resumed = all(joins.iter().map(|(join, _)| self.resumed(join, now_ms))).await;
+        let resumed = join_all(joins.iter().map(|(join, _)| self.resumed(join, now_ms))).await;
         let (mut answers, mut kept) = (Vec::with_capacity(joins.len()), Vec::with_capacity(joins.len()));
         for ((join, unacknowledged), resumed) in joins.into_iter().zip(resumed) {
             match resumed {
@@ -200,22 +201,4 @@ impl Room {
             }
         }
     }
-}
-
-/// Waits for all, at once.
-async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut waiting: Vec<Pin<Box<F>>> = futures.map(Box::pin).collect();
-    let mut outputs: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        for (output, future) in outputs.iter_mut().zip(&mut waiting) {
-            if output.is_none()
-                && let Poll::Ready(ready) = future.as_mut().poll(context)
-            {
-                *output = Some(ready);
-            }
-        }
-        if outputs.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    outputs.into_iter().flatten().collect()
 }

@@ -112,6 +112,8 @@ pub enum ServerAction {
     },
     /// The user showed a sign of life that presence should hear of: at most one per half a gap.
     Alive,
+    /// A push to a room was acknowledged before anything was recorded of it: the usual end, and only worth counting.
+    AckedInTime,
     /// A push was acknowledged: forget it in the inbox and among the late ACKs.
     Acked {
         /// Which.

@@ -10,7 +10,7 @@
 //!   connection ends first it is missed, as what still waits then: the client was gone already when it was sent, perhaps.
 //!
 //! - In the order of first sending; bounded by `pending_max`, beyond which the oldest is handed over.
-//! - `due` never lies later than the earliest entry, so a shell that sleeps until then misses nothing.
+//! - `due` never lies later than the earliest entry, so a shell that sleeps until then misses nothing; it may lie before.
 
 use super::{ServerAction, ServerActions, ServerConfig};
 use crate::{push::Push, time::Time};
@@ -58,7 +58,7 @@ impl Pending {
 
     /// Watches a push that was just sent. One that waits already keeps its place and its times.
     pub(super) fn add(&mut self, now: Time, config: &ServerConfig, push: &Arc<Push>, out: &mut ServerActions) {
-        if self.position(push.body().msg_id.as_deref().unwrap_or_default()).is_some() {
+        if self.holds(push) {
             return;
         }
         let mut waiting = Waiting { push: Arc::clone(push), sent_at: now, times_sent: 1, recorded: false, given_up: false };
@@ -75,10 +75,11 @@ impl Pending {
         }
     }
 
-    pub(super) fn acknowledge(&mut self, config: &ServerConfig, msg_id: &str) -> Option<Acknowledged> {
+    pub(super) fn acknowledge(&mut self, msg_id: &str) -> Option<Acknowledged> {
         let waiting = self.waiting.remove(self.position(msg_id)?)?;
-        if waiting.due(config) <= self.due {
-            self.due = self.earliest(config);
+        if self.waiting.is_empty() {
+            // Else it is left too early: to look for the earliest after every ACK costs more than one look too many.
+            self.due = Time::NEVER;
         }
         Some(Acknowledged { room_id: waiting.push.body().room_id, recorded: waiting.recorded })
     }
@@ -123,6 +124,13 @@ impl Pending {
         for waiting in self.waiting {
             waiting.hand_over(true, out);
         }
+    }
+
+    fn holds(&self, push: &Push) -> bool {
+        let (body, last) = (push.body(), self.waiting.back().map(|waiting| waiting.push.body()));
+        // A room's pushes come in the order of their numbers: nearly always this one is new, and nobody need be looked through.
+        let is_next = last.is_some_and(|last| body.room_id.is_some() && last.room_id == body.room_id && last.seq < body.seq);
+        !is_next && self.position(body.msg_id.as_deref().unwrap_or_default()).is_some()
     }
 
     fn position(&self, msg_id: &str) -> Option<usize> {

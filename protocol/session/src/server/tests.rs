@@ -107,6 +107,7 @@ impl Shown for Vec<ServerAction> {
             ServerAction::EnterRoom { room_id } => format!("EnterRoom {room_id}"),
             ServerAction::LeaveRoom { room_id } => format!("LeaveRoom {room_id}"),
             ServerAction::Alive => "Alive".to_owned(),
+            ServerAction::AckedInTime => "AckedInTime".to_owned(),
             ServerAction::Acked { msg_id, room_id, recorded } => format!("Acked {msg_id} {room_id:?} {recorded}"),
             ServerAction::RecordAck { push, times_sent, due_in_ms } => {
                 format!("RecordAck {} sent {times_sent} due {due_in_ms}", id(push))

@@ -159,6 +159,7 @@ impl Gate {
             }
             ServerAction::Authenticate(request) => self.wishes.push(Wish::Authenticate(request)),
             ServerAction::Upstream { request, call } => self.wishes.push(Wish::Call { request, call }),
+            ServerAction::AckedInTime => {}
             ServerAction::Acked { msg_id, room_id, recorded } => {
                 let was_recorded = self.recorded.remove(&msg_id);
                 assert!(recorded || !was_recorded, "a record of {msg_id} of room {room_id:?} would stay behind");

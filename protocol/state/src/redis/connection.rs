@@ -19,11 +19,10 @@ use super::server::{Change, Server, pipeline};
 use super::slots::{SLOTS, slot_of};
 use super::trouble::Trouble;
 use crate::port::Result;
+use futures_util::future::join_all;
 use redis::{FromRedisValue, Pipeline, ServerError, ServerErrorKind, Value};
 use std::collections::{BTreeMap, HashMap};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -254,7 +253,7 @@ impl Connection {
         }
         let asked = apart.into_iter().map(async |(_, indices, commands)| (indices, self.run_many(what, commands).await));
         let mut failed = None;
-        for (indices, outcome) in all(asked).await {
+        for (indices, outcome) in join_all(asked).await {
             match outcome {
                 Ok(told) => indices.into_iter().zip(told).for_each(|(index, told)| answers[index] = Some(told)),
                 Err(error) => failed = Some(error),
@@ -280,7 +279,7 @@ impl Connection {
                 break;
             }
             let sent = groups.into_iter().map(|group| self.send(commands, group, deadline));
-            for (index, fate) in all(sent).await.into_iter().collect::<std::result::Result<Vec<_>, _>>()?.into_iter().flatten() {
+            for (index, fate) in join_all(sent).await.into_iter().collect::<std::result::Result<Vec<_>, _>>()?.into_iter().flatten() {
                 fates[index] = Some(fate);
             }
         }
@@ -591,24 +590,6 @@ fn moved_to(error: &ServerError) -> Option<Address> {
         Some(ServerErrorKind::Moved | ServerErrorKind::Ask) => Address::parse(error.details()?.split_ascii_whitespace().nth(1)?),
         _ => None,
     }
-}
-
-/// Waits for all, at once.
-async fn all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut waiting: Vec<Pin<Box<F>>> = futures.map(Box::pin).collect();
-    let mut outputs: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();
-    std::future::poll_fn(|context| {
-        for (output, future) in outputs.iter_mut().zip(&mut waiting) {
-            if output.is_none()
-                && let Poll::Ready(ready) = future.as_mut().poll(context)
-            {
-                *output = Some(ready);
-            }
-        }
-        if outputs.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    outputs.into_iter().flatten().collect()
 }
 
 /// Counts commands in flight, also when the call is given up.

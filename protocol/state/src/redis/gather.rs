@@ -23,7 +23,7 @@ const GATHER: Duration = Duration::from_millis(25);
 const LOAD_ASKS: u32 = 10;
 const SLICE: Duration = Duration::from_millis(100);
 /// So many are not waited with any longer.
-const ASKS_AT_ONCE: usize = 512;
+const ASKS_AT_ONCE: usize = 32;
 /// A call of so many has little to gain from others.
 const ASKS_ENOUGH: usize = 64;
 /// Calls that wait to be gathered.

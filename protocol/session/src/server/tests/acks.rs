@@ -34,7 +34,7 @@ fn an_ack_ends_the_waiting_and_says_what_is_to_be_forgotten() {
     end.push(&room_push(3, 6));
     end.push(&user_push("1-0"));
     end.drain();
-    assert_eq!(end.ack("r3-5"), ["Acked r3-5 Some(3) false"]);
+    assert_eq!(end.ack("r3-5"), ["AckedInTime"]);
     end.tick(200);
     assert_eq!(end.ack("r3-6"), ["Acked r3-6 Some(3) true"]);
     assert_eq!(end.ack("1-0"), ["Acked 1-0 None true"]);
@@ -135,4 +135,30 @@ fn an_ack_that_comes_after_all_is_that_of_a_push_which_was_given_up() {
     assert!(end.ack("r3-5").contains(&"Acked r3-5 Some(3) true".to_owned()));
     end.session.on_disconnected(&mut end.out);
     assert_eq!(end.drain().shown(), [""; 0]);
+}
+
+#[test]
+fn a_push_that_comes_again_waits_once_wherever_it_stands() {
+    let mut end = End::live();
+    for push in [room_push(3, 5), room_push(3, 6), user_push("1-0"), room_push(3, 5), room_push(3, 6), user_push("1-0")] {
+        end.push(&push);
+    }
+    end.drain();
+    assert_eq!(end.ack("r3-5"), ["AckedInTime"]);
+    assert_eq!(end.ack("r3-6"), ["AckedInTime"]);
+    assert_eq!(end.ack("1-0"), ["Acked 1-0 None true"]);
+    assert_eq!(end.session.next_deadline(&end.config), Time(60_000), "nothing waits any more");
+}
+
+#[test]
+fn an_ack_of_the_earliest_leaves_a_look_too_many_and_none_too_late() {
+    let mut end = End::live();
+    end.push(&room_push(3, 5));
+    end.tick(100);
+    end.push(&room_push(3, 6));
+    end.ack("r3-5");
+    assert!(end.session.next_deadline(&end.config) <= Time(300));
+    assert_eq!(end.tick(200).shown(), [""; 0], "the second has not waited for long");
+    assert_eq!(end.session.next_deadline(&end.config), Time(300));
+    assert_eq!(end.tick(300).shown(), ["RecordAck r3-6 sent 1 due 3800"]);
 }

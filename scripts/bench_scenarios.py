@@ -1,0 +1,338 @@
+"""What scripts/bench runs: the scenarios, the figures taken from each run, and the bars they are held to."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a run."""
+
+    label: str
+    unit: str
+    of: Callable[[dict], float | None]
+    """From loadgen's report."""
+    bar: tuple[str, float] | None = None
+    """`("<", 65)`: at most 65. `(">", 3.2e6)`: at least that many."""
+    limit: Callable[[dict], float | None] | None = None
+    """The same figure of the bare send loop in the same run."""
+    ratio_bar: float | None = None
+    """Least share of the limit."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One command of loadgen against nodes of its own."""
+
+    name: str
+    what: str
+    load: str
+    """Arguments of loadgen; `{connections}` and `{seconds}` are put in."""
+    figures: dict[str, Figure]
+    connections: int = 10_000
+    seconds: int = 10
+    gateways: int = 0
+    """0: everything in one process, state in memory. Otherwise so many gateways, `routers` routers and a Redis."""
+    routers: int = 1
+    measured: tuple[str, ...] = ()
+    """Whose CPU and memory are read, of gateway, router and redis; in one process it is that."""
+    is_redis_counted: bool = False
+    shards: int = 0
+    """Of a gateway; 0: one per core."""
+    is_frame_limit_lifted: bool = False
+    """Without the limit of frames per session, which an echo would run into."""
+    is_long: bool = False
+    """Only with BENCH_LONG=1, or when it is named."""
+
+
+def field(*path: str) -> Callable[[dict], float | None]:
+    """A number somewhere in a report; None where it was not measured."""
+
+    def read(report: dict) -> float | None:
+        for key in path:
+            report = (report or {}).get(key)
+        return report
+
+    return read
+
+
+def inverse_us(read: Callable[[dict], float | None]) -> Callable[[dict], float | None]:
+    """Microseconds each, of so many a second."""
+    return lambda report: 1e6 / read(report) if read(report) else None
+
+
+def cpu_us_per(count: Callable[[dict], float | None]) -> Callable[[dict], float | None]:
+    """Microseconds of CPU during the load for each of so many."""
+
+    def each(report: dict) -> float | None:
+        cpu_s, number = report.get("server_cpu_s"), count(report)
+        return cpu_s * 1e6 / number if cpu_s is not None and number else None
+
+    return each
+
+
+def limit_of(joined: int) -> Callable[[dict], float | None]:
+    """Deliveries per CPU-second of the bare send loop, so many frames to a send."""
+
+    def read(report: dict) -> float | None:
+        rows = (report["detail"].get("limit") or {}).get("rows", [])
+        return next((row["deliveries_per_cpu_s"] for row in rows if row["joined"] == joined), None)
+
+    return read
+
+
+def connection_seconds(report: dict) -> float:
+    return report["connections"] * report["detail"]["seconds"]
+
+
+DELIVERED = field("deliveries_per_server_cpu_s")
+P50, P99 = field("latency_ms", "p50"), field("latency_ms", "p99")
+SENT = field("sent")
+CORES = cpu_us_per(lambda report: report["detail"]["seconds"] * 1e6)
+LOGIN_US = inverse_us(field("logins_per_server_cpu_s"))
+
+
+def deliveries(joined: int, bar: float | None = None, ratio_bar: float | None = None) -> dict[str, Figure]:
+    least = (">", bar) if bar else None
+    return {"delivered": Figure("deliveries per server CPU-s", "/s", DELIVERED, least, limit_of(joined), ratio_bar)}
+
+
+def one_at_a_time(name: str, connections: int, ratio_bar: float | None = None) -> Scenario:
+    what = f"one write per delivery, {connections:,} members"
+    return Scenario(name, what, "room-burst --outstanding 1 --limit", deliveries(1, ratio_bar=ratio_bar), connections)
+
+
+def joined(name: str, what: str, bar: float | None, ratio_bar: float | None = None, arguments: str = "", **others) -> Scenario:
+    return Scenario(name, what, f"room-burst --outstanding 32 --limit{arguments}", deliveries(32, bar, ratio_bar), **others)
+
+
+def logins(name: str, what: str, connections: int, bar: float | None = None, arguments: str = "", **others) -> Scenario:
+    figures = {"login_us": Figure("CPU of {measured} per login", "µs", LOGIN_US, ("<", bar) if bar else None)}
+    if bar:
+        figures["all_in_s"] = Figure("until all are in", "s", field("detail", "connect_s"), ("<", 2))
+    load = f"storm --login-window 512 --connect-max 240{arguments}"
+    return Scenario(name, what, load, figures, connections, seconds=0, measured=("gateway",), **others)
+
+
+def part(name: str, of: Scenario, measured: str, key: str, what: str, figure: Figure) -> Scenario:
+    """The same load as another scenario's, with the CPU of one kind of node: a unit for docs/sizing.md."""
+    copied = {field: getattr(of, field) for field in ("load", "connections", "seconds", "gateways", "routers")}
+    return Scenario(name, what, figures={key: figure}, measured=(measured,), **copied)
+
+
+ONE = one_at_a_time("one-10000", 10_000, ratio_bar=0.90)
+STORM = logins("login-18000", "connect + login, token in Redis, 18,000 at once", 18_000, bar=19, gateways=1)
+JOIN = logins("login-join-18000", "the same, and a JOIN", 18_000, arguments=" --rooms 18", gateways=1)
+UNICAST = Scenario(
+    "unicast-10000",
+    "one-to-one chat, 10,000 messages/s, gateway → router → gateway",
+    "unicast --rate 10000",
+    {
+        "p99_ms": Figure("p99", "ms", P99, ("<", 0.5)),
+        "cores": Figure("cores of both", "", CORES, ("<", 0.35)),
+    },
+    1_000,
+    gateways=1,
+    measured=("gateway", "router"),
+)
+ROOMS = Scenario(
+    "router-room",
+    "a message to a room through the HTTP API, 1,000/s to 20 rooms of 50",
+    "room-burst --rooms 20 --rate 50",
+    {"message_us": Figure("CPU of the router per message", "µs", cpu_us_per(SENT))},
+    1_000,
+    gateways=1,
+    measured=("router",),
+)
+
+SCENARIOS = [
+    ONE,
+    joined("joined-10000", "32 outstanding, 10,000 members, in order", 3.2e6, 0.88),
+    joined("joined-qos1-10000", "the same, QoS 1, every copy acknowledged", 2.0e6, arguments=" --qos 1"),
+    Scenario(
+        "room-10-per-s",
+        "room of 10,000, 10 messages/s",
+        "room-burst --rate 10",
+        {"p50_ms": Figure("p50", "ms", P50), "p99_ms": Figure("p99", "ms", P99, ("<", 65))},
+    ),
+    Scenario(
+        "room-50-per-s",
+        "room of 10,000, 50 messages/s",
+        "room-burst --rate 50",
+        {"p50_ms": Figure("p50", "ms", P50, ("<", 60)), "p99_ms": Figure("p99", "ms", P99, ("<", 145))},
+    ),
+    Scenario(
+        "idle-memory",
+        "idle over plain TCP, logged in, in a room",
+        "hold",
+        {"bytes": Figure("user memory of the gateway per connection", "B", field("bytes_per_connection"), ("<", 256))},
+        18_000,
+        gateways=1,
+        measured=("gateway",),
+    ),
+    Scenario(
+        "idle-cpu",
+        "idle, a heartbeat each 30 s, presence in Redis",
+        "hold",
+        {"cpu_us": Figure("CPU of gateway and router per connection and second", "µs", cpu_us_per(connection_seconds), ("<", 0.7))},
+        18_000,
+        seconds=120,
+        gateways=1,
+        measured=("gateway", "router"),
+    ),
+    STORM,
+    JOIN,
+    UNICAST,
+    Scenario(
+        "redis-copies",
+        "3 rooms of 1,000, 10 messages/s each, 3 gateways and 2 routers",
+        "room-burst --rooms 3 --rate 10",
+        {"commands": Figure("Redis commands per copy", "", field("detail", "redis", "per_delivery"), ("<", 0.02))},
+        3_000,
+        seconds=30,
+        gateways=3,
+        routers=2,
+        measured=("gateway",),
+        is_redis_counted=True,
+    ),
+    Scenario(
+        "hold-100000",
+        "100,000 connections over 6 gateways, 10 minutes of heartbeats",
+        "hold --processes 6 --rooms 100 --connect-max 240",
+        {
+            "lost": Figure("lost, failed, dropped or unanswered", "", lambda report: lost(report), ("<", 0)),
+            "cpu_us": Figure("CPU of the gateways per connection and second", "µs", cpu_us_per(connection_seconds)),
+            "bytes": Figure("user memory of the gateways per connection", "B", field("bytes_per_connection")),
+            "commands": Figure("Redis commands per heartbeat", "", field("detail", "redis", "per_delivery"), ("<", 0.02)),
+        },
+        100_000,
+        seconds=600,
+        gateways=6,
+        routers=2,
+        measured=("gateway",),
+        is_redis_counted=True,
+        is_long=True,
+    ),
+    *(one_at_a_time(f"one-{members}", members) for members in (1_000, 6_000, 12_000, 18_000)),
+    # Fewer cost less CPU than ten of the kernel's ticks of 10 ms on each of six gateways, and that is how it counts.
+    logins("login-6x-10000", "connect + login, 10,000 over 6 gateways", 10_000, gateways=6, routers=2),
+    logins("login-6x-30000", "connect + login, 30,000 over 6 gateways", 30_000, gateways=6, routers=2, arguments=" --processes 6"),
+    logins(
+        "login-6x-100000",
+        "connect + login, 100,000 over 6 gateways",
+        100_000,
+        gateways=6,
+        routers=2,
+        arguments=" --processes 6",
+        is_long=True,
+    ),
+    joined("shards-1", "32 outstanding, 10,000 members, 1 shard", None, shards=1),
+    joined("shards-2", "32 outstanding, 10,000 members, 2 shards", None, shards=2),
+    Scenario(
+        "echo-1000",
+        "heartbeats there and back, 1,000 connections, closed loop",
+        "echo",
+        {"echoes": Figure("echoes per server CPU-s", "/s", DELIVERED), "p99_ms": Figure("p99", "ms", P99)},
+        1_000,
+        is_frame_limit_lifted=True,
+    ),
+    part("login-18000-redis", STORM, "redis", "login_us", STORM.what, Figure("CPU of Redis per login", "µs", LOGIN_US)),
+    part("login-18000-router", STORM, "router", "login_us", STORM.what, Figure("CPU of the router per login", "µs", LOGIN_US)),
+    part("login-join-router", JOIN, "router", "login_us", "LOGIN and JOIN", Figure("CPU of the router per login", "µs", LOGIN_US)),
+    part("login-join-redis", JOIN, "redis", "login_us", "LOGIN and JOIN", Figure("CPU of Redis per login", "µs", LOGIN_US)),
+    ROOMS,
+    dataclasses.replace(ROOMS, name="router-room-6x", what="the same, 6 gateways", gateways=6),
+    part("router-room-redis", ROOMS, "redis", "message_us", ROOMS.what, Figure("CPU of Redis per message", "µs", cpu_us_per(SENT))),
+    part("unicast-gateway", UNICAST, "gateway", "message_us", UNICAST.what, Figure("CPU of the gateway per message", "µs", cpu_us_per(SENT))),
+    part("unicast-router", UNICAST, "router", "message_us", UNICAST.what, Figure("CPU of the router per message", "µs", cpu_us_per(SENT))),
+    part("unicast-redis", UNICAST, "redis", "message_us", UNICAST.what, Figure("CPU of Redis per message", "µs", cpu_us_per(SENT))),
+]
+
+
+def lost(report: dict) -> float:
+    """Everything that a run is to have none of. A dropped copy is accounted for, and yet what delivers less costs less."""
+    detail = report["detail"]
+    doubled = 0 if detail["at_least_once"] else report["duplicates"]
+    counts = [report["missing"], report["logins_failed"], report["order_breaks"], doubled, detail["unsent"], detail["strays"]]
+    return sum([*counts, *report["dropped"].values(), *detail["lost"].values()])
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A cost that is to stay the same while something grows."""
+
+    what: str
+    unit: str
+    steps: list[tuple[str, str, str]]
+    """Label, scenario, figure."""
+    as_cost: Callable[[float], float]
+    bar_percent: float | None
+
+
+GROWTHS = [
+    Growth(
+        "CPU per delivery, one write each, by members",
+        "µs",
+        [(f"{members:,}", f"one-{members}", "delivered") for members in (1_000, 6_000, 12_000, 18_000)],
+        lambda per_s: 1e6 / per_s,
+        10,
+    ),
+    Growth(
+        "the same of the bare send loop",
+        "µs",
+        [(f"{members:,}", f"one-{members}", "delivered.limit") for members in (1_000, 6_000, 12_000, 18_000)],
+        lambda per_s: 1e6 / per_s,
+        None,
+    ),
+    Growth(
+        "CPU of the gateways per login, by sessions over 6 gateways",
+        "µs",
+        [(f"{sessions:,}", f"login-6x-{sessions}", "login_us") for sessions in (10_000, 30_000, 100_000)],
+        lambda us: us,
+        10,
+    ),
+    Growth(
+        "CPU per delivery, 32 outstanding, by shards of one gateway",
+        "µs",
+        [(f"{shards}", f"shards-{shards}", "delivered") for shards in (1, 2)],
+        lambda per_s: 1e6 / per_s,
+        None,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A cost that docs/sizing.md reckons with."""
+
+    letter: str
+    """In its formulas; empty where it has none."""
+    what: str
+    unit: str
+    scenario: str
+    figure: str
+    as_cost: Callable[[float], float] = lambda value: value
+
+
+UNITS = [
+    Unit("S", "a send: one copy alone, 10,000 members", "µs of the gateway", "one-10000", "delivered", lambda per_s: 1e6 / per_s),
+    Unit("", "a copy, 32 outstanding", "µs of the gateway", "joined-10000", "delivered", lambda per_s: 1e6 / per_s),
+    Unit("", "a copy that is acknowledged, 32 outstanding", "µs of the gateway", "joined-qos1-10000", "delivered", lambda per_s: 1e6 / per_s),
+    Unit("M", "a connection", "B of the gateway", "idle-memory", "bytes"),
+    Unit("I", "a connection, each second", "µs of gateway and router", "idle-cpu", "cpu_us"),
+    Unit("L", "a login", "µs of the gateway", "login-18000", "login_us"),
+    Unit("", "a login", "µs of the router", "login-18000-router", "login_us"),
+    Unit("", "a login", "µs of Redis", "login-18000-redis", "login_us"),
+    Unit("", "a login and a join", "µs of the gateway", "login-join-18000", "login_us"),
+    Unit("", "a login and a join", "µs of the router", "login-join-router", "login_us"),
+    Unit("", "a login and a join", "µs of Redis", "login-join-redis", "login_us"),
+    Unit("R + E", "a message to a room, to 1 gateway", "µs of the router", "router-room", "message_us"),
+    Unit("R + 6 E", "a message to a room, to 6 gateways", "µs of the router", "router-room-6x", "message_us"),
+    Unit("", "a message to a room", "µs of Redis", "router-room-redis", "message_us"),
+    Unit("", "a message to a user", "µs of the gateway, both ways", "unicast-gateway", "message_us"),
+    Unit("", "a message to a user", "µs of the router", "unicast-router", "message_us"),
+    Unit("", "a message to a user", "µs of Redis", "unicast-redis", "message_us"),
+    Unit("", "a copy, rooms of 1,000", "Redis commands", "redis-copies", "commands"),
+    Unit("", "a heartbeat, 100,000 connections", "Redis commands", "hold-100000", "commands"),
+]
