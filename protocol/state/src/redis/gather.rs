@@ -2,7 +2,7 @@
 //!
 //! - Only under load: a call that comes alone, or among few, goes at once, as does one that is many already, and every one in a cluster, where
 //!   nothing is saved.
-//! - What is gathered waits [`GATHER`], or until [`ASKS_AT_ONCE`] are together. Batches in flight do not wait for each other.
+//! - What is gathered waits [`GATHER`], or until [`ASKS_ENOUGH`] are together. Batches in flight do not wait for each other.
 //! - Bounded: who finds [`WAITING_MAX`] waiting goes at once, and is refused by the connection where that is full.
 //! - An asker that gives up leaves what it asked for in its batch: it may be carried out, as with any call that is given up.
 //! - What fails, fails for each asker of its batch; but a spoilt key fails for who asked for it alone.
@@ -22,10 +22,9 @@ const GATHER: Duration = Duration::from_millis(25);
 /// Load is so many in a slice of time, this one or the one before: 100 a second, of which two or three are gathered.
 const LOAD_ASKS: u32 = 10;
 const SLICE: Duration = Duration::from_millis(100);
-/// So many are not waited with any longer.
-const ASKS_AT_ONCE: usize = 32;
-/// A call of so many has little to gain from others.
-const ASKS_ENOUGH: usize = 64;
+/// So many, of one call or of several, have little to gain from more: a thirty-second part of what a call costs is left to save, and in a storm waiting
+/// would hold up everyone's LOGIN.
+const ASKS_ENOUGH: usize = 32;
 /// Calls that wait to be gathered.
 const WAITING_MAX: usize = 4096;
 
@@ -144,7 +143,7 @@ async fn run<B: Batch>(batch: Arc<B>, mut waiting: mpsc::Receiver<Asked<B>>) {
         let mut count = first.asks.len();
         let mut together = vec![first];
         // Cancel-safe: `recv` takes nothing unless it returns.
-        while count < ASKS_AT_ONCE
+        while count < ASKS_ENOUGH
             && let Ok(Some(asked)) = timeout_at(until, waiting.recv()).await
         {
             count += asked.asks.len();
@@ -291,7 +290,19 @@ mod tests {
         assert!(before.elapsed() <= 2 * GATHER, "{:?}", before.elapsed());
         let asked = doubler.asked.lock().unwrap().clone();
         assert_eq!(asked.iter().sum::<usize>(), 300);
-        assert!(asked.len() <= LOAD_ASKS as usize + 1, "{asked:?}");
+        // Those before it was load go alone, and of the others none waits longer than until enough are together.
+        assert!(asked.len() <= LOAD_ASKS as usize + 300_usize.div_ceil(ASKS_ENOUGH), "{asked:?}");
+        assert!(asked.iter().all(|asks| *asks <= ASKS_ENOUGH), "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn enough_together_do_not_wait() {
+        let doubler = Doubler::default();
+        let gather = gather(&doubler, true);
+        let before = Instant::now();
+        let asks = u64::from(LOAD_ASKS) - 1 + 3 * ASKS_ENOUGH as u64;
+        ask_each(&gather, 0..asks).await;
+        assert_eq!(before.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
