@@ -302,7 +302,7 @@ mod tests {
         let before = Instant::now();
         let asks = u64::from(LOAD_ASKS) - 1 + 3 * ASKS_ENOUGH as u64;
         ask_each(&gather, 0..asks).await;
-        assert_eq!(before.elapsed(), Duration::ZERO);
+        assert_eq!(before.elapsed(), std::time::Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
