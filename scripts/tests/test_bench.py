@@ -12,7 +12,7 @@ from script import load
 bench = load("bench")
 
 import bench_page
-from bench_scenarios import GROWTHS, SCENARIOS, UNITS, Figure, limit_of, lost
+from bench_scenarios import GROWTHS, LIMIT, SCENARIOS, UNITS, Figure, lost
 
 SAMPLES = pathlib.Path(__file__).parent / "samples"
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
@@ -40,12 +40,12 @@ class Figures(unittest.TestCase):
 
     def test_what_was_not_measured_is_nothing_and_not_zero(self):
         unmeasured = report("room-burst") | {"server_cpu_s": None, "deliveries_per_server_cpu_s": None, "logins_per_server_cpu_s": None}
-        unmeasured["detail"].pop("limit")
+        unmeasured["detail"].pop("limit_deliveries_per_cpu_s")
         for scenario in SCENARIOS:
             for key, figure in scenario.figures.items():
                 if key in ("delivered", "echoes", "login_us", "cpu_us", "cores", "message_us"):
                     self.assertIsNone(figure.of(unmeasured), (scenario.name, key))
-        self.assertIsNone(limit_of(1)(unmeasured))
+        self.assertIsNone(LIMIT(unmeasured))
 
     def test_everything_that_got_lost_counts(self):
         clean = report("room-burst")
@@ -84,7 +84,7 @@ class Rows(unittest.TestCase):
         self.assertIn("**missed**: 1 of 2 runs lost or dropped something, 3 at most", row)
 
     def test_a_ratio_is_of_each_run_and_its_own_limit(self):
-        figure = Figure("f", "/s", None, None, limit_of(1), 0.9)
+        figure = Figure("f", "/s", None, None, LIMIT, 0.9)
         row = self.row({"x": 90, "x.limit": 100, "lost": 0}, {"x": 10, "x.limit": 20, "lost": 0}, {"x": 95, "x.limit": 100, "lost": 0}, figure=figure)
         self.assertIn("| 0.90 | ≥ 0.90 of the limit | met |", row)
 
