@@ -1,9 +1,8 @@
 //! Memory of the process: what an operator sees of it, and giving back what a storm has left behind.
 //!
-//! - The system's allocator keeps what was freed between things that live on. After a storm of logins that was a third of what the sessions
-//!   themselves take (docs/benchmarks.md).
-//! - It is given back while the process is calm, and only when much has changed: looking through the heaps stops whoever allocates meanwhile, for a
-//!   millisecond for each 10 MB or so.
+//! - The system's allocator keeps what was freed between things that live on. After a storm of logins that is a good part of what the process holds
+//!   (docs/benchmarks.md).
+//! - It is given back while the process is calm, and only when much has changed: looking through the heaps stops whoever allocates meanwhile.
 
 use billfish_gateway::resident_bytes;
 use prometheus_client::{
@@ -47,7 +46,7 @@ impl Process {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             if seen.is_worth_it(cpu_time(), resident_bytes().unwrap_or_default(), LOOK_EVERY) {
-                // Not on a worker of the runtime: it takes milliseconds.
+                // Not on a worker of the runtime, which it would stop.
                 if tokio::task::spawn_blocking(give_back).await.unwrap_or(false) {
                     self.given_back.fetch_add(1, Relaxed);
                 }

@@ -127,7 +127,7 @@ pub(crate) struct Common {
     #[arg(long)]
     pub(crate) protobuf: bool,
     /// Writes report.html to read, report.json and series.json to compute with, and journal.jsonl, from which `check` does the sums again,
-    /// into this directory.
+    /// into this directory. Includes --limit.
     #[arg(long, value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,
     /// Measures the bare send loop with as many sockets when the run is over, and states what the server reached as a share of it.

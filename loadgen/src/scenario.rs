@@ -240,7 +240,8 @@ pub(crate) fn conduct(common: &Common, script: &Script, load: impl FnOnce(&mut C
         note(&format!("{error:#}"));
     }
     let mut report = outcome?;
-    if common.limit {
+    // A report that is kept states its own ceiling: the figures of two machines, or of two days of one, are compared by it.
+    if common.limit || common.report.is_some() {
         add_limit(&mut report)?;
     }
     Ok(report)
