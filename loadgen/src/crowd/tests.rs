@@ -186,7 +186,7 @@ fn a_stopped_client_reads_nothing_until_the_load_is_over_and_then_all_of_it() {
 fn a_stopped_client_reads_again_when_its_time_is_over() {
     let (mut crowd, streams) = lagging(Slow { stop: Duration::from_millis(300), ..STOPPED }, 2);
     push_to_all(&streams, 1);
-    turn_until(&mut crowd, |crowd| crowd.received_now() == 2);
+    turn_until(&mut crowd, |crowd| crowd.shared.stats.totals.received == 2);
     assert!(crowd.shared.now_ns >= crowd.shared.lag_from_ns + 300_000_000, "not before");
 }
 
@@ -196,7 +196,7 @@ fn a_slow_client_gets_its_helpings_and_the_rest_at_the_end() {
     push_to_all(&streams, 30);
     // Ten bytes each quarter of a second are a piece of a frame.
     turn_until(&mut crowd, |crowd| crowd.connections.iter().all(|connection| connection.reassembler.is_partial()));
-    assert_eq!(crowd.received_now(), 0);
+    assert_eq!(crowd.shared.stats.totals.received, 0);
     crowd.end_activity(&[30]);
     turn_until(&mut crowd, |crowd| !crowd.awaits_more());
     let report = crowd.report();
