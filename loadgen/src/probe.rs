@@ -14,6 +14,7 @@ use crate::{clock, report};
 use anyhow::{Context, Result, bail, ensure};
 use mio::{Events, Interest, Poll, Token};
 use serde::Serialize;
+use socket2::{Domain, Socket, Type};
 use std::{
     fmt::{self, Display, Formatter},
     io::{self, Read, Write},
@@ -26,6 +27,8 @@ use std::{
 pub(crate) const JOINED: [usize; 4] = [1, 4, 16, 64];
 /// A round that takes longer has failed.
 const ROUND_MAX: Duration = Duration::from_secs(30);
+/// Receivers of one source address: what a run has just closed still holds ports of the usual one.
+const RECEIVERS_PER_SOURCE: usize = 1_000;
 /// Read at once by the receivers.
 const READ_BYTES: usize = 256 * 1024;
 
@@ -220,6 +223,17 @@ fn accept(listener: &TcpListener) -> Result<TcpStream> {
     }
 }
 
+/// A connection to the sender, from 127.1.0.2 and up where it is on the loopback.
+fn receiver(sender: SocketAddr, index: usize) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(sender), Type::STREAM, None)?;
+    if sender.ip().is_loopback() && sender.is_ipv4() {
+        let host = u8::try_from(2 + index / RECEIVERS_PER_SOURCE % 250).unwrap_or(2);
+        socket.bind(&SocketAddr::from(([127, 1, 0, host], 0)).into())?;
+    }
+    socket.connect(&sender.into())?;
+    Ok(socket.into())
+}
+
 /// The receiving side: the hidden command `limit-drain`. Ends when the sender goes.
 ///
 /// # Errors
@@ -230,7 +244,7 @@ pub(crate) fn drain(sender: SocketAddr, sockets: usize) -> Result<()> {
     let mut events = Events::with_capacity(1024);
     let mut streams = Vec::with_capacity(sockets);
     for index in 0..sockets {
-        let stream = TcpStream::connect(sender).context("the sender takes no more receivers")?;
+        let stream = receiver(sender, index).context("the sender takes no more receivers")?;
         stream.set_nonblocking(true)?;
         let mut stream = mio::net::TcpStream::from_std(stream);
         poll.registry().register(&mut stream, Token(index), Interest::READABLE)?;
