@@ -75,7 +75,7 @@ def benchmark_tables(kept):
             growth_table(kept),
             "**Without a bar**: the steps of that growth, and units for [sizing.md](sizing.md).",
             table([scenario for scenario in SCENARIOS if not has_bar(scenario)], kept),
-            "**Commands.** `scripts/bench NAME` runs one. CPU and memory are those of the nodes named, read from `/proc`; the nodes are new for every run.",
+            "**Commands.** `scripts/bench NAME` runs one. CPU (the processes' own clocks, in nanoseconds) and memory (`/proc`) are those of the nodes named; the nodes are new for every run.",
             command_table(kept),
         ]
     )

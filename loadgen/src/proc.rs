@@ -1,6 +1,10 @@
 //! What the kernel knows: CPU time and memory of the servers, and this process's own limits.
+//!
+//! CPU time is the clock that each process has (`clock_getcpuclockid(3)`), not the fields of `/proc/PID/stat`: those are cut off at ticks of
+//! 10 ms, which is more than a few hundred logins cost. The clock is in nanoseconds, of all threads, those that have ended among them.
 
 use anyhow::{Context, Result};
+use nix::{time::ClockId, unistd::Pid};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::{
     fs,
@@ -20,18 +24,16 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// Reads `/proc` for every pid; `None` when no pid was given.
+    /// Reads clock and memory of every pid; `None` when no pid was given.
     pub(crate) fn of(pids: &[u32]) -> Result<Option<Self>> {
         if pids.is_empty() {
             return Ok(None);
         }
         let mut sum = Self::default();
         for &pid in pids {
-            let stat =
-                fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("no process {pid} to read CPU time from"))?;
+            sum.cpu_s += cpu_time(pid).with_context(|| format!("no process {pid} to read CPU time from"))?.as_secs_f64();
             let statm =
                 fs::read_to_string(format!("/proc/{pid}/statm")).with_context(|| format!("no process {pid} to read memory from"))?;
-            sum.cpu_s += cpu_seconds(&stat).with_context(|| format!("/proc/{pid}/stat has an unknown form"))?;
             sum.rss_bytes += resident_pages(&statm).with_context(|| format!("/proc/{pid}/statm has an unknown form"))?
                 * u64::try_from(rustix::param::page_size()).expect("a page is small");
         }
@@ -81,14 +83,11 @@ impl Sub for Usage {
     }
 }
 
-/// Fields 14 and 15 of proc(5), counted behind the command name, which may hold spaces and brackets.
-#[expect(clippy::cast_precision_loss, reason = "clock ticks of a run are far below 2^52")]
-fn cpu_seconds(stat: &str) -> Option<f64> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_ascii_whitespace().skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let kernel: u64 = fields.next()?.parse().ok()?;
-    Some((user + kernel) as f64 / rustix::param::clock_ticks_per_second() as f64)
+/// User and kernel time of a process since it began. What a thread that runs at this moment has used since the scheduler's last tick is not
+/// in it yet.
+fn cpu_time(pid: u32) -> Result<Duration> {
+    let pid = Pid::from_raw(i32::try_from(pid).context("no process has such a number")?);
+    Ok(ClockId::pid_cpu_clock_id(pid)?.now()?.into())
 }
 
 fn resident_pages(statm: &str) -> Option<u64> {
@@ -111,16 +110,42 @@ pub(crate) fn raise_open_files() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{MemoryPeak, Usage, cpu_seconds, resident_pages};
+    use super::{MemoryPeak, Usage, cpu_time, resident_pages};
+    use crate::clock;
+    use std::{
+        process::Command,
+        thread,
+        time::{Duration, Instant},
+    };
 
     #[test]
-    fn a_command_name_with_brackets_and_spaces_does_not_shift_the_fields() {
-        let stat = "42 (a (b) c) S 1 42 42 0 -1 4194560 100 0 0 0 250 150 0 0 20 0 1 0 5 6 7";
-        let ticks = rustix::param::clock_ticks_per_second();
-        assert_eq!(ticks, 100, "Linux has had 100 ticks per second for user space for ever");
-        assert_eq!(cpu_seconds(stat), Some(4.0));
-        assert_eq!(cpu_seconds("nonsense"), None);
+    fn what_a_thread_that_has_ended_used_counts_and_is_not_cut_off_at_ticks() {
+        let before = cpu_time(std::process::id()).expect("this process has a clock");
+        let thread = thread::spawn(|| {
+            // Less than half a tick of /proc/PID/stat.
+            while clock::thread_cpu_ns() < 3_000_000 {}
+            Duration::from_nanos(clock::thread_cpu_ns())
+        });
+        let used = thread.join().expect("no panic");
+        // It is joined a moment before the kernel has put it away.
+        let counted = cpu_time_above(std::process::id(), before + used) - before;
+        assert_ne!(counted.as_micros() % 1_000, 0, "no clock of milliseconds: {counted:?}");
+    }
+
+    #[test]
+    fn the_clock_of_another_process_sees_the_millisecond_in_which_it_began() {
+        let mut child = Command::new("sleep").arg("60").spawn().expect("every system can sleep");
+        let used = cpu_time_above(child.id(), Duration::from_nanos(1));
+        child.kill().expect("it runs");
+        child.wait().expect("it was killed");
+        assert!(used < Duration::from_secs(1), "not this process's or the machine's: {used:?}");
+        assert!(cpu_time(child.id()).is_err(), "it is gone");
+    }
+
+    #[test]
+    fn the_second_field_of_statm_is_resident() {
         assert_eq!(resident_pages("10 7 3 1 0 2 0"), Some(7));
+        assert_eq!(resident_pages("nonsense"), None);
     }
 
     #[test]
@@ -135,5 +160,18 @@ mod tests {
     fn the_highest_memory_of_this_process_is_seen_even_by_one_look() {
         assert!(MemoryPeak::watch(vec![std::process::id()]).end() > 0);
         assert_eq!(MemoryPeak::watch(vec![u32::MAX]).end(), 0);
+    }
+
+    /// What a process has used, once that is so much.
+    fn cpu_time_above(pid: u32, least: Duration) -> Duration {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let used = cpu_time(pid).expect("it has a clock");
+            if used >= least {
+                return used;
+            }
+            assert!(Instant::now() < deadline, "{used:?} of {least:?}");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }

@@ -320,6 +320,11 @@ pub(crate) fn ratio4(value: f64, by: f64) -> Option<f64> {
     (by > 0.0).then(|| (value / by * 10_000.0).round() / 10_000.0)
 }
 
+/// Seconds to the microsecond, which is as exact as the CPU time of a process is worth.
+pub(crate) fn microseconds(seconds: f64) -> f64 {
+    (seconds * 1e6).round() / 1e6
+}
+
 /// A count as a number to divide.
 #[expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
 pub(crate) fn number(count: u64) -> f64 {

@@ -30,7 +30,7 @@ use crate::{
     probe::{self, Effort, JOINED},
     proc::{self, MemoryPeak, Usage},
     redis::{self, RedisLoad},
-    report::{Detail, GeneratorReport, HerdReport, Report, SlowReport, Spread, Tail, number, ratio, ratio4},
+    report::{Detail, GeneratorReport, HerdReport, Report, SlowReport, Spread, Tail, microseconds, number, ratio, ratio4},
     sampler::Sampler,
     series::{Series, Step},
     tally::{Balance, LagAccount, LagBalance, MessageTally},
@@ -402,7 +402,7 @@ impl Measures {
         let (sent, balance, latency) = self.balance(script, lag.map(|(_, balance)| balance));
         let Balance { expected, received, dropped, missing } = balance;
         let span_s = number(seen.last_copy_ns.saturating_sub(load.first_ns)) / 1e9;
-        let server_cpu_s = self.after.zip(self.load_from).and_then(|(after, before)| ratio((after - before).cpu_s, 1.0));
+        let server_cpu_s = self.after.zip(self.load_from).map(|(after, before)| microseconds((after - before).cpu_s));
         let connect_cpu_s = self.connected.zip(self.before).map(|(after, before)| (after - before).cpu_s);
         let grown_bytes = self.held.zip(self.before).map(|(held, before)| number(held.rss_bytes.saturating_sub(before.rss_bytes)));
         let connections = settled.settled as u64;
@@ -457,7 +457,7 @@ impl Measures {
             at_least_once: script.at_least_once,
             unasked: self.unasked(),
             joining: ratio(number(self.counters.sum(http::COPIES)), number(fanout_sends)).filter(|_| !load.accepted.is_empty()),
-            generator: Some(GeneratorReport { cpu_s: milliseconds(self.generator.cpu_s), cpu_us_per_copy, ..self.generator }),
+            generator: Some(GeneratorReport { cpu_s: microseconds(self.generator.cpu_s), cpu_us_per_copy, ..self.generator }),
             herd: seen.herd.as_ref().map(HerdReport::of),
             redis: self.redis.clone().map(|redis| {
                 let per_delivery = ratio4(number(redis.commands), number(received));

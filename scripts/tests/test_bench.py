@@ -160,6 +160,13 @@ class Scenarios(unittest.TestCase):
         for name, key in referred:
             self.assertIn(key.removesuffix(".limit"), BY_NAME[name].figures, name)
 
+    def test_growth_per_login_is_over_six_gateways_from_1_000_sessions_to_100_000(self):
+        growth = next(growth for growth in GROWTHS if "per login" in growth.what)
+        steps = [BY_NAME[name] for _, name, _ in growth.steps]
+        self.assertEqual((steps[0].connections, steps[-1].connections), (1_000, 100_000))
+        self.assertEqual([(each.gateways, each.measured) for each in steps], [(6, ("gateway",))] * len(steps))
+        self.assertEqual([label for label, _, _ in growth.steps], [f"{each.connections:,}" for each in steps])
+
     def test_a_cluster_load_is_told_where_and_whose_cpu_counts(self):
         environment = {
             "CLUSTER_HTTP": "127.0.0.1:8080",
