@@ -1,8 +1,10 @@
 """From a report of loadgen to the pages."""
 
+import io
 import json
 import pathlib
 import shutil
+import subprocess
 import tempfile
 import unittest
 import unittest.mock
@@ -151,6 +153,49 @@ class Pages(unittest.TestCase):
         kept = {"a": {"machine": "one"}, "b": {"machine": "one"}}
         self.assertEqual(bench_page.machines(kept), "**Machine.** one")
         self.assertEqual(bench_page.machines(kept | {"c": {"machine": "two"}}), "**Machine.** one (`a`, `b`)\n\n**Machine.** two (`c`)")
+
+
+class Lock(unittest.TestCase):
+    def setUp(self):
+        self.path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "there/lock"
+        self.enterContext(unittest.mock.patch.dict("os.environ", BENCH_LOCK=str(self.path)))
+        self.enterContext(unittest.mock.patch.object(bench, "LEAVE_TO_OTHERS_S", 0))
+
+    def is_held(self):
+        return self.path.exists() and subprocess.run(["flock", "--nonblock", self.path, "true"]).returncode != 0
+
+    def test_it_is_held_during_each_run_and_not_between_two(self):
+        during, between = [], []
+        run = lambda *_: during.append(self.is_held()) or report("room-burst")
+        figures = lambda *_: between.append(self.is_held()) or {"lost": 0}
+        here = {"commit": "abc1234", "machine": "one"}
+        quiet = unittest.mock.patch.multiple("sys", stdout=io.StringIO(), stderr=io.StringIO())
+        with unittest.mock.patch.object(bench, "run", run), unittest.mock.patch.object(bench_page, "figures", figures), quiet:
+            self.assertTrue(bench.measure(BY_NAME["one-10000"], 2, here, is_try=True))
+        self.assertEqual((during, between), ([True, True], [False, False]))
+
+    def test_a_run_that_is_broken_off_gives_it_back(self):
+        with self.assertRaises(KeyboardInterrupt), bench.alone():
+            self.assertTrue(self.is_held())
+            raise KeyboardInterrupt
+        self.assertFalse(self.is_held())
+
+    def test_a_node_that_outlives_its_run_does_not_keep_it(self):
+        with bench.alone():
+            node = subprocess.Popen(["sleep", "60"])
+            self.addCleanup(lambda: (node.kill(), node.wait()))
+        self.assertFalse(self.is_held())
+
+    def test_a_second_bench_waits_and_says_so(self):
+        self.path.parent.mkdir()
+        with subprocess.Popen(["flock", self.path, "cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+            print("it has the lock", file=other.stdin, flush=True)
+            other.stdout.readline()
+            # What is said while it waits lets the other go.
+            said = unittest.mock.Mock(side_effect=lambda *_, **__: other.stdin.close())
+            with unittest.mock.patch("builtins.print", said), bench.alone():
+                said.assert_called_once()
+                self.assertTrue(self.is_held())
 
 
 class Scenarios(unittest.TestCase):
