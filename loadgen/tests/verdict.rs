@@ -12,7 +12,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -137,6 +137,26 @@ fn a_report_states_its_own_ceiling_and_the_share_of_it_that_was_reached() {
     let ratio = number(&report["deliveries_per_server_cpu_s"]) / number(&detail["limit_deliveries_per_cpu_s"]);
     assert!((number(&detail["ratio_to_limit"]) - ratio).abs() < 0.001, "{report:#}");
     assert!(number(&detail["generator"]["rss_bytes"]) > 0.0 && detail["generator"]["processes"] == json!(1), "{report:#}");
+}
+
+#[test]
+fn when_the_limit_cannot_be_measured_the_report_of_the_run_stands() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    // The probe starts this program again, by its path, and that is gone by then. Beside the program, for links stay on their file system.
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
+    let program = place.path().join("loadgen");
+    fs::hard_link(env!("CARGO_BIN_EXE_loadgen"), &program).expect("it has another name");
+    let burst = ["room-burst", "--connections", "5", "--rate", "10", "--seconds", "1", "--report", path(&directory)];
+    let run = House::open(Fault::None).command(&program, &burst).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    fs::remove_file(&program).expect("it was there");
+    let output = run.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let report = report(&output);
+    assert_eq!((output.status.code(), &report["received"]), (Some(0), &json!(50)), "{said} {report:#}");
+    assert!(said.contains("the limit was not measured: the receivers' process could not be started"), "{said}");
+    assert_eq!((&report["detail"]["limit"], &report["detail"]["ratio_to_limit"]), (&Value::Null, &Value::Null), "not measured is null");
+    let kept = fs::read_to_string(directory.path().join("report.json")).expect("it was written");
+    assert_eq!(serde_json::from_str::<Value>(&kept).expect("JSON"), report);
 }
 
 #[test]
@@ -271,12 +291,14 @@ impl House {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
+        self.command(Path::new(env!("CARGO_BIN_EXE_loadgen")), arguments).output().expect("it runs")
+    }
+
+    fn command(&self, program: &Path, arguments: &[&str]) -> Command {
         let (http, tcp) = (format!("http://{}", self.http), self.tcp.to_string());
-        Command::new(env!("CARGO_BIN_EXE_loadgen"))
-            .args(arguments)
-            .args(["--json", "--api-key", "key", "--http", &http, "--gateway", &tcp])
-            .output()
-            .expect("it runs")
+        let mut command = Command::new(program);
+        command.args(arguments).args(["--json", "--api-key", "key", "--http", &http, "--gateway", &tcp]);
+        command
     }
 }
 
