@@ -26,7 +26,7 @@ pub(crate) use read::{Finding, check};
 
 use crate::{
     report::Report,
-    scenario::{Answer, Measures, Script},
+    scenario::{Answer, Script, measures::Measures},
     tally::MessageTally,
     worker::{Activity, End, Talk},
 };

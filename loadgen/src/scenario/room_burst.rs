@@ -9,7 +9,11 @@ use crate::{
     crowd::room::{Load as Message, MESSAGES_MAX},
     http::{Api, Pushed, RoomPush},
     options::RoomBurst,
-    scenario::{Answer, Crew, Event, Load, Script, Sent, conduct, publish, spawn_named},
+    scenario::{
+        Answer, Load, Script, Sent, conduct,
+        crew::{Crew, Event},
+        publish, spawn_named,
+    },
     worker::Activity,
 };
 use anyhow::Result;

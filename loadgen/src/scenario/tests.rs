@@ -1,10 +1,9 @@
 //! The rules that follow from the options alone.
 
-use super::{Script, Server, SlowScript, WrongUse, last_members, plans};
+use super::{Script, SlowScript, WrongUse, plans::plans, server::Server};
 use crate::{
     crowd::slow::{Pace, Slow},
     options::{Common, Options, Scenario},
-    tally::MessageTally,
     worker::{Activity, Plan},
 };
 use billfish_wire::Class;
@@ -87,15 +86,6 @@ fn a_missing_key_says_where_it_was_looked_for_and_what_to_do() {
     common.api_key = None;
     let text = Server::of(&common).expect_err("there is no key").to_string();
     assert!(text.contains("api-key") && text.contains("cargo run --release"), "{text}");
-}
-
-#[test]
-fn a_message_that_someone_never_got_has_no_last_member() {
-    let message = |received, last_ns| MessageTally { received, intended_ns: 1_000_000, last_ns, ..MessageTally::default() };
-    let latencies = last_members(&[vec![message(3, 4_000_000), message(2, 9_000_000)]], &[3]);
-    assert_eq!(latencies.count(), 1);
-    let p50 = latencies.percentile_ms(50.0).expect("one message");
-    assert!((p50 - 3.0).abs() < 0.01, "{p50}");
 }
 
 fn common(options: &[&str]) -> Common {

@@ -1,0 +1,83 @@
+//! Where the server is, and what its gateways count.
+
+use crate::{http::Counters, options::Common, scenario::WrongUse};
+use anyhow::Result;
+use serde::Deserialize;
+use std::{
+    fs,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+/// Where the server is.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(super) gateways: Vec<SocketAddr>,
+    pub(crate) http: String,
+    pub(super) admin: Vec<String>,
+    pub(super) api_key: String,
+}
+
+impl Server {
+    /// From the options, then the ports file, then the defaults.
+    pub(super) fn of(common: &Common) -> Result<Self> {
+        #[derive(Default, Deserialize)]
+        struct Ports {
+            tcp: Option<SocketAddr>,
+            http: Option<SocketAddr>,
+            admin: Option<SocketAddr>,
+        }
+        let ports = match &common.ports_file {
+            None => Ports::default(),
+            Some(path) => {
+                let text = fs::read_to_string(path).map_err(|error| WrongUse(format!("--ports-file {}: {error}", path.display())))?;
+                serde_json::from_str(&text).map_err(|error| WrongUse(format!("--ports-file {}: {error}", path.display())))?
+            }
+        };
+        let (tcp, http, admin) = (ports.tcp.map(reachable), ports.http.map(reachable), ports.admin.map(reachable));
+        let gateways = if common.gateway.is_empty() {
+            vec![tcp.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8085)))]
+        } else {
+            common.gateway.clone()
+        };
+        let http = common.http.clone().unwrap_or_else(|| match http {
+            Some(address) => format!("http://{address}"),
+            None => "http://127.0.0.1:8080".to_owned(),
+        });
+        let admin = match (common.admin.is_empty(), admin) {
+            (true, Some(address)) => vec![format!("http://{address}")],
+            (true, None) | (false, _) => common.admin.clone(),
+        };
+        Ok(Self { gateways, http, admin, api_key: api_key(common)? })
+    }
+
+    /// What all gateways have counted so far; nothing where none has an admin port.
+    pub(super) fn counters(&self) -> Result<Counters> {
+        let mut sum = Counters::default();
+        for admin in &self.admin {
+            sum.add(Counters::read(admin)?);
+        }
+        Ok(sum)
+    }
+}
+
+/// A server that listens on every address is reached on the loopback: both are on this machine.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    address
+}
+
+fn api_key(common: &Common) -> Result<String> {
+    if let Some(key) = &common.api_key {
+        return Ok(key.clone());
+    }
+    let path = common.data_dir.join("api-key");
+    let key = fs::read_to_string(&path).map_err(|error| {
+        WrongUse(format!(
+            "no API key: {}: {error}. Start the server first (cargo run --release), or give --api-key or --data-dir",
+            path.display()
+        ))
+    })?;
+    Ok(key.trim().to_owned())
+}
