@@ -4,7 +4,7 @@
 //! - Writes go into the crowd's shared `out`; the event loop sends them with one call per read.
 
 use crate::{
-    crowd::{Shared, room, slow::Pace},
+    crowd::{room, shared::Shared, slow::Pace},
     tally::{Copy, MemberTally},
     worker::Activity,
 };
