@@ -99,23 +99,34 @@ def joined(name: str, what: str, bar: float | None, ratio_bar: float | None = No
     return Scenario(name, what, f"room-burst --outstanding 32 --senders 8 --limit{arguments}", deliveries(bar, ratio_bar), **others)
 
 
-def logins(name: str, what: str, connections: int, bar: float | None = None, arguments: str = "", **others) -> Scenario:
+def logins(name: str, what: str, connections: int, bar: float | None = None, arguments: str = "", has_parts=False, **others) -> Scenario:
     figures = {"login_us": Figure("CPU of {measured} per login", "µs", LOGIN_US, ("<", bar) if bar else None)}
     if bar:
         figures["all_in_s"] = Figure("until all are in", "s", field("detail", "connect_s"), ("<", 2))
+    if has_parts:
+        figures |= parts({"router": "the router", "redis": "Redis"}, "connect", field("connections"), "login")
     load = f"storm --login-window 512 --connect-max 240{arguments}"
     return Scenario(name, what, load, figures, connections, seconds=0, measured=("gateway",), **others)
 
 
-def part(name: str, of: Scenario, measured: str, key: str, what: str, figure: Figure) -> Scenario:
-    """The same load as another scenario's, with the CPU of one kind of node: a unit for docs/sizing.md."""
-    copied = {field: getattr(of, field) for field in ("load", "connections", "seconds", "gateways", "routers")}
-    return Scenario(name, what, figures={key: figure}, measured=(measured,), **copied)
+def of_kind(kind: str, phase: str, count: Callable[[dict], float | None]) -> Callable[[dict], float | None]:
+    """Microseconds of CPU of one kind of node for each of so many; `phase` is `connect` or `load`."""
+
+    def each(report: dict) -> float | None:
+        cpu_s, number = field("detail", "beside", kind, f"{phase}_cpu_s")(report), count(report)
+        return cpu_s * 1e6 / number if cpu_s is not None and number else None
+
+    return each
+
+
+def parts(kinds: dict[str, str], phase: str, count: Callable[[dict], float | None], what: str) -> dict[str, Figure]:
+    """What each kind of node has of it: units for docs/sizing.md."""
+    return {f"{kind}_us": Figure(f"CPU of {words} per {what}", "µs", of_kind(kind, phase, count)) for kind, words in kinds.items()}
 
 
 ONE = one_at_a_time("one-10000", 10_000, ratio_bar=0.90)
-STORM = logins("login-18000", "connect + login, token in Redis, 18,000 at once", 18_000, bar=19, gateways=1)
-JOIN = logins("login-join-18000", "the same, and a JOIN", 18_000, arguments=" --rooms 18", gateways=1)
+STORM = logins("login-18000", "connect + login, token in Redis, 18,000 at once", 18_000, bar=19, gateways=1, has_parts=True)
+JOIN = logins("login-join-18000", "the same, and a JOIN", 18_000, arguments=" --rooms 18", gateways=1, has_parts=True)
 UNICAST = Scenario(
     "unicast-10000",
     "one-to-one chat, 10,000 messages/s, gateway → router → gateway",
@@ -123,6 +134,7 @@ UNICAST = Scenario(
     {
         "p99_ms": Figure("p99", "ms", P99, ("<", 0.5)),
         "cores": Figure("cores of both", "", CORES, ("<", 0.35)),
+        **parts({"gateway": "the gateway", "router": "the router", "redis": "Redis"}, "load", SENT, "message"),
     },
     # Each user may say five in three seconds.
     12_000,
@@ -133,7 +145,7 @@ ROOMS = Scenario(
     "router-room",
     "a message to a room through the HTTP API, 1,000/s to 20 rooms of 50",
     "room-burst --rooms 20 --rate 50",
-    {"message_us": Figure("CPU of the router per message", "µs", cpu_us_per(SENT))},
+    parts({"router": "the router", "redis": "Redis"}, "load", SENT, "message"),
     1_000,
     gateways=1,
     measured=("router",),
@@ -234,16 +246,8 @@ SCENARIOS = [
         1_000,
         is_frame_limit_lifted=True,
     ),
-    part("login-18000-redis", STORM, "redis", "login_us", STORM.what, Figure("CPU of Redis per login", "µs", LOGIN_US)),
-    part("login-18000-router", STORM, "router", "login_us", STORM.what, Figure("CPU of the router per login", "µs", LOGIN_US)),
-    part("login-join-router", JOIN, "router", "login_us", "LOGIN and JOIN", Figure("CPU of the router per login", "µs", LOGIN_US)),
-    part("login-join-redis", JOIN, "redis", "login_us", "LOGIN and JOIN", Figure("CPU of Redis per login", "µs", LOGIN_US)),
     ROOMS,
     dataclasses.replace(ROOMS, name="router-room-6x", what="the same, 6 gateways", gateways=6),
-    part("router-room-redis", ROOMS, "redis", "message_us", ROOMS.what, Figure("CPU of Redis per message", "µs", cpu_us_per(SENT))),
-    part("unicast-gateway", UNICAST, "gateway", "message_us", UNICAST.what, Figure("CPU of the gateway per message", "µs", cpu_us_per(SENT))),
-    part("unicast-router", UNICAST, "router", "message_us", UNICAST.what, Figure("CPU of the router per message", "µs", cpu_us_per(SENT))),
-    part("unicast-redis", UNICAST, "redis", "message_us", UNICAST.what, Figure("CPU of Redis per message", "µs", cpu_us_per(SENT))),
 ]
 
 
@@ -319,17 +323,17 @@ UNITS = [
     Unit("M", "a connection", "B of the gateway", "idle-memory", "bytes"),
     Unit("I", "a connection, each second", "µs of gateway and router", "idle-cpu", "cpu_us"),
     Unit("L", "a login", "µs of the gateway", "login-18000", "login_us"),
-    Unit("", "a login", "µs of the router", "login-18000-router", "login_us"),
-    Unit("", "a login", "µs of Redis", "login-18000-redis", "login_us"),
+    Unit("", "a login", "µs of the router", "login-18000", "router_us"),
+    Unit("", "a login", "µs of Redis", "login-18000", "redis_us"),
     Unit("", "a login and a join", "µs of the gateway", "login-join-18000", "login_us"),
-    Unit("", "a login and a join", "µs of the router", "login-join-router", "login_us"),
-    Unit("", "a login and a join", "µs of Redis", "login-join-redis", "login_us"),
-    Unit("R + E", "a message to a room, to 1 gateway", "µs of the router", "router-room", "message_us"),
-    Unit("R + 6 E", "a message to a room, to 6 gateways", "µs of the router", "router-room-6x", "message_us"),
-    Unit("", "a message to a room", "µs of Redis", "router-room-redis", "message_us"),
-    Unit("", "a message to a user", "µs of the gateway, both ways", "unicast-gateway", "message_us"),
-    Unit("", "a message to a user", "µs of the router", "unicast-router", "message_us"),
-    Unit("", "a message to a user", "µs of Redis", "unicast-redis", "message_us"),
+    Unit("", "a login and a join", "µs of the router", "login-join-18000", "router_us"),
+    Unit("", "a login and a join", "µs of Redis", "login-join-18000", "redis_us"),
+    Unit("R + E", "a message to a room, to 1 gateway", "µs of the router", "router-room", "router_us"),
+    Unit("R + 6 E", "a message to a room, to 6 gateways", "µs of the router", "router-room-6x", "router_us"),
+    Unit("", "a message to a room", "µs of Redis", "router-room", "redis_us"),
+    Unit("", "a message to a user", "µs of the gateway, both ways", "unicast-10000", "gateway_us"),
+    Unit("", "a message to a user", "µs of the router", "unicast-10000", "router_us"),
+    Unit("", "a message to a user", "µs of Redis", "unicast-10000", "redis_us"),
     Unit("", "a copy, rooms of 1,000", "Redis commands", "redis-copies", "commands"),
     Unit("", "a heartbeat, 100,000 connections", "Redis commands", "hold-100000", "commands"),
 ]

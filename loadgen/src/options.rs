@@ -1,5 +1,6 @@
 //! What can be asked for on the command line.
 
+use crate::proc::Named;
 use clap::{Args, Parser, Subcommand};
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -105,6 +106,9 @@ pub(crate) struct Common {
     /// Server process to read CPU time and memory of; may be repeated.
     #[arg(long, value_name = "PID")]
     pub(crate) server_pid: Vec<u32>,
+    /// Process whose CPU time is told by itself, under NAME and with others of that name; it need not be the server's. May be repeated.
+    #[arg(long, value_name = "NAME=PID")]
+    pub(crate) beside: Vec<Named>,
     /// Redis node whose commands are counted, by INFO commandstats; may be repeated.
     #[arg(long, value_name = "ADDR")]
     pub(crate) redis: Vec<SocketAddr>,

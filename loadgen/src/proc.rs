@@ -7,8 +7,10 @@ use anyhow::{Context, Result};
 use nix::{time::ClockId, unistd::Pid};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use std::{
+    collections::BTreeMap,
     fs,
     ops::Sub,
+    str::FromStr,
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::Duration,
@@ -75,6 +77,33 @@ impl MemoryPeak {
     }
 }
 
+/// A process and what it is called in a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) pid: u32,
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not NAME=PID");
+        let (name, pid) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(wrong)?;
+        Ok(Self { name: name.to_owned(), pid: pid.parse().map_err(|_| wrong())? })
+    }
+}
+
+/// Seconds of CPU by name.
+pub(crate) fn cpu_by_name(processes: &[Named]) -> Result<BTreeMap<String, f64>> {
+    let mut by_name = BTreeMap::new();
+    for Named { name, pid } in processes {
+        let cpu = cpu_time(*pid).with_context(|| format!("no process {pid} to read CPU time from"))?;
+        *by_name.entry(name.clone()).or_default() += cpu.as_secs_f64();
+    }
+    Ok(by_name)
+}
+
 impl Sub for Usage {
     type Output = Self;
 
@@ -110,7 +139,7 @@ pub(crate) fn raise_open_files() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{MemoryPeak, Usage, cpu_time, resident_pages};
+    use super::{MemoryPeak, Named, Usage, cpu_by_name, cpu_time, resident_pages};
     use crate::clock;
     use std::{
         process::Command,
@@ -140,6 +169,17 @@ mod tests {
         child.wait().expect("it was killed");
         assert!(used < Duration::from_secs(1), "not this process's or the machine's: {used:?}");
         assert!(cpu_time(child.id()).is_err(), "it is gone");
+    }
+
+    #[test]
+    fn processes_of_one_name_add_up() {
+        let own = |name: &str| format!("{name}={}", std::process::id()).parse::<Named>().expect("it is NAME=PID");
+        let cpu = cpu_by_name(&[own("one"), own("both"), own("both")]).expect("this process exists");
+        assert!(cpu["one"] > 0.0 && cpu["both"] > 1.9 * cpu["one"], "{cpu:?}");
+        assert!(cpu_by_name(&["gone=4294967295".parse().expect("it is NAME=PID")]).is_err());
+        for wrong in ["5", "=5", "redis=", "redis=x"] {
+            assert_eq!(wrong.parse::<Named>(), Err(format!("{wrong:?} is not NAME=PID")));
+        }
     }
 
     #[test]

@@ -102,6 +102,9 @@ pub(crate) struct Detail {
     /// What the load cost on this side.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) generator: Option<GeneratorReport>,
+    /// The processes of `--beside`, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) beside: BTreeMap<String, BesideReport>,
     /// Those who read slowly, and what became of the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) slow: Option<SlowReport>,
@@ -129,6 +132,15 @@ pub(crate) struct GeneratorReport {
     pub(crate) cpu_us_per_copy: Option<f64>,
     /// Resident bytes of all of them when the load was over.
     pub(crate) rss_bytes: u64,
+}
+
+/// Seconds of CPU of processes that bear one name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct BesideReport {
+    /// From the first connect to the last client in.
+    pub(crate) connect_cpu_s: f64,
+    /// From the first send to the end of the drain.
+    pub(crate) load_cpu_s: f64,
 }
 
 /// A load with slow readers in it.

@@ -26,7 +26,7 @@ use crate::{
     journal::Journal,
     options::Common,
     page,
-    proc::{MemoryPeak, Usage},
+    proc::{MemoryPeak, Usage, cpu_by_name},
     redis::{self, RedisLoad},
     report::{GeneratorReport, Report},
     worker::Activity,
@@ -176,14 +176,17 @@ fn conduct_in(
     crew.wait_prepared()?;
     let redis = if common.redis.is_empty() { None } else { Some(redis::Watch::start(common.redis.clone())?) };
     let before = Usage::of(&common.server_pid)?;
+    let beside_before = cpu_by_name(&common.beside)?;
     let connect_began = Instant::now();
     let settled = crew.connect(Duration::from_secs(u64::from(common.connect_max)) + LOGIN_TIMEOUT + REPORT_MAX)?;
     let connect_s = connect_began.elapsed().as_secs_f64();
     let connected = Usage::of(&common.server_pid)?;
+    let beside_connected = cpu_by_name(&common.beside)?;
     crew.rest(REST)?;
 
     let counters_from = server.counters()?;
     let load_from = Usage::of(&common.server_pid)?;
+    let beside_from = cpu_by_name(&common.beside)?;
     let generator_from = Usage::of(&crew.pids())?.unwrap_or_default();
     let memory = script.slow.filter(|_| !common.server_pid.is_empty()).map(|_| MemoryPeak::watch(common.server_pid.clone()));
     let commands_from = redis.as_ref().map(|_| redis::commands(&common.redis)).transpose()?;
@@ -201,6 +204,7 @@ fn conduct_in(
         rss_bytes: generator_held.rss_bytes,
     };
     let after = Usage::of(&common.server_pid)?;
+    let beside_after = cpu_by_name(&common.beside)?;
     let called = commands_from.map(|from| Ok::<_, anyhow::Error>(redis::between(&from, &redis::commands(&common.redis)?))).transpose()?;
     let redis = called.zip(redis.as_ref()).map(|(by_command, watch)| RedisLoad {
         commands: by_command.values().sum(),
@@ -220,6 +224,7 @@ fn conduct_in(
         load_from,
         held,
         after,
+        beside: [beside_before, beside_connected, beside_from, beside_after],
         memory_peak_bytes: memory.map(MemoryPeak::end),
         generator,
         redis,

@@ -126,11 +126,17 @@ fn a_report_states_its_own_ceiling_and_the_share_of_it_that_was_reached() {
     let house = House::open(Fault::None);
     let (admin, own) = (format!("http://{}", house.http), std::process::id().to_string());
     let burst = ["room-burst", "--connections", "20", "--outstanding", "8", "--seconds", "1"];
-    let report = report(&house.run(&[&burst[..], &["--admin", &admin, "--server-pid", &own, "--limit"]].concat()));
+    let report = report(
+        &house.run(&[&burst[..], &["--admin", &admin, "--server-pid", &own, "--limit", "--beside", &format!("house={own}")]].concat()),
+    );
     let detail = &report["detail"];
     let joined: Vec<_> = detail["limit"]["rows"].as_array().expect("rows").iter().map(|row| row["joined"].as_u64()).collect();
     assert_eq!(joined, [Some(1), Some(4), Some(16), Some(64)], "{report:#}");
     assert_eq!(detail["joining"], json!(1.0), "the house writes each copy by itself: {report:#}");
+    // Told by name, it is the CPU of the same process in the same time.
+    let beside = detail["beside"]["house"]["load_cpu_s"].as_f64().expect("it was measured");
+    let server = report["server_cpu_s"].as_f64().expect("it was measured");
+    assert!(beside > 0.0 && (beside - server).abs() < 0.1 * server, "{report:#}");
     // With single frames the limit needs no line between two rows.
     assert_eq!(detail["limit_deliveries_per_cpu_s"], detail["limit"]["rows"][0]["sends_per_cpu_s"], "{report:#}");
     let number = |value: &Value| value.as_f64().expect("it was measured");

@@ -40,12 +40,20 @@ class Figures(unittest.TestCase):
         # 2.4 s of CPU, 1,000 connections, 120 s.
         self.assertEqual(bench_page.figures(BY_NAME["idle-cpu"], held), {"lost": 0, "cpu_us": 20.0})
 
+    def test_of_each_kind_of_node_beside_it(self):
+        storm = report("room-burst")
+        storm["detail"]["beside"] = {"redis": {"connect_cpu_s": 0.5, "load_cpu_s": 1.5}}
+        figures = BY_NAME["login-18000"].figures
+        self.assertEqual(figures["redis_us"].of(storm | {"connections": 1_000}), 500.0)
+        self.assertIsNone(figures["router_us"].of(storm))
+        self.assertEqual(BY_NAME["unicast-10000"].figures["redis_us"].of(storm | {"sent": 1_000}), 1500.0)
+
     def test_what_was_not_measured_is_nothing_and_not_zero(self):
         unmeasured = report("room-burst") | {"server_cpu_s": None, "deliveries_per_server_cpu_s": None, "logins_per_server_cpu_s": None}
         unmeasured["detail"].pop("limit_deliveries_per_cpu_s")
         for scenario in SCENARIOS:
             for key, figure in scenario.figures.items():
-                if key in ("delivered", "echoes", "login_us", "cpu_us", "cores", "message_us"):
+                if key in ("delivered", "echoes", "login_us", "cpu_us", "cores", "gateway_us", "router_us", "redis_us"):
                     self.assertIsNone(figure.of(unmeasured), (scenario.name, key))
         self.assertIsNone(LIMIT(unmeasured))
 
@@ -225,11 +233,11 @@ class Scenarios(unittest.TestCase):
         }
         said = " ".join(bench.cluster_arguments(BY_NAME["unicast-10000"], environment))
         where = "unicast --http http://127.0.0.1:8080 --api-key key --gateway 127.0.0.1:8085 --admin http://127.0.0.1:9092"
-        self.assertEqual(said, f"{where} --server-pid 11 --server-pid 12")
-        self.assertIn("--server-pid 13", " ".join(bench.cluster_arguments(BY_NAME["unicast-redis"], environment)))
+        self.assertEqual(said, f"{where} --server-pid 11 --server-pid 12 --beside gateway=11 --beside redis=13 --beside router=12")
         six = environment | {"CLUSTER_ADMIN": "r1 r2 g1 g2 g3", "CLUSTER_CLIENTS": "c1 c2 c3"}
         said = " ".join(bench.cluster_arguments(BY_NAME["redis-copies"], six))
-        self.assertIn("--admin http://g1 --admin http://g2 --admin http://g3 --server-pid 11 --redis 127.0.0.1:6390", said)
+        self.assertIn("--admin http://g1 --admin http://g2 --admin http://g3 --server-pid 11 --beside gateway=11", said)
+        self.assertEqual(said.count("--redis 127.0.0.1:6390"), 1, said)
 
     def test_what_was_measured_at_this_commit_on_this_machine_is_not_measured_again(self):
         here = {"commit": "abc1234", "machine": "one"}

@@ -8,12 +8,13 @@ use crate::{
     latency::Latencies,
     proc::Usage,
     redis::RedisLoad,
-    report::{Detail, GeneratorReport, HerdReport, Report, SlowReport, Spread, Tail, microseconds, number, ratio, ratio4},
+    report::{BesideReport, Detail, GeneratorReport, HerdReport, Report, SlowReport, Spread, Tail, microseconds, number, ratio, ratio4},
     scenario::{Answer, Load, Script, SlowScript},
     series::Series,
     tally::{Balance, LagAccount, LagBalance, MessageTally},
     worker::{Activity, Settled, WorkerReport},
 };
+use std::collections::BTreeMap;
 
 /// Reasons for which a gateway ends who is slow or, as a stopped client is, silent.
 const SLOWNESS: [&str; 3] = ["too_slow", "write_stalled", "heartbeat_lost"];
@@ -32,6 +33,8 @@ pub(crate) struct Measures {
     pub(super) load_from: Option<Usage>,
     pub(super) held: Option<Usage>,
     pub(super) after: Option<Usage>,
+    /// CPU seconds by name at the same times, but for `held`.
+    pub(super) beside: [BTreeMap<String, f64>; 4],
     pub(super) memory_peak_bytes: Option<u64>,
     pub(super) generator: GeneratorReport,
     pub(super) redis: Option<RedisLoad>,
@@ -157,6 +160,7 @@ impl Measures {
             unasked: self.unasked(),
             joining: ratio(number(self.counters.sum(http::COPIES)), number(fanout_sends)).filter(|_| !load.accepted.is_empty()),
             generator: Some(GeneratorReport { cpu_s: microseconds(self.generator.cpu_s), cpu_us_per_copy, ..self.generator }),
+            beside: self.beside(),
             herd: seen.herd.as_ref().map(HerdReport::of),
             redis: self.redis.clone().map(|redis| {
                 let per_delivery = ratio4(number(redis.commands), number(received));
@@ -164,6 +168,15 @@ impl Measures {
             }),
             ..Detail::default()
         }
+    }
+
+    fn beside(&self) -> BTreeMap<String, BesideReport> {
+        let [before, connected, load_from, after] = &self.beside;
+        let report = |name: &String| BesideReport {
+            connect_cpu_s: microseconds(connected[name] - before[name]),
+            load_cpu_s: microseconds(after[name] - load_from[name]),
+        };
+        before.keys().map(|name| (name.clone(), report(name))).collect()
     }
 
     fn slow(&self, script: &SlowScript, balance: LagBalance) -> SlowReport {
