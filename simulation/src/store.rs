@@ -11,9 +11,9 @@ use crate::{
 };
 use async_trait::async_trait;
 use billfish_state::{
-    Acks, AppId, Appended, AppendedOnce, Cache, Clock, Dedup, Inbox, InboxEntry, Lease, LeaseAsk, Leases, LogAppend, LogEntry, Member,
-    MemberPage, Members, MessageClaim, NodeInfo, NodeKind, Page, PendingAck, Presence, RateWindows, Registry, RoomId, RoomLog, Route,
-    Routes, State, StateError, TokenOwner, Tokens, UserId, Watch, WindowHit, WindowVerdict, port::Result,
+    Acks, AppId, Appended, AppendedOnce, Cache, Clock, Dedup, Inbox, InboxAppend, InboxEntry, Lease, LeaseAsk, Leases, LogAppend, LogEntry,
+    Member, MemberPage, Members, MessageClaim, NodeInfo, NodeKind, Page, PendingAck, Presence, RateWindows, Registry, RoomId, RoomLog,
+    Route, Routes, State, StateError, TokenOwner, Tokens, UserId, Watch, WindowHit, WindowVerdict, port::Result,
 };
 use bytes::Bytes;
 use std::{
@@ -336,23 +336,28 @@ impl Inbox for Reached {
         self.call("inbox.append", users.key(), self.truth.inbox.append(app, users, id, body, now_ms)).await
     }
 
-    async fn append_once(
-        &self,
-        app: AppId,
-        user: UserId,
-        id: &str,
-        body: Bytes,
-        claim: &MessageClaim,
-        now_ms: u64,
-    ) -> Result<AppendedOnce> {
-        let mut claim = claim.clone();
+    async fn append_each(&self, appends: &[InboxAppend], now_ms: u64) -> Vec<Result<AppendedOnce>> {
+        let mut appends = appends.to_vec();
         if self.bug == Some(Bug::InboxForgetsClaims) {
-            claim.msg_id = format!("{}-{id}", claim.msg_id);
+            for InboxAppend { id, claim, .. } in &mut appends {
+                claim.iter_mut().for_each(|claim| claim.msg_id = format!("{}-{id}", claim.msg_id));
+            }
         }
-        let (id_late, body_late, claim_late) = (id.to_owned(), body.clone(), claim.clone());
-        let late = move |truth: &State| drop(at_once(truth.inbox.append_once(app, user, &id_late, body_late, &claim_late, now_ms)));
-        let work = self.truth.inbox.append_once(app, user, id, body, &claim, now_ms);
-        self.call_or_late("inbox.append_once", user.key(), work, Some(late)).await
+        let key = appends.iter().map(|append| append.user.key()).fold(0, u64::wrapping_add);
+        let appends_late = appends.clone();
+        let late = move |truth: &State| drop(at_once(truth.inbox.append_each(&appends_late, now_ms)));
+        let work = async { Ok(self.truth.inbox.append_each(&appends, now_ms).await) };
+        match self.call_or_late("inbox.append_each", key, work, Some(late)).await {
+            Ok(appended) => appended,
+            Err(error) => {
+                let why = error.to_string();
+                appends.iter().map(|_| Err(StateError::Away { what: "inbox.append_each", cause: why.clone().into() })).collect()
+            }
+        }
+    }
+
+    async fn taken(&self, app: AppId, user: UserId, claim: &MessageClaim, now_ms: u64) -> Result<Option<String>> {
+        self.call("inbox.taken", user.key(), self.truth.inbox.taken(app, user, claim, now_ms)).await
     }
 
     async fn read(&self, app: AppId, user: UserId, after: Option<&str>, limit: usize, now_ms: u64) -> Result<Page<InboxEntry>> {

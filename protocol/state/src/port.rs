@@ -2,8 +2,8 @@
 
 use crate::clock::Clock;
 use crate::types::{
-    AppId, Appended, AppendedOnce, InboxEntry, Lease, LeaseAsk, LogAppend, LogEntry, Member, MemberPage, MessageClaim, NodeInfo, NodeKind,
-    Page, PendingAck, RoomId, Route, StateError, TokenOwner, UserId, WindowHit, WindowVerdict,
+    AppId, Appended, AppendedOnce, InboxAppend, InboxEntry, Lease, LeaseAsk, LogAppend, LogEntry, Member, MemberPage, MessageClaim,
+    NodeInfo, NodeKind, Page, PendingAck, RoomId, Route, StateError, TokenOwner, UserId, WindowHit, WindowVerdict,
 };
 use crate::watch::Watch;
 use async_trait::async_trait;
@@ -138,8 +138,23 @@ pub trait Inbox: Send + Sync {
     /// Appends one message to one inbox and claims the sender's message id, in one atomic step: either both are done or neither, so
     /// that whoever sends it again, to whichever router, learns what became of it. While the claim stands, the answer is that of the
     /// first call and nothing is added.
-    async fn append_once(&self, app: AppId, user: UserId, id: &str, body: Bytes, claim: &MessageClaim, now_ms: u64)
-    -> Result<AppendedOnce>;
+    async fn append_once(
+        &self,
+        app: AppId,
+        user: UserId,
+        id: &str,
+        body: Bytes,
+        claim: &MessageClaim,
+        now_ms: u64,
+    ) -> Result<AppendedOnce> {
+        let append = InboxAppend { app, user, id: id.to_owned(), body, claim: Some(claim.clone()) };
+        self.append_each(&[append], now_ms).await.pop().expect("one answer for one message")
+    }
+    /// As [`Self::append_once`], for messages to any inboxes, those of one inbox in the order given. Answers in the order asked, and what
+    /// fails fails for itself. What has no claim is taken as by [`Self::append`]. One that was carried out in a call that failed for another may be told as a repeat.
+    async fn append_each(&self, appends: &[InboxAppend], now_ms: u64) -> Vec<Result<AppendedOnce>>;
+    /// The id that a message got, while its claim stands; nothing is claimed.
+    async fn taken(&self, app: AppId, user: UserId, claim: &MessageClaim, now_ms: u64) -> Result<Option<String>>;
     /// At most `limit` entries after `after` (`None`: from the oldest, and then there is no gap). `gap` when something after it was
     /// trimmed; what was acknowledged is no gap.
     async fn read(&self, app: AppId, user: UserId, after: Option<&str>, limit: usize, now_ms: u64) -> Result<Page<InboxEntry>>;
@@ -252,6 +267,10 @@ pub trait RateWindows: Send + Sync {
     /// Counts each use, or refuses it. The first use opens a window of `window_ms`. One atomic step per key. Answers in the order
     /// asked. A call that failed may have counted; asking again counts again.
     async fn hit(&self, hits: &[WindowHit], now_ms: u64) -> Result<Vec<WindowVerdict>>;
+    /// As [`Self::hit`], for who has gathered what he asks himself: a store that gathers does not let him wait for others.
+    async fn hit_at_once(&self, hits: &[WindowHit], now_ms: u64) -> Result<Vec<WindowVerdict>> {
+        self.hit(hits, now_ms).await
+    }
 }
 
 /// Messages already taken from a user, for five minutes: de-duplication by `(user, msgId)`.

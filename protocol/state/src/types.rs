@@ -148,6 +148,21 @@ pub struct InboxEntry {
     pub body: Bytes,
 }
 
+/// A message on its way into an inbox, with the sender's id of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboxAppend {
+    /// Business line of the receiver.
+    pub app: AppId,
+    /// Whose inbox.
+    pub user: UserId,
+    /// The id it is to get. See [`crate::Inbox::append`].
+    pub id: String,
+    /// What is to be kept.
+    pub body: Bytes,
+    /// Its sender and his id of it, where it has one.
+    pub claim: Option<MessageClaim>,
+}
+
 /// An inbox id, `ms-n`: compared as two numbers, never as text (`9-0` comes before `10-0`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InboxId {

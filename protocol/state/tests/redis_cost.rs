@@ -85,6 +85,13 @@ async fn calls_cost_what_the_readme_says() {
     meter.count("`Inbox::append`, one user", state.inbox.append(APP, &[USER], &id(2), body.clone(), now)).await;
     meter.count("`Inbox::append_once`", state.inbox.append_once(APP, USER, &id(3), body.clone(), &claim(0), now)).await;
     meter.count("`Inbox::append_once`, a repeat", state.inbox.append_once(APP, USER, &id(4), body.clone(), &claim(0), now)).await;
+    meter.count("`Inbox::taken`", state.inbox.taken(APP, USER, &claim(0), now)).await;
+    let append = |user: i64| InboxAppend { app: APP, user: UserId(user), id: id(5), body: body.clone(), claim: Some(claim(5)) };
+    let hundred: Vec<_> = (1000..1100).map(append).collect();
+    let each = async |state: &State| state.inbox.append_each(&hundred, now).await.into_iter().collect::<Result<Vec<_>, _>>();
+    meter.count("`Inbox::append_each` of 100, new inboxes", each(&state)).await;
+    let hundred: Vec<_> = hundred.iter().map(|append| (APP, append.user, append.id.clone())).collect();
+    meter.count("`Inbox::ack` of 100, the last of each", state.inbox.ack(&hundred)).await;
     meter.count("`Inbox::read`", state.inbox.read(APP, USER, None, 100, now)).await;
     meter.count("`Inbox::read`, nothing there", state.inbox.read(APP, UserId(2), None, 100, now)).await;
     meter.count("`Inbox::ack`, one of several", state.inbox.ack(&[(APP, USER, id(1))])).await;

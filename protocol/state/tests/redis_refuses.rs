@@ -4,7 +4,8 @@
 
 use billfish_state::redis::{Redis, RedisConfig, StartError};
 use billfish_state::{
-    AppId, DeviceKind, Lease, NodeInfo, NodeKind, Route, State, StateError, TokenOwner, UserId, WindowHit, WindowVerdict,
+    AppId, DeviceKind, InboxAppend, Lease, MessageClaim, NodeInfo, NodeKind, Route, State, StateError, TokenOwner, UserId, WindowHit,
+    WindowVerdict,
 };
 use billfish_testing::{Certificates, PATIENCE, RedisCluster, RedisOptions, RedisServer, slot_of};
 use prometheus_client::registry::Registry;
@@ -108,6 +109,28 @@ async fn a_key_of_another_type_is_named_and_the_store_is_not_away_for_it() {
     let resolved = node.state.tokens.resolve(&pair, node.now()).await.unwrap_err();
     assert!(matches!(&resolved, StateError::Spoilt { .. }), "also among others: {resolved:?}");
     assert_eq!((node.state.watch.away(), node.value("state_redis_breaker_open")), (None, 0.0));
+}
+
+#[tokio::test]
+async fn an_inbox_that_is_spoilt_keeps_no_other_from_being_written() {
+    let Some(server) = RedisServer::start() else { return };
+    let node = Node::start(single(&server)).await;
+    let (inbox, now) = (&node.state.inbox, node.now());
+    server.command(&["LPUSH", "im:inbox:{10001:2}:notes", "x"]).unwrap();
+    let append = |user: i64| {
+        let claim = Some(MessageClaim { app: APP, user: UserId(9), msg_id: "m".to_owned(), until_ms: now + 60_000 });
+        InboxAppend { app: APP, user: UserId(user), id: format!("{now}-0"), body: "{}".into(), claim }
+    };
+    let appended = inbox.append_each(&[append(1), append(2), append(3)], now).await;
+    assert!(matches!(&appended[1], Err(StateError::Spoilt { key, .. }) if key.contains("10001:2")), "{appended:?}");
+    let acked: Vec<_> = (1..=3).map(|user| (APP, UserId(user), format!("{now}-0"))).collect();
+    for user in [1, 3] {
+        assert_eq!(inbox.read(APP, UserId(user), None, 9, now).await.unwrap().entries.len(), 1, "of {user}");
+    }
+    assert!(matches!(inbox.ack(&acked).await, Err(StateError::Spoilt { .. })));
+    for user in [1, 3] {
+        assert!(inbox.read(APP, UserId(user), None, 9, now).await.unwrap().entries.is_empty(), "of {user}");
+    }
 }
 
 #[tokio::test]

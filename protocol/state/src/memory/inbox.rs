@@ -5,7 +5,7 @@ use super::dedup::Claims;
 use super::expiring::Expiring;
 use super::lock;
 use crate::port::{INBOX_AGE_MAX_MS, INBOX_BYTES_MAX, INBOX_EMPTY_KEPT_MS, INBOX_ENTRIES_MAX, INBOX_KEPT_MS, Inbox, Result};
-use crate::types::{AppId, AppendedOnce, InboxEntry, InboxId, MessageClaim, Page, StateError, UserId};
+use crate::types::{AppId, AppendedOnce, InboxAppend, InboxEntry, InboxId, MessageClaim, Page, StateError, UserId};
 use crate::watch::Watch;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -130,6 +130,28 @@ impl InboxTable {
     pub(super) fn with_max(inboxes_max: usize, bytes_max: usize, watch: Watch) -> Self {
         Self { table: Mutex::new(Table { inboxes: Expiring::new(), claims: Claims::new(), bytes: 0, watch }), inboxes_max, bytes_max }
     }
+
+    fn append_claimed(&self, InboxAppend { app, user, id, body, claim }: &InboxAppend, now_ms: u64) -> Result<AppendedOnce> {
+        let asked = InboxId::parse_new(id)?;
+        let (app, user, body) = (*app, *user, Bytes::copy_from_slice(body));
+        let mut table = lock(&self.table);
+        let standing = |claim: &MessageClaim| table.claims.standing((app, user), claim.app, claim.user, &claim.msg_id, now_ms);
+        if let Some(first) = claim.as_ref().and_then(standing) {
+            return Ok(AppendedOnce { id: first.to_string(), is_first: false });
+        }
+        table.sweep(now_ms, 1);
+        if table.inboxes.len() >= self.inboxes_max && table.inboxes.stored(&(app, user)).is_none() {
+            return Err(StateError::Full { what: "inboxes", limit: self.inboxes_max });
+        }
+        if table.bytes + body.len() > self.bytes_max {
+            return Err(StateError::Full { what: "inbox bytes", limit: self.bytes_max });
+        }
+        let id = table.append((app, user), asked, &body, now_ms)?;
+        if let Some(claim) = claim {
+            table.claims.make((app, user), claim, id, now_ms);
+        }
+        Ok(AppendedOnce { id: id.to_string(), is_first: true })
+    }
 }
 
 #[async_trait]
@@ -152,31 +174,13 @@ impl Inbox for InboxTable {
         users.iter().map(|user| Ok(table.append((app, *user), asked, &body, now_ms)?.to_string())).collect()
     }
 
-    async fn append_once(
-        &self,
-        app: AppId,
-        user: UserId,
-        id: &str,
-        body: Bytes,
-        claim: &MessageClaim,
-        now_ms: u64,
-    ) -> Result<AppendedOnce> {
-        let asked = InboxId::parse_new(id)?;
-        let body = Bytes::copy_from_slice(&body);
-        let mut table = lock(&self.table);
-        if let Some(first) = table.claims.standing((app, user), claim.app, claim.user, &claim.msg_id, now_ms) {
-            return Ok(AppendedOnce { id: first.to_string(), is_first: false });
-        }
-        table.sweep(now_ms, 1);
-        if table.inboxes.len() >= self.inboxes_max && table.inboxes.stored(&(app, user)).is_none() {
-            return Err(StateError::Full { what: "inboxes", limit: self.inboxes_max });
-        }
-        if table.bytes + body.len() > self.bytes_max {
-            return Err(StateError::Full { what: "inbox bytes", limit: self.bytes_max });
-        }
-        let id = table.append((app, user), asked, &body, now_ms)?;
-        table.claims.make((app, user), claim, id, now_ms);
-        Ok(AppendedOnce { id: id.to_string(), is_first: true })
+    async fn append_each(&self, appends: &[InboxAppend], now_ms: u64) -> Vec<Result<AppendedOnce>> {
+        appends.iter().map(|append| self.append_claimed(append, now_ms)).collect()
+    }
+
+    async fn taken(&self, app: AppId, user: UserId, claim: &MessageClaim, now_ms: u64) -> Result<Option<String>> {
+        let standing = lock(&self.table).claims.standing((app, user), claim.app, claim.user, &claim.msg_id, now_ms);
+        Ok(standing.map(|id| id.to_string()))
     }
 
     async fn read(&self, app: AppId, user: UserId, after: Option<&str>, limit: usize, now_ms: u64) -> Result<Page<InboxEntry>> {

@@ -105,6 +105,11 @@ impl<B: Batch> Gather<B> {
         }
     }
 
+    /// Asks at once, whatever others ask.
+    pub(super) async fn ask_at_once(&self, asks: Vec<B::Ask>) -> Result<Vec<B::Answer>> {
+        self.batch.run(asks).await
+    }
+
     pub(super) async fn ask_one(&self, ask: B::Ask) -> Result<B::Answer> {
         let mut answers = self.ask(vec![ask]).await?;
         Ok(answers.pop().expect("one answer for one ask"))
@@ -185,7 +190,7 @@ async fn ask_together<B: Batch>(batch: Arc<B>, together: Vec<Asked<B>>) {
 }
 
 /// One failure, for each who asked.
-fn share(error: StateError) -> impl Fn() -> StateError {
+pub(super) fn share(error: StateError) -> impl Fn() -> StateError {
     let cause: Arc<dyn Error + Send + Sync>;
     let (what, kind) = match error {
         StateError::Away { what, cause: why } => {

@@ -51,4 +51,8 @@ impl RateWindows for RedisRateWindows {
     async fn hit(&self, hits: &[WindowHit], now_ms: u64) -> Result<Vec<WindowVerdict>> {
         self.0.ask(hits.iter().map(|hit| (hit.clone(), now_ms)).collect()).await
     }
+
+    async fn hit_at_once(&self, hits: &[WindowHit], now_ms: u64) -> Result<Vec<WindowVerdict>> {
+        self.0.ask_at_once(hits.iter().map(|hit| (hit.clone(), now_ms)).collect()).await
+    }
 }

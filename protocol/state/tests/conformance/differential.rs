@@ -55,6 +55,8 @@ enum Step {
     Append { users: Vec<i64>, asked: Asked, text: Text },
     AppendMany { user: i64, count: u64 },
     AppendOnce { user: i64, asked: Asked, text: Text, claim: AnyClaim },
+    AppendEach(Vec<(i64, Asked, Text, Option<AnyClaim>)>),
+    Taken { user: i64, claim: AnyClaim },
     ReadInbox { user: i64, after: Option<usize>, limit: usize },
     Ack(Vec<(i64, usize)>),
     Log { room: i64, entries: Vec<(i64, Text, Option<AnyClaim>)> },
@@ -149,6 +151,8 @@ fn any_step(group: usize, is_fat: bool) -> BoxedStrategy<Step> {
             6 => (vec(0i64..3, 0..3), asked(), text()).prop_map(|(users, asked, text)| Step::Append { users, asked, text }),
             1 => (0i64..2, 100u64..300).prop_map(|(user, count)| Step::AppendMany { user, count }),
             5 => (0i64..3, asked(), text(), claim()).prop_map(|(user, asked, text, claim)| Step::AppendOnce { user, asked, text, claim }),
+            4 => vec((0i64..3, asked(), text(), option::of(claim())), 0..20).prop_map(Step::AppendEach),
+            2 => (0i64..3, claim()).prop_map(|(user, claim)| Step::Taken { user, claim }),
             5 => (0i64..3, option::of(0usize..8), 0usize..9).prop_map(|(user, after, limit)| Step::ReadInbox { user, after, limit }),
             6 => vec((0i64..3, 0usize..6), 1..9).prop_map(Step::Ack),
         ]
@@ -281,6 +285,22 @@ impl Pair {
                 let once = same!(self, inbox.append_once(APP, UserId(user), &asked, text.bytes(), &claim, now));
                 self.inbox_ids.push(once.id);
             }
+            Step::AppendEach(appends) => {
+                let append = |(user, asked, text, claim): (i64, Asked, Text, Option<AnyClaim>)| InboxAppend {
+                    app: APP,
+                    user: UserId(user),
+                    id: inbox_id(now, &asked),
+                    body: text.bytes(),
+                    claim: claim.map(|claim| message_claim(now, &claim)),
+                };
+                let appends: Vec<_> = appends.into_iter().map(append).collect();
+                let unwrapped =
+                    |answers: Vec<Result<AppendedOnce, StateError>>| answers.into_iter().map(Result::unwrap).collect::<Vec<_>>();
+                let given = unwrapped(self.store.inbox.append_each(&appends, now).await);
+                prop_assert_eq!(&given, &unwrapped(self.model.inbox.append_each(&appends, now).await));
+                self.inbox_ids.extend(given.into_iter().map(|once| once.id));
+            }
+            Step::Taken { user, claim } => drop(same!(self, inbox.taken(APP, UserId(user), &message_claim(now, &claim), now))),
             Step::ReadInbox { user, after, limit } => {
                 let after = after.and_then(|back| self.inbox_ids.iter().rev().nth(back).cloned());
                 same!(self, inbox.read(APP, UserId(user), after.as_deref(), limit, now));

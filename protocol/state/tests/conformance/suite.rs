@@ -152,6 +152,8 @@ macro_rules! conformance {
                     a_claim_is_of_one_sender_and_one_receiver,
                     a_claim_outlives_the_acknowledgement,
                     of_many_sending_one_message_at_once_one_is_first,
+                    messages_of_one_call_are_taken_each_for_itself_and_in_order,
+                    a_message_is_known_as_taken_while_its_claim_stands,
                     of_many_appending_at_once_each_gets_an_id_of_its_own,
                 }
                 room_log {

@@ -61,7 +61,10 @@ else
     redis.call('ZADD', KEYS[3], 0, values[at])
   end
 end
-for _, key in ipairs(KEYS) do
-  redis.call('PEXPIRE', key, ARGV[2])
+-- The three come and go together. What they live for is longer than it need be by more than what it may be short of here.
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) - 3600000 then
+  for _, key in ipairs(KEYS) do
+    redis.call('PEXPIRE', key, ARGV[2])
+  end
 end
 return redis.status_reply('OK')

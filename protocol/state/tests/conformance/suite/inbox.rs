@@ -2,7 +2,7 @@
 
 use super::*;
 use billfish_state::port::{INBOX_AGE_MAX_MS, INBOX_BYTES_MAX, INBOX_EMPTY_KEPT_MS, INBOX_ENTRIES_MAX, INBOX_KEPT_MS};
-use billfish_state::{AppendedOnce, Inbox, InboxEntry, InboxId, MessageClaim, Page, StateError};
+use billfish_state::{AppendedOnce, Inbox, InboxAppend, InboxEntry, InboxId, MessageClaim, Page, StateError};
 use std::collections::BTreeMap;
 
 const USER: UserId = UserId(1);
@@ -281,6 +281,60 @@ pub(crate) async fn a_claim_outlives_the_acknowledgement<S: Store>() {
     let forgotten = INBOX_EMPTY_KEPT_MS + MINUTE;
     assert_eq!(append_once(&*inbox, &id(forgotten, 0), "m", &claim(2, "a", 2 * HOUR), forgotten).await, repeated(id(9, 0)));
     assert_eq!(read(&*inbox, None, 9, forgotten).await, Page::default());
+}
+
+fn in_a_batch(user: i64, asked: String, text: &str, claim: Option<MessageClaim>) -> InboxAppend {
+    InboxAppend { app: APP, user: UserId(user), id: asked, body: body(text), claim }
+}
+
+pub(crate) async fn messages_of_one_call_are_taken_each_for_itself_and_in_order<S: Store>() {
+    let inbox = S::fresh().await.inbox;
+    assert!(inbox.append_each(&[], at(0)).await.is_empty());
+    let batch = [
+        in_a_batch(1, id(2, 0), "a", Some(claim(9, "a", HOUR))),
+        in_a_batch(2, id(2, 1), "b", Some(claim(9, "a", HOUR))),
+        in_a_batch(1, id(1, 0), "c", Some(claim(9, "c", HOUR))),
+        in_a_batch(1, id(2, 2), "a", Some(claim(9, "a", HOUR))),
+        in_a_batch(1, "nonsense".to_owned(), "d", Some(claim(9, "d", HOUR))),
+        in_a_batch(1, id(3, 0), "e", None),
+        in_a_batch(1, id(3, 0), "e", None),
+    ];
+    let answers: Vec<_> = inbox.append_each(&batch, at(3)).await;
+    let told: Vec<_> = answers.iter().map(|answer| answer.as_ref().ok().cloned()).collect();
+    let expected = [
+        Some(first(id(2, 0))),
+        Some(first(id(2, 1))),
+        Some(first(id(2, 1))),
+        Some(repeated(id(2, 0))),
+        None,
+        Some(first(id(3, 0))),
+        Some(first(id(3, 0))),
+    ];
+    assert_eq!(told, expected);
+    assert!(matches!(answers[4], Err(StateError::Malformed { .. })));
+    let page = read(&*inbox, None, 9, 3).await;
+    assert_eq!(
+        entries(&page),
+        [(id(2, 0), "a"), (id(2, 1), "c"), (id(3, 0), "e")].each_ref().map(|(id, text)| (id.as_str(), text.as_bytes()))
+    );
+    // More than one script takes.
+    let many: Vec<_> = (0..100).map(|n| in_a_batch(n % 30, id(9, n.unsigned_abs()), &n.to_string(), Some(claim(n, "x", HOUR)))).collect();
+    let given = inbox.append_each(&many, at(9)).await;
+    assert!(given.iter().zip(0..).all(|(given, n)| *given.as_ref().unwrap() == first(id(9, n))));
+    let acked: Vec<_> = many.iter().map(|one| (APP, one.user, one.id.clone())).collect();
+    inbox.ack(&acked).await.unwrap();
+    assert_eq!(read(&*inbox, None, 9, 9).await.entries.len(), 3, "those from before");
+}
+
+pub(crate) async fn a_message_is_known_as_taken_while_its_claim_stands<S: Store>() {
+    let inbox = S::fresh().await.inbox;
+    let taken = async |user: i64, msg_id: &str, now: u64| inbox.taken(APP, UserId(user), &claim(2, msg_id, 0), at(now)).await.unwrap();
+    assert_eq!(taken(1, "a", 0).await, None);
+    append_once(&*inbox, &id(5, 0), "m", &claim(2, "a", MINUTE), 5).await;
+    inbox.ack(&[(APP, USER, id(5, 0))]).await.unwrap();
+    assert_eq!(taken(1, "a", MINUTE - 1).await, Some(id(5, 0)));
+    assert_eq!((taken(1, "a", MINUTE).await, taken(1, "b", 5).await, taken(2, "a", 5).await), (None, None, None));
+    assert!(append_once(&*inbox, &id(6, 0), "m", &claim(2, "b", MINUTE), 6).await.is_first, "asking has claimed nothing");
 }
 
 pub(crate) async fn of_many_sending_one_message_at_once_one_is_first<S: Store>() {
