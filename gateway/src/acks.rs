@@ -38,7 +38,7 @@ impl Acks {
     pub(crate) fn new(store: Arc<Store>, counters: &Arc<ControlCounters>) -> Self {
         Self {
             late: Batch::new(Port::Acks, WAITING_MAX, GATHER, Arc::clone(counters)),
-            inbox: Batch::new(Port::Inbox, WAITING_MAX, GATHER, Arc::clone(counters)),
+            inbox: Batch::new(Port::Inbox, WAITING_MAX, GATHER, Arc::clone(counters)).in_writes_of(INBOX_WRITE_MAX),
             store,
         }
     }
@@ -117,6 +117,8 @@ fn is_inbox_id(msg_id: &str) -> bool {
 
 /// Deliveries that may wait while the state is away; beyond, they are given up: they come again.
 const WAITING_MAX: usize = 65_536;
+/// Messages ticked off in one write: half a millisecond of Redis' time, for which everyone else waits.
+const INBOX_WRITE_MAX: usize = 64;
 /// What comes within this is one write.
 const GATHER: Duration = Duration::from_millis(100);
 
