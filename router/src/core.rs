@@ -21,7 +21,7 @@ use crate::{
     reach::Reach,
     room::{Order, snapshot},
     services::{
-        Asker, KEEP_ALL, Outgoing, chat, is_room, is_user,
+        KEEP_ALL, Outgoing, chat, is_room, is_user,
         ports::{NewRoom, OpenOutcome, Profile, RoomRecord, RoomRecords, Sanction},
         profile::{Profiles, USERS_PER_CALL_MAX},
         room::{catalog::Catalog, check_block_words, check_new, folded, lists::RoomLists},
@@ -396,38 +396,6 @@ impl Core {
     }
 
     // ---- for rooms and lanes ----
-
-    /// Whether a message is to be taken; `false`: it was before. Without the state store everything is taken: said twice is better than
-    /// not at all.
-    pub(crate) async fn claim_message(&self, asker: Asker, msg_id: &str, now_ms: u64) -> bool {
-        if msg_id.is_empty() {
-            return true;
-        }
-        let until_ms = now_ms + crate::clock::millis(self.config.dedup_life);
-        match self.state.dedup.claim(asker.app, asker.user, &[msg_id.to_owned()], now_ms, until_ms).await {
-            Ok(claimed) => {
-                let first = claimed.first().copied().unwrap_or(true);
-                if !first {
-                    self.metrics.dedup_hits.inc();
-                }
-                first
-            }
-            Err(error) => {
-                self.metrics.store_failed("dedup", &error);
-                true
-            }
-        }
-    }
-
-    /// A message that was claimed was refused: it may be sent again.
-    pub(crate) async fn release_message(&self, asker: Asker, msg_id: &str) {
-        if msg_id.is_empty() {
-            return;
-        }
-        if let Err(error) = self.state.dedup.release(asker.app, asker.user, &[msg_id.to_owned()]).await {
-            self.metrics.store_failed("dedup", &error);
-        }
-    }
 
     pub(crate) fn chat_ports(&self) -> chat::Ports<'_> {
         let config = &self.config.chat;

@@ -19,13 +19,14 @@ use crate::{
 };
 use billfish_link::message::{AllPush, Push, UserPush, envelope::Kind};
 use billfish_state::{
-    AppId, AppendedOnce, InboxEntry, InboxId, MessageClaim, PendingAck, Route, UserId,
+    AppId, AppendedOnce, InboxAppend, InboxEntry, InboxId, MessageClaim, PendingAck, Route, StateError, UserId,
     port::{ACK_AGAIN_MAX_MS, INBOX_ENTRIES_MAX},
 };
 use billfish_wire::{Body, Class, Encoding};
 use bytes::Bytes;
+use futures_util::future::join_all;
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -56,33 +57,159 @@ pub(crate) async fn to_users(core: &Core, app: AppId, users: &[UserId], push: &O
         let body = Bytes::from(body(push, now_ms).to_vec(Encoding::Json));
         msg_ids = core.state.inbox.append(app, users, &core.next_inbox_id(now_ms), body, now_ms).await?;
     }
-    let online = send(core, app, users, &message(push, String::new(), now_ms), &msg_ids, now_ms).await?;
+    let online = send(core, app, users, &message(push, now_ms), &msg_ids, now_ms).await?;
     let reached = if push.acknowledged { users.len() } else { online };
     Ok(Delivered { msg_id: msg_ids.into_iter().next(), users: reached as u64 })
 }
 
-/// Pushes a message to one user unless its sender has sent it before. What is sent again is pushed again, as it was the first time and
-/// under the id that it got then, until it is acknowledged: the one who took it may have died before he pushed it.
-pub(crate) async fn to_user_once(
-    core: &Core,
-    app: AppId,
-    user: UserId,
-    push: &Outgoing,
-    claim: &MessageClaim,
-    now_ms: u64,
-) -> Result<(), Refusal> {
-    let inbox = &core.state.inbox;
-    let text = Bytes::from(body(push, now_ms).to_vec(Encoding::Json));
-    let AppendedOnce { id, is_first } = inbox.append_once(app, user, &core.next_inbox_id(now_ms), text, claim, now_ms).await?;
-    let mut push = message(push, String::new(), now_ms);
-    if !is_first {
-        let page = inbox.read(app, user, before(&id).as_deref(), 1, now_ms).await?;
-        match page.entries.first().filter(|entry| entry.id == id).and_then(|entry| stored_push(&entry.body)) {
-            Some(first) => push = first,
-            None => return Ok(()),
+/// A message to one user that is to be taken once, and where he was a moment ago, if that is known.
+pub(crate) struct Once {
+    pub(crate) app: AppId,
+    pub(crate) user: UserId,
+    pub(crate) push: Outgoing,
+    pub(crate) claim: Option<MessageClaim>,
+    pub(crate) routes: Option<Vec<Route>>,
+}
+
+/// Pushes messages to one user each, unless their senders have sent them before. They belong to one lane, and the caller is that lane.
+///
+/// - What is sent again is pushed again, as it was the first time and under the id that it got then, until it is acknowledged: the one who
+///   took it may have died before he pushed it.
+/// - The ACK of a message is recorded while it is appended, under the id that it asks for. A record of what is in no inbox is taken out, here
+///   or by the sweeper; a message that got another id is recorded under that one, before it is pushed.
+/// - Where a receiver was nowhere it is asked again once the message is in his inbox: whoever binds his route later finds it there.
+pub(crate) async fn to_each_once(core: &Core, messages: Vec<Once>, now_ms: u64) -> Vec<Result<(), Refusal>> {
+    let gateways = core.links.all();
+    let worth = worth(&gateways);
+    let append = |Once { app, user, push, claim, .. }: &Once| {
+        let body = Bytes::from(body(push, now_ms).to_vec(Encoding::Json));
+        InboxAppend { app: *app, user: *user, id: core.next_inbox_id(now_ms), body, claim: claim.clone() }
+    };
+    let appends: Vec<InboxAppend> = messages.iter().map(append).collect();
+    let mut aims: Vec<Aim> = messages.iter().map(|message| Aim::at(message.routes.as_deref().unwrap_or_default(), &worth)).collect();
+    let expected = appends.iter().zip(&aims).filter_map(|(append, aim)| aim.pending(append, &append.id, now_ms)).collect();
+    let (appended, ()) = tokio::join!(core.state.inbox.append_each(&appends, now_ms), await_acks(core, expected));
+
+    let nowhere: Vec<usize> = (0..appends.len()).filter(|place| appended[*place].is_ok() && !aims[*place].is_awaited()).collect();
+    let (mut late, mut void) = (Vec::new(), Vec::new());
+    let users: Vec<(AppId, UserId)> = nowhere.iter().map(|place| (appends[*place].app, appends[*place].user)).collect();
+    for (place, routes) in nowhere.into_iter().zip(routes_of(core, &users, now_ms).await) {
+        // Nobody says where he is, and who is connected does not look into the inbox: each gateway passes it to him if it has him.
+        aims[place] = routes.map_or_else(|| Aim::at_all(&gateways), |routes| Aim::at(&routes, &worth));
+        let id = appended[place].as_ref().map_or("", |AppendedOnce { id, .. }| id);
+        late.extend(aims[place].pending(&appends[place], id, now_ms).filter(|_| id == appends[place].id));
+    }
+    let mut outcomes = Vec::with_capacity(appends.len());
+    let mut pushes = Vec::with_capacity(appends.len());
+    for (((appended, append), aim), message) in appended.into_iter().zip(&appends).zip(aims).zip(messages) {
+        let (push, id) = match appended {
+            Ok(AppendedOnce { id, is_first: true }) => (Some(message_of(message.push, now_ms)), id),
+            Ok(AppendedOnce { id, is_first: false }) => match stored(core, append, &id, now_ms).await {
+                Ok(push) => (push, id),
+                Err(error) => {
+                    outcomes.push(Err(error.into()));
+                    continue;
+                }
+            },
+            Err(error) => {
+                outcomes.push(Err(error.into()));
+                (None, String::new())
+            }
+        };
+        if id != append.id && aim.is_awaited() {
+            void.push((append.app, append.user, append.id.clone()));
+            late.extend(aim.pending(append, &id, now_ms).filter(|_| push.is_some()));
+        }
+        if !id.is_empty() {
+            outcomes.push(Ok(()));
+        }
+        pushes.extend(push.map(|push| (append, aim, Push { msg_id: id, ..push })));
+    }
+    await_acks(core, late).await;
+    for (append, aim, push) in pushes {
+        for _ in 0..aim.unlinked {
+            core.metrics.link_dropped(Class::from_number(push.class), "no_link");
+        }
+        for node in &aim.nodes {
+            put(core, &gateways, append.app, node, BTreeSet::from([append.user]), push.clone(), 1, now_ms).await;
         }
     }
-    send(core, app, &[user], &push, &[id], now_ms).await.map(drop)
+    if !void.is_empty()
+        && let Err(error) = core.state.acks.remove(&void).await
+    {
+        core.metrics.store_failed("acks", &error);
+    }
+    outcomes
+}
+
+/// What was pushed the first time, if it is not acknowledged yet.
+async fn stored(core: &Core, InboxAppend { app, user, .. }: &InboxAppend, id: &str, now_ms: u64) -> Result<Option<Push>, StateError> {
+    core.metrics.dedup_hits.inc();
+    let page = core.state.inbox.read(*app, *user, before(id).as_deref(), 1, now_ms).await?;
+    Ok(page.entries.first().filter(|entry| entry.id == id).and_then(|entry| stored_push(&entry.body)))
+}
+
+/// Where a push to one user goes.
+#[derive(Debug, Default)]
+struct Aim {
+    nodes: Vec<String>,
+    /// His session is elsewhere, perhaps, where this router cannot tell it now.
+    is_missed: bool,
+    /// Routes that do not count.
+    unlinked: usize,
+}
+
+impl Aim {
+    fn at(routes: &[Route], worth: impl Fn(&Route) -> Worth) -> Self {
+        let mut aim = Self::default();
+        for route in routes {
+            match worth(route) {
+                Worth::Linked if aim.nodes.contains(&route.node) => {}
+                Worth::Linked => aim.nodes.push(route.node.clone()),
+                worth @ (Worth::Over | Worth::Unknown) => {
+                    aim.unlinked += 1;
+                    aim.is_missed |= worth == Worth::Unknown;
+                }
+            }
+        }
+        aim
+    }
+
+    fn at_all(gateways: &[Arc<Gateway>]) -> Self {
+        Self { nodes: gateways.iter().map(|gateway| gateway.node.to_string()).collect(), is_missed: true, unlinked: 0 }
+    }
+
+    /// Whether there is an ACK to wait for.
+    fn is_awaited(&self) -> bool {
+        self.is_missed || !self.nodes.is_empty()
+    }
+
+    fn pending(&self, append: &InboxAppend, id: &str, now_ms: u64) -> Option<PendingAck> {
+        let due_ms = if self.is_missed { missed_due_ms(1, now_ms) } else { now_ms + ACK_WAIT_MS };
+        let pending = || PendingAck { app: append.app, user: append.user, msg_id: id.to_owned(), room: None, times_sent: 1, due_ms };
+        self.is_awaited().then(pending)
+    }
+}
+
+/// Where each of the users is; nothing where the store does not say.
+pub(crate) async fn routes_of(core: &Core, users: &[(AppId, UserId)], now_ms: u64) -> Vec<Option<Vec<Route>>> {
+    let mut by_app: BTreeMap<AppId, Vec<usize>> = BTreeMap::new();
+    for (place, (app, _)) in users.iter().enumerate() {
+        by_app.entry(*app).or_default().push(place);
+    }
+    let asked = by_app.into_iter().map(async |(app, places)| {
+        let users: Vec<UserId> = places.iter().map(|place| users[*place].1).collect();
+        let found = core.state.routes.lookup(app, &users, now_ms).await;
+        (places, found)
+    });
+    let mut routes: Vec<Option<Vec<Route>>> = users.iter().map(|_| None).collect();
+    for (places, found) in join_all(asked).await {
+        match found {
+            Ok(found) => places.into_iter().zip(found).for_each(|(place, of_one)| routes[place] = Some(of_one)),
+            Err(error) => core.metrics.store_failed("routes", &error),
+        }
+    }
+    routes
 }
 
 /// The largest id before this one; none before the first of all.
@@ -286,7 +413,7 @@ pub(crate) async fn to_everyone(core: &Core, app: AppId, push: &Outgoing, now_ms
         if index > 0 {
             tokio::time::sleep(core.config.push.everyone_pace).await;
         }
-        let message = Kind::AllPush(AllPush { app_id: app.0, push: Some(message(push, String::new(), now_ms)) });
+        let message = Kind::AllPush(AllPush { app_id: app.0, push: Some(message(push, now_ms)) });
         if gateway.send(message, push.class).await {
             core.metrics.pushed(Audience::All, push.class);
             taken += 1;
@@ -295,11 +422,15 @@ pub(crate) async fn to_everyone(core: &Core, app: AppId, push: &Outgoing, now_ms
     taken
 }
 
-fn message(push: &Outgoing, msg_id: String, now_ms: u64) -> Push {
+fn message(push: &Outgoing, now_ms: u64) -> Push {
+    message_of(push.clone(), now_ms)
+}
+
+fn message_of(push: Outgoing, now_ms: u64) -> Push {
     Push {
         biz_code: push.biz_code.0,
-        data: push.data.clone(),
-        msg_id,
+        data: push.data,
+        msg_id: String::new(),
         room_id: 0,
         seq: 0,
         ts: now_ms.cast_signed(),

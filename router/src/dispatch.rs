@@ -17,26 +17,32 @@ use crate::{
         Asker, Outgoing,
         chat::{self, Destination},
         is_room, is_user,
-        room::Rules,
     },
+    whispers::{self, Whisper, is_repeat},
 };
 use billfish_link::message::{Accepted, Biz, Gone, Interest, Origin, Relay, Synced, Up, envelope::Kind, reply, up::Call};
-use billfish_state::{AppId, DeviceKind, MessageClaim, RoomId, UserId, WindowHit, WindowVerdict};
+use billfish_state::{AppId, DeviceKind, RoomId, UserId};
 use billfish_wire::{BizCode, Class, Reason};
 use bytes::Bytes;
+use futures_util::future::join_all;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     future::Future,
     pin::Pin,
+    slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 use tokio::sync::{mpsc, oneshot};
 
-/// Lanes for what belongs to no room. A lane waits for one store call at a time, so this is also how many run at once.
-pub(crate) const LANES: usize = 64;
-/// Calls waiting in one lane; beyond it the caller hears 5001. At 20 µs each 5 ms of delay.
-const LANE_CALLS_MAX: usize = 256;
+/// Lanes for what belongs to no room. The fewer there are, the more calls wait together in one, and share what the stores cost; with a second
+/// one the processor has something to do while the first waits for them.
+pub(crate) const LANES: usize = 1 << LANES_BITS;
+const LANES_BITS: u32 = 1;
+/// Calls waiting in one lane; beyond it the caller hears 5001. At 20 µs each 160 ms of delay.
+const LANE_CALLS_MAX: usize = 8_192;
+/// Calls that are worked off at the same time: some milliseconds of a store's time.
+const TURN_CALLS_MAX: usize = 128;
 /// Places in a room's queue beyond its bound, for what is never refused.
 const SPARE_PLACES: usize = 1_024;
 /// Told to who finds a queue full: it is empty again in a few milliseconds, unless something is badly wrong.
@@ -146,7 +152,7 @@ async fn on_biz(core: &Arc<Core>, gateway: Arc<Gateway>, id: u64, asker: Asker, 
     match message.to {
         Destination::Room(room) => to_room(core, room, RoomCall::Say { gateway, id, asker, content, msg_id, received }).await,
         Destination::User(receiver) => {
-            to_lane(core, receiver, LaneCall::Whisper { gateway, id, asker, receiver, content, msg_id, received }).await;
+            to_lane(core, receiver, LaneCall::Whisper(Whisper { gateway, id, asker, receiver, content, msg_id, received })).await;
         }
     }
 }
@@ -291,15 +297,7 @@ fn busy() -> Refusal {
 
 /// What users' lanes do.
 pub(crate) enum LaneCall {
-    Whisper {
-        gateway: Arc<Gateway>,
-        id: u64,
-        asker: Asker,
-        receiver: UserId,
-        content: String,
-        msg_id: String,
-        received: Instant,
-    },
+    Whisper(Whisper),
     SyncInbox {
         gateway: Arc<Gateway>,
         id: u64,
@@ -340,11 +338,9 @@ impl Lanes {
     pub(crate) fn of(user: UserId) -> usize {
         // Fibonacci hashing: neighbouring ids spread, and the upper bits are the lane.
         let mixed = user.0.cast_unsigned().wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        usize::try_from(mixed >> 58).expect("six bits")
+        usize::try_from(mixed >> (u64::BITS - LANES_BITS)).expect("a few bits")
     }
 }
-
-const _: () = assert!(LANES == 1 << 6, "a lane is six bits of a hash");
 
 /// Puts a call onto the lane of a user, or refuses it.
 pub(crate) async fn to_lane(core: &Core, user: UserId, call: LaneCall) {
@@ -353,7 +349,9 @@ pub(crate) async fn to_lane(core: &Core, user: UserId, call: LaneCall) {
         core.metrics.lane_queue_depth.dec();
         let refusal = if matches!(unsent, mpsc::error::TrySendError::Full(_)) { busy() } else { Refusal::unavailable() };
         match unsent.into_inner() {
-            LaneCall::Whisper { gateway, id, .. } | LaneCall::SyncInbox { gateway, id, .. } | LaneCall::Redeliver { gateway, id, .. } => {
+            LaneCall::Whisper(Whisper { gateway, id, .. })
+            | LaneCall::SyncInbox { gateway, id, .. }
+            | LaneCall::Redeliver { gateway, id, .. } => {
                 gateway.refuse(id, &refusal).await;
             }
             LaneCall::Push { answer, .. } => drop(answer.send(Err(refusal))),
@@ -363,37 +361,84 @@ pub(crate) async fn to_lane(core: &Core, user: UserId, call: LaneCall) {
 
 /// Works one lane off until the router stops; what is queued then is still done.
 pub(crate) async fn run_lane(core: Arc<Core>, mut receiver: mpsc::Receiver<LaneCall>) {
+    let (mut calls, mut waiting) = (Vec::new(), VecDeque::new());
     loop {
-        // Cancel-safe: `recv` takes nothing unless it returns.
-        let call = tokio::select! {
-            biased;
-            call = receiver.recv() => call,
-            () = core.stop_lanes.cancelled() => {
-                receiver.close();
-                receiver.recv().await
+        if waiting.is_empty() {
+            // Cancel-safe: `recv_many` takes nothing unless it returns.
+            tokio::select! {
+                biased;
+                _ = receiver.recv_many(&mut calls, TURN_CALLS_MAX) => {}
+                () = core.stop_lanes.cancelled() => {
+                    receiver.close();
+                    receiver.recv_many(&mut calls, TURN_CALLS_MAX).await;
+                }
             }
-        };
-        let Some(call) = call else { return };
-        core.metrics.lane_queue_depth.dec();
-        on_lane_call(&core, call).await;
+            if calls.is_empty() {
+                return;
+            }
+        }
+        while waiting.len() + calls.len() < TURN_CALLS_MAX
+            && let Ok(call) = receiver.try_recv()
+        {
+            calls.push(call);
+        }
+        core.metrics.lane_queue_depth.dec_by(i64::try_from(calls.len()).unwrap_or(i64::MAX));
+        waiting.extend(calls.drain(..));
+        let Turn { whispers, others } = Turn::take(&mut waiting);
+        tokio::join!(
+            Box::pin(whispers::run(&core, whispers)),
+            join_all(others.into_iter().map(|call| Box::pin(on_lane_call(&core, call))))
+        );
+    }
+}
+
+/// Calls of a lane that are worked off at the same time: no two of them are about one user, but messages to him, which keep their order.
+#[derive(Default)]
+struct Turn {
+    whispers: Vec<Whisper>,
+    others: Vec<LaneCall>,
+}
+
+impl Turn {
+    /// From the front, until one comes that has to wait for those before it.
+    fn take(waiting: &mut VecDeque<LaneCall>) -> Self {
+        let mut turn = Self::default();
+        while let Some(call) = waiting.pop_front_if(|call| !turn.is_before(call)) {
+            match call {
+                LaneCall::Whisper(whisper) => turn.whispers.push(whisper),
+                call @ (LaneCall::SyncInbox { .. } | LaneCall::Redeliver { .. } | LaneCall::Push { .. }) => turn.others.push(call),
+            }
+        }
+        turn
+    }
+
+    /// Whether something in here has to be done before this call.
+    fn is_before(&self, call: &LaneCall) -> bool {
+        let users = call.users();
+        self.others.iter().any(|other| other.users().iter().any(|user| users.contains(user)))
+            || match call {
+                LaneCall::Whisper(whisper) => self.whispers.iter().any(|other| is_repeat(other, whisper)),
+                LaneCall::SyncInbox { .. } | LaneCall::Redeliver { .. } | LaneCall::Push { .. } => {
+                    self.whispers.iter().any(|whisper| users.contains(&whisper.receiver))
+                }
+            }
+    }
+}
+
+impl LaneCall {
+    /// Whom it is about.
+    fn users(&self) -> &[UserId] {
+        match self {
+            Self::Whisper(Whisper { receiver, .. }) => slice::from_ref(receiver),
+            Self::SyncInbox { asker, .. } | Self::Redeliver { asker, .. } => slice::from_ref(&asker.user),
+            Self::Push { users, .. } => users,
+        }
     }
 }
 
 async fn on_lane_call(core: &Core, call: LaneCall) {
     match call {
-        LaneCall::Whisper { gateway, id, asker, receiver, content, msg_id, received } => {
-            match whisper(core, asker, receiver, &content, &msg_id).await {
-                Ok(ts_ms) => {
-                    core.metrics.decided("chat", "accepted");
-                    gateway.reply(id, reply::Result::Accepted(Accepted { ts: ts_ms.cast_signed(), seq: 0 })).await;
-                    core.metrics.delivered_in(received.elapsed());
-                }
-                Err(refusal) => {
-                    core.metrics.decided("chat", refusal.reason.label());
-                    gateway.refuse(id, &refusal).await;
-                }
-            }
-        }
+        LaneCall::Whisper(whisper) => whispers::run(core, vec![whisper]).await,
         LaneCall::SyncInbox { gateway, id, asker, from_id, resume } => match inbox_page(core, asker, &from_id, resume).await {
             Ok(data) => gateway.reply(id, reply::Result::Synced(Synced { room_id: 0, data })).await,
             Err(refusal) => gateway.refuse(id, &refusal).await,
@@ -408,64 +453,6 @@ async fn on_lane_call(core: &Core, call: LaneCall) {
         LaneCall::Push { app, users, push, answer } => {
             let delivered = delivery::to_users(core, app, &users, &push, core.state.clock.now_ms()).await;
             drop(answer.send(delivered));
-        }
-    }
-}
-
-/// Whoever sends a message again, because its answer was lost with a link or a router, hears what the first time decided: the guards
-/// charge it once, and the inbox takes it once, in one step with the claim on it.
-async fn whisper(core: &Core, asker: Asker, receiver: UserId, content: &str, msg_id: &str) -> Result<u64, Refusal> {
-    let now_ms = core.state.clock.now_ms();
-    // An id is good for one receiver: else a message that was charged once would be free for everyone else.
-    let guarded = if msg_id.is_empty() { String::new() } else { format!("{receiver}:{msg_id}") };
-    let is_first = core.claim_message(asker, &guarded, now_ms).await;
-    let sent = async {
-        let house_rules = Rules::of_the_house(core.house_words()?);
-        let push = chat::whisper(&core.chat_ports(), &house_rules, asker, receiver, content, is_first, now_ms).await?;
-        if is_first {
-            may_leave_for_later(core, asker, receiver, now_ms).await?;
-        }
-        if msg_id.is_empty() {
-            return delivery::to_users(core, asker.app, &[receiver], &push, now_ms).await.map(drop);
-        }
-        let until_ms = now_ms + crate::clock::millis(core.config.dedup_life);
-        let claim = MessageClaim { app: asker.app, user: asker.user, msg_id: msg_id.to_owned(), until_ms };
-        delivery::to_user_once(core, asker.app, receiver, &push, &claim, now_ms).await
-    };
-    match sent.await {
-        Ok(()) => Ok(now_ms),
-        Err(refusal) => {
-            if is_first {
-                core.release_message(asker, &guarded).await;
-            }
-            Err(refusal)
-        }
-    }
-}
-
-/// A message to someone who is not connected stays in an inbox for days, and inboxes together have a bound: one sender may leave so many
-/// in a while, so that nobody fills what everybody needs.
-async fn may_leave_for_later(core: &Core, asker: Asker, receiver: UserId, now_ms: u64) -> Result<(), Refusal> {
-    let routes = core.state.routes.lookup(asker.app, &[receiver], now_ms).await;
-    // Like every guard of chat it fails open: a store that is away tells itself to the append that follows.
-    if routes.map_or(true, |routes| routes.iter().flatten().any(|route| core.links.of(route).is_some())) {
-        return Ok(());
-    }
-    let chat = &core.config.chat;
-    let hit = WindowHit {
-        key: format!("offline:{}:{}", asker.app, asker.user),
-        limit: chat.offline_messages_max,
-        window_ms: crate::clock::millis(chat.offline_window),
-    };
-    match core.state.rate_windows.hit(&[hit], now_ms).await.as_deref() {
-        Ok([WindowVerdict::Refused { retry_after_ms }, ..]) => {
-            let detail = "too many messages to users who are not connected; wait retryAfterMs";
-            Err(Refusal::because(Reason::RateLimited, detail).retry_after(*retry_after_ms))
-        }
-        Ok(_) => Ok(()),
-        Err(error) => {
-            core.metrics.store_failed("offline_rate", error);
-            Ok(())
         }
     }
 }
@@ -488,15 +475,64 @@ async fn inbox_page(core: &Core, asker: Asker, from_id: &str, resume: bool) -> R
 
 #[cfg(test)]
 mod tests {
-    use super::{LANES, Lanes};
-    use billfish_state::UserId;
+    use super::{LANES, LaneCall, Lanes, Turn};
+    use crate::{link::Links, metrics::Metrics, services::Asker, whispers::Whisper};
+    use billfish_state::{AppId, Clock, DeviceKind, UserId};
+    use prometheus_client::registry::Registry;
+    use std::{
+        collections::VecDeque,
+        time::{Duration, Instant},
+    };
+    use tokio::sync::{mpsc, oneshot};
 
     #[test]
     fn neighbouring_users_spread_over_the_lanes() {
         let mut users_of = [0; LANES];
-        for user in 20_000..20_000 + 64 * 100 {
+        for user in (20_000..).take(LANES * 100) {
             users_of[Lanes::of(UserId(user))] += 1;
         }
         assert!(users_of.iter().all(|users| (50..200).contains(users)), "{users_of:?}");
+    }
+
+    /// How many calls of each kind the next turns have, of calls that are written short: `w1a` is a message to 1 with the id `a` (or none), `s1`
+    /// a call of 1 about his inbox, `p12` a push to 1 and 2.
+    fn turns(calls: &[&str]) -> Vec<(usize, usize)> {
+        let links = Links::new(Duration::ZERO, Clock::start(), Metrics::register(&mut Registry::default()));
+        let gateway = links.enter("g", 1, mpsc::channel(1).0).unwrap();
+        let user = |digit: &str| UserId(digit.parse().unwrap());
+        let asker = |user| Asker { app: AppId(10_001), user, device: DeviceKind::Web, session: 1 };
+        let call = |text: &&str| match text.split_at(1) {
+            ("w", rest) => LaneCall::Whisper(Whisper {
+                gateway: gateway.clone(),
+                id: 1,
+                asker: asker(UserId(9)),
+                receiver: user(&rest[..1]),
+                content: String::new(),
+                msg_id: rest[1..].to_owned(),
+                received: Instant::now(),
+            }),
+            ("s", rest) => LaneCall::Redeliver { gateway: gateway.clone(), id: 1, asker: asker(user(rest)) },
+            (_, rest) => {
+                let push = crate::services::Outgoing::new(billfish_wire::BizCode(1), billfish_wire::Class::Chat, String::new());
+                let users = rest.split("").filter(|digit| !digit.is_empty()).map(user).collect();
+                LaneCall::Push { app: AppId(10_001), users, push: push.into(), answer: oneshot::channel().0 }
+            }
+        };
+        let mut waiting: VecDeque<LaneCall> = calls.iter().map(call).collect();
+        let next = || {
+            let turn = Turn::take(&mut waiting);
+            let counts = (turn.whispers.len(), turn.others.len());
+            (counts != (0, 0)).then_some(counts)
+        };
+        std::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn what_is_about_different_users_is_done_at_once_and_about_one_user_in_order() {
+        assert_eq!(turns(&["w1a", "s2", "w3a", "p45", "s6"]), [(2, 3)]);
+        assert_eq!(turns(&["w1a", "w1b", "w1", "w1", "w2a"]), [(5, 0)], "messages keep their order by themselves");
+        assert_eq!(turns(&["w1a", "w2a", "w1a", "w3a"]), [(2, 0), (2, 0)], "a repeat is decided when its first is");
+        assert_eq!(turns(&["w1a", "s1", "w1b"]), [(1, 0), (0, 1), (1, 0)]);
+        assert_eq!(turns(&["s1", "p31", "p3", "w2a"]), [(0, 1), (0, 1), (1, 1)]);
     }
 }

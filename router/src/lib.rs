@@ -34,6 +34,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod whispers;
 
 pub use config::{ChatConfig, ConfigError, LinkConfig, PushConfig, RoomConfig, RouterConfig, is_mask};
 pub use error::Refusal;

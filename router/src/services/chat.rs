@@ -10,7 +10,12 @@
 use crate::{
     Refusal,
     metrics::Metrics,
-    services::{Asker, KEEP_ALL, Outgoing, is_room, is_user, ports::RoomRecord, profile::Profiles, room::Rules},
+    services::{
+        Asker, KEEP_ALL, Outgoing, is_room, is_user,
+        ports::{Profile, RoomRecord},
+        profile::Profiles,
+        room::Rules,
+    },
 };
 use billfish_state::{RateWindows, RoomId, UserId, WindowHit, WindowVerdict};
 use billfish_wire::{BizCode, Class, Reason};
@@ -142,53 +147,53 @@ pub(crate) async fn say(
     if keep_permille < KEEP_ALL {
         ports.metrics.chat_sampled.inc();
     }
-    let data = down(ports, sender, Some(room.room), None, content, now_ms).await;
+    let profile = ports.profiles.shown(sender.app, sender.user, now_ms).await;
+    let data = down(&profile, Some(room.room), None, content);
     Ok(Outgoing { except: Some(sender.user), keep_permille, ..Outgoing::new(BizCode::ROOM_CHAT, Class::Chat, data) })
 }
 
-/// A message to one user. The block-list of the house holds here too. One that `is_first` is charged.
-pub(crate) async fn whisper(
-    ports: &Ports<'_>,
-    house_rules: &Rules,
-    sender: Asker,
-    receiver: UserId,
-    content: &str,
-    is_first: bool,
-    now_ms: u64,
-) -> Result<Outgoing, Refusal> {
+/// Whether a message may be said to one user. The block-list of the house holds here too.
+pub(crate) fn may_whisper(house_rules: &Rules, sender: Asker, receiver: UserId, content: &str) -> Result<(), Refusal> {
     if receiver == sender.user {
         return Err(Refusal::because(Reason::Malformed, "objectId is the sender"));
     }
-    house_rules.may_be_said(content)?;
-    if is_first {
-        within_rate(ports, sender, now_ms).await?;
-    }
-    let data = down(ports, sender, None, Some(receiver), content, now_ms).await;
-    Ok(Outgoing { acknowledged: true, ..Outgoing::new(BizCode::ROOM_CHAT, Class::Event, data) })
+    house_rules.may_be_said(content)
+}
+
+/// A message to one user that may be said, and is within the rate. The sender is shown by this profile.
+pub(crate) fn whisper(profile: &Profile, receiver: UserId, content: &str) -> Outgoing {
+    let data = down(profile, None, Some(receiver), content);
+    Outgoing { acknowledged: true, ..Outgoing::new(BizCode::ROOM_CHAT, Class::Event, data) }
+}
+
+/// What the store of rate windows is asked for, in a metric.
+pub(crate) const CHAT_RATE: &str = "chat_rate";
+
+/// One message more of a user.
+pub(crate) fn use_of_rate(limits: Limits, sender: Asker) -> WindowHit {
+    let key = format!("chat:{}:{}", sender.app, sender.user);
+    WindowHit { key, limit: limits.user_messages_max, window_ms: limits.user_window_ms }
 }
 
 async fn within_rate(ports: &Ports<'_>, sender: Asker, now_ms: u64) -> Result<(), Refusal> {
-    let key = format!("chat:{}:{}", sender.app, sender.user);
-    let hit = WindowHit { key, limit: ports.limits.user_messages_max, window_ms: ports.limits.user_window_ms };
-    match ports.rate_windows.hit(&[hit], now_ms).await {
+    match ports.rate_windows.hit(&[use_of_rate(ports.limits, sender)], now_ms).await {
         Ok(verdicts) => match verdicts.first() {
             Some(WindowVerdict::Refused { retry_after_ms }) => Err(Refusal::new(Reason::RateLimited).retry_after(*retry_after_ms)),
             Some(WindowVerdict::Allowed) | None => Ok(()),
         },
         Err(error) => {
-            ports.metrics.store_failed("chat_rate", &error);
+            ports.metrics.store_failed(CHAT_RATE, &error);
             Ok(())
         }
     }
 }
 
-async fn down(ports: &Ports<'_>, sender: Asker, room: Option<RoomId>, receiver: Option<UserId>, content: &str, now_ms: u64) -> String {
-    let profile = ports.profiles.shown(sender.app, sender.user, now_ms).await;
+fn down(profile: &Profile, room: Option<RoomId>, receiver: Option<UserId>, content: &str) -> String {
     let down = Down {
         room_id: room.map(|room| room.0),
         object_id: receiver.map(|user| user.0),
         content,
-        sender_id: sender.user.0,
+        sender_id: profile.user.0,
         sender_name: &profile.name,
         sender_avatar: &profile.avatar,
     };
@@ -255,7 +260,7 @@ impl SlowMode {
 
 #[cfg(test)]
 mod tests {
-    use super::{Destination, Guard, KEEP_ALL, Limits, Ports, Rate, parse, say, whisper};
+    use super::{Destination, Guard, KEEP_ALL, Limits, Ports, Rate, may_whisper, parse, say, whisper};
     use crate::{
         Refusal,
         metrics::Metrics,
@@ -310,8 +315,8 @@ mod tests {
         }
 
         async fn whisper(&self, user: i64, to: i64, content: &str) -> Result<Outgoing, Refusal> {
-            let ports = Ports { rate_windows: &*self.state.rate_windows, profiles: &self.profiles, metrics: &self.metrics, limits: LIMITS };
-            whisper(&ports, &self.rules, asker(user), UserId(to), content, true, 0).await
+            may_whisper(&self.rules, asker(user), UserId(to), content)?;
+            Ok(whisper(&*self.profiles.shown(APP, UserId(user), 0).await, UserId(to), content))
         }
     }
 

@@ -14,7 +14,7 @@ use crate::{
 use billfish_state::{AppId, UserId};
 use billfish_wire::Reason;
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -44,25 +44,46 @@ impl Profiles {
 
     /// How the user is shown.
     pub(crate) async fn shown(&self, app: AppId, user: UserId, now_ms: u64) -> Arc<Profile> {
-        if let Some((profile, until_ms)) = self.lock().get(&(app, user))
-            && now_ms < *until_ms
-        {
-            return Arc::clone(profile);
-        }
-        let found = match self.records.profiles(app, &[user]).await {
-            Ok(found) => found,
-            Err(error) => {
-                self.metrics.store_failed("profile", &error);
-                return Arc::new(by_number(user));
-            }
+        self.shown_each(&[(app, user)], now_ms).await.pop().expect("one profile for one user")
+    }
+
+    /// How each of the users is shown: one question to the records for those of an app who are not cached.
+    pub(crate) async fn shown_each(&self, users: &[(AppId, UserId)], now_ms: u64) -> Vec<Arc<Profile>> {
+        let mut shown: Vec<Option<Arc<Profile>>> = {
+            let cached = self.lock();
+            let fresh = |user| cached.get(user).filter(|(_, until_ms)| now_ms < *until_ms).map(|(profile, _)| Arc::clone(profile));
+            users.iter().map(fresh).collect()
         };
-        let profile = Arc::new(found.into_iter().find(|profile| profile.user == user).unwrap_or_else(|| by_number(user)));
-        let mut cached = self.lock();
-        if cached.len() >= CACHED_MAX {
-            cached.clear();
+        let mut missing: BTreeMap<AppId, BTreeSet<UserId>> = BTreeMap::new();
+        for ((app, user), _) in users.iter().zip(&shown).filter(|(_, shown)| shown.is_none()) {
+            missing.entry(*app).or_default().insert(*user);
         }
-        cached.insert((app, user), (Arc::clone(&profile), now_ms + FRESH_MS));
-        profile
+        for (app, missing) in missing {
+            let missing: Vec<UserId> = missing.into_iter().collect();
+            let found = match self.records.profiles(app, &missing).await {
+                Ok(found) => Some(found),
+                Err(error) => {
+                    self.metrics.store_failed("profile", &error);
+                    None
+                }
+            };
+            let is_known = found.is_some();
+            let mut found: HashMap<UserId, Profile> = found.into_iter().flatten().map(|profile| (profile.user, profile)).collect();
+            let mut cached = self.lock();
+            for user in missing {
+                let profile = Arc::new(found.remove(&user).unwrap_or_else(|| by_number(user)));
+                for (place, _) in users.iter().enumerate().filter(|(_, other)| **other == (app, user)) {
+                    shown[place] = Some(Arc::clone(&profile));
+                }
+                if is_known {
+                    if cached.len() >= CACHED_MAX {
+                        cached.clear();
+                    }
+                    cached.insert((app, user), (profile, now_ms + FRESH_MS));
+                }
+            }
+        }
+        shown.into_iter().zip(users).map(|(shown, (_, user))| shown.unwrap_or_else(|| Arc::new(by_number(*user)))).collect()
     }
 
     /// Stores profiles; this router shows them from now on, others within a minute.

@@ -176,6 +176,51 @@ async fn a_repeat_is_confirmed_when_its_sender_has_used_up_his_rate_and_a_new_me
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_that_wait_together_are_decided_each_for_itself_and_keep_their_order() {
+    let house = House::with(|config| config.chat.user_messages_max = 80, Arc::new(TestRecords::default()), State::in_memory()).await;
+    let mut gateway = house.gateway("g1");
+    settle().await;
+    house.state.routes.bind(&[route_of(BOB, "g1", 1)], 0, u64::MAX).await.unwrap();
+    // Forty of Alice's, each of them twice, which counts; one to herself, one without an id, one to somebody who is not there, one too many.
+    let mut asked = Vec::new();
+    for number in 0..40 {
+        for _ in 0..2 {
+            asked.push((true, gateway.call_from(ALICE, WEB, 1, whisper(BOB, &number.to_string(), &number.to_string())).await));
+        }
+    }
+    asked.push((false, gateway.call_from(ALICE, WEB, 1, whisper(ALICE, "me", "me")).await));
+    asked.push((true, gateway.call_from(CAROL, WEB, 1, whisper(BOB, "40", "")).await));
+    asked.push((true, gateway.call_from(BOB, WEB, 1, whisper(CAROL, "later", "1")).await));
+    asked.push((false, gateway.call_from(ALICE, WEB, 1, whisper(BOB, "too many", "41")).await));
+    let (mut answers, mut pushed) = (std::collections::BTreeMap::new(), Vec::new());
+    while answers.len() < asked.len() {
+        let kind = gateway.next().await;
+        if let Kind::Reply(reply) = kind {
+            answers.insert(reply.id, is_accepted(&reply.result.unwrap()));
+        } else if let Kind::UserPush(push) = kind {
+            pushed.extend(push.push);
+        }
+    }
+    assert!(asked.into_iter().all(|(is_taken, id)| answers[&id] == is_taken));
+    let mut contents = Vec::new();
+    let mut ids = std::collections::BTreeSet::new();
+    for push in pushed {
+        let content = serde_json::from_str::<Value>(&push.data).unwrap()["content"].as_str().unwrap().to_owned();
+        if ids.insert(push.msg_id) {
+            contents.push(content);
+        }
+    }
+    assert_eq!(contents, (0..=40).map(|number| number.to_string()).collect::<Vec<_>>());
+    let now_ms = house.state.clock.now_ms();
+    let kept = house.state.inbox.read(APP, UserId(BOB), None, 100, now_ms).await.unwrap();
+    let awaited = house.state.acks.pending(APP, UserId(BOB)).await.unwrap();
+    let awaited: std::collections::BTreeSet<_> = awaited.into_iter().map(|pending| pending.msg_id).collect();
+    assert_eq!(kept.entries.iter().map(|entry| entry.id.clone()).collect::<std::collections::BTreeSet<_>>(), ids);
+    assert_eq!(awaited, ids, "each is awaited under the id that it got, and nothing else is");
+    assert_eq!(house.state.acks.pending(APP, UserId(CAROL)).await.unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_delivery_to_a_user_is_recorded_where_it_is_made_and_nowhere_else() {
     let house = House::start().await;
     let mut gateway = house.gateway_life("g1", 2);
