@@ -77,7 +77,8 @@ pub(crate) struct Once {
 ///   took it may have died before he pushed it.
 /// - The ACK of a message is recorded while it is appended, under the id that it asks for. A record of what is in no inbox is taken out, here
 ///   or by the sweeper; a message that got another id is recorded under that one, before it is pushed.
-/// - Where a receiver was nowhere it is asked again once the message is in his inbox: whoever binds his route later finds it there.
+/// - Where the receivers are is asked again once the messages are in their inboxes: whoever binds a route later finds his there, and whoever
+///   bound it meanwhile, on this device or on another one, is pushed to.
 pub(crate) async fn to_each_once(core: &Core, messages: Vec<Once>, now_ms: u64) -> Vec<Result<(), Refusal>> {
     let gateways = core.links.all();
     let worth = worth(&gateways);
@@ -90,14 +91,20 @@ pub(crate) async fn to_each_once(core: &Core, messages: Vec<Once>, now_ms: u64) 
     let expected = appends.iter().zip(&aims).filter_map(|(append, aim)| aim.pending(append, &append.id, now_ms)).collect();
     let (appended, ()) = tokio::join!(core.state.inbox.append_each(&appends, now_ms), await_acks(core, expected));
 
-    let nowhere: Vec<usize> = (0..appends.len()).filter(|place| appended[*place].is_ok() && !aims[*place].is_awaited()).collect();
+    let kept: Vec<usize> = (0..appends.len()).filter(|place| appended[*place].is_ok()).collect();
     let (mut late, mut void) = (Vec::new(), Vec::new());
-    let users: Vec<(AppId, UserId)> = nowhere.iter().map(|place| (appends[*place].app, appends[*place].user)).collect();
-    for (place, routes) in nowhere.into_iter().zip(routes_of(core, &users, now_ms).await) {
-        // Nobody says where he is, and who is connected does not look into the inbox: each gateway passes it to him if it has him.
-        aims[place] = routes.map_or_else(|| Aim::at_all(&gateways), |routes| Aim::at(&routes, &worth));
+    let users: Vec<(AppId, UserId)> = kept.iter().map(|place| (appends[*place].app, appends[*place].user)).collect();
+    for (place, routes) in kept.into_iter().zip(routes_of(core, &users, now_ms).await) {
+        let aim = &mut aims[place];
+        let was_awaited = aim.is_awaited();
+        match routes {
+            Some(routes) => aim.widen(Aim::at(&routes, &worth)),
+            None if was_awaited => {}
+            // Nobody says where he is, and who is connected does not look into the inbox: each gateway passes it to him if it has him.
+            None => *aim = Aim::at_all(&gateways),
+        }
         let id = appended[place].as_ref().map_or("", |AppendedOnce { id, .. }| id);
-        late.extend(aims[place].pending(&appends[place], id, now_ms).filter(|_| id == appends[place].id));
+        late.extend(aim.pending(&appends[place], id, now_ms).filter(|_| !was_awaited && id == appends[place].id));
     }
     let mut outcomes = Vec::with_capacity(appends.len());
     let mut pushes = Vec::with_capacity(appends.len());
@@ -177,6 +184,17 @@ impl Aim {
 
     fn at_all(gateways: &[Arc<Gateway>]) -> Self {
         Self { nodes: gateways.iter().map(|gateway| gateway.node.to_string()).collect(), is_missed: true, unlinked: 0 }
+    }
+
+    /// What was found out later goes there too; the routes that do not count are those of now.
+    fn widen(&mut self, later: Self) {
+        self.is_missed |= later.is_missed;
+        self.unlinked = later.unlinked;
+        for node in later.nodes {
+            if !self.nodes.contains(&node) {
+                self.nodes.push(node);
+            }
+        }
     }
 
     /// Whether there is an ACK to wait for.

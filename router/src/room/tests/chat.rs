@@ -1,6 +1,9 @@
 //! Chat through rooms and lanes.
 
 use super::*;
+use async_trait::async_trait;
+use billfish_state::{AppendedOnce, InboxAppend, InboxEntry, MessageClaim, Page, StateError, port::Inbox};
+use bytes::Bytes;
 
 #[tokio::test(start_paused = true)]
 async fn a_message_sent_again_is_accepted_and_said_once() {
@@ -218,6 +221,47 @@ async fn messages_that_wait_together_are_decided_each_for_itself_and_keep_their_
     assert_eq!(kept.entries.iter().map(|entry| entry.id.clone()).collect::<std::collections::BTreeSet<_>>(), ids);
     assert_eq!(awaited, ids, "each is awaited under the id that it got, and nothing else is");
     assert_eq!(house.state.acks.pending(APP, UserId(CAROL)).await.unwrap(), []);
+}
+
+/// An inbox into which something is put while its user logs in on one device more.
+struct LateLogin(Arc<dyn Inbox>, State);
+
+#[async_trait]
+impl Inbox for LateLogin {
+    async fn append(&self, app: AppId, users: &[UserId], id: &str, body: Bytes, now_ms: u64) -> Result<Vec<String>, StateError> {
+        self.0.append(app, users, id, body, now_ms).await
+    }
+
+    async fn append_each(&self, appends: &[InboxAppend], now_ms: u64) -> Vec<Result<AppendedOnce, StateError>> {
+        self.1.routes.bind(&[Route { device: DeviceKind::Ios, ..route_of(BOB, "g2", 1) }], 0, u64::MAX).await.unwrap();
+        self.0.append_each(appends, now_ms).await
+    }
+
+    async fn taken(&self, app: AppId, user: UserId, claim: &MessageClaim, now_ms: u64) -> Result<Option<String>, StateError> {
+        self.0.taken(app, user, claim, now_ms).await
+    }
+
+    async fn read(&self, app: AppId, user: UserId, after: Option<&str>, limit: usize, now_ms: u64) -> Result<Page<InboxEntry>, StateError> {
+        self.0.read(app, user, after, limit, now_ms).await
+    }
+
+    async fn ack(&self, acked: &[(AppId, UserId, String)]) -> Result<(), StateError> {
+        self.0.ack(acked).await
+    }
+}
+
+/// Its LOGIN read the inbox before the message was there, and its route came after the router had looked.
+#[tokio::test(start_paused = true)]
+async fn a_device_that_logs_in_while_a_message_is_taken_is_pushed_to_as_well() {
+    let state = State::in_memory();
+    let late = State { inbox: Arc::new(LateLogin(Arc::clone(&state.inbox), state.clone())), ..state.clone() };
+    let house = House::with(|_| {}, Arc::new(TestRecords::default()), late).await;
+    let (mut first, mut second) = (house.gateway("g1"), house.gateway("g2"));
+    settle().await;
+    state.routes.bind(&[route_of(BOB, "g1", 1)], 0, u64::MAX).await.unwrap();
+    assert!(is_accepted(&first.ask(ALICE, whisper(BOB, "both of you", "m1")).await));
+    let ids = [first.user_push().await.push.unwrap().msg_id, second.user_push().await.push.unwrap().msg_id];
+    assert_eq!(ids[0], ids[1]);
 }
 
 #[tokio::test(start_paused = true)]
