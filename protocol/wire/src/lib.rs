@@ -3,6 +3,7 @@
 //! - [`frame`] cuts a byte stream into frames and puts frames into bytes.
 //! - [`code`] and [`biz`] name what a frame is for.
 //! - [`body`] is the one body type, for both encodings.
+//! - [`envelope`] is a frame as text, for a transport that carries text.
 //! - [`limits`] and [`reason`] say what is refused, and with which number.
 //! - [`snapshot`] is the JSON that JOIN and SYNC replies carry in `data`.
 //!
@@ -12,6 +13,7 @@
 pub mod biz;
 pub mod body;
 pub mod code;
+pub mod envelope;
 pub mod frame;
 pub mod limits;
 pub mod reason;
