@@ -373,6 +373,99 @@ def malformed():
     return out
 
 
+# --- envelopes.json, malformed_envelopes.json ------------------------------------------------------------------------------------------
+
+def envelope(code, body):
+    """The text form of one JSON frame; `body` is text."""
+    return dumps({"magic": MAGIC["json"], "code": CODES.get(code, code), "len": len(body.encode()), "body": body})
+
+
+def envelopes():
+    out = []
+
+    def golden(name, code, direction, text, body, canonical):
+        out.append({"name": name, "text": text, "direction": direction, "code": CODES.get(code, code), "body": body, "canonical": canonical})
+
+    for name, code, direction, body in GOLDEN:
+        golden(f"{name}/envelope", code, direction, envelope(code, dumps(body)), body, True)
+
+    def other(name, code, text, body):
+        golden(f"{name}/envelope", code, "up", text, body, False)
+
+    chat = {"bizCode": 5555, "data": "ä😀"}
+    wide = dumps(chat)
+    units = len(wide.encode("utf-16-le")) // 2
+    other("body-left-out", "HEARTBEAT", '{"magic":18673,"code":1004,"len":0}', {})
+    other("body-null", "HEARTBEAT", '{"magic":18673,"code":1004,"len":0,"body":null}', {})
+    other("body-empty", "HEARTBEAT", envelope("HEARTBEAT", ""), {})
+    other("len-in-utf-16-units", "BIZ", dumps({"magic": 18673, "code": 1003, "len": units, "body": wide}), chat)
+    other("len-too-small", "BIZ", dumps({"magic": 18673, "code": 1003, "len": 0, "body": wide}), chat)
+    other("len-too-large", "BIZ", dumps({"magic": 18673, "code": 1003, "len": 2**31 - 1, "body": wide}), chat)
+    other("key-order-and-white-space", "LEAVE", ' {\r\n\t"body" : "{\\"roomId\\":20001}" ,\n "len":16, "code" :1008,"magic":18673 } ', {"roomId": ROOM})
+    other("unknown-fields-are-ignored", "HEARTBEAT", '{"magic":18673,"code":1004,"len":2,"body":"{}","later":{"x":[1,2.5e3,null]},"Body":1}', {})
+    other("everything-escaped", "BIZ", json.dumps({"magic": 18673, "code": 1003, "len": units, "body": wide}, ensure_ascii=True), chat)
+    other("escapes-in-names", "HEARTBEAT", r'{"m\u0061gic":18673,"code":1004,"len":2,"b\u006fdy":"\u007b\u007d"}', {})
+    other("line-ends-in-the-body", "LEAVE", envelope("LEAVE", '{\n\t"roomId":20001\r\n}'), {"roomId": ROOM})
+    other("sixteen-levels", "HEARTBEAT", '{"magic":18673,"code":1004,"len":0,"x":' + "[" * 15 + "]" * 15 + "}", {})
+    other("sixty-four-keys", "HEARTBEAT", '{"magic":18673,"code":1004,"len":0' + "".join(f',"k{n}":0' for n in range(61)) + "}", {})
+    other("brackets-in-the-body", "HEARTBEAT", envelope("HEARTBEAT", '{"x":"' + "[{:" * 100 + '"}'), {})
+    other("code-that-nobody-knows", -1, envelope(-1, "{}"), {})
+    return out
+
+
+def malformed_envelopes():
+    out = []
+
+    def bad(name, text):
+        out.append({"name": f"{name}/envelope", "text": text, "reason": 4000})
+
+    def fields(**changed):
+        """A good envelope with some fields as raw JSON, or left out where None."""
+        good = {"magic": "18673", "code": "1004", "len": "2", "body": '"{}"'} | changed
+        return "{" + ",".join(f'"{name}":{value}' for name, value in good.items() if value is not None) + "}"
+
+    bad("nothing", "")
+    bad("no-json", "hello")
+    bad("half-an-object", fields()[:-1])
+    bad("two-objects", fields() * 2)
+    bad("trailing-garbage", fields() + "x")
+    bad("array-of-the-fields", '[18673,1004,2,"{}"]')
+    bad("null", "null")
+    bad("a-body-without-its-envelope", '{"data":"true"}')
+    bad("byte-order-mark", "\ufeff" + fields())
+    bad("magic-left-out", fields(magic=None))
+    bad("magic-of-protobuf", fields(magic="18674"))
+    bad("magic-wrong", fields(magic="18675"))
+    bad("magic-negative", fields(magic="-18673"))
+    bad("magic-plus-2-to-the-16", fields(magic=str(18673 + 2**16)))
+    bad("magic-plus-2-to-the-32", fields(magic=str(18673 + 2**32)))
+    bad("magic-as-text", fields(magic='"18673"'))
+    bad("magic-null", fields(magic="null"))
+    bad("code-left-out", fields(code=None))
+    bad("code-as-text", fields(code='"1004"'))
+    bad("code-fraction", fields(code="1004.0"))
+    bad("code-above-i32", fields(code="2147483648"))
+    bad("len-left-out", fields(len=None))
+    bad("len-negative", fields(len="-1"))
+    bad("len-minus-zero", fields(len="-0"))
+    bad("len-fraction", fields(len="2.5"))
+    bad("len-exponent", fields(len="2e0"))
+    bad("len-as-text", fields(len='"2"'))
+    bad("len-null", fields(len="null"))
+    bad("len-2-to-the-64", fields(len=str(2**64)))
+    bad("body-as-object", fields(body="{}"))
+    bad("body-as-number", fields(body="5"))
+    bad("body-as-list", fields(body='["{}"]'))
+    bad("body-twice", fields()[:-1] + ',"body":"{}"}')
+    bad("code-twice", fields()[:-1] + ',"code":1004}')
+    bad("raw-line-end-in-the-body", fields(body='"{\n}"'))
+    bad("raw-nul-in-the-body", fields(body='"{\0}"'))
+    bad("lone-surrogate-in-the-body", fields(body=r'"\ud800"'))
+    bad("seventeen-levels", fields(x="[" * 16 + "]" * 16))
+    bad("sixty-five-keys", fields(**{f"k{n}": "0" for n in range(61)}))
+    return out
+
+
 def write(name, vectors):
     names = [vector["name"] for vector in vectors]
     assert len(names) == len(set(names)), "a name is used twice"
@@ -387,3 +480,5 @@ if __name__ == "__main__":
     write("frames.json", golden_frames())
     write("streams.json", streams())
     write("malformed.json", malformed())
+    write("envelopes.json", envelopes())
+    write("malformed_envelopes.json", malformed_envelopes())

@@ -94,6 +94,36 @@ pub enum Layer {
     Session,
 }
 
+/// A frame that is legal, as text.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GoldenEnvelope {
+    /// Unique; ends in `/envelope`.
+    pub name: String,
+    /// The text message.
+    pub text: String,
+    /// Who sends it.
+    pub direction: Direction,
+    /// Its `code`.
+    pub code: i32,
+    /// Its body, as the fields it sets.
+    pub body: Map<String, Value>,
+    /// Encoding `body` gives this text again. `false` for one that a server may receive and nobody needs to write that way.
+    pub canonical: bool,
+}
+
+/// A text that is refused.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MalformedEnvelope {
+    /// Unique.
+    pub name: String,
+    /// What the peer sends.
+    pub text: String,
+    /// The reason's number.
+    pub reason: i32,
+}
+
 /// How a server refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -132,6 +162,10 @@ pub const FRAMES_JSON: &str = include_str!("../vectors/frames.json");
 pub const STREAMS_JSON: &str = include_str!("../vectors/streams.json");
 /// Text of `vectors/malformed.json`.
 pub const MALFORMED_JSON: &str = include_str!("../vectors/malformed.json");
+/// Text of `vectors/envelopes.json`.
+pub const ENVELOPES_JSON: &str = include_str!("../vectors/envelopes.json");
+/// Text of `vectors/malformed_envelopes.json`.
+pub const MALFORMED_ENVELOPES_JSON: &str = include_str!("../vectors/malformed_envelopes.json");
 
 /// Every legal frame.
 #[must_use]
@@ -151,6 +185,18 @@ pub fn malformed() -> Vec<Malformed> {
     serde_json::from_str(MALFORMED_JSON).expect("the committed file has this form")
 }
 
+/// Every legal frame in the form of text.
+#[must_use]
+pub fn envelopes() -> Vec<GoldenEnvelope> {
+    serde_json::from_str(ENVELOPES_JSON).expect("the committed file has this form")
+}
+
+/// Every text that is refused.
+#[must_use]
+pub fn malformed_envelopes() -> Vec<MalformedEnvelope> {
+    serde_json::from_str(MALFORMED_ENVELOPES_JSON).expect("the committed file has this form")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,10 +209,11 @@ mod tests {
 
     #[test]
     fn the_committed_vectors_never_change_silently() {
-        let sums = [FRAMES_JSON, STREAMS_JSON, MALFORMED_JSON].map(|text| format!("{:016x}", checksum(text)));
+        let sums = [FRAMES_JSON, STREAMS_JSON, MALFORMED_JSON, ENVELOPES_JSON, MALFORMED_ENVELOPES_JSON]
+            .map(|text| format!("{:016x}", checksum(text)));
         assert_eq!(
             sums,
-            ["c449ddd55ced6f91", "8597ce3851fb9eeb", "1e401afd7d13de8f"],
+            ["c449ddd55ced6f91", "8597ce3851fb9eeb", "1e401afd7d13de8f", "53569d0b378a7e14", "33476f6767d4526e"],
             "the golden frames changed. Clients in the field speak the old ones: read the diff line by line before you accept the new sums"
         );
     }
@@ -190,6 +237,8 @@ mod tests {
             .map(|frame| frame.name)
             .chain(streams().into_iter().map(|stream| stream.name))
             .chain(malformed().into_iter().map(|bad| bad.name))
+            .chain(envelopes().into_iter().map(|envelope| envelope.name))
+            .chain(malformed_envelopes().into_iter().map(|bad| bad.name))
             .collect();
         let unique: BTreeSet<&String> = names.iter().collect();
         assert_eq!(unique.len(), names.len());

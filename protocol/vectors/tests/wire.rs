@@ -1,8 +1,8 @@
 //! The wire crate against the golden frames. They were written by a second implementation, so agreement means something.
 
-use billfish_vectors::{Direction, Golden, Layer, Malformed, frames, malformed, streams};
+use billfish_vectors::{Direction, Golden, Layer, Malformed, envelopes, frames, malformed, malformed_envelopes, streams};
 use billfish_wire::{
-    Body, Code, Encoding, Frame, FrameError, HEADER_BYTES, Reason, Reassembler,
+    Body, Code, Encoding, Frame, FrameError, HEADER_BYTES, Reason, Reassembler, envelope,
     frame::{decode, encode},
     limits::{BODY_BYTES_MAX, LOGIN_BODY_BYTES_MAX},
 };
@@ -135,4 +135,42 @@ fn whole<'a>(bad: &Malformed, result: Result<Option<(Frame<'a>, usize)>, FrameEr
     let (frame, taken) = result.expect("the header is right").expect("the frame is whole");
     assert_eq!(taken, HEADER_BYTES + frame.body.len(), "{}", bad.name);
     frame
+}
+
+#[test]
+fn every_golden_envelope_means_what_it_says_and_is_written_again() {
+    let mut canonical = 0;
+    for golden in envelopes() {
+        let decoded = envelope::decode(&golden.text, BODY_BYTES_MAX).unwrap_or_else(|error| panic!("{}: {error}", golden.name));
+        assert_eq!(decoded.code, golden.code, "{}", golden.name);
+        let body = Body::decode(Encoding::Json, decoded.body.as_bytes()).unwrap_or_else(|error| panic!("{}: {error}", golden.name));
+        assert_eq!(as_json(&body), Value::Object(golden.body), "{}", golden.name);
+        let Some(code) = Code::from_number(golden.code) else { continue };
+        let mut again = Vec::new();
+        envelope::encode_into(&mut again, code, &body);
+        let again = String::from_utf8(again).expect("JSON is UTF-8");
+        assert_eq!(again == golden.text, golden.canonical, "{}: {again}", golden.name);
+        canonical += usize::from(golden.canonical);
+    }
+    assert!(canonical > 40, "only {canonical}");
+}
+
+#[test]
+fn an_envelope_means_what_the_frame_of_its_name_means() {
+    let all = frames();
+    for golden in envelopes().into_iter().filter(|golden| golden.canonical) {
+        let stem = golden.name.trim_end_matches("/envelope");
+        let frame = all.iter().find(|other| other.name == format!("{stem}/json")).expect("each is there as a frame");
+        assert_eq!((frame.code, frame.direction, &frame.body), (golden.code, golden.direction, &golden.body));
+        let decoded = envelope::decode(&golden.text, BODY_BYTES_MAX).expect("legal");
+        assert_eq!(decoded.body.as_bytes(), &frame.hex.bytes()[HEADER_BYTES..], "{}", golden.name);
+    }
+}
+
+#[test]
+fn malformed_envelopes_are_refused_with_the_number_they_name() {
+    for bad in malformed_envelopes() {
+        let error = envelope::decode(&bad.text, BODY_BYTES_MAX).expect_err(&bad.name);
+        assert_eq!(error.reason().number(), Some(bad.reason), "{}", bad.name);
+    }
 }
