@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# scripts/fuzz.sh [RUNS | SECONDSs] [TARGET...]: every fuzz target of protocol/{wire,link}/fuzz, or those named, for so many runs (default
-# 1000000) or, with an s behind the number, for so many seconds each. Installs cargo-fuzz into target/tools when it is missing, and says so.
+# scripts/fuzz.sh [RUNS | SECONDSs] [TARGET...]: every fuzz target of protocol/{wire,link,websocket}/fuzz, or those named, for so many runs
+# (default 1000000) or, with an s behind the number, for so many seconds each. Installs cargo-fuzz into target/tools when it is missing, and says so.
 #
 # Works on the stable compiler: RUSTC_BOOTSTRAP opens the coverage flags, and without unsafe code there is nothing for a sanitizer to find.
 # New inputs go to protocol/*/fuzz/corpus, which is not committed; the seeds are.
@@ -13,13 +13,14 @@ case $amount in
   *s) limit=-max_total_time=${amount%s} ;;
   *) limit=-runs=$amount ;;
 esac
-[ $# -gt 0 ] || set -- frame body_json body_protobuf envelope
+[ $# -gt 0 ] || set -- frame body_json body_protobuf text_envelope envelope websocket_frames websocket_handshake
 
 scripts/need cc c++ cargo-fuzz
 export RUSTC_BOOTSTRAP=1
 for target in "$@"; do
   case $target in
     envelope) fuzz=protocol/link/fuzz ;;
+    websocket_*) fuzz=protocol/websocket/fuzz ;;
     *) fuzz=protocol/wire/fuzz ;;
   esac
   mkdir -p "$fuzz/corpus/$target"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Writes seeds/{frame,body_json,body_protobuf}/ from the golden frames: without legal frames to begin with, a fuzzer never gets past
-the magic. Run it after adding vectors and commit what it writes."""
+"""Writes seeds/{frame,body_json,body_protobuf,text_envelope}/ from the golden frames: without legal frames to begin with, a fuzzer never
+gets past the magic. Run it after adding vectors and commit what it writes."""
 
 import json
 import pathlib
@@ -22,7 +22,7 @@ def write(target, name, data):
 
 
 def main():
-    for target in ("frame", "body_json", "body_protobuf"):
+    for target in ("frame", "body_json", "body_protobuf", "text_envelope"):
         shutil.rmtree(HERE / "seeds" / target, ignore_errors=True)
         (HERE / "seeds" / target).mkdir(parents=True)
     for vector in load("frames.json") + load("malformed.json"):
@@ -34,6 +34,8 @@ def main():
             write(target, vector["name"], data[10:])
     for vector in load("streams.json"):
         write("frame", "stream." + vector["name"], b"\x22\x03\x08" + bytes.fromhex(vector["hex"]) + bytes.fromhex(vector["rest"]))
+    for vector in load("envelopes.json") + load("malformed_envelopes.json"):
+        write("text_envelope", vector["name"], vector["text"].encode())
 
 
 if __name__ == "__main__":
