@@ -33,7 +33,7 @@ def streams():
         "the-limit": [(FIN | TEXT, b"x" * 200)],
         "above-the-limit": [(FIN | TEXT, b"x" * 201)],
         "length-in-8-bytes": [(FIN | BINARY, b"x" * 65536)],
-        "fragments": [(TEXT, b"Hel"), (CONTINUATION, b""), (FIN | CONTINUATION, b"lo")],
+        "fragments": [(TEXT, b"Hell"), (CONTINUATION, b""), (FIN | CONTINUATION, b"o")],
         "fragments-with-controls": [(BINARY, b"a"), (FIN | PING, b"p"), (CONTINUATION, b"b"), (FIN | PONG, b""), (FIN | CONTINUATION, b"c")],
         "fragments-above-the-limit": [(BINARY, b"x" * 150), (FIN | CONTINUATION, b"x" * 51)],
         "a-character-in-fragments": [(TEXT, euro[:1]), (CONTINUATION, euro[1:2]), (FIN | CONTINUATION, euro[2:])],

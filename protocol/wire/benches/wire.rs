@@ -1,9 +1,9 @@
-//! What a frame costs on its way in and out: the three that make up the traffic of a live room, in both encodings.
+//! What a frame costs on its way in and out: the three that make up the traffic of a live room, in both encodings and as text.
 //!
 //! `whole` is the path of the gateway's reader: cut the frame off the stream, then decode its body.
 
 use billfish_wire::{
-    Body, Code, Encoding, Reassembler,
+    Body, Code, Encoding, Reassembler, envelope,
     frame::{decode, encode_into},
     limits::BODY_BYTES_MAX,
 };
@@ -43,6 +43,15 @@ fn decoding(criterion: &mut Criterion) {
                 });
             });
         }
+        let mut text = Vec::new();
+        envelope::encode_into(&mut text, code, &body);
+        let text = String::from_utf8(text).expect("JSON is UTF-8");
+        group.bench_function(BenchmarkId::new(format!("{name}/whole"), "envelope"), |bencher| {
+            bencher.iter(|| {
+                let frame = envelope::decode(black_box(&text), BODY_BYTES_MAX).expect("legal");
+                Body::decode(Encoding::Json, frame.body.as_bytes()).expect("legal")
+            });
+        });
     }
     group.finish();
 }
@@ -61,6 +70,14 @@ fn encoding(criterion: &mut Criterion) {
                 });
             });
         }
+        let mut out = Vec::with_capacity(512);
+        group.bench_function(BenchmarkId::new(name, "envelope"), |bencher| {
+            bencher.iter(|| {
+                out.clear();
+                envelope::encode_into(&mut out, code, black_box(&body));
+                black_box(out.len())
+            });
+        });
     }
     group.finish();
 }
