@@ -6,7 +6,7 @@
 use crate::{
     api_key,
     config::{Config, Role},
-    load, logs, memory,
+    development_certificate, load, logs, memory,
     node::{self, Admin, Ports, SharedState, Signals},
     options::RunOptions,
 };
@@ -19,7 +19,7 @@ use billfish_router::{
     ledger::{Guard, Ledger, Sharing},
 };
 use prometheus_client::registry::Registry;
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
 
 /// Runs until a signal and stops cleanly.
 pub(crate) fn run(options: &RunOptions) -> Result<()> {
@@ -28,13 +28,18 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     node::run(serve(config, options.ports_file.as_deref()))
 }
 
-async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
+async fn serve(mut config: Config, ports_file: Option<&Path>) -> Result<()> {
     let signals = Signals::catch()?;
     let ledger = Ledger::open(&config.ledger, &config.data_dir, Sharing::Exclusive).await?;
     let mut http_config = config.http.clone();
     let mut is_new_key = false;
     if http_config.api_key.is_empty() {
         (http_config.api_key, is_new_key) = api_key::load_or_create(&config.data_dir)?;
+    }
+
+    let has_own_certificate = config.gateway.listen.tls.is_some() && config.gateway.tls.certificates.is_empty();
+    if has_own_certificate {
+        config.gateway.tls.certificates.push(development_certificate::load_or_create(&config.data_dir)?);
     }
 
     let mut registry = Registry::default();
@@ -69,8 +74,8 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let router_is_ready: ReadyCheck = Box::new(move || watched.readiness().and_then(|()| own_records()));
     let admin = Admin::start(config.admin.listen, gateway.admin_router(Arc::new(registry), vec![router_is_ready])).await?;
 
-    let bound = Bound { tcp: gateway.tcp_addr(), http: http.address(), admin: admin.address };
-    Ports::default().with("tcp", bound.tcp).with("http", bound.http).with("admin", bound.admin).write(ports_file)?;
+    let bound = Bound { clients: gateway.bound().clone(), http: http.address(), admin: admin.address, has_own_certificate };
+    Ports::default().with_all(&bound.clients).with("http", bound.http).with("admin", bound.admin).write(ports_file)?;
     bound.greet(&config, is_new_key.then_some(http_config.api_key.as_str()));
 
     let displacements = (router.displacement(), gateway.displacement());
@@ -95,9 +100,11 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
 
 /// What was bound.
 struct Bound {
-    tcp: SocketAddr,
+    clients: BTreeMap<&'static str, SocketAddr>,
     http: SocketAddr,
     admin: SocketAddr,
+    /// TLS is served with the certificate for development.
+    has_own_certificate: bool,
 }
 
 impl Bound {
@@ -105,7 +112,10 @@ impl Bound {
     #[expect(clippy::print_stdout, reason = "the command's result")]
     fn greet(&self, config: &Config, new_key: Option<&str>) {
         println!("billfish is up");
-        println!("  clients     tcp {}", self.tcp);
+        println!("  clients     {}", node::places(&self.clients));
+        if self.has_own_certificate {
+            println!("  certificate for development alone: {}", config.data_dir.join("development-cert.pem").display());
+        }
         println!("  HTTP API    http://{}/docs", self.http);
         println!("  operators   http://{}/readyz and /metrics", self.admin);
         match new_key {

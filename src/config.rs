@@ -217,7 +217,8 @@ impl Config {
     }
 
     fn published_secrets(&self) -> Vec<&'static str> {
-        let listeners = [Some(self.gateway.listen.tcp), self.router.link.listen, Some(self.http.listen), Some(self.admin.listen)];
+        let listen = &self.gateway.listen;
+        let listeners = [Some(listen.tcp), listen.ws, listen.tls, self.router.link.listen, Some(self.http.listen), Some(self.admin.listen)];
         if listeners.iter().flatten().all(|listen| listen.ip().is_loopback()) {
             return Vec::new();
         }

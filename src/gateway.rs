@@ -32,7 +32,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     })
     .await?;
     let admin = Admin::start(config.admin.listen, gateway.admin_router(Arc::new(registry), Vec::new())).await?;
-    Ports::default().with("tcp", gateway.tcp_addr()).with("admin", admin.address).write(ports_file)?;
+    Ports::default().with_all(gateway.bound()).with("admin", admin.address).write(ports_file)?;
     greet(&config, &gateway, &admin);
     let displacement = gateway.displacement();
     // On the heap: a drain is large, and waits here for as long as the process lives.
@@ -47,6 +47,6 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
 #[expect(clippy::print_stdout, reason = "the command's result")]
 fn greet(config: &Config, gateway: &billfish_gateway::Running, admin: &Admin) {
     println!("gateway {} is up", config.gateway.node);
-    println!("  clients     tcp {}", gateway.tcp_addr());
+    println!("  clients     {}", node::places(gateway.bound()));
     println!("  operators   http://{}/readyz and /metrics", admin.address);
 }

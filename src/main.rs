@@ -4,6 +4,7 @@
 mod all_in_one;
 mod api_key;
 mod config;
+mod development_certificate;
 mod gateway;
 mod logs;
 mod memory;

@@ -8,7 +8,7 @@ use billfish_state::{State, redis::Redis};
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Map, Value};
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -91,6 +91,13 @@ impl Ports {
         self
     }
 
+    pub(crate) fn with_all(mut self, addresses: &BTreeMap<&'static str, SocketAddr>) -> Self {
+        for (name, address) in addresses {
+            self = self.with(name, *address);
+        }
+        self
+    }
+
     /// Writes the addresses as JSON, whole or not at all: whoever waits for the file reads it as soon as it is there.
     pub(crate) fn write(self, path: Option<&Path>) -> Result<()> {
         let Some(path) = path else { return Ok(()) };
@@ -99,6 +106,11 @@ impl Ports {
             .with_context(|| format!("cannot write the ports file {}", half.display()))?;
         fs::rename(&half, path).with_context(|| format!("cannot write the ports file {}", path.display()))
     }
+}
+
+/// Where clients connect, for a person.
+pub(crate) fn places(addresses: &BTreeMap<&'static str, SocketAddr>) -> String {
+    addresses.iter().map(|(transport, address)| format!("{transport} {address}")).collect::<Vec<_>>().join(", ")
 }
 
 /// SIGINT and SIGTERM.

@@ -128,8 +128,16 @@ fn an_address_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let any = "127.0.0.1:0";
-    let output =
-        billfish(&[], &[("BILLFISH__GATEWAY__LISTEN__TCP", any), ("BILLFISH__HTTP__LISTEN", &address), ("BILLFISH__ADMIN__LISTEN", any)]);
+    let output = billfish(
+        &[],
+        &[
+            ("BILLFISH__GATEWAY__LISTEN__TCP", any),
+            ("BILLFISH__GATEWAY__LISTEN__WS", any),
+            ("BILLFISH__GATEWAY__LISTEN__TLS", any),
+            ("BILLFISH__HTTP__LISTEN", &address),
+            ("BILLFISH__ADMIN__LISTEN", any),
+        ],
+    );
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains(&address), "{}", text(&output.stderr));
 }
@@ -156,7 +164,7 @@ fn a_role_of_its_own_is_refused_by_the_key_that_is_missing() {
         ("router", vec![], "state.kind"),
         ("gateway", vec![redis], "gateway.link.secret"),
         ("gateway", vec![redis, ("BILLFISH__GATEWAY__LINK__SECRET", "too short")], "gateway.link.secret"),
-        ("gateway", vec![redis, ("BILLFISH__GATEWAY__LISTEN__TCP", "0.0.0.0:0")], "gateway.listen.advertise"),
+        ("gateway", vec![redis, ("BILLFISH__GATEWAY__LISTEN__TCP", "0.0.0.0:0")], "gateway.listen.advertise.tcp"),
         ("router", vec![redis], "router.link.listen"),
         ("router", vec![redis, link, secret], "http.api_key"),
         ("router", vec![redis, ("BILLFISH__STATE__REDIS__NODES", "[]")], "state.redis.nodes"),

@@ -50,7 +50,10 @@ fn a_second_process_on_the_same_data_is_refused() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_billfish"))
         .arg("--data-dir")
         .arg(house.data_dir())
-        .envs([("BILLFISH__GATEWAY__LISTEN__TCP", any), ("BILLFISH__HTTP__LISTEN", any), ("BILLFISH__ADMIN__LISTEN", any)])
+        .envs(
+            ["GATEWAY__LISTEN__TCP", "GATEWAY__LISTEN__WS", "GATEWAY__LISTEN__TLS", "HTTP__LISTEN", "ADMIN__LISTEN"]
+                .map(|key| (format!("BILLFISH__{key}"), any)),
+        )
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));

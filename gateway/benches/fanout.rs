@@ -5,11 +5,11 @@
 #![expect(clippy::unwrap_used, reason = "a bench may fail")]
 
 use billfish_gateway::shard::{
-    Shard, ShardConfig, ShardHandle, ShardParts, listeners,
+    Doorway, Shard, ShardConfig, ShardHandle, ShardParts, WebSocketRules, listeners,
     message::{Admission, LoginGranted, Origin, ShardCommand, ShardEvent, UpReply},
 };
 use billfish_session::{
-    Push,
+    Form, Push,
     server::{LoginAccepted, ServerConfig, UpCall},
 };
 use billfish_state::DeviceKind;
@@ -56,7 +56,7 @@ fn fanout(criterion: &mut Criterion) {
 fn push(seq: i64) -> Push {
     let body =
         Body { biz_code: Some(5555), room_id: Some(ROOM), seq: Some(1_000_000 + seq % 1_000_000), class: Some(2), ..Body::default() };
-    let empty = Push::new(Body { data: Some(String::new()), ..body.clone() }).frame(Encoding::Json).len();
+    let empty = Push::new(Body { data: Some(String::new()), ..body.clone() }).frame(Form::Json).len();
     Push::new(Body { data: Some("x".repeat(120 - empty)), ..body })
 }
 
@@ -85,7 +85,7 @@ impl Bare {
     }
 
     fn run(&self, rounds: u64, joining: usize) -> Duration {
-        let bytes = push(0).frame(Encoding::Json).repeat(joining);
+        let bytes = push(0).frame(Form::Json).repeat(joining);
         let before = cpu_time("thread-self");
         for _ in 0..rounds {
             let target = self.readers.bytes.load(Relaxed) + (bytes.len() * self.sockets.len()) as u64;
@@ -111,7 +111,15 @@ impl Room {
         let address = listener.local_addr().unwrap();
         let session = Arc::new(ServerConfig::default());
         let config = ShardConfig::default();
-        let parts = ShardParts { index: 0, listener, config, session, admission: Arc::new(OpenDoor), epoch: Instant::now() };
+        let parts = ShardParts {
+            index: 0,
+            doors: vec![Doorway::plain(listener)],
+            websocket: WebSocketRules::default(),
+            config,
+            session,
+            admission: Arc::new(OpenDoor),
+            epoch: Instant::now(),
+        };
         let shard = Shard::spawn(parts).unwrap();
         let mut clients: Vec<TcpStream> = (0..members).map(|nth| connect(address, nth)).collect();
         for (client, user_id) in clients.iter_mut().zip(10_000..) {

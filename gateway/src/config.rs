@@ -8,7 +8,7 @@ use billfish_link::tcp::TEXT_BYTES_MAX;
 use billfish_session::server::ServerConfig;
 use billfish_wire::limits;
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,10 @@ pub struct GatewayConfig {
     pub shards: usize,
     /// Where clients connect.
     pub listen: ListenConfig,
+    /// Who it says it is, where clients connect by TLS or QUIC.
+    pub tls: TlsConfig,
+    /// What is asked of WebSockets.
+    pub websocket: WebSocketConfig,
     /// Times and bounds of one session.
     pub session: SessionConfig,
     /// Who may connect and log in, and how often.
@@ -34,14 +38,60 @@ pub struct GatewayConfig {
     pub admin: AdminConfig,
 }
 
-/// Where clients connect.
+/// Where clients connect; all on loopback until an operator opens them. Port 0: any that is free. `"off"`: not at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenConfig {
-    /// Plain TCP, on loopback until an operator opens it: nothing is encrypted here. Port 0: any that is free.
+    /// Plain TCP: nothing is encrypted here.
     pub tcp: SocketAddr,
-    /// `host:port` that clients are told; empty: the address that was bound. Required where `tcp` names no host (0.0.0.0).
-    pub advertise: String,
+    /// WebSocket without TLS.
+    #[serde(with = "or_off")]
+    pub ws: Option<SocketAddr>,
+    /// TLS, and in it bare frames or a WebSocket, as the client speaks. Not opened without a certificate.
+    #[serde(with = "or_off")]
+    pub tls: Option<SocketAddr>,
+    /// What clients are told.
+    pub advertise: AdvertiseConfig,
+}
+
+/// `host:port` that clients are told, by transport; empty: the address that was bound. Required where that names no host (0.0.0.0).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdvertiseConfig {
+    /// Of `listen.tcp`.
+    pub tcp: String,
+    /// Of `listen.ws`.
+    pub ws: String,
+    /// Of `listen.tls`; the host is a name of the certificate.
+    pub tls: String,
+}
+
+/// Who the gateway says it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// Chosen by the name that a client asks for; the first where it asks for none of theirs. Files that are written anew are read anew.
+    pub certificates: Vec<CertificateConfig>,
+    /// Handshakes begun in a second; who comes beyond it waits. 0: as many as come.
+    pub handshakes_per_s: u32,
+}
+
+/// One certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateConfig {
+    /// PEM: the certificate and what leads to a root, in this order.
+    pub certificate: PathBuf,
+    /// PEM: its private key.
+    pub key: PathBuf,
+}
+
+/// What is asked of WebSockets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebSocketConfig {
+    /// Origins that pages may connect from, as `https://live.example`; empty: any. Clients that are no pages name none, and may connect.
+    pub origins: Vec<String>,
 }
 
 /// Times and bounds of one session; see [`ServerConfig`] for what each of them does.
@@ -181,6 +231,8 @@ impl Default for GatewayConfig {
             node: "gateway-1".to_owned(),
             shards: 0,
             listen: ListenConfig::default(),
+            tls: TlsConfig::default(),
+            websocket: WebSocketConfig::default(),
             session: SessionConfig::default(),
             admission: AdmissionConfig::default(),
             backlog: BacklogConfig::default(),
@@ -193,7 +245,23 @@ impl Default for GatewayConfig {
 
 impl Default for ListenConfig {
     fn default() -> Self {
-        Self { tcp: SocketAddr::from(([127, 0, 0, 1], 8085)), advertise: String::new() }
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self { tcp: local(8085), ws: Some(local(8086)), tls: Some(local(8443)), advertise: AdvertiseConfig::default() }
+    }
+}
+
+impl Default for TlsConfig {
+    /// 4,000 handshakes are a third of a core.
+    fn default() -> Self {
+        Self { certificates: Vec::new(), handshakes_per_s: 4_000 }
+    }
+}
+
+impl ListenConfig {
+    /// What is listened on, with its key, what it is called among the nodes, and what clients are told.
+    pub(crate) fn ports(&self) -> [(&'static str, Option<SocketAddr>, &str); 3] {
+        let Self { tcp, ws, tls, advertise } = self;
+        [("tcp", Some(*tcp), &advertise.tcp), ("ws", *ws, &advertise.ws), ("tls", *tls, &advertise.tls)]
     }
 }
 
@@ -282,11 +350,7 @@ impl GatewayConfig {
         ensure("node", (1..=NODE_BYTES_MAX).contains(&node.len()), || format!("must have 1 to {NODE_BYTES_MAX} characters"))?;
         ensure("node", node.iter().all(legal), || "may have letters, digits, '-', '_' and '.' alone".to_owned())?;
         ensure("shards", self.shards <= SHARDS_MAX, || format!("is more than {SHARDS_MAX}"))?;
-        let advertise = &self.listen.advertise;
-        ensure("listen.advertise", advertise.is_empty() || has_port(advertise), || format!("is not host:port: {advertise:?}"))?;
-        ensure("listen.advertise", !advertise.is_empty() || !self.listen.tcp.ip().is_unspecified(), || {
-            "is required where listen.tcp is 0.0.0.0 or [::]: clients are told it, and cannot connect to that".to_owned()
-        })?;
+        self.validate_listen()?;
         self.validate_session()?;
         self.validate_admission()?;
         positive("backlog.frames_max", self.backlog.frames_max)?;
@@ -299,6 +363,25 @@ impl GatewayConfig {
         ensure("drain.addresses", bad.is_none(), || format!("has an entry that is not host:port: {bad:?}"))?;
         let bad = self.link.routers.iter().find(|router| !has_port(router));
         ensure("link.routers", bad.is_none(), || format!("has an entry that is not host:port: {bad:?}"))
+    }
+
+    fn validate_listen(&self) -> Result<(), ConfigError> {
+        const KEYS: [&str; 3] = ["listen.advertise.tcp", "listen.advertise.ws", "listen.advertise.tls"];
+        for (key, (transport, address, advertise)) in KEYS.into_iter().zip(self.listen.ports()) {
+            ensure(key, advertise.is_empty() || has_port(advertise), || format!("is not host:port: {advertise:?}"))?;
+            // Without a certificate it is not opened, and nobody is told of it.
+            let is_open = transport != "tls" || !self.tls.certificates.is_empty();
+            let is_nowhere = address.is_some_and(|address| address.ip().is_unspecified());
+            ensure(key, !is_open || !advertise.is_empty() || !is_nowhere, || {
+                format!("is required where listen.{transport} is 0.0.0.0 or [::]: clients are told it, and cannot connect to that")
+            })?;
+        }
+        let origins = &self.websocket.origins;
+        ensure("websocket.origins", origins.len() <= ORIGINS_MAX, || format!("has more than {ORIGINS_MAX} entries"))?;
+        let bad = origins.iter().find(|origin| !is_origin(origin));
+        ensure("websocket.origins", bad.is_none(), || format!("has an entry that is not scheme://host[:port]: {bad:?}"))?;
+        let certificates = self.tls.certificates.len();
+        ensure("tls.certificates", certificates <= CERTIFICATES_MAX, || format!("has more than {CERTIFICATES_MAX} entries"))
     }
 
     fn validate_session(&self) -> Result<(), ConfigError> {
@@ -378,6 +461,8 @@ impl GatewayConfig {
             backlog_frames_max: self.backlog.frames_max,
             backlog_bytes_max: self.backlog.bytes_max,
             write_stall: self.backlog.write_stall,
+            // Each shard has its part, so that no lock is asked before a handshake.
+            handshakes_per_s: self.tls.handshakes_per_s.div_ceil(u32::try_from(self.shard_count()).unwrap_or(1)),
             ..ShardConfig::default()
         }
     }
@@ -391,6 +476,10 @@ impl GatewayConfig {
     }
 }
 
+/// Origins are compared one by one at each handshake.
+const ORIGINS_MAX: usize = 64;
+/// More names than this belong behind something that ends TLS for them.
+const CERTIFICATES_MAX: usize = 64;
 /// Longest name of a node: it is part of `sessionId`, which has 64 bytes.
 const NODE_BYTES_MAX: usize = 32;
 /// More shards than any machine has cores; a shard is a `u16` in keys.
@@ -420,8 +509,34 @@ fn has_port(address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
+fn is_origin(origin: &str) -> bool {
+    let Some((scheme, host)) = origin.split_once("://") else { return false };
+    !scheme.is_empty() && !host.is_empty() && !host.contains(['/', '?', '#', ' '])
+}
+
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An address, or "off".
+mod or_off {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::net::SocketAddr;
+
+    pub(super) fn serialize<S: Serializer>(address: &Option<SocketAddr>, serializer: S) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_str("off"),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "off" => Ok(None),
+            address => address.parse().map(Some).map_err(|_| D::Error::custom(format!("{address:?} is neither address:port nor \"off\""))),
+        }
+    }
 }
 
 /// A list of durations in words.
@@ -441,7 +556,7 @@ mod durations {
 
 #[cfg(test)]
 mod tests {
-    use super::{AdmissionConfig, GatewayConfig};
+    use super::{AdmissionConfig, CertificateConfig, GatewayConfig};
     use billfish_session::server::ServerConfig;
     use std::time::Duration;
 
@@ -470,12 +585,18 @@ mod tests {
     #[test]
     fn a_wrong_value_is_refused_with_its_key() {
         type Change = fn(&mut GatewayConfig);
-        let changes: [(&str, Change); 12] = [
+        let changes: [(&str, Change); 15] = [
             ("node", |config| config.node = "a b".to_owned()),
             ("node", |config| config.node = "x".repeat(33)),
             ("shards", |config| config.shards = 257),
-            ("listen.advertise", |config| config.listen.advertise = "chat.example".to_owned()),
-            ("listen.advertise", |config| config.listen.tcp = "0.0.0.0:8085".parse().unwrap()),
+            ("listen.advertise.tcp", |config| config.listen.advertise.tcp = "chat.example".to_owned()),
+            ("listen.advertise.tcp", |config| config.listen.tcp = "0.0.0.0:8085".parse().unwrap()),
+            ("listen.advertise.ws", |config| config.listen.ws = Some("[::]:8086".parse().unwrap())),
+            ("listen.advertise.tls", |config| {
+                config.listen.tls = Some("0.0.0.0:8443".parse().unwrap());
+                config.tls.certificates = vec![CertificateConfig { certificate: "a.pem".into(), key: "a.key".into() }];
+            }),
+            ("websocket.origins", |config| config.websocket.origins = vec!["live.example".to_owned()]),
             ("session.heartbeat_gap", |config| config.session.heartbeat_gap = Duration::from_millis(1_500)),
             ("session.silent_gaps", |config| config.session.silent_gaps = 241),
             ("session.body_bytes_max", |config| config.session.body_bytes_max = billfish_link::tcp::TEXT_BYTES_MAX + 1),

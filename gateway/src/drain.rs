@@ -9,7 +9,7 @@
 //!   closed a moment after its time has come, so the whole takes little longer than the spread or the pace, whichever is slower.
 //! - What a shard tells at the end still finds its desk: the tasks end after the shards, from the data path outwards.
 
-use crate::{Running, config::DrainConfig, shard::message::ShardCommand};
+use crate::{Running, config::DrainConfig, shard::message::ShardCommand, transport::TRANSPORTS};
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -25,7 +25,11 @@ pub(crate) async fn drain(mut running: Running, grace: Duration) {
     let config = &parts.config.drain;
     let sessions = parts.metrics.sessions();
     let spread = spread(config, sessions);
-    let addresses = if config.addresses.is_empty() { parts.registration.others().await } else { config.addresses.clone() };
+    let addresses = match config.addresses.is_empty() {
+        true => parts.registration.others().await,
+        // What an operator names is for whatever clients there are.
+        false => TRANSPORTS.into_iter().map(|transport| (transport.to_owned(), config.addresses.clone())).collect(),
+    };
     info!(sessions, ?spread, close_per_s = config.close_per_s, ?grace, "draining");
     let shard_count = u32::try_from(parts.shards.numbers().count()).unwrap_or(u32::MAX);
     let close_per_s = config.close_per_s.div_ceil(shard_count.max(1));

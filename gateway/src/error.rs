@@ -1,6 +1,6 @@
 //! Why a gateway does not start.
 
-use crate::config::ConfigError;
+use crate::{certificates::CertificateError, config::ConfigError};
 use billfish_state::NotJoined;
 use std::{io, net::SocketAddr};
 
@@ -11,6 +11,9 @@ pub enum StartError {
     /// A key cannot be run with.
     #[error("the configuration cannot be run with")]
     Config(#[source] ConfigError),
+    /// A certificate cannot be served with.
+    #[error("cannot serve TLS: `gateway.tls.certificates`")]
+    Certificates(#[source] CertificateError),
     /// The address is taken, not ours, or not allowed.
     #[error("cannot listen on {address}")]
     Listen {

@@ -11,6 +11,7 @@ pub mod admin;
 pub mod admission;
 mod auth;
 mod batch;
+mod certificates;
 mod clock;
 mod commands;
 pub mod config;
@@ -34,6 +35,7 @@ mod store;
 mod transport;
 mod upstream;
 
+pub use certificates::CertificateError;
 pub use config::{ConfigError, GatewayConfig};
 pub use error::StartError;
 pub use memory::resident_bytes;

@@ -6,6 +6,7 @@
 
 use crate::{
     admission::Refused,
+    certificates::Certificates,
     directory::Directory,
     memory::resident_bytes,
     shard::{
@@ -239,6 +240,7 @@ pub(crate) struct Metrics {
     pub(crate) directory: Arc<Directory>,
     /// Resident memory of the process before the first connection.
     pub(crate) resident_at_start: u64,
+    pub(crate) certificates: Option<Arc<Certificates>>,
 }
 
 impl Metrics {
@@ -285,6 +287,17 @@ impl Metrics {
         page.counter("gateway_accepts", "Connections accepted", self.sum(|shard| &shard.accepted))?;
         let errors = [("exhausted", self.sum(|shard| &shard.accept_exhausted)), ("other", self.sum(|shard| &shard.accept_failed))];
         page.counters("gateway_accept_errors", "Failed accepts; exhausted: no files or memory left", "kind", errors)?;
+        let handshakes = [
+            ("full", self.sum(|shard| &shard.tls_full)),
+            ("resumed", self.sum(|shard| &shard.tls_resumed)),
+            ("failed", self.sum(|shard| &shard.tls_failed)),
+        ];
+        page.counters("gateway_tls_handshakes", "TLS handshakes, by how they ended", "result", handshakes)?;
+        let help = "Pauses of a TLS listener because as many handshakes had begun as a second may have";
+        page.counter("gateway_tls_pauses", help, self.sum(|shard| &shard.tls_delayed))?;
+        let reloads = self.certificates.as_ref().map_or((0, 0), |certificates| certificates.reloads());
+        let reloads = [("ok", reloads.0), ("failed", reloads.1)];
+        page.counters("gateway_certificate_reloads", "Certificates read anew because their files were written", "result", reloads)?;
         let refused = Refused::ALL.map(|why| (why.label(), control.admission_refused[why as usize].value()));
         page.counters("gateway_admission_refused", "Connections and logins turned away by admission", "reason", refused)?;
         let logins = LoginResult::ALL.map(|(result, label)| (label, control.logins[result as usize].value()));
@@ -503,7 +516,13 @@ mod tests {
 
     #[test]
     fn every_name_stands_in_the_docs_and_the_docs_name_no_other() {
-        let text = page(Metrics { shards: vec![shard()], control: Arc::default(), directory: Arc::default(), resident_at_start: 0 });
+        let text = page(Metrics {
+            shards: vec![shard()],
+            control: Arc::default(),
+            directory: Arc::default(),
+            resident_at_start: 0,
+            certificates: None,
+        });
         let mut shown: Vec<String> = text
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE "))
@@ -527,7 +546,13 @@ mod tests {
 
     #[test]
     fn every_series_is_there_before_anything_happened() {
-        let text = page(Metrics { shards: vec![shard()], control: Arc::default(), directory: Arc::default(), resident_at_start: 0 });
+        let text = page(Metrics {
+            shards: vec![shard()],
+            control: Arc::default(),
+            directory: Arc::default(),
+            resident_at_start: 0,
+            certificates: None,
+        });
         for series in [
             "gateway_connections 0",
             r#"gateway_logins_total{result="bad_token"} 0"#,
@@ -557,7 +582,7 @@ mod tests {
             counters.fanout_latency.record(3);
             counters.fanout_latency.record(u64::MAX / 4);
         }
-        let metrics = Metrics { shards, control, directory: Arc::default(), resident_at_start: 0 };
+        let metrics = Metrics { shards, control, directory: Arc::default(), resident_at_start: 0, certificates: None };
         let account = metrics.account();
         assert_eq!((account.connections, account.copies), (6, 20));
         assert_eq!(account.copies, account.delivered + account.dropped + account.pending);

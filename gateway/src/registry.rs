@@ -23,7 +23,8 @@ pub(crate) struct Registration {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) node: String,
     pub(crate) incarnation: u64,
-    pub(crate) address: String,
+    /// By transport.
+    pub(crate) addresses: Vec<(String, String)>,
     pub(crate) connections_max: u32,
     pub(crate) heartbeat_gap: Duration,
     /// After which a session is over; routers go by it too.
@@ -63,7 +64,7 @@ impl Registration {
             load: self.metrics.connections(),
             draining,
             labels: self.labels(now),
-            ..entry(&self.node, self.incarnation, &self.address)
+            ..entry(&self.node, self.incarnation, &self.addresses)
         };
         let state = &self.store.state;
         drop(self.store.call(Port::Registry, self.health.displacement.register(state, &node, now, now + LEASE_MS)).await);
@@ -77,12 +78,18 @@ impl Registration {
         labels
     }
 
-    /// Addresses of other gateways that take clients; none when the registry does not say.
-    pub(crate) async fn others(&self) -> Vec<String> {
+    /// Addresses of other gateways that take clients, by transport; none when the registry does not say.
+    pub(crate) async fn others(&self) -> BTreeMap<String, Vec<String>> {
         let nodes = self.store.call(Port::Registry, self.store.state.registry.nodes(NodeKind::Gateway, self.store.now_ms())).await;
         let others = nodes.unwrap_or_default().into_iter().filter(|node| node.id != self.node && !node.draining);
-        let tcp = others.flat_map(|node| node.addresses).filter(|(transport, _)| transport == "tcp");
-        tcp.map(|(_, address)| address).take(ADDRESSES_MAX).collect()
+        let mut by_transport: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (transport, address) in others.flat_map(|node| node.addresses) {
+            let addresses = by_transport.entry(transport).or_default();
+            if addresses.len() < ADDRESSES_MAX {
+                addresses.push(address);
+            }
+        }
+        by_transport
     }
 }
 
@@ -90,17 +97,17 @@ impl Registration {
 ///
 /// # Errors
 /// Its name is another's, or it is set otherwise than the others.
-pub(crate) async fn join(state: &State, node: &str, address: &str) -> Result<u64, NotJoined> {
-    let me = entry(node, state.clock.now_ms(), address);
+pub(crate) async fn join(state: &State, node: &str, addresses: &[(String, String)]) -> Result<u64, NotJoined> {
+    let me = entry(node, state.clock.now_ms(), addresses);
     billfish_state::join(state, &me, Duration::from_millis(LEASE_MS)).await
 }
 
-fn entry(node: &str, incarnation: u64, address: &str) -> NodeInfo {
+fn entry(node: &str, incarnation: u64, addresses: &[(String, String)]) -> NodeInfo {
     NodeInfo {
         kind: NodeKind::Gateway,
         id: node.to_owned(),
         incarnation,
-        addresses: vec![("tcp".to_owned(), address.to_owned())],
+        addresses: addresses.to_vec(),
         capacity: 0,
         load: 0,
         draining: true,

@@ -9,6 +9,7 @@ use crate::{
     admin::{self, Pages, ReadyCheck},
     admission::Gate,
     auth::{Auth, Lanes, Revoked},
+    certificates::Certificates,
     clock::Uptime,
     commands::Shards,
     config::GatewayConfig,
@@ -25,7 +26,7 @@ use crate::{
     registry::{self, Registration},
     routers::Routers,
     shard::{
-        Shard, ShardHandle, ShardParts, listeners,
+        Doorway, Entrance, Shard, ShardHandle, ShardParts, WebSocketRules, listeners,
         message::{Admission, ShardCommand},
     },
     store::Store,
@@ -35,7 +36,8 @@ use billfish_link::{Link, PeerKind, tcp::Identity};
 use billfish_state::{Displacement, State};
 use prometheus_client::registry::Registry;
 use std::{
-    net::{SocketAddr, TcpListener},
+    collections::BTreeMap,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
 };
@@ -70,7 +72,7 @@ pub enum Links {
 pub struct Running {
     /// `None` only while it ends.
     pub(crate) parts: Option<Parts>,
-    tcp_addr: SocketAddr,
+    bound: BTreeMap<&'static str, SocketAddr>,
 }
 
 /// Everything that runs, and how it is reached.
@@ -124,17 +126,15 @@ async fn finish(set: &mut JoinSet<()>) {
 pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     let GatewayParts { config, state, links, registry: metrics_registry } = parts;
     config.validate().map_err(StartError::Config)?;
-    let address = config.listen.tcp;
-    let listeners = listeners(address, config.shard_count()).map_err(|cause| StartError::Listen { address, cause })?;
-    let tcp_addr = local_address(&listeners, address)?;
-    let advertised = if config.listen.advertise.is_empty() { tcp_addr.to_string() } else { config.listen.advertise.clone() };
+    let certificates = certificates(&config)?;
+    let Doors { doors, bound, advertised } = open_doors(&config, certificates.as_ref())?;
     let joined = registry::join(&state, &config.node, &advertised).await;
     let incarnation = joined.map_err(|cause| StartError::Join { node: config.node.clone(), cause })?;
 
     let counters = Arc::new(ControlCounters::default());
     let gate = Arc::new(Gate::new(&config.admission, Arc::clone(&counters)));
     let connections_max = gate.connections_max();
-    let handles = spawn_shards(&config, listeners, &gate)?;
+    let handles = spawn_shards(&config, doors, &gate)?;
     let shards = Shards::new(handles.iter().map(|handle| Arc::clone(&handle.commands)).collect());
 
     let uptime = Uptime::start();
@@ -147,6 +147,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         control: Arc::clone(&counters),
         directory: Arc::clone(&directory),
         resident_at_start: resident_bytes().unwrap_or_default(),
+        certificates: certificates.clone(),
     });
     metrics_registry.register_collector(Box::new(Arc::clone(&metrics)));
 
@@ -182,7 +183,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         metrics: Arc::clone(&metrics),
         node: config.node.clone(),
         incarnation,
-        address: advertised,
+        addresses: advertised,
         connections_max,
         heartbeat_gap: config.session.heartbeat_gap,
         silence: config.session.silence(),
@@ -227,6 +228,10 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     let (presence_stop, acks_stop, auth_stop) = (stop(), stop(), stop());
     let pulse = Arc::clone(&health);
     writers.set.spawn(async move { pulse.run(&health_stop).await });
+    if let Some(certificates) = certificates.clone() {
+        let stop = stop();
+        writers.set.spawn(async move { certificates.follow(&stop).await });
+    }
     let (waiting, toward) = (Arc::clone(&upstream), shards.clone());
     writers.set.spawn(async move { run_patience(&waiting, &toward, uptime, &patience_stop).await });
     writers.set.spawn(async move { presence.run(&presence_stop).await });
@@ -258,23 +263,64 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     let (entry, stop) = (Arc::clone(&parts.registration), parts.writers.stop.clone());
     entry.renew().await;
     parts.writers.set.spawn(async move { entry.run(&stop).await });
-    info!(node = %parts.config.node, tcp = %tcp_addr, shards = parts.handles.len(), "gateway up");
-    Ok(Running { parts: Some(parts), tcp_addr })
+    let ports = bound.iter().map(|(transport, address)| format!("{transport} {address}")).collect::<Vec<_>>().join(" ");
+    info!(node = %parts.config.node, ports, shards = parts.handles.len(), "gateway up");
+    Ok(Running { parts: Some(parts), bound })
 }
 
-fn local_address(listeners: &[TcpListener], address: SocketAddr) -> Result<SocketAddr, StartError> {
-    let first = listeners.first().expect("a gateway has at least one shard");
-    first.local_addr().map_err(|cause| StartError::Listen { address, cause })
+/// What is listened on.
+struct Doors {
+    /// Those of each shard.
+    doors: Vec<Vec<Doorway>>,
+    bound: BTreeMap<&'static str, SocketAddr>,
+    /// What others are told, in the order of a client's choice.
+    advertised: Vec<(String, String)>,
 }
 
-fn spawn_shards(config: &GatewayConfig, listeners: Vec<TcpListener>, gate: &Arc<Gate>) -> Result<Vec<ShardHandle>, StartError> {
+/// The certificates, where TLS is asked for and there are any.
+fn certificates(config: &GatewayConfig) -> Result<Option<Arc<Certificates>>, StartError> {
+    if config.listen.tls.is_none() {
+        return Ok(None);
+    }
+    if config.tls.certificates.is_empty() {
+        info!("gateway.tls.certificates is empty: gateway.listen.tls stays closed");
+        return Ok(None);
+    }
+    Certificates::load(&config.tls).map(|certificates| Some(Arc::new(certificates))).map_err(StartError::Certificates)
+}
+
+fn open_doors(config: &GatewayConfig, certificates: Option<&Arc<Certificates>>) -> Result<Doors, StartError> {
+    let mut doors: Vec<Vec<Doorway>> = (0..config.shard_count()).map(|_| Vec::new()).collect();
+    let (mut bound, mut advertised) = (BTreeMap::new(), Vec::new());
+    for (transport, address, advertise) in config.listen.ports() {
+        let entrance = match (transport, certificates) {
+            ("tls", None) => continue,
+            ("tls", Some(certificates)) => Entrance::Tls(Arc::new(certificates.server_config())),
+            ("ws", _) => Entrance::WebSocket,
+            _ => Entrance::Plain,
+        };
+        let Some(address) = address else { continue };
+        let wrong = |cause| StartError::Listen { address, cause };
+        let mut at = address;
+        for (listener, doors) in listeners(address, doors.len()).map_err(wrong)?.into_iter().zip(&mut doors) {
+            at = listener.local_addr().map_err(wrong)?;
+            doors.push(Doorway { listener, entrance: entrance.clone() });
+        }
+        bound.insert(transport, at);
+        advertised.push((transport.to_owned(), if advertise.is_empty() { at.to_string() } else { advertise.to_owned() }));
+    }
+    Ok(Doors { doors, bound, advertised })
+}
+
+fn spawn_shards(config: &GatewayConfig, doors: Vec<Vec<Doorway>>, gate: &Arc<Gate>) -> Result<Vec<ShardHandle>, StartError> {
     let session = Arc::new(config.server());
     let epoch = Instant::now();
     let mut handles = Vec::new();
-    for (shard, listener) in listeners.into_iter().enumerate() {
+    for (shard, doors) in doors.into_iter().enumerate() {
         let parts = ShardParts {
             index: u16::try_from(shard).expect("validate() bounds the shards"),
-            listener,
+            doors,
+            websocket: WebSocketRules { origins: config.websocket.origins.clone() },
             config: config.shard(),
             session: Arc::clone(&session),
             admission: Arc::clone(gate) as Arc<dyn Admission>,
@@ -364,10 +410,19 @@ impl Parts {
 }
 
 impl Running {
-    /// Where clients connect.
+    /// Where clients connect, by transport: `tcp`, `ws`, `tls`; only what is open.
     #[must_use]
-    pub const fn tcp_addr(&self) -> SocketAddr {
-        self.tcp_addr
+    pub const fn bound(&self) -> &BTreeMap<&'static str, SocketAddr> {
+        &self.bound
+    }
+
+    /// Where clients connect by plain TCP.
+    ///
+    /// # Panics
+    /// Never: that door is always open.
+    #[must_use]
+    pub fn tcp_addr(&self) -> SocketAddr {
+        self.bound["tcp"]
     }
 
     /// The life of this gateway: rises with every start, and stands in the routes of its sessions. The router's end of a link that is given

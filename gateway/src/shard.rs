@@ -15,6 +15,7 @@ mod commands;
 mod connection;
 pub mod counters;
 mod desk;
+mod door;
 mod drive;
 mod fanout_job;
 pub mod mailbox;
@@ -25,11 +26,13 @@ mod rounds;
 mod slab;
 mod wheel;
 
+pub use self::door::Doorway;
 use self::{
     commands::Draining,
     connection::{Doom, Tenant},
     counters::ShardCounters,
     desk::Desk,
+    door::Door,
     drive::{Hints, Staged},
     mailbox::{Mailbox, Signal},
     message::{Admission, LeftCause, ShardCommand, ShardEvent},
@@ -39,12 +42,14 @@ use self::{
     slab::{Slab, SlabKey},
     wheel::{Fired, Wheel},
 };
+use crate::transport::Scratch;
+pub use crate::transport::{Entrance, WebSocketRules};
 use billfish_session::{
     Time,
     backlog::BacklogLimits,
     server::{ServerActions, ServerConfig},
 };
-use mio::{Interest, Poll, Waker};
+use mio::{Poll, Token, Waker};
 use std::{
     collections::VecDeque,
     io,
@@ -73,6 +78,8 @@ pub struct ShardConfig {
     pub chunk_members: usize,
     /// Size of a socket's send buffer, as asked of the kernel; a stalled reader pins about five times as much.
     pub send_buffer_bytes: usize,
+    /// TLS handshakes begun in a second; 0: as many as come.
+    pub handshakes_per_s: u32,
 }
 
 impl Default for ShardConfig {
@@ -86,6 +93,7 @@ impl Default for ShardConfig {
             busy_tick: Duration::from_millis(5),
             chunk_members: 512,
             send_buffer_bytes: 16 * 1024,
+            handshakes_per_s: 0,
         }
     }
 }
@@ -94,8 +102,10 @@ impl Default for ShardConfig {
 pub struct ShardParts {
     /// Its number: part of every key it gives out.
     pub index: u16,
-    /// Bound, listening, its own; see [`listeners`].
-    pub listener: TcpListener,
+    /// Where connections come in.
+    pub doors: Vec<Doorway>,
+    /// What is asked of a WebSocket.
+    pub websocket: WebSocketRules,
     /// Bounds of the shard.
     pub config: ShardConfig,
     /// Bounds of its sessions.
@@ -137,11 +147,8 @@ pub struct Shard {
     desk: Desk,
     slab: Slab<Tenant>,
     admission: AdmissionRef,
-    listener: Option<mio::net::TcpListener>,
-    /// The listener has announced somebody, and has not said since that there is nobody more.
-    is_acceptable: bool,
-    accept_from: Time,
-    accept_warn_from: Time,
+    doors: Vec<Door>,
+    websocket: WebSocketRules,
     inbox: Arc<Mailbox<ShardCommand>>,
     events: Arc<Mailbox<ShardEvent>>,
     /// The mailbox was left alone because the rooms' queues are full.
@@ -188,9 +195,6 @@ impl std::fmt::Debug for AdmissionRef {
 
 /// The read buffer of a shard. A connection's turn is one of these, so it is also the fairness between floods and others.
 const READ_BYTES: usize = 64 * 1024;
-/// Bytes on their way without an ACK for so long: the peer is gone, whatever its last segment said.
-const USER_TIMEOUT: Duration = Duration::from_secs(30);
-
 impl Shard {
     /// Starts a shard's thread.
     ///
@@ -211,21 +215,18 @@ impl Shard {
     }
 
     fn build(parts: ShardParts) -> io::Result<(Self, Poll)> {
-        let ShardParts { index, listener, config, session, admission, epoch } = parts;
+        let ShardParts { index, doors, websocket, config, session, admission, epoch } = parts;
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), reactor::WAKER)?);
         let inbox = Arc::new(Mailbox::new(config.inbox_bytes_max, wake(&waker), Signal::task()));
         let events = Arc::new(Mailbox::new(config.events_bytes_max, Signal::task(), wake(&waker)));
         let counters = Arc::new(ShardCounters::default());
 
-        // Linux hands these down to the connections a listener accepts: three system calls less for each.
-        let socket = socket2::SockRef::from(&listener);
-        socket.set_nonblocking(true)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_send_buffer_size(config.send_buffer_bytes)?;
-        socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-        let mut listener = mio::net::TcpListener::from_std(listener);
-        poll.registry().register(&mut listener, reactor::LISTENER, Interest::READABLE)?;
+        let open = |(at, doorway)| {
+            let token = Token(reactor::DOORS + at);
+            Door::open(doorway, token, poll.registry(), config.send_buffer_bytes, config.handshakes_per_s)
+        };
+        let doors = doors.into_iter().enumerate().map(open).collect::<io::Result<Vec<Door>>>()?;
 
         let now = Time(u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX));
         let desk = Desk {
@@ -242,6 +243,7 @@ impl Shard {
             rooms: Rooms::default(),
             wheel: Wheel::new(now),
             actions: ServerActions::default(),
+            scratch: Scratch::default(),
             events: desk::Events::new(Arc::clone(&events), Arc::clone(&counters)),
             counters,
             backlogs: 0,
@@ -253,10 +255,8 @@ impl Shard {
             desk,
             slab: Slab::new(),
             admission: AdmissionRef(admission),
-            listener: Some(listener),
-            is_acceptable: false,
-            accept_from: Time::default(),
-            accept_warn_from: Time::default(),
+            doors,
+            websocket,
             inbox,
             events,
             has_left_inbox: false,

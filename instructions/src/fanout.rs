@@ -5,11 +5,11 @@
 
 use crate::Path;
 use billfish_gateway::shard::{
-    Shard, ShardConfig, ShardHandle, ShardParts, listeners,
+    Doorway, Shard, ShardConfig, ShardHandle, ShardParts, WebSocketRules, listeners,
     message::{Admission, LoginGranted, Origin, ShardCommand, ShardEvent, UpReply},
 };
 use billfish_session::{
-    Push,
+    Form, Push,
     server::{LoginAccepted, ServerConfig, UpCall},
 };
 use billfish_state::DeviceKind;
@@ -36,7 +36,7 @@ fn fan_out(times: u32, joined: usize) {
     let mut room = Room::new();
     // The same ones every time, without a number of the room's: who makes and frees a push, here or there, is a matter of time.
     let pushes: Vec<Arc<Push>> = (0..joined).map(|_| Arc::new(push())).collect();
-    let bytes = pushes.iter().map(|push| push.frame(Encoding::Json).len()).sum();
+    let bytes = pushes.iter().map(|push| push.frame(Form::Json).len()).sum();
     let mut buffer = vec![0; bytes];
     let mut batch = Vec::new();
     for _ in 0..times {
@@ -63,7 +63,15 @@ impl Room {
         // Without ticks, which go by the clock.
         let config = ShardConfig { busy_tick: Duration::ZERO, ..ShardConfig::default() };
         let session = Arc::new(ServerConfig { login_timeout_ms: 600_000, heartbeat_gap_ms: 3_600_000, ..ServerConfig::default() });
-        let parts = ShardParts { index: 0, listener, config, session, admission: Arc::new(OpenDoor), epoch: Instant::now() };
+        let parts = ShardParts {
+            index: 0,
+            doors: vec![Doorway::plain(listener)],
+            websocket: WebSocketRules::default(),
+            config,
+            session,
+            admission: Arc::new(OpenDoor),
+            epoch: Instant::now(),
+        };
         let shard = Shard::spawn(parts).expect("a thread");
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         // One after the other: in a crowd the order would be the kernel's.
@@ -133,7 +141,7 @@ fn expect_frame(member: &mut TcpStream) {
 /// 120 bytes on the wire.
 fn push() -> Push {
     let body = Body { biz_code: Some(5555), room_id: Some(ROOM), class: Some(2), ..Body::default() };
-    let empty = Push::new(Body { data: Some(String::new()), ..body.clone() }).frame(Encoding::Json).len();
+    let empty = Push::new(Body { data: Some(String::new()), ..body.clone() }).frame(Form::Json).len();
     Push::new(Body { data: Some("x".repeat(120 - empty)), ..body })
 }
 

@@ -2,7 +2,7 @@
 
 use crate::{Path, wire::label};
 use billfish_session::{
-    Push, Time,
+    Form, Push, Time,
     server::{LoginAccepted, ServerAction, ServerActions, ServerConfig, ServerSession},
 };
 use billfish_wire::{Body, Code, Encoding, Frame};
@@ -123,7 +123,7 @@ fn push_encode(times: u32, encoding: Encoding) {
     let mut bytes = 0;
     for _ in 0..times {
         let push = Push::new(black_box(&body).clone());
-        bytes += push.frame(encoding).len();
+        bytes += push.frame(Form::bare(encoding)).len();
     }
     assert!(bytes > 60 * times as usize);
 }

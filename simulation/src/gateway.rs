@@ -16,7 +16,7 @@ use billfish_gateway::{
 };
 use billfish_link::message::{Kick, envelope::Kind};
 use billfish_session::{
-    Push, Time,
+    Form, Push, Time,
     server::{LoginAccepted, LoginRequest, ServerAction, ServerActions, ServerConfig, ServerSession},
 };
 use billfish_state::{AppId, DeviceKind, NodeKind, Route, State, UserId};
@@ -424,7 +424,7 @@ impl Gateway {
 
     fn push(&mut self, index: u32, push: &Arc<Push>, now: u64) {
         let Some(seat) = self.seats.get_mut(&index).filter(|seat| seat.machine.is_live()) else { return };
-        let bytes = push.frame(seat.machine.encoding());
+        let bytes = push.frame(Form::bare(seat.machine.encoding()));
         self.wants.push(Want::Write { conn: seat.conn, bytes });
         seat.machine.on_push_sent(Time(now), &self.config, push, &mut self.out);
         self.carry_out(index, now);
@@ -503,7 +503,7 @@ impl Gateway {
                         self.acked.push((AppId(origin.app_id), UserId(origin.user_id), msg_id));
                     }
                 }
-                ServerAction::Resend(push) => self.wants.push(Want::Write { conn, bytes: push.frame(encoding) }),
+                ServerAction::Resend(push) => self.wants.push(Want::Write { conn, bytes: push.frame(Form::bare(encoding)) }),
                 ServerAction::RecordAck { .. } | ServerAction::HandOver { .. } => {}
                 ServerAction::Close(reason) => {
                     note!(self.trace, "{} closes {}: {reason:?}", self.name, seat.machine.user_id());

@@ -13,7 +13,7 @@ use super::{
 };
 use billfish_wire::Reason;
 use smallvec::SmallVec;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// How sessions are sent elsewhere: each place of the slab has its moment within the spread, in the order of places. A session is told of its
 /// moment at once, and closed some time after it has come.
@@ -25,7 +25,8 @@ use std::time::Duration;
 /// ```
 #[derive(Debug)]
 pub(super) struct Draining {
-    addresses: Vec<String>,
+    /// By transport.
+    addresses: BTreeMap<String, Vec<String>>,
     spread_ms: u64,
     close_per_s: u32,
     from_ms: u64,
@@ -44,9 +45,9 @@ impl Draining {
         self.spread_ms.saturating_mul(u64::from(place)) / u64::from(self.places.max(1))
     }
 
-    /// The addresses, another one first for each session: clients begin with the first.
-    fn addresses_for(&self, place: u32) -> Vec<String> {
-        let mut addresses = self.addresses.clone();
+    /// The addresses for somebody of this transport, another one first for each session: clients begin with the first.
+    fn addresses_for(&self, place: u32, transport: &str) -> Vec<String> {
+        let mut addresses = self.addresses.get(transport).cloned().unwrap_or_default();
         if !addresses.is_empty() {
             let first = place as usize % addresses.len();
             addresses.rotate_left(first);
@@ -203,7 +204,7 @@ impl Shard {
         self.carry_out(key);
     }
 
-    fn begin_drain(&mut self, addresses: Vec<String>, spread: Duration, close_per_s: u32) {
+    fn begin_drain(&mut self, addresses: BTreeMap<String, Vec<String>>, spread: Duration, close_per_s: u32) {
         self.stop_listening();
         let spread_ms = u64::try_from(spread.as_millis()).unwrap_or(u64::MAX);
         let (from_ms, places) = (self.desk.now.0, self.slab.places());
@@ -218,7 +219,8 @@ impl Shard {
             let Self { slab, desk, .. } = self;
             let Some((key, Tenant::Open(conn))) = slab.at_mut(place) else { continue };
             if conn.session.is_live() {
-                conn.session.on_drain(draining.addresses_for(place), draining.leaves_after_ms(place), &mut desk.actions);
+                let addresses = draining.addresses_for(place, conn.transport.name());
+                conn.session.on_drain(addresses, draining.leaves_after_ms(place), &mut desk.actions);
                 self.carry_out(key);
                 self.end_doomed();
             }

@@ -155,6 +155,14 @@ pub struct ShardCounters {
     pub accept_exhausted: Counter,
     /// `accept` failed otherwise, nearly always because the peer was gone again.
     pub accept_failed: Counter,
+    /// TLS handshakes that came to their end, in full.
+    pub tls_full: Counter,
+    /// The same, shortened by a ticket.
+    pub tls_resumed: Counter,
+    /// Connections that broke the rules of TLS, most of them during the handshake.
+    pub tls_failed: Counter,
+    /// Pauses of a TLS door because as many handshakes had begun as a second may have.
+    pub tls_delayed: Counter,
     /// Connections ended, by the place of their [`Reason`] in [`Reason::ALL`].
     pub closed: [Counter; Reason::ALL.len()],
     /// Frames read, by [`code_row`].

@@ -13,6 +13,7 @@ use super::{
     slab::SlabKey,
     wheel::Wheel,
 };
+use crate::transport::Scratch;
 use billfish_session::{
     Push, Time,
     backlog::{Backlog, BacklogLimits, Queued},
@@ -36,6 +37,8 @@ pub(super) struct Desk {
     pub(super) rooms: Rooms,
     pub(super) wheel: Wheel,
     pub(super) actions: ServerActions,
+    /// What transports work in.
+    pub(super) scratch: Scratch,
     pub(super) events: Events,
     pub(super) counters: Arc<ShardCounters>,
     /// Connections that have a backlog.

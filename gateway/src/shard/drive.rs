@@ -12,6 +12,7 @@ use super::{
     message::{ConnKey, LeftCause, ShardEvent},
     slab::SlabKey,
 };
+use crate::transport::{Bounds, End, Found, Handshake};
 use billfish_session::server::{ServerAction, ServerActions};
 use billfish_state::DeviceKind;
 use billfish_wire::{Body, Code, HEADER_BYTES, Reason};
@@ -67,7 +68,11 @@ impl Shard {
                 desk.counters.bytes_in.add(read as u64);
                 // The edge is used up: when there may be more, be it the end, nobody else will say so.
                 let has_more = read == portion || conn.is_at_end;
-                self.feed(key, read);
+                if conn.transport.is_bare() {
+                    self.feed(key, read);
+                } else {
+                    self.open_layers(key, read);
+                }
                 if has_more {
                     self.read_again(key);
                 }
@@ -92,6 +97,56 @@ impl Shard {
         let Some(Tenant::Open(conn)) = slab.get_mut(key) else { return };
         feed_session(conn, &buffer[..read], desk, hints);
         self.carry_out(key);
+    }
+
+    /// Takes the first `read` bytes of the shard's buffer through the layers of a connection, and feeds its session what is in them.
+    fn open_layers(&mut self, key: SlabKey, read: usize) {
+        let Self { slab, desk, buffer, hints, websocket, .. } = self;
+        let Some(Tenant::Open(conn)) = slab.get_mut(key) else { return };
+        let mut scratch = std::mem::take(&mut desk.scratch);
+        let bounds =
+            Bounds { login_body_bytes_max: desk.session.login_body_bytes_max, body_bytes_max: desk.session.body_bytes_max, websocket };
+        let found = conn.transport.open(&mut buffer[..read], bounds, &mut scratch);
+        let Found { established, controls, end } = found.unwrap_or(Found { end: Some(End::Failed), ..Found::default() });
+        match established {
+            Some(Handshake::Full) => desk.counters.tls_full.add(1),
+            Some(Handshake::Resumed) => desk.counters.tls_resumed.add(1),
+            None => {}
+        }
+        let mut replied = Ok(());
+        if !scratch.reply().is_empty() && end != Some(End::Refused) {
+            let reply = std::mem::take(scratch.reply_mut());
+            replied = conn.send_own(key, &reply, &[reply.len()], desk);
+            *scratch.reply_mut() = reply;
+        }
+        if controls > 0 {
+            conn.session.on_controls(desk.now, &desk.session, controls, &mut desk.actions);
+        }
+        if !conn.session.is_closed() {
+            feed_session(conn, scratch.frames(), desk, hints);
+        }
+        if let Some(End::Broken(reason)) = end {
+            desk.counters.frame_errors.add(1);
+            conn.session.on_broken(reason, &mut desk.actions);
+        }
+        if end == Some(End::Refused) {
+            self.staged.bytes.extend_from_slice(scratch.reply());
+        }
+        self.desk.scratch = scratch;
+        self.judge(key, replied);
+        match end {
+            None | Some(End::Broken(_)) => self.carry_out(key),
+            Some(End::Closed) => {
+                self.carry_out(key);
+                self.close(key, Reason::PeerClosed);
+            }
+            // The words that were staged are the layer's.
+            Some(End::Refused) => self.close(key, Reason::Malformed),
+            Some(End::Failed) => {
+                self.desk.counters.tls_failed.add(1);
+                self.close(key, Reason::TransportFailed);
+            }
+        }
     }
 
     /// Feeds a session what was held back while its LOGIN was checked, and reads on.
@@ -171,6 +226,10 @@ impl Shard {
     fn stage(&mut self, key: SlabKey, code: Code, body: &Body) {
         let Self { slab, desk, staged, .. } = self;
         let Some(Tenant::Open(conn)) = slab.get_mut(key) else { return };
+        if !conn.transport.speaks_frames() {
+            return;
+        }
+        let code = conn.transport.code(code);
         conn.form().encode_into(&mut staged.bytes, code, body);
         staged.ends.push(staged.bytes.len());
         desk.counters.frames_out[code_row(code.number())].add(1);
@@ -267,7 +326,7 @@ impl Shard {
         while self.desk.actions.next_action().is_some() {}
         self.hints.clear();
         self.staged.ends.clear();
-        let last_words = std::mem::take(&mut self.staged.bytes);
+        let mut last_words = std::mem::take(&mut self.staged.bytes);
         if self.open_mut(key).is_none() {
             return;
         }
@@ -291,7 +350,8 @@ impl Shard {
         self.desk.counters.closed[reason_row(reason)].add(1);
 
         let is_writable = !matches!(reason, Reason::PeerClosed | Reason::TransportFailed | Reason::WriteStalled);
-        if is_writable && !last_words.is_empty() && self.leaving_count < LEAVING_MAX {
+        conn.transport.part_into(&mut last_words, reason);
+        if is_writable && conn.transport.takes_words() && !last_words.is_empty() && self.leaving_count < LEAVING_MAX {
             self.linger(conn, last_words);
         } else {
             conn.drop_outbox(&mut self.desk);
@@ -407,6 +467,6 @@ fn feed_session(conn: &mut Connection, input: &[u8], desk: &mut Desk, hints: &mu
             }
         }
     }
-    let is_partial = conn.reassembler.is_partial();
+    let is_partial = conn.reassembler.is_partial() || conn.transport.is_partial();
     conn.session.on_partial(desk.now, &desk.session, is_partial);
 }

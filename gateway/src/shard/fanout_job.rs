@@ -1,6 +1,6 @@
 //! One walk over the members of a room, with every push that was pending when it began: one write per member.
 //!
-//! - The pushes' frames are joined once per wire form. On the common path a member costs one `write` of those bytes and nothing else: no
+//! - The pushes' frames are joined once per form. On the common path a member costs one `write` of those bytes and nothing else: no
 //!   allocation, no reference count, no look at the single frame.
 //! - A member has a path of its own when it must not get all frames alike: it sent one of them, some are sampled, it entered in between, or
 //!   something waits in its backlog already.
@@ -13,8 +13,7 @@ use super::{
     desk::Desk,
     slab::SlabKey,
 };
-use crate::transport::WireForm;
-use billfish_session::{Push, backlog::Queued};
+use billfish_session::{Form, Push, backlog::Queued};
 use billfish_wire::Class;
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -71,7 +70,7 @@ const fn mix(mut word: u64) -> u64 {
     word ^ (word >> 31)
 }
 
-/// The frames of a job in one wire form, one behind the other.
+/// The frames of a job in one form, one behind the other.
 #[derive(Debug)]
 struct Joined {
     bytes: Bytes,
@@ -80,12 +79,12 @@ struct Joined {
 }
 
 impl Joined {
-    fn new(form: WireForm, frames: &[JobFrame]) -> Self {
+    fn new(form: Form, frames: &[JobFrame]) -> Self {
         if let [frame] = frames {
-            let bytes = form.push(&frame.push);
+            let bytes = frame.push.frame(form);
             return Self { ends: SmallVec::from_slice(&[bytes.len()]), bytes };
         }
-        let frames: SmallVec<[Bytes; 16]> = frames.iter().map(|frame| form.push(&frame.push)).collect();
+        let frames: SmallVec<[Bytes; 16]> = frames.iter().map(|frame| frame.push.frame(form)).collect();
         let mut bytes = Vec::with_capacity(frames.iter().map(Bytes::len).sum());
         let ends = frames
             .iter()
@@ -104,7 +103,7 @@ impl Joined {
 }
 
 /// The joined frames of a form, made by the first who needs them.
-fn joined<'a>(forms: &'a mut [Option<Joined>; WireForm::COUNT], form: WireForm, frames: &[JobFrame]) -> &'a Joined {
+fn joined<'a>(forms: &'a mut [Option<Joined>; Form::COUNT], form: Form, frames: &[JobFrame]) -> &'a Joined {
     forms[form as usize].get_or_insert_with(|| Joined::new(form, frames))
 }
 
@@ -125,7 +124,7 @@ pub(super) struct Served {
 pub(super) struct Job {
     room_id: i64,
     frames: Vec<JobFrame>,
-    joined: [Option<Joined>; WireForm::COUNT],
+    joined: [Option<Joined>; Form::COUNT],
     per_class: [u64; Class::ALL.len()],
     /// Users who must not get one of the frames.
     excepts: SmallVec<[i64; 16]>,
@@ -147,7 +146,7 @@ impl Job {
         excepts.dedup();
         Self {
             room_id,
-            joined: [None, None],
+            joined: Default::default(),
             per_class,
             excepts,
             is_sampled: frames.iter().any(|frame| frame.keep_permille > 0),
@@ -173,7 +172,7 @@ impl Job {
         let is_like_all = first == 0 && !self.is_sampled && has_up_to == 0 && self.excepts.binary_search(&user_id).is_err();
         if is_like_all && conn.outbox.is_none() {
             let joined = joined(&mut self.joined, conn.form(), &self.frames);
-            let taken = conn.transport.write(&joined.bytes);
+            let taken = conn.transport.write(&joined.bytes, &mut desk.scratch);
             self.served.sends += 1;
             if taken.as_ref().is_ok_and(|taken| *taken == joined.bytes.len()) {
                 self.served.whole += 1;
@@ -192,7 +191,7 @@ impl Job {
         if picked.is_empty() {
             return Ok(());
         }
-        let taken = if conn.outbox.is_none() { self.write_picked(conn, &picked) } else { Ok(0) };
+        let taken = if conn.outbox.is_none() { self.write_picked(conn, &picked, desk) } else { Ok(0) };
         self.settle(key, conn, &picked, taken, desk)?;
         if self.wants_acks {
             self.watch(key, conn, picked.iter().copied(), desk);
@@ -227,7 +226,7 @@ impl Job {
     }
 
     /// Writes some of the joined frames: neighbours as one piece.
-    fn write_picked(&mut self, conn: &mut Connection, picked: &[usize]) -> io::Result<usize> {
+    fn write_picked(&mut self, conn: &mut Connection, picked: &[usize], desk: &mut Desk) -> io::Result<usize> {
         let joined = joined(&mut self.joined, conn.form(), &self.frames);
         let mut ranges: SmallVec<[Range<usize>; 16]> = SmallVec::new();
         for at in picked {
@@ -239,10 +238,10 @@ impl Job {
         }
         self.served.sends += 1;
         if let [range] = ranges.as_slice() {
-            return conn.transport.write(&joined.bytes[range.clone()]);
+            return conn.transport.write(&joined.bytes[range.clone()], &mut desk.scratch);
         }
         let pieces: SmallVec<[IoSlice<'_>; 16]> = ranges.into_iter().map(|range| IoSlice::new(&joined.bytes[range])).collect();
-        conn.transport.write_vectored(&pieces)
+        conn.transport.write_vectored(&pieces, &mut desk.scratch)
     }
 
     /// Accounts for the frames that a write took whole and queues the others.
@@ -262,7 +261,7 @@ impl Job {
         self.served.bytes += left as u64;
         for at in picked {
             let push = &self.frames[*at].push;
-            let frame = form.push(push);
+            let frame = push.frame(form);
             if doom.is_none() && left >= frame.len() {
                 left -= frame.len();
                 self.served.delivered[push.class() as usize] += 1;

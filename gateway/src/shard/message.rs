@@ -13,7 +13,7 @@ use billfish_session::{
 use billfish_state::DeviceKind;
 use billfish_wire::{Class, Reason};
 use smallvec::SmallVec;
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 /// Names one connection for as long as it lives, and nothing afterwards.
@@ -179,8 +179,8 @@ pub enum ShardCommand {
     },
     /// Takes nothing new and sends the sessions elsewhere.
     Drain {
-        /// Where to, `host:port` each.
-        addresses: Vec<String>,
+        /// Where to, `host:port` each, by transport.
+        addresses: BTreeMap<String, Vec<String>>,
         /// Each session is told to leave after its own part of this.
         spread: Duration,
         /// Sessions closed a second, each some time after its part of `spread` has passed.

@@ -9,33 +9,20 @@
 //! - Edge-triggered. Who has not read to the end of what was there is on the list `again`, for nobody else will remember.
 //! - The thread sleeps only when nothing is left to do, and wakes at the next deadline.
 
-use super::{
-    Shard,
-    connection::{Connection, Tenant},
-    slab::SlabKey,
-};
-use crate::transport::Transport;
-use billfish_session::{Time, server::ServerSession};
-use billfish_wire::{Body, Code, Encoding, Reason, frame};
-use mio::{Events, Interest, Poll, Token, event::Event};
+use super::{Shard, connection::Tenant, slab::SlabKey};
+use billfish_session::Time;
+use mio::{Events, Poll, Token, event::Event};
 use std::{
     collections::VecDeque,
-    io::{self, Write},
-    net::{IpAddr, SocketAddr},
+    io,
     time::{Duration, Instant},
 };
-use tracing::{error, warn};
+use tracing::error;
 
-/// Keys of connections have a generation, which is never 0.
-pub(super) const LISTENER: Token = Token(0);
-/// The mailboxes' waker.
-pub(super) const WAKER: Token = Token(1);
-/// Connections accepted in one turn: about 1 ms of work.
-const ACCEPTS_PER_TURN: usize = 64;
-/// Without files or memory, accepting is tried again after this long.
-const ACCEPT_PAUSE_MS: u64 = 100;
-/// And an operator is told about it this often.
-const ACCEPT_WARN_EVERY_MS: u64 = 60_000;
+/// The mailboxes' waker. Keys of connections have a generation, which is never 0: these small numbers are no connection's.
+pub(super) const WAKER: Token = Token(0);
+/// The first of the doors; the others follow.
+pub(super) const DOORS: usize = 1;
 /// Sockets looked at in one turn.
 const EVENTS_PER_TURN: usize = 1_024;
 /// Sockets read on in one turn, a buffer each; when every one of them is a flood, their sessions end them within a turn or two.
@@ -126,10 +113,15 @@ impl Shard {
 
     fn on_event(&mut self, event: &Event) {
         match event.token() {
-            LISTENER => self.is_acceptable = true,
             WAKER => {}
             token => {
                 let key = SlabKey::from_token(token);
+                if key.generation == 0 {
+                    if let Some(door) = self.doors.get_mut(token.0 - DOORS) {
+                        door.is_acceptable = true;
+                    }
+                    return;
+                }
                 if matches!(self.slab.get_mut(key), Some(Tenant::Leaving(_))) {
                     return self.go_on_leaving(key);
                 }
@@ -179,72 +171,9 @@ impl Shard {
         }
     }
 
-    fn accept_some(&mut self) {
-        if !self.is_acceptable || self.desk.now < self.accept_from {
-            return;
-        }
-        for _ in 0..ACCEPTS_PER_TURN {
-            let Some(listener) = &self.listener else { return };
-            match listener.accept() {
-                Ok((stream, peer)) => self.take_in(stream, peer),
-                Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {
-                    self.is_acceptable = false;
-                    return;
-                }
-                // The peer went away between its handshake and now.
-                Err(cause) if cause.kind() == io::ErrorKind::ConnectionAborted => self.desk.counters.accept_failed.add(1),
-                Err(cause) => return self.pause_accepting(&cause),
-            }
-        }
-    }
-
-    /// Out of files or memory, most likely: every try would fail at once, and the loop would spin.
-    fn pause_accepting(&mut self, cause: &io::Error) {
-        self.desk.counters.accept_exhausted.add(1);
-        self.accept_from = self.desk.now + ACCEPT_PAUSE_MS;
-        if self.desk.now >= self.accept_warn_from {
-            self.accept_warn_from = self.desk.now + ACCEPT_WARN_EVERY_MS;
-            warn!(shard = self.desk.shard, %cause, connections = self.slab.len(), "cannot accept; trying again every {ACCEPT_PAUSE_MS} ms");
-        }
-    }
-
-    fn take_in(&mut self, mut stream: mio::net::TcpStream, peer: SocketAddr) {
-        let peer: IpAddr = peer.ip().to_canonical();
-        if let Err(reason) = self.admission.0.accept(peer) {
-            self.desk.counters.accept_refused.add(1);
-            let words = frame::encode(Encoding::Json, Code::Error, &Body::refusal(reason));
-            // One try: a fresh socket takes it, and if not, the refusal is plain all the same.
-            drop(stream.write(&words));
-            return;
-        }
-        let Self { slab, desk, .. } = self;
-        let mut registered = Ok(());
-        let key = slab.insert_with(|key| {
-            let mut transport = Transport::plain(stream);
-            registered = transport.register(&desk.registry, key.token(), Interest::READABLE);
-            Tenant::Open(Connection::new(ServerSession::new(desk.now, &desk.session), transport, peer))
-        });
-        desk.counters.accepted.add(1);
-        if registered.is_err() {
-            return self.close(key, Reason::TransportFailed);
-        }
-        if let Some(Tenant::Open(conn)) = slab.get_mut(key) {
-            let deadline = conn.session.next_deadline(&desk.session);
-            desk.wheel.file_far(key, deadline, &mut conn.filed);
-        }
-    }
-
-    /// Closes the listener: what the kernel has completed and nobody has accepted is reset, and goes elsewhere.
-    pub(super) fn stop_listening(&mut self) {
-        if let Some(mut listener) = self.listener.take() {
-            drop(self.desk.registry.deregister(&mut listener));
-        }
-        self.is_acceptable = false;
-    }
-
     /// How long the thread may sleep.
     fn sleep(&self) -> Option<Duration> {
-        let is_behind = (self.is_acceptable && self.desk.now >= self.accept_from)
+        let is_behind = self.has_to_accept()
             || (!self.again.is_empty() && !self.desk.events.is_held())
             || self.has_to_tell()
             || (self.has_left_inbox && self.desk.rooms.queued_bytes() <= self.config.inbox_bytes_max);
@@ -255,9 +184,7 @@ impl Shard {
         let now_ms = self.epoch_ms(now);
         let mut until = self.desk.wheel.next_tick_at().unwrap_or(Time::NEVER);
         until = until.min(self.leaving.front().map_or(Time::NEVER, |(until, _)| *until));
-        if self.is_acceptable {
-            until = until.min(self.accept_from);
-        }
+        until = until.min(self.next_accept_at());
         if self.draining.is_some() && self.slab.len() > 0 {
             until = until.min(Time(now_ms) + DRAIN_STEP_MS);
         }

@@ -390,7 +390,7 @@ const FRAME_OVERHEAD_BYTES: usize = 100;
 mod tests {
     use super::Lap;
     use crate::shard::{
-        Shard, ShardConfig, ShardParts, listeners,
+        Doorway, Shard, ShardConfig, ShardParts, WebSocketRules, listeners,
         message::{Admission, LoginGranted, Origin, RollCall, ShardCommand, ShardEvent, UpReply},
     };
     use billfish_session::{
@@ -429,7 +429,15 @@ mod tests {
             let listener = listeners("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
             let address = listener.local_addr().unwrap();
             let session = Arc::new(ServerConfig::default());
-            let parts = ShardParts { index: 0, listener, config, session, admission: Arc::new(OpenDoor), epoch: Instant::now() };
+            let parts = ShardParts {
+                index: 0,
+                doors: vec![Doorway::plain(listener)],
+                websocket: WebSocketRules::default(),
+                config,
+                session,
+                admission: Arc::new(OpenDoor),
+                epoch: Instant::now(),
+            };
             let (shard, poll) = Shard::build(parts).unwrap();
             Self { shard, poll, events: Events::with_capacity(64), address }
         }
@@ -674,7 +682,7 @@ mod tests {
         let _client = house.member(10_000, 1);
         let (_, tenant) = house.shard.slab.at_mut(0).unwrap();
         let crate::shard::Tenant::Open(conn) = tenant else { panic!("it is open") };
-        let socket = socket2::SockRef::from(&*conn.transport.plain_stream());
+        let socket = socket2::SockRef::from(&*conn.transport.socket());
         assert!(socket.tcp_nodelay().unwrap());
         // The kernel doubles what it is asked for.
         assert_eq!(socket.send_buffer_size().unwrap(), 2 * 16 * 1024);

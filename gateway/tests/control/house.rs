@@ -65,6 +65,8 @@ impl House {
     fn linked(state: State, links: Links, change: impl FnOnce(&mut GatewayConfig)) -> Self {
         let mut config = GatewayConfig { shards: 2, ..GatewayConfig::default() };
         config.listen.tcp = "127.0.0.1:0".parse().unwrap();
+        config.listen.ws = Some(config.listen.tcp);
+        config.listen.tls = Some(config.listen.tcp);
         config.admission.user_logins_per_minute = 1_000;
         change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -1,7 +1,7 @@
 //! One shard, its stand-in control plane, and raw clients. Nothing here sleeps and hopes: every wait is for a condition, with a deadline.
 
 use billfish_gateway::shard::{
-    Shard, ShardConfig, ShardHandle, ShardParts,
+    Doorway, Shard, ShardConfig, ShardHandle, ShardParts, WebSocketRules,
     counters::{DropReason, ShardCounters, reason_row},
     listeners,
     mailbox::Mailbox,
@@ -101,7 +101,15 @@ impl House {
         let address = listener.local_addr().unwrap();
         let door = Arc::new(Door::default());
         let admission: Arc<dyn Admission> = Arc::clone(&door) as _;
-        let parts = ShardParts { index: 3, listener, config, session: Arc::new(session), admission, epoch: Instant::now() };
+        let parts = ShardParts {
+            index: 3,
+            doors: vec![Doorway::plain(listener)],
+            websocket: WebSocketRules::default(),
+            config,
+            session: Arc::new(session),
+            admission,
+            epoch: Instant::now(),
+        };
         let shard = Shard::spawn(parts).unwrap();
         let control = Arc::new(Control::default());
         let (commands, events, counters) = (Arc::clone(&shard.commands), Arc::clone(&shard.events), Arc::clone(&shard.counters));

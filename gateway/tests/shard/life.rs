@@ -8,6 +8,7 @@ use billfish_gateway::shard::{
 use billfish_session::{Push, server::ServerConfig};
 use billfish_wire::{Body, Code, Reason};
 use std::{
+    collections::BTreeMap,
     sync::{Arc, atomic::Ordering::SeqCst},
     time::Duration,
 };
@@ -108,7 +109,11 @@ fn draining_sends_everyone_elsewhere_and_then_closes_them_at_the_rate() {
     let house = House::new();
     let mut clients: Vec<Client> = (0..50).map(|nth| house.log_in(10_000 + nth)).collect();
     let addresses = vec!["gw2.example:8085".to_owned()];
-    house.tell(ShardCommand::Drain { addresses: addresses.clone(), spread: Duration::from_millis(300), close_per_s: 500 });
+    house.tell(ShardCommand::Drain {
+        addresses: [("tcp".to_owned(), addresses.clone())].into(),
+        spread: Duration::from_millis(300),
+        close_per_s: 500,
+    });
     for client in &mut clients {
         let reconnect = client.expect(Code::Reconnect);
         assert_eq!(reconnect.addresses, addresses);
@@ -127,7 +132,7 @@ fn draining_sends_everyone_elsewhere_and_then_closes_them_at_the_rate() {
 fn closing_follows_the_spread_and_does_not_wait_for_its_end() {
     let house = House::new();
     let mut clients: Vec<Client> = (0..3).map(|nth| house.log_in(10_000 + nth)).collect();
-    house.tell(ShardCommand::Drain { addresses: Vec::new(), spread: Duration::from_secs(3_600), close_per_s: 500 });
+    house.tell(ShardCommand::Drain { addresses: BTreeMap::new(), spread: Duration::from_secs(3_600), close_per_s: 500 });
     let leave_after: Vec<i64> = clients.iter_mut().map(|client| client.expect(Code::Reconnect).after_ms.unwrap()).collect();
     assert_eq!(leave_after, [0, 1_200_000, 2_400_000]);
     clients[0].expect_end();
@@ -146,7 +151,7 @@ fn a_login_granted_while_draining_is_sent_away_and_its_seat_given_up() {
     client.send(Code::Login, &login(10_000));
     until("the LOGIN to be asked about", || house.control.withheld.lock().unwrap().len() == 1);
     let (key, user_id, app_id) = house.control.withheld.lock().unwrap()[0];
-    house.tell(ShardCommand::Drain { addresses: Vec::new(), spread: Duration::from_secs(3_600), close_per_s: 1 });
+    house.tell(ShardCommand::Drain { addresses: BTreeMap::new(), spread: Duration::from_secs(3_600), close_per_s: 1 });
     house.control.grant(&house.commands, key, user_id, app_id);
     let refused = client.expect(Code::Error);
     assert_eq!(refused.code, Reason::Unavailable.number());

@@ -1,6 +1,7 @@
-//! One message on its way down: decided once, encoded at most once per encoding, shared by all who receive it.
+//! One message on its way down: decided once, encoded at most once per form, shared by all who receive it.
 
-use billfish_wire::{Body, Class, Code, Encoding, frame};
+use crate::form::Form;
+use billfish_wire::{Body, Class};
 use bytes::Bytes;
 use std::sync::{Arc, OnceLock};
 
@@ -10,7 +11,7 @@ pub struct Push {
     class: Class,
     body: Body,
     state: Option<StateKey>,
-    frames: [OnceLock<Bytes>; 2],
+    frames: [OnceLock<Bytes>; Form::COUNT],
 }
 
 /// What a state push is the newest of: cheap to clone, as every queued copy carries one.
@@ -34,7 +35,7 @@ impl Push {
     pub fn new(body: Body) -> Self {
         let class = body.class.map_or(Class::Chat, Class::from_number);
         let state = body.key.as_deref().map(|key| StateKey::new(body.room_id.unwrap_or(0), key));
-        Self { class, body, state, frames: [OnceLock::new(), OnceLock::new()] }
+        Self { class, body, state, frames: Default::default() }
     }
 
     /// What it is worth when its reader is slow.
@@ -61,9 +62,9 @@ impl Push {
         matches!(self.body.qos, Some(1)) && self.body.msg_id.is_some()
     }
 
-    /// The whole frame; every receiver shares the same bytes.
+    /// The whole frame; every receiver of this form shares the same bytes.
     #[must_use]
-    pub fn frame(&self, encoding: Encoding) -> Bytes {
-        self.frames[encoding as usize].get_or_init(|| frame::encode(encoding, Code::Biz, &self.body)).clone()
+    pub fn frame(&self, form: Form) -> Bytes {
+        self.frames[form as usize].get_or_init(|| form.encode_push(self)).clone()
     }
 }

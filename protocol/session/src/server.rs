@@ -195,10 +195,30 @@ impl ServerSession {
 
     /// The stream cannot be followed any further.
     pub fn on_frame_error(&mut self, error: FrameError, out: &mut ServerActions) {
+        self.on_broken(error.reason(), out);
+    }
+
+    /// A layer below the frames cannot be followed any further.
+    pub fn on_broken(&mut self, reason: Reason, out: &mut ServerActions) {
         if self.is_live() {
-            out.send(Code::Error, Body::refusal(error.reason()));
+            out.send(Code::Error, Body::refusal(reason));
         }
-        self.close(error.reason(), out);
+        self.close(reason, out);
+    }
+
+    /// The transport's own frames arrived, a WebSocket's pings for example: signs of life that cost what frames cost.
+    pub fn on_controls(&mut self, now: Time, config: &ServerConfig, count: u32, out: &mut ServerActions) {
+        if self.is_live() {
+            self.on_life(now, config, out);
+        }
+        for _ in 0..count {
+            if self.is_closed() {
+                return;
+            }
+            if self.frames.take(now, 1, config.frames_per_s, config.frames_burst).is_err() {
+                self.count_refusal(config, out);
+            }
+        }
     }
 
     /// Says after each read whether a frame has begun and not ended. The time allowed runs from the first call that says so and

@@ -300,13 +300,18 @@ pub fn encode(encoding: Encoding, code: Code, body: &Body) -> Bytes {
     Bytes::from(out)
 }
 
-/// A frame around a body that is already encoded, or deliberately not one: for tools, vectors and tests.
+/// A frame around a body that is already encoded, or deliberately not one.
 #[must_use]
 pub fn encode_raw(magic: u16, code: i32, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_BYTES + body.len());
+    encode_raw_into(&mut out, magic, code, body);
+    out
+}
+
+/// Appends the same to `out`.
+pub fn encode_raw_into(out: &mut Vec<u8>, magic: u16, code: i32, body: &[u8]) {
     out.extend_from_slice(&magic.to_be_bytes());
     out.extend_from_slice(&code.to_be_bytes());
     out.extend_from_slice(&i32::try_from(body.len()).expect("a body is far below 2 GiB").to_be_bytes());
     out.extend_from_slice(body);
-    out
 }

@@ -2,7 +2,7 @@
 
 use crate::link::{Arrival, Pipe};
 use billfish_session::{
-    Push, Time,
+    Form, Push, Time,
     backlog::{Backlog, BacklogLimits, Queued},
     server::{LoginRequest, ServerAction, ServerActions, ServerConfig, ServerSession, UpCall},
 };
@@ -193,7 +193,7 @@ impl Gate {
     }
 
     fn write_push(&mut self, now: u64, delay_ms: u64, push: &Push) {
-        let frame = push.frame(self.session.encoding());
+        let frame = push.frame(Form::bare(self.session.encoding()));
         self.enqueue(now, delay_ms, Queued { frame, class: push.class(), state: push.state().cloned(), tag: () });
     }
 

@@ -1,0 +1,297 @@
+//! TLS on a shard's reactor: rustls' unbuffered interface over the shard's buffers.
+//!
+//! - An idle connection owns the cipher state and no buffer: half a record, and what the socket did not take, exist only while they do.
+//! - What a write took is sealed and will be sent in this order, whatever happens in between: a record cannot be made twice.
+//! - Nothing here is decided about frames. Early data is refused by the configuration, for a LOGIN must not be replayed.
+
+use super::{Scratch, plain::PlainTransport};
+use rustls::{
+    HandshakeKind, ServerConfig,
+    server::{ServerConnectionData, UnbufferedServerConnection},
+    unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic},
+};
+use std::{
+    io::{self, IoSlice},
+    sync::Arc,
+};
+
+/// Plain bytes of one record: what RFC 8446 allows at most.
+const RECORD_BYTES_MAX: usize = 16 * 1024;
+/// What a record is longer than its bytes, at most: header, nonce, type and tag of TLS 1.2 and 1.3.
+const RECORD_OVERHEAD_BYTES: usize = 64;
+/// A sealed alert.
+const ALERT_BYTES: usize = 64;
+/// What may wait for the rest of its record or handshake message. rustls refuses longer ones itself; this is the belt to its braces.
+const INCOMING_BYTES_MAX: usize = 80 * 1024;
+
+/// The layer's state of one connection.
+pub(crate) struct Tls {
+    session: UnbufferedServerConnection,
+    /// The beginning of a record.
+    incoming: Vec<u8>,
+    /// Sealed, and not taken by the socket.
+    outgoing: Vec<u8>,
+    is_established: bool,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Tls").field("is_established", &self.is_established).finish_non_exhaustive()
+    }
+}
+
+/// What became of a piece of input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opened {
+    /// More may come.
+    More,
+    /// The handshake is complete since this piece.
+    Established {
+        /// It was shortened by a ticket.
+        is_resumed: bool,
+    },
+    /// The peer said that nothing more comes.
+    End,
+}
+
+impl Tls {
+    /// A connection on which nothing has been said.
+    ///
+    /// # Errors
+    /// The configuration cannot be used; the same for every connection.
+    pub(crate) fn new(config: &Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+        let session = UnbufferedServerConnection::new(Arc::clone(config))?;
+        Ok(Self { session, incoming: Vec::new(), outgoing: Vec::new(), is_established: false })
+    }
+
+    /// Whether application bytes can be written.
+    pub(crate) const fn is_established(&self) -> bool {
+        self.is_established
+    }
+
+    /// Whether a record has begun and not ended.
+    pub(crate) const fn is_partial(&self) -> bool {
+        !self.incoming.is_empty()
+    }
+
+    /// Opens what arrived: plain bytes go to the end of `plain`, what the handshake has to say goes to the socket.
+    ///
+    /// # Errors
+    /// The peer broke the protocol, and has been told so as far as its socket takes it; or the socket failed.
+    pub(crate) fn open(&mut self, socket: &mut PlainTransport, arrived: &mut [u8], plain: &mut Vec<u8>) -> io::Result<Opened> {
+        if self.incoming.is_empty() {
+            let (used, opened) = self.process(socket, arrived, plain)?;
+            self.incoming.extend_from_slice(&arrived[used..]);
+            return Ok(opened);
+        }
+        let mut incoming = std::mem::take(&mut self.incoming);
+        incoming.extend_from_slice(arrived);
+        let (used, opened) = self.process(socket, &mut incoming, plain)?;
+        if used < incoming.len() {
+            incoming.drain(..used);
+            if incoming.len() > INCOMING_BYTES_MAX {
+                return Err(io::Error::from(io::ErrorKind::InvalidData));
+            }
+            incoming.shrink_to_fit();
+            self.incoming = incoming;
+        }
+        Ok(opened)
+    }
+
+    /// Works `input` off; how much of it was used.
+    fn process(&mut self, socket: &mut PlainTransport, input: &mut [u8], plain: &mut Vec<u8>) -> io::Result<(usize, Opened)> {
+        let mut used = 0;
+        let mut opened = Opened::More;
+        let mut failure = None;
+        loop {
+            let UnbufferedStatus { discard, state } = self.session.process_tls_records(&mut input[used..]);
+            let is_over = match state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        plain.extend_from_slice(record.map_err(invalid)?.payload);
+                    }
+                    false
+                }
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    append(&mut data, &mut self.outgoing)?;
+                    false
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    false
+                }
+                Ok(ConnectionState::WriteTraffic(_)) => true,
+                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => {
+                    opened = Opened::End;
+                    true
+                }
+                Ok(ConnectionState::BlockedHandshake) => true,
+                // Early data is not offered, and states to come are not ours.
+                Ok(_) => return Err(io::Error::from(io::ErrorKind::InvalidData)),
+                // The alert that tells the peer comes out of the next turn.
+                Err(error) if failure.is_none() => {
+                    failure = Some(error);
+                    false
+                }
+                Err(_) => true,
+            };
+            used += discard;
+            if is_over {
+                break;
+            }
+        }
+        self.flush(socket)?;
+        if let Some(error) = failure {
+            return Err(invalid(error));
+        }
+        if !self.is_established && !self.session.is_handshaking() {
+            self.is_established = true;
+            if opened == Opened::More {
+                opened = Opened::Established { is_resumed: self.session.handshake_kind() == Some(HandshakeKind::Resumed) };
+            }
+        }
+        Ok((used, opened))
+    }
+
+    /// Seals and writes a beginning of what `pieces` hold, as much as is taken; 0 while the socket takes nothing.
+    ///
+    /// # Errors
+    /// The socket failed, or the connection can send no more.
+    pub(crate) fn write_vectored(
+        &mut self,
+        socket: &mut PlainTransport,
+        pieces: &[IoSlice<'_>],
+        scratch: &mut Scratch,
+    ) -> io::Result<usize> {
+        let mut taken = 0;
+        let mut pieces = pieces.iter().map(|piece| &**piece);
+        let mut piece: &[u8] = &[];
+        // A record at a time, so that no more is sealed than one record beyond what the socket takes.
+        while self.is_established && self.flush(socket)? {
+            let gathered = &mut scratch.gathered;
+            gathered.clear();
+            while gathered.len() < RECORD_BYTES_MAX {
+                if piece.is_empty() {
+                    let Some(next) = pieces.next() else { break };
+                    piece = next;
+                    continue;
+                }
+                let (front, rest) = piece.split_at(piece.len().min(RECORD_BYTES_MAX - gathered.len()));
+                gathered.extend_from_slice(front);
+                piece = rest;
+            }
+            if gathered.is_empty() {
+                break;
+            }
+            let sealed = &mut scratch.sealed;
+            sealed.clear();
+            self.seal(gathered, sealed)?;
+            taken += gathered.len();
+            let sent = socket.write(sealed)?;
+            if sent < sealed.len() {
+                self.outgoing.extend_from_slice(&sealed[sent..]);
+                break;
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Writes what is sealed; whether nothing of it is left.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub(crate) fn flush(&mut self, socket: &mut PlainTransport) -> io::Result<bool> {
+        if self.outgoing.is_empty() {
+            return Ok(true);
+        }
+        let sent = socket.write(&self.outgoing)?;
+        if sent < self.outgoing.len() {
+            self.outgoing.drain(..sent);
+            return Ok(false);
+        }
+        self.outgoing = Vec::new();
+        Ok(true)
+    }
+
+    /// Says that nothing more comes. One try: a peer that does not hear it sees the end of the stream.
+    pub(crate) fn say_end(&mut self, socket: &mut PlainTransport) {
+        if !self.is_established {
+            return;
+        }
+        let mut words = Vec::new();
+        let queued = self.with_traffic(&mut words, |traffic, out| {
+            encode_into(out, ALERT_BYTES, |room| match traffic.queue_close_notify(room) {
+                Ok(written) => Ok(written),
+                Err(EncryptError::InsufficientSize(InsufficientSizeError { required_size })) => Err(Some(required_size)),
+                Err(EncryptError::EncryptExhausted) => Err(None),
+            })
+        });
+        if queued.is_ok() {
+            self.outgoing.append(&mut words);
+            drop(self.flush(socket));
+        }
+    }
+
+    /// Appends the record of `plain` to `out`.
+    fn seal(&mut self, plain: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        self.with_traffic(out, |traffic, out| {
+            encode_into(out, plain.len() + RECORD_OVERHEAD_BYTES, |room| match traffic.encrypt(plain, room) {
+                Ok(written) => Ok(written),
+                Err(EncryptError::InsufficientSize(InsufficientSizeError { required_size })) => Err(Some(required_size)),
+                Err(EncryptError::EncryptExhausted) => Err(None),
+            })
+        })
+    }
+
+    /// Calls `write` with the state that takes application bytes; what rustls has to say before goes to `out` first.
+    fn with_traffic(
+        &mut self,
+        out: &mut Vec<u8>,
+        write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>, &mut Vec<u8>) -> Result<(), ()>,
+    ) -> io::Result<()> {
+        let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
+        loop {
+            match self.session.process_tls_records(&mut []).state {
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => return write(&mut traffic, out).map_err(|()| broken()),
+                Ok(ConnectionState::EncodeTlsData(mut data)) => append(&mut data, out)?,
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                // The peer has ended its side, which does not end ours; the state that writes comes next.
+                Ok(ConnectionState::PeerClosed) => {}
+                Ok(_) | Err(_) => return Err(broken()),
+            }
+        }
+    }
+}
+
+/// Appends what the handshake has to say.
+fn append(data: &mut EncodeTlsData<'_, ServerConnectionData>, out: &mut Vec<u8>) -> io::Result<()> {
+    encode_into(out, 0, |room| match data.encode(room) {
+        Ok(written) => Ok(written),
+        Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => Err(Some(required_size)),
+        Err(EncodeError::AlreadyEncoded) => Err(None),
+    })
+    .map_err(|()| io::Error::from(io::ErrorKind::Other))
+}
+
+/// Appends what `encode` writes; it says how much room it wants, or that it cannot.
+fn encode_into(out: &mut Vec<u8>, mut room: usize, mut encode: impl FnMut(&mut [u8]) -> Result<usize, Option<usize>>) -> Result<(), ()> {
+    let start = out.len();
+    loop {
+        out.resize(start + room, 0);
+        match encode(&mut out[start..]) {
+            Ok(written) => {
+                out.truncate(start + written);
+                return Ok(());
+            }
+            Err(Some(required)) if required > room => room = required,
+            Err(_) => {
+                out.truncate(start);
+                return Err(());
+            }
+        }
+    }
+}
+
+fn invalid(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
