@@ -13,16 +13,18 @@ cluster: ## two routers, three gateways and a Redis on this machine, until Ctrl-
 	scripts/cluster
 
 test: ## every test: unit, property, end to end with real processes; and that no hot path takes more instructions than before
-	scripts/need cc python3 chromium redis-server mariadbd faketime valgrind
+	scripts/need cc python3 chromium redis-server mariadbd faketime valgrind hadolint yamllint systemd-analyze
 	cargo build --workspace --bins
+	scripts/with-tools target/tools/python/bin/python scripts/lint-deploy target/debug/billfish
 	scripts/test
 	scripts/instructions
 
 lint: ## formatting, clippy, spelling, the arrows between crates and the licences
-	scripts/need cc python3 typos cargo-deny
+	scripts/need cc python3 typos cargo-deny hadolint yamllint systemd-analyze
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	scripts/with-tools typos
+	scripts/with-tools scripts/lint-deploy
 	cargo fetch --locked
 	scripts/with-tools cargo deny --workspace --offline check bans licenses sources
 
