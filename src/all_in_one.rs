@@ -72,7 +72,7 @@ async fn serve(mut config: Config, ports_file: Option<&Path>) -> Result<()> {
     let router = Arc::new(router);
     let (watched, own_records) = (Arc::clone(&router), guard.readiness());
     let router_is_ready: ReadyCheck = Box::new(move || watched.readiness().and_then(|()| own_records()));
-    let admin = Admin::start(config.admin.listen, gateway.admin_router(Arc::new(registry), vec![router_is_ready])).await?;
+    let admin = Admin::start(config.admin.listen, gateway.admin_router(Arc::new(registry), vec![router_is_ready]), &signals).await?;
 
     let bound = Bound { clients: gateway.bound().clone(), http: http.address(), admin: admin.address, has_own_certificate };
     Ports::default().with_all(&bound.clients).with("http", bound.http).with("admin", bound.admin).write(ports_file)?;

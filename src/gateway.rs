@@ -31,7 +31,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
         registry: &mut registry,
     })
     .await?;
-    let admin = Admin::start(config.admin.listen, gateway.admin_router(Arc::new(registry), Vec::new())).await?;
+    let admin = Admin::start(config.admin.listen, gateway.admin_router(Arc::new(registry), Vec::new()), &signals).await?;
     Ports::default().with_all(gateway.bound()).with("admin", admin.address).write(ports_file)?;
     greet(&config, &gateway, &admin);
     let displacement = gateway.displacement();

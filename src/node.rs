@@ -2,16 +2,22 @@
 
 use crate::config::{Config, StateKind};
 use anyhow::{Context, Error, Result};
-use axum::Router;
+use axum::{
+    Router,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+    routing::post,
+};
 use billfish_router::http::{Bounds, HttpServer};
 use billfish_state::{State, redis::Redis};
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Map, Value};
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    sync::Notify,
 };
 use tracing::{error, info, warn};
 
@@ -68,8 +74,10 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Serves the pages at `admin.listen`.
-    pub(crate) async fn start(listen: SocketAddr, pages: Router) -> Result<Self> {
+    /// Serves the pages at `admin.listen`, and the one that stops the node.
+    pub(crate) async fn start(listen: SocketAddr, pages: Router, signals: &Signals) -> Result<Self> {
+        let asked = Arc::clone(&signals.asked);
+        let pages = pages.route("/drain", post(move |headers: HeaderMap| async move { drain(&asked, &headers) }));
         let listener =
             TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen} for the admin port (admin.listen)"))?;
         let server = HttpServer::serve(listener, pages, ADMIN_BOUNDS).context("the admin port has no address")?;
@@ -80,6 +88,18 @@ impl Admin {
         self.server.stop().await;
     }
 }
+
+/// Stops the node as SIGTERM does. It wants a header that no form and no link of a web page can send: the port has no other protection.
+fn drain(asked: &Notify, headers: &HeaderMap) -> Response {
+    if !headers.contains_key(DRAIN_HEADER) {
+        let why = format!("send the header {DRAIN_HEADER}, with any value\n");
+        return (StatusCode::FORBIDDEN, why).into_response();
+    }
+    asked.notify_one();
+    (StatusCode::ACCEPTED, "draining\n").into_response()
+}
+
+const DRAIN_HEADER: &str = "Billfish-Drain";
 
 /// What was bound, by its name in the ports file.
 #[derive(Default)]
@@ -113,17 +133,19 @@ pub(crate) fn places(addresses: &BTreeMap<&'static str, SocketAddr>) -> String {
     addresses.iter().map(|(transport, address)| format!("{transport} {address}")).collect::<Vec<_>>().join(", ")
 }
 
-/// SIGINT and SIGTERM.
+/// SIGINT and SIGTERM, and the same asked for at the operator's port.
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    asked: Arc<Notify>,
 }
 
 impl Signals {
     /// Before anything is opened: a signal that comes while starting stops what has been started.
     pub(crate) fn catch() -> Result<Self> {
         let catch = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self { interrupt: catch(SignalKind::interrupt())?, terminate: catch(SignalKind::terminate())? })
+        let (interrupt, terminate) = (catch(SignalKind::interrupt())?, catch(SignalKind::terminate())?);
+        Ok(Self { interrupt, terminate, asked: Arc::default() })
     }
 
     /// Waits for the first signal, or for what the node cannot go on with, then stops by `drain`; a second signal ends the process at once.
@@ -131,8 +153,10 @@ impl Signals {
     /// # Errors
     /// What it could not go on with.
     pub(crate) async fn stop_by(mut self, failure: impl Future<Output = Error>, drain: impl Future<Output = ()>) -> Result<()> {
+        let asked = Arc::clone(&self.asked);
         let failure = tokio::select! {
             () = self.next() => None,
+            () = asked.notified() => None,
             failure = failure => Some(failure),
         };
         match &failure {

@@ -46,7 +46,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let router = Arc::new(router);
     let (watched, own_records) = (Arc::clone(&router), guard.readiness());
     let is_ready = move || watched.readiness().and_then(|()| own_records());
-    let admin = Admin::start(config.admin.listen, pages::router(Arc::new(registry), Box::new(is_ready))).await?;
+    let admin = Admin::start(config.admin.listen, pages::router(Arc::new(registry), Box::new(is_ready)), &signals).await?;
     let link = router.link_address().context("a router of its own has no link port")?;
     Ports::default().with("link", link).with("http", http.address()).with("admin", admin.address).write(ports_file)?;
     greet(&config, &http, &admin, link);

@@ -1,4 +1,4 @@
-//! SIGTERM: no new connections, not ready, RECONNECT, closed at a pace, exit 0.
+//! SIGTERM, or a call of the admin port: no new connections, not ready, RECONNECT, closed at a pace, exit 0.
 
 use crate::house::{House, eventually};
 use billfish_wire::Code;
@@ -28,6 +28,24 @@ fn a_drain_says_goodbye_in_the_written_order() {
     assert!(status.success(), "{status}\n{}", house.log());
     assert!(TcpStream::connect(house.ports.tcp).is_err());
     assert!(TcpStream::connect(house.ports.http).is_err());
+}
+
+/// A page of the web that an operator looks at can make her browser post a form to the loopback, but not with a header of its own.
+#[test]
+fn the_operators_port_drains_whoever_says_the_header_and_nobody_else() {
+    let mut house = House::start();
+    let mut peer = house.login(20_001);
+    let drain = format!("http://{}/drain", house.ports.admin);
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let mut refused = agent.post(&drain).send_form([("x", "y")]).unwrap();
+    assert_eq!(refused.status(), 403);
+    assert!(refused.body_mut().read_to_string().unwrap().contains("Billfish-Drain"));
+    assert_eq!(agent.get(&drain).call().unwrap().status(), 405);
+    assert_eq!(house.admin("/readyz").0, 200);
+    assert_eq!(agent.post(&drain).header("Billfish-Drain", "yes").send_empty().unwrap().status(), 202);
+    peer.expect(Code::Reconnect);
+    let status = house.wait(Duration::from_secs(60));
+    assert!(status.success(), "{status}\n{}", house.log());
 }
 
 #[test]
