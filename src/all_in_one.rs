@@ -55,17 +55,16 @@ async fn serve(mut config: Config, ports_file: Option<&Path>) -> Result<()> {
         registry: &mut registry,
     })
     .await?;
-    let (gateway_end, mut router_end) = pipe::pair(&config.gateway.node, &config.router.node, router.incarnation());
     let gateway = billfish_gateway::start(GatewayParts {
         config: config.gateway.clone(),
         state: state.clone(),
-        links: Links::Given(vec![gateway_end]),
+        links: Links::Attached,
         registry: &mut registry,
     })
     .await?;
-    // Routes name the gateway's life: a router that knows it by another would find nobody's gateway.
-    router_end.incarnation = gateway.incarnation();
+    let (gateway_end, router_end) = pipe::pair((&config.gateway.node, gateway.incarnation()), (&config.router.node, router.incarnation()));
     router.attach(router_end);
+    gateway.attach_first(gateway_end).await;
     let parts = HttpParts { handle: router.handle(), state, ledger: ledger.clone() };
     let http = http::start(parts, &http_config, &mut registry).await?;
 

@@ -61,8 +61,8 @@ pub struct GatewayParts<'a> {
 /// How a gateway comes by its links.
 #[derive(Debug)]
 pub enum Links {
-    /// These, made by the caller: the ends of pipes to a router in the same process. More may follow by [`Running::attach`].
-    Given(Vec<Link>),
+    /// Those that the caller attaches: the ends of pipes to a router in the same process.
+    Attached,
     /// Those to `link.routers` of the configuration, or where that is empty to the routers of the registry, dialled again and again.
     Dialled,
 }
@@ -253,13 +253,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         links: Mutex::default(),
     };
     parts.follow_routers(store, incarnation, matches!(links, Links::Dialled));
-    if let Links::Given(links) = links
-        && !links.is_empty()
-    {
-        links.into_iter().for_each(|link| parts.attach(link));
-        parts.wait_for_a_link().await;
-    }
-    // The first entry is there when this returns: of a gateway whose links are given, whoever asks for one now is told of this.
+    // The first entry is there when this returns; without a link it says that nobody is taken in yet.
     let (entry, stop) = (Arc::clone(&parts.registration), parts.writers.stop.clone());
     entry.renew().await;
     parts.writers.set.spawn(async move { entry.run(&stop).await });
@@ -359,7 +353,7 @@ impl Parts {
         links.set.spawn_on(async move { drop(link::drive(link, &fanout, &stop).await) }, &self.runtime);
     }
 
-    /// Links that are given need no more than their task's first turn.
+    /// A link that is attached needs no more than its task's first turn.
     async fn wait_for_a_link(&self) {
         let first = async {
             while self.health.has_no_link() {
@@ -367,7 +361,7 @@ impl Parts {
             }
         };
         if tokio::time::timeout(FIRST_LINK_WAIT, first).await.is_err() {
-            warn!("none of the links that were given has come up");
+            warn!("the link that was attached has not come up");
         }
     }
 
@@ -462,6 +456,13 @@ impl Running {
     #[must_use]
     pub fn displacement(&self) -> Displacement {
         self.parts().health.displacement.clone()
+    }
+
+    /// Drives the first link to a router, and waits until it is up and the registry says so: whoever asks for a gateway now is told of this.
+    pub async fn attach_first(&self, link: Link) {
+        self.attach(link);
+        self.parts().wait_for_a_link().await;
+        self.parts().registration.renew().await;
     }
 
     /// Drives one more link to a router; one that is there already for the same router ends.

@@ -94,7 +94,7 @@ impl Node {
     }
 
     fn gateway(&self, node: &str) -> Gateway {
-        let (ours, theirs) = pipe::pair(node, &self.running.core.config.node, 1);
+        let (ours, theirs) = pipe::pair((node, 1), (&self.running.core.config.node, 1));
         self.running.attach(theirs);
         Gateway { link: ours }
     }
@@ -118,7 +118,7 @@ fn with_link_port(config: &mut RouterConfig) {
 
 /// Both ends of a link between routers: of who asks, and of who answers.
 fn peer_link(asking: &str, answering: &str, incarnation: u64) -> (Link, Link) {
-    let (dialled, mut accepted) = pipe::pair(asking, answering, incarnation);
+    let (dialled, mut accepted) = pipe::pair((asking, incarnation), (answering, incarnation));
     accepted.kind = PeerKind::Router;
     (dialled, accepted)
 }

@@ -54,7 +54,7 @@ impl House {
 
     /// One on a state that may be broken.
     pub(crate) fn on(state: State, change: impl FnOnce(&mut GatewayConfig)) -> Self {
-        Self::linked(state, Links::Given(Vec::new()), change)
+        Self::linked(state, Links::Attached, change)
     }
 
     /// One that dials its routers.
@@ -89,7 +89,7 @@ impl House {
 
     /// A new router, or a new link of one that was here.
     pub(crate) fn link(&self, name: &str, answers: bool) -> Router {
-        let (ours, theirs) = pair("gateway-1", name, 1);
+        let (ours, theirs) = pair(("gateway-1", self.running().incarnation()), (name, 1));
         self.running().attach(ours);
         Router::new(&self.runtime, theirs, answers)
     }

@@ -19,22 +19,22 @@ struct Made {
 }
 
 async fn over_a_pipe() -> Made {
-    let (gateway, router) = pipe::pair("gateway-1", "router-1", 7);
+    let (gateway, router) = pipe::pair(("gateway-1", 6), ("router-1", 7));
     Made { gateway, router, holds: CREDIT_ENVELOPES }
 }
 
 async fn over_tcp() -> Made {
-    let identity = |node: &str| Identity {
+    let identity = |node: &str, incarnation| Identity {
         node: node.to_owned(),
         kind: billfish_link::PeerKind::Gateway,
-        incarnation: 7,
+        incarnation,
         secret: "s3cret".to_owned(),
         in_flight: Default::default(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let mut acceptor = Acceptor::new(listener, identity("router-1"), Timing::default());
-    let ours = identity("gateway-1");
+    let mut acceptor = Acceptor::new(listener, identity("router-1", 7), Timing::default());
+    let ours = identity("gateway-1", 6);
     let (gateway, router) = tokio::join!(dial(&address, &ours, Timing::default()), acceptor.accept());
     Made { gateway: gateway.unwrap(), router: router.unwrap(), holds: CREDIT_ENVELOPES + SEND_QUEUE_ENVELOPES }
 }
@@ -59,7 +59,7 @@ on_both!(
 
 async fn each_end_knows_the_other(made: Made) {
     assert_eq!((made.gateway.peer.as_str(), made.gateway.incarnation), ("router-1", 7));
-    assert_eq!((made.router.peer.as_str(), made.router.incarnation), ("gateway-1", 7));
+    assert_eq!((made.router.peer.as_str(), made.router.incarnation), ("gateway-1", 6));
 }
 
 async fn order_is_kept_both_ways_at_once(made: Made) {

@@ -74,7 +74,7 @@ impl House {
     }
 
     fn gateway_life(&self, node: &str, incarnation: u64) -> Gateway {
-        let (ours, theirs) = pipe::pair(node, "router-1", incarnation);
+        let (ours, theirs) = pipe::pair((node, incarnation), ("router-1", 1));
         self.running.attach(theirs);
         Gateway { link: ours, next_id: 0, heard: Vec::new() }
     }

@@ -219,7 +219,7 @@ async fn a_gateway_that_is_not_taken_is_told_why() {
     let world = World::new();
     let router = world.router("r1").await;
     let link = |incarnation| {
-        let (ours, theirs) = billfish_link::pipe::pair("g1", "r1", incarnation);
+        let (ours, theirs) = billfish_link::pipe::pair(("g1", incarnation), ("r1", 1));
         router.running.attach(theirs);
         super::Gateway { link: ours }
     };
