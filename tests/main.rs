@@ -13,6 +13,7 @@ mod crowd;
 mod drain;
 mod framing;
 mod login;
+mod loss;
 mod newcomer;
 mod operator;
 mod records;
