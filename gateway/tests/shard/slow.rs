@@ -23,6 +23,41 @@ fn narrow_member(house: &House, user_id: i64, room_id: i64) -> Client {
     client
 }
 
+/// Bytes that the kernel holds for the server's end of a connection: read, queued to be sent, and forward allocated. By `ss`, for reading
+/// SO_MEMINFO is a system call that no safe crate has.
+fn kernel_bytes(house: &House, client: &Client) -> u64 {
+    let (server, client) = (house.address, client.stream.local_addr().unwrap());
+    let said = std::process::Command::new("ss").args(["-tmnH", "src", &server.to_string(), "dst", &client.to_string()]).output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    // skmem:(r<in the receive queue>,rb…,t<sent and not acknowledged>,tb…,f<allocated ahead>,w<queued to be sent>,…)
+    let (_, fields) = said.split_once("skmem:(").unwrap_or_else(|| panic!("ss tells nothing of it: {said:?}"));
+    let field = |name: &str| {
+        let number = fields.split(',').find_map(|field| field.strip_prefix(name)?.parse::<u64>().ok());
+        number.unwrap_or_else(|| panic!("no {name} in {fields}"))
+    };
+    field("r") + field("f") + field("w")
+}
+
+/// reliability.md: whoever does not read costs a bounded amount, of the kernel's memory too. With the kernel's own bounds it would be 4 MB.
+#[test]
+fn a_reader_that_has_stopped_costs_at_most_100_kb_of_kernel_memory() {
+    let house = House::new();
+    let mut stalled = house.connect();
+    stalled.send(Code::Login, &crate::house::login(10_000));
+    stalled.expect(Code::Login);
+    stalled.send(Code::Join, &Body { room_id: Some(1), ..Body::default() });
+    stalled.expect(Code::Join);
+    let text = "x".repeat(1_000);
+    let mut pushed = 0;
+    while house.counters.backlogs.value() == 0 {
+        house.push(1, Body { class: Some(1), ..chat(&text) });
+        pushed += 1;
+        until("the push to be handed out", || house.counters.copies.value() == pushed);
+    }
+    let bytes = kernel_bytes(&house, &stalled);
+    assert!((1..=100_000).contains(&bytes), "{bytes} bytes");
+}
+
 /// First ambient pushes go, then chat, oldest first; events never, and when they no longer fit the session ends with 4012. Every copy is
 /// accounted for, and what arrives is whole and in order.
 #[test]
