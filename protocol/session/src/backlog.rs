@@ -172,6 +172,22 @@ impl<T> Backlog<T> {
         }
     }
 
+    /// For a transport that takes whole frames, each class on its way: offers everything that waits, oldest first. What `takes` says yes to
+    /// leaves, and is its to account for.
+    pub fn offer_each(&mut self, mut takes: impl FnMut(&Queued<T>) -> bool) {
+        debug_assert_eq!(self.written_bytes, 0, "such a transport writes no part of a frame");
+        let mut queue = std::mem::take(&mut self.queue);
+        queue.retain(|queued| {
+            let is_taken = takes(queued);
+            if is_taken {
+                self.bytes -= queued.frame.len();
+                self.count_out(queued.class);
+            }
+            !is_taken
+        });
+        self.queue = queue;
+    }
+
     /// The connection ends and can still be written to: everything but a half-written head makes way for the last words.
     pub fn close_with(&mut self, last: Queued<T>, mut on_drop: impl FnMut(Queued<T>, DropReason)) {
         let kept = self.first_droppable();
@@ -337,6 +353,27 @@ mod tests {
         backlog.close_with(queued(99, Class::Control, 10, None), |queued, reason| dropped.push((queued.tag, reason)));
         assert_eq!(dropped, (2..8).map(|tag| (tag, DropReason::Closed)).collect::<Vec<_>>());
         assert_eq!((tags(&backlog), backlog.bytes()), (vec![1, 99], 15));
+    }
+
+    #[test]
+    fn what_is_offered_and_refused_stays_in_its_order() {
+        let mut backlog = Backlog::default();
+        for (tag, class) in [(0, Class::Chat), (1, Class::Event), (2, Class::Chat), (3, Class::Event)] {
+            push(&mut backlog, queued(tag, class, 10, None)).1.unwrap();
+        }
+        let mut offered = Vec::new();
+        backlog.offer_each(|queued| {
+            offered.push(queued.tag);
+            queued.class == Class::Event
+        });
+        assert_eq!((offered, tags(&backlog), backlog.bytes()), (vec![0, 1, 2, 3], vec![0, 2], 20));
+        // What left is no longer counted among what could be dropped, nor what stays left out.
+        for tag in 4..7 {
+            push(&mut backlog, queued(tag, Class::Event, 10, None)).1.unwrap();
+        }
+        assert_eq!(tags(&backlog), [2, 4, 5, 6]);
+        backlog.offer_each(|_| true);
+        assert!(backlog.is_empty() && backlog.bytes() == 0);
     }
 
     #[derive(Clone, Debug)]
