@@ -37,7 +37,8 @@ async fn serve(mut config: Config, ports_file: Option<&Path>) -> Result<()> {
         (http_config.api_key, is_new_key) = api_key::load_or_create(&config.data_dir)?;
     }
 
-    let has_own_certificate = config.gateway.listen.tls.is_some() && config.gateway.tls.certificates.is_empty();
+    let listen = &config.gateway.listen;
+    let has_own_certificate = (listen.tls.is_some() || listen.quic.is_some()) && config.gateway.tls.certificates.is_empty();
     if has_own_certificate {
         config.gateway.tls.certificates.push(development_certificate::load_or_create(&config.data_dir)?);
     }
@@ -102,7 +103,7 @@ struct Bound {
     clients: BTreeMap<&'static str, SocketAddr>,
     http: SocketAddr,
     admin: SocketAddr,
-    /// TLS is served with the certificate for development.
+    /// TLS and QUIC are served with the certificate for development.
     has_own_certificate: bool,
 }
 

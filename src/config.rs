@@ -218,7 +218,15 @@ impl Config {
 
     fn published_secrets(&self) -> Vec<&'static str> {
         let listen = &self.gateway.listen;
-        let listeners = [Some(listen.tcp), listen.ws, listen.tls, self.router.link.listen, Some(self.http.listen), Some(self.admin.listen)];
+        let listeners = [
+            Some(listen.tcp),
+            listen.ws,
+            listen.tls,
+            listen.quic,
+            self.router.link.listen,
+            Some(self.http.listen),
+            Some(self.admin.listen),
+        ];
         if listeners.iter().flatten().all(|listen| listen.ip().is_loopback()) {
             return Vec::new();
         }

@@ -134,6 +134,7 @@ fn an_address_that_is_taken_is_named() {
             ("BILLFISH__GATEWAY__LISTEN__TCP", any),
             ("BILLFISH__GATEWAY__LISTEN__WS", any),
             ("BILLFISH__GATEWAY__LISTEN__TLS", any),
+            ("BILLFISH__GATEWAY__LISTEN__QUIC", any),
             ("BILLFISH__HTTP__LISTEN", &address),
             ("BILLFISH__ADMIN__LISTEN", any),
         ],

@@ -34,6 +34,7 @@ pub(crate) struct Ports {
     pub(crate) tcp: SocketAddr,
     pub(crate) ws: SocketAddr,
     pub(crate) tls: SocketAddr,
+    pub(crate) quic: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) admin: SocketAddr,
 }
@@ -68,7 +69,7 @@ impl House {
         Self {
             directory,
             child: None,
-            ports: Ports { tcp: any, ws: any, tls: any, http: any, admin: any },
+            ports: Ports { tcp: any, ws: any, tls: any, quic: any, http: any, admin: any },
             api_key: String::new(),
             config: config.to_owned(),
             environment: environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
@@ -103,6 +104,7 @@ impl House {
             .env("BILLFISH__GATEWAY__LISTEN__TCP", self.ports.tcp.to_string())
             .env("BILLFISH__GATEWAY__LISTEN__WS", self.ports.ws.to_string())
             .env("BILLFISH__GATEWAY__LISTEN__TLS", self.ports.tls.to_string())
+            .env("BILLFISH__GATEWAY__LISTEN__QUIC", self.ports.quic.to_string())
             .env("BILLFISH__HTTP__LISTEN", self.ports.http.to_string())
             .env("BILLFISH__ADMIN__LISTEN", self.ports.admin.to_string())
             .env("RUST_LOG", "info,billfish_gateway=debug,billfish_router=debug")
@@ -125,7 +127,14 @@ impl House {
             std::thread::sleep(Duration::from_millis(5));
         };
         let address = |name: &str| ports[name].as_str().unwrap_or_else(|| panic!("no {name} in {ports}")).parse().unwrap();
-        self.ports = Ports { tcp: address("tcp"), ws: address("ws"), tls: address("tls"), http: address("http"), admin: address("admin") };
+        self.ports = Ports {
+            tcp: address("tcp"),
+            ws: address("ws"),
+            tls: address("tls"),
+            quic: address("quic"),
+            http: address("http"),
+            admin: address("admin"),
+        };
         self.api_key = fs::read_to_string(self.data_dir().join("api-key")).unwrap().trim().to_owned();
         self.child = Some(child);
     }

@@ -51,8 +51,15 @@ fn a_second_process_on_the_same_data_is_refused() {
         .arg("--data-dir")
         .arg(house.data_dir())
         .envs(
-            ["GATEWAY__LISTEN__TCP", "GATEWAY__LISTEN__WS", "GATEWAY__LISTEN__TLS", "HTTP__LISTEN", "ADMIN__LISTEN"]
-                .map(|key| (format!("BILLFISH__{key}"), any)),
+            [
+                "GATEWAY__LISTEN__TCP",
+                "GATEWAY__LISTEN__WS",
+                "GATEWAY__LISTEN__TLS",
+                "GATEWAY__LISTEN__QUIC",
+                "HTTP__LISTEN",
+                "ADMIN__LISTEN",
+            ]
+            .map(|key| (format!("BILLFISH__{key}"), any)),
         )
         .output()
         .unwrap();

@@ -7,7 +7,7 @@
 use crate::config::{CertificateConfig, TlsConfig};
 use arc_swap::ArcSwap;
 use rustls::{
-    ServerConfig, SupportedCipherSuite,
+    ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
@@ -135,12 +135,21 @@ impl Certificates {
 
     /// What TLS connections are made with.
     pub(crate) fn server_config(self: &Arc<Self>) -> ServerConfig {
+        self.config_for(&[&TLS13, &TLS12], vec![ALPN.to_vec(), b"http/1.1".to_vec()])
+    }
+
+    /// What QUIC connections are made with. Whoever does not ask for the protocol by name is refused: QUIC demands that it be named.
+    pub(crate) fn quic_config(self: &Arc<Self>) -> ServerConfig {
+        self.config_for(&[&TLS13], vec![ALPN.to_vec()])
+    }
+
+    fn config_for(self: &Arc<Self>, versions: &[&'static SupportedProtocolVersion], protocols: Vec<Vec<u8>>) -> ServerConfig {
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
-            .with_protocol_versions(&[&TLS13, &TLS12])
+            .with_protocol_versions(versions)
             .expect("the provider has suites for both")
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(self) as Arc<dyn ResolvesServerCert>);
-        config.alpn_protocols = vec![ALPN.to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols;
         config.ignore_client_order = true;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.ticketer = aws_lc_rs::Ticketer::new().expect("the system gives random bytes");

@@ -24,6 +24,8 @@ pub struct GatewayConfig {
     pub tls: TlsConfig,
     /// What is asked of WebSockets.
     pub websocket: WebSocketConfig,
+    /// How many may be on their way in by QUIC.
+    pub quic: QuicConfig,
     /// Times and bounds of one session.
     pub session: SessionConfig,
     /// Who may connect and log in, and how often.
@@ -50,6 +52,9 @@ pub struct ListenConfig {
     /// TLS, and in it bare frames or a WebSocket, as the client speaks. Not opened without a certificate.
     #[serde(with = "or_off")]
     pub tls: Option<SocketAddr>,
+    /// QUIC, on UDP. Not opened without a certificate.
+    #[serde(with = "or_off")]
+    pub quic: Option<SocketAddr>,
     /// What clients are told.
     pub advertise: AdvertiseConfig,
 }
@@ -64,6 +69,8 @@ pub struct AdvertiseConfig {
     pub ws: String,
     /// Of `listen.tls`; the host is a name of the certificate.
     pub tls: String,
+    /// Of `listen.quic`; the same.
+    pub quic: String,
 }
 
 /// Who the gateway says it is.
@@ -72,7 +79,7 @@ pub struct AdvertiseConfig {
 pub struct TlsConfig {
     /// Chosen by the name that a client asks for; the first where it asks for none of theirs. Files that are written anew are read anew.
     pub certificates: Vec<CertificateConfig>,
-    /// Handshakes begun in a second; who comes beyond it waits. 0: as many as come.
+    /// Handshakes begun in a second by TLS, and as many by QUIC; who comes beyond it waits. 0: as many as come.
     pub handshakes_per_s: u32,
 }
 
@@ -92,6 +99,17 @@ pub struct CertificateConfig {
 pub struct WebSocketConfig {
     /// Origins that pages may connect from, as `https://live.example`; empty: any. Clients that are no pages name none, and may connect.
     pub origins: Vec<String>,
+}
+
+/// How many may be on their way in by QUIC.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct QuicConfig {
+    /// Handshakes under way from addresses that are not proven. Whoever comes beyond it proves his address first, which costs him a round trip
+    /// and us nothing that stays. 0: everyone does.
+    pub retry_above: u32,
+    /// Handshakes under way in all; beyond it nobody is let in.
+    pub handshakes_max: u32,
 }
 
 /// Times and bounds of one session; see [`ServerConfig`] for what each of them does.
@@ -233,6 +251,7 @@ impl Default for GatewayConfig {
             listen: ListenConfig::default(),
             tls: TlsConfig::default(),
             websocket: WebSocketConfig::default(),
+            quic: QuicConfig::default(),
             session: SessionConfig::default(),
             admission: AdmissionConfig::default(),
             backlog: BacklogConfig::default(),
@@ -246,7 +265,13 @@ impl Default for GatewayConfig {
 impl Default for ListenConfig {
     fn default() -> Self {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Self { tcp: local(8085), ws: Some(local(8086)), tls: Some(local(8443)), advertise: AdvertiseConfig::default() }
+        Self {
+            tcp: local(8085),
+            ws: Some(local(8086)),
+            tls: Some(local(8443)),
+            quic: Some(local(8087)),
+            advertise: AdvertiseConfig::default(),
+        }
     }
 }
 
@@ -257,11 +282,18 @@ impl Default for TlsConfig {
     }
 }
 
+impl Default for QuicConfig {
+    /// 512 are what a second of ordinary arrivals has under way at a round trip of 200 ms; 8,192 hold some 100 MiB at the worst, for 5 s.
+    fn default() -> Self {
+        Self { retry_above: 512, handshakes_max: 8_192 }
+    }
+}
+
 impl ListenConfig {
     /// What is listened on, with its key, what it is called among the nodes, and what clients are told.
-    pub(crate) fn ports(&self) -> [(&'static str, Option<SocketAddr>, &str); 3] {
-        let Self { tcp, ws, tls, advertise } = self;
-        [("tcp", Some(*tcp), &advertise.tcp), ("ws", *ws, &advertise.ws), ("tls", *tls, &advertise.tls)]
+    pub(crate) fn ports(&self) -> [(&'static str, Option<SocketAddr>, &str); 4] {
+        let Self { tcp, ws, tls, quic, advertise } = self;
+        [("tcp", Some(*tcp), &advertise.tcp), ("ws", *ws, &advertise.ws), ("tls", *tls, &advertise.tls), ("quic", *quic, &advertise.quic)]
     }
 }
 
@@ -366,16 +398,17 @@ impl GatewayConfig {
     }
 
     fn validate_listen(&self) -> Result<(), ConfigError> {
-        const KEYS: [&str; 3] = ["listen.advertise.tcp", "listen.advertise.ws", "listen.advertise.tls"];
+        const KEYS: [&str; 4] = ["listen.advertise.tcp", "listen.advertise.ws", "listen.advertise.tls", "listen.advertise.quic"];
         for (key, (transport, address, advertise)) in KEYS.into_iter().zip(self.listen.ports()) {
             ensure(key, advertise.is_empty() || has_port(advertise), || format!("is not host:port: {advertise:?}"))?;
             // Without a certificate it is not opened, and nobody is told of it.
-            let is_open = transport != "tls" || !self.tls.certificates.is_empty();
+            let is_open = !matches!(transport, "tls" | "quic") || !self.tls.certificates.is_empty();
             let is_nowhere = address.is_some_and(|address| address.ip().is_unspecified());
             ensure(key, !is_open || !advertise.is_empty() || !is_nowhere, || {
                 format!("is required where listen.{transport} is 0.0.0.0 or [::]: clients are told it, and cannot connect to that")
             })?;
         }
+        positive("quic.handshakes_max", self.quic.handshakes_max)?;
         let origins = &self.websocket.origins;
         ensure("websocket.origins", origins.len() <= ORIGINS_MAX, || format!("has more than {ORIGINS_MAX} entries"))?;
         let bad = origins.iter().find(|origin| !is_origin(origin));
@@ -585,7 +618,7 @@ mod tests {
     #[test]
     fn a_wrong_value_is_refused_with_its_key() {
         type Change = fn(&mut GatewayConfig);
-        let changes: [(&str, Change); 15] = [
+        let changes: [(&str, Change); 17] = [
             ("node", |config| config.node = "a b".to_owned()),
             ("node", |config| config.node = "x".repeat(33)),
             ("shards", |config| config.shards = 257),
@@ -596,6 +629,11 @@ mod tests {
                 config.listen.tls = Some("0.0.0.0:8443".parse().unwrap());
                 config.tls.certificates = vec![CertificateConfig { certificate: "a.pem".into(), key: "a.key".into() }];
             }),
+            ("listen.advertise.quic", |config| {
+                config.listen.quic = Some("[::]:8087".parse().unwrap());
+                config.tls.certificates = vec![CertificateConfig { certificate: "a.pem".into(), key: "a.key".into() }];
+            }),
+            ("quic.handshakes_max", |config| config.quic.handshakes_max = 0),
             ("websocket.origins", |config| config.websocket.origins = vec!["live.example".to_owned()]),
             ("session.heartbeat_gap", |config| config.session.heartbeat_gap = Duration::from_millis(1_500)),
             ("session.silent_gaps", |config| config.session.silent_gaps = 241),

@@ -31,6 +31,9 @@ pub(crate) async fn drain(mut running: Running, grace: Duration) {
         false => TRANSPORTS.into_iter().map(|transport| (transport.to_owned(), config.addresses.clone())).collect(),
     };
     info!(sessions, ?spread, close_per_s = config.close_per_s, ?grace, "draining");
+    if let Some(quic) = &parts.quic {
+        quic.stop_listening();
+    }
     let shard_count = u32::try_from(parts.shards.numbers().count()).unwrap_or(u32::MAX);
     let close_per_s = config.close_per_s.div_ceil(shard_count.max(1));
     let mut commands = parts.shards.gather();

@@ -1,7 +1,7 @@
 //! The gateway: holds the connections, and knows nothing of gifts or rooms' affairs.
 //!
 //! - [`shard`] is the data plane: sockets, sessions, fan-out. It runs on threads of its own and never waits.
-//! - Everything else is the control side, on tokio: logins, links to routers, the shared state, the operator's pages.
+//! - Everything else is the control side, on tokio: QUIC's packets, logins, links to routers, the shared state, the operator's pages.
 //! - The two meet in mailboxes and nowhere else. What a shard says is sorted by `events`, what a router says by `fanout`.
 //! - [`start`] builds it, [`Running`] owns every thread and task of it, [`Running::drain`] ends it. Nothing is detached.
 #![forbid(unsafe_code)]
@@ -25,6 +25,7 @@ mod link;
 mod memory;
 pub mod metrics;
 mod presence;
+mod quic;
 mod registry;
 mod routers;
 mod running;

@@ -74,6 +74,38 @@ impl LoginResult {
     }
 }
 
+/// What became of a first packet of QUIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Incomer {
+    /// Its handshake began.
+    Accepted,
+    /// It has to prove its address first.
+    Retried,
+    /// Too many handshakes are under way, admission does not want it, or the gateway drains.
+    Refused,
+    /// It waited: as many handshakes had begun as a second may have.
+    Delayed,
+}
+
+impl Incomer {
+    const ALL: [(Self, &'static str); 4] =
+        [(Self::Accepted, "accepted"), (Self::Retried, "retried"), (Self::Refused, "refused"), (Self::Delayed, "delayed")];
+}
+
+/// How a handshake of QUIC ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum QuicHandshake {
+    Established,
+    Failed,
+    TimedOut,
+}
+
+impl QuicHandshake {
+    const ALL: [(Self, &'static str); 3] = [(Self::Established, "established"), (Self::Failed, "failed"), (Self::TimedOut, "timed_out")];
+}
+
 /// A port of the shared state, as the gateway uses them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
@@ -143,6 +175,12 @@ impl Forgotten {
 pub(crate) struct ControlCounters {
     /// By [`Refused`].
     pub(crate) admission_refused: [Tally; Refused::ALL.len()],
+    /// By [`Incomer`].
+    pub(crate) quic_incoming: [Tally; Incomer::ALL.len()],
+    /// By [`QuicHandshake`].
+    pub(crate) quic_handshakes: [Tally; QuicHandshake::ALL.len()],
+    /// On their way in by QUIC.
+    pub(crate) quic_handshaking: Gauge,
     /// By [`LoginResult`].
     pub(crate) logins: [Tally; LoginResult::ALL.len()],
     /// By [`Port`]: calls that failed.
@@ -192,6 +230,14 @@ pub(crate) struct ControlCounters {
 impl ControlCounters {
     pub(crate) fn login(&self, result: LoginResult) {
         self.logins[result as usize].add(1);
+    }
+
+    pub(crate) fn quic_incoming(&self, what: Incomer) {
+        self.quic_incoming[what as usize].add(1);
+    }
+
+    pub(crate) fn quic_handshake(&self, how: QuicHandshake) {
+        self.quic_handshakes[how as usize].add(1);
     }
 
     pub(crate) fn route_checked(&self, found: RouteCheck, routes: usize) {
@@ -295,6 +341,11 @@ impl Metrics {
         page.counters("gateway_tls_handshakes", "TLS handshakes, by how they ended", "result", handshakes)?;
         let help = "Pauses of a TLS listener because as many handshakes had begun as a second may have";
         page.counter("gateway_tls_pauses", help, self.sum(|shard| &shard.tls_delayed))?;
+        let incomers = Incomer::ALL.map(|(what, label)| (label, control.quic_incoming[what as usize].value()));
+        page.counters("gateway_quic_incoming", "First packets of QUIC connections, by what became of them", "then", incomers)?;
+        let handshakes = QuicHandshake::ALL.map(|(how, label)| (label, control.quic_handshakes[how as usize].value()));
+        page.counters("gateway_quic_handshakes", "QUIC handshakes, by how they ended", "result", handshakes)?;
+        page.gauge("gateway_quic_handshaking", "QUIC connections on their way in", control.quic_handshaking.value())?;
         let reloads = self.certificates.as_ref().map_or((0, 0), |certificates| certificates.reloads());
         let reloads = [("ok", reloads.0), ("failed", reloads.1)];
         page.counters("gateway_certificate_reloads", "Certificates read anew because their files were written", "result", reloads)?;

@@ -23,6 +23,7 @@ use crate::{
     memory::resident_bytes,
     metrics::{Account, ControlCounters, Metrics, ShardGauges},
     presence::{Presence, PresenceParts},
+    quic::{self, QuicDoor},
     registry::{self, Registration},
     routers::Routers,
     shard::{
@@ -37,7 +38,7 @@ use billfish_state::{Displacement, State};
 use prometheus_client::registry::Registry;
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{SocketAddr, UdpSocket},
     sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::{Duration, Instant},
 };
@@ -86,6 +87,8 @@ pub(crate) struct Parts {
     upstream: Arc<Upstream>,
     fanout: Arc<Fanout>,
     handles: Vec<ShardHandle>,
+    /// `None`: not open, or closed again.
+    pub(crate) quic: Option<QuicDoor>,
     /// Where links are driven, whoever attaches them.
     runtime: Handle,
     /// End when the shards' mailboxes do.
@@ -127,7 +130,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     let GatewayParts { config, state, links, registry: metrics_registry } = parts;
     config.validate().map_err(StartError::Config)?;
     let certificates = certificates(&config)?;
-    let Doors { doors, bound, advertised } = open_doors(&config, certificates.as_ref())?;
+    let Doors { doors, udp, bound, advertised } = open_doors(&config, certificates.as_ref())?;
     let joined = registry::join(&state, &config.node, &advertised).await;
     let incarnation = joined.map_err(|cause| StartError::Join { node: config.node.clone(), cause })?;
 
@@ -135,6 +138,17 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     let gate = Arc::new(Gate::new(&config.admission, Arc::clone(&counters)));
     let connections_max = gate.connections_max();
     let handles = spawn_shards(&config, doors, &gate)?;
+    let quic = match (udp, &certificates) {
+        (Some((address, socket)), Some(certificates)) => {
+            let admission = Arc::clone(&gate) as Arc<dyn Admission>;
+            let door = QuicDoor::open(socket, &config, certificates, &handles, admission, Arc::clone(&counters));
+            Some(door.map_err(|cause| {
+                stop_shards(&handles);
+                StartError::Listen { address, cause }
+            })?)
+        }
+        _ => None,
+    };
     let shards = Shards::new(handles.iter().map(|handle| Arc::clone(&handle.commands)).collect());
 
     let uptime = Uptime::start();
@@ -247,6 +261,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         upstream,
         fanout,
         handles,
+        quic,
         runtime: Handle::current(),
         desks,
         writers,
@@ -266,18 +281,20 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
 struct Doors {
     /// Those of each shard.
     doors: Vec<Vec<Doorway>>,
+    /// The one of them all.
+    udp: Option<(SocketAddr, UdpSocket)>,
     bound: BTreeMap<&'static str, SocketAddr>,
     /// What others are told, in the order of a client's choice.
     advertised: Vec<(String, String)>,
 }
 
-/// The certificates, where TLS is asked for and there are any.
+/// The certificates, where TLS or QUIC is asked for and there are any.
 fn certificates(config: &GatewayConfig) -> Result<Option<Arc<Certificates>>, StartError> {
-    if config.listen.tls.is_none() {
+    if config.listen.tls.is_none() && config.listen.quic.is_none() {
         return Ok(None);
     }
     if config.tls.certificates.is_empty() {
-        info!("gateway.tls.certificates is empty: gateway.listen.tls stays closed");
+        info!("gateway.tls.certificates is empty: gateway.listen.tls and gateway.listen.quic stay closed");
         return Ok(None);
     }
     Certificates::load(&config.tls).map(|certificates| Some(Arc::new(certificates))).map_err(StartError::Certificates)
@@ -285,10 +302,10 @@ fn certificates(config: &GatewayConfig) -> Result<Option<Arc<Certificates>>, Sta
 
 fn open_doors(config: &GatewayConfig, certificates: Option<&Arc<Certificates>>) -> Result<Doors, StartError> {
     let mut doors: Vec<Vec<Doorway>> = (0..config.shard_count()).map(|_| Vec::new()).collect();
-    let (mut bound, mut advertised) = (BTreeMap::new(), Vec::new());
+    let (mut udp, mut bound, mut advertised) = (None, BTreeMap::new(), Vec::new());
     for (transport, address, advertise) in config.listen.ports() {
         let entrance = match (transport, certificates) {
-            ("tls", None) => continue,
+            ("tls" | "quic", None) => continue,
             ("tls", Some(certificates)) => Entrance::Tls(Arc::new(certificates.server_config())),
             ("ws", _) => Entrance::WebSocket,
             _ => Entrance::Plain,
@@ -296,14 +313,20 @@ fn open_doors(config: &GatewayConfig, certificates: Option<&Arc<Certificates>>) 
         let Some(address) = address else { continue };
         let wrong = |cause| StartError::Listen { address, cause };
         let mut at = address;
-        for (listener, doors) in listeners(address, doors.len()).map_err(wrong)?.into_iter().zip(&mut doors) {
-            at = listener.local_addr().map_err(wrong)?;
-            doors.push(Doorway { listener, entrance: entrance.clone() });
+        if transport == "quic" {
+            let socket = quic::bind(address).map_err(wrong)?;
+            at = socket.local_addr().map_err(wrong)?;
+            udp = Some((at, socket));
+        } else {
+            for (listener, doors) in listeners(address, doors.len()).map_err(wrong)?.into_iter().zip(&mut doors) {
+                at = listener.local_addr().map_err(wrong)?;
+                doors.push(Doorway { listener, entrance: entrance.clone() });
+            }
         }
         bound.insert(transport, at);
         advertised.push((transport.to_owned(), if advertise.is_empty() { at.to_string() } else { advertise.to_owned() }));
     }
-    Ok(Doors { doors, bound, advertised })
+    Ok(Doors { doors, udp, bound, advertised })
 }
 
 fn spawn_shards(config: &GatewayConfig, doors: Vec<Vec<Doorway>>, gate: &Arc<Gate>) -> Result<Vec<ShardHandle>, StartError> {
@@ -395,6 +418,9 @@ impl Parts {
             }
         }
         self.health.shards_ended();
+        if let Some(quic) = self.quic.take() {
+            quic.close().await;
+        }
         // Their last events are in the mailboxes, which are closed now: the desks take them and end.
         finish(&mut self.desks).await;
         self.writers.end().await;
@@ -404,7 +430,7 @@ impl Parts {
 }
 
 impl Running {
-    /// Where clients connect, by transport: `tcp`, `ws`, `tls`; only what is open.
+    /// Where clients connect, by transport: `tcp`, `ws`, `tls`, `quic`; only what is open.
     #[must_use]
     pub const fn bound(&self) -> &BTreeMap<&'static str, SocketAddr> {
         &self.bound

@@ -7,7 +7,7 @@
 //!
 //! ```text
 //!  socket ── reactor ── connection ── session machine ── events ──► control
-//!                │            ▲
+//!  QUIC task ────┤            ▲
 //!   commands ────┴─► room ── fan-out job (one write per member)
 //! ```
 
@@ -42,8 +42,8 @@ use self::{
     slab::{Slab, SlabKey},
     wheel::{Fired, Wheel},
 };
-use crate::transport::Scratch;
 pub use crate::transport::{Entrance, WebSocketRules};
+use crate::{quic::Ready, transport::Scratch};
 use billfish_session::{
     Time,
     backlog::BacklogLimits,
@@ -127,6 +127,8 @@ pub struct ShardHandle {
     pub events: Arc<Mailbox<ShardEvent>>,
     /// What it counts.
     pub counters: Arc<ShardCounters>,
+    /// Where its QUIC connections say that they have something.
+    pub(crate) ready: Arc<Ready>,
     thread: JoinHandle<()>,
 }
 
@@ -151,6 +153,9 @@ pub struct Shard {
     websocket: WebSocketRules,
     inbox: Arc<Mailbox<ShardCommand>>,
     events: Arc<Mailbox<ShardEvent>>,
+    ready: Arc<Ready>,
+    /// Scratch for what was on that list.
+    heard: Vec<Token>,
     /// The mailbox was left alone because the rooms' queues are full.
     has_left_inbox: bool,
     /// Scratch for what was taken from the mailbox.
@@ -204,14 +209,14 @@ impl Shard {
         let index = parts.index;
         let (shard, poll) = Self::build(parts)?;
         let (commands, events) = (Arc::clone(&shard.inbox), Arc::clone(&shard.events));
-        let counters = Arc::clone(&shard.desk.counters);
+        let (counters, ready) = (Arc::clone(&shard.desk.counters), Arc::clone(&shard.ready));
         let mailboxes = Mailboxes(Arc::clone(&commands), Arc::clone(&events));
         let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
             let mailboxes = mailboxes;
             shard.run(poll);
             drop(mailboxes);
         })?;
-        Ok(ShardHandle { index, commands, events, counters, thread })
+        Ok(ShardHandle { index, commands, events, counters, ready, thread })
     }
 
     fn build(parts: ShardParts) -> io::Result<(Self, Poll)> {
@@ -221,6 +226,9 @@ impl Shard {
         let inbox = Arc::new(Mailbox::new(config.inbox_bytes_max, wake(&waker), Signal::task()));
         let events = Arc::new(Mailbox::new(config.events_bytes_max, Signal::task(), wake(&waker)));
         let counters = Arc::new(ShardCounters::default());
+        let ready_waker = Arc::clone(&waker);
+        // An eventfd that cannot be written to is full, and then the reactor is awake.
+        let ready = Arc::new(Ready::new(move || drop(ready_waker.wake())));
 
         let open = |(at, doorway)| {
             let token = Token(reactor::DOORS + at);
@@ -259,6 +267,8 @@ impl Shard {
             websocket,
             inbox,
             events,
+            ready,
+            heard: Vec::new(),
             has_left_inbox: false,
             commands: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),

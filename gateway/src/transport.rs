@@ -2,26 +2,26 @@
 //!
 //! ```text
 //!  socket ─► TLS, where the door says so ─► WebSocket, where the first bytes say so ─► frames
+//!  QUIC task ─► hand-over ─► frames
 //! ```
 //!
 //! - A transport has no buffer of its own while idle: it reads into the shard's and writes from shared bytes. Plain TCP and an idle
 //!   WebSocket are a socket and two bytes; what a layer has to remember is boxed.
-//! - It never waits. `WouldBlock` means: the reactor will say when.
+//! - It never waits. `WouldBlock` means: the reactor will say when, or the list of QUIC connections that are ready.
+//! - A stream takes bytes, as many as it takes. QUIC has a stream for each class and takes whole frames: [`ShardEnd::offer`].
 //! - Frames are in the form that [`Transport::form`] names; whoever shares bytes between connections shares them per [`Form`]. A layer that
 //!   frames frames once more (WebSocket) is a form more; one that only ciphers the stream (TLS) is not.
 //! - No frame is looked into here, with one exception: a WebSocket's path may carry the LOGIN, and then the frame is made of it.
 
 mod plain;
+mod stream;
 mod tls;
 mod websocket;
 
 pub use self::websocket::WebSocketRules;
 
-use self::{
-    plain::PlainTransport,
-    tls::{Opened, Tls},
-    websocket::WebSocket,
-};
+use self::stream::Stream;
+use crate::quic::ShardEnd;
 use billfish_session::Form;
 use billfish_wire::{Code, Encoding, Reason};
 use mio::{Interest, Registry, Token};
@@ -31,7 +31,7 @@ use std::{
 };
 
 /// What transports are called among the nodes and in what clients are told.
-pub(crate) const TRANSPORTS: [&str; 3] = ["tcp", "ws", "tls"];
+pub(crate) const TRANSPORTS: [&str; 4] = ["tcp", "ws", "tls", "quic"];
 
 /// What a door lets in.
 #[derive(Clone, Debug)]
@@ -127,36 +127,13 @@ pub(crate) enum End {
     Failed,
 }
 
-/// How the stream is cut.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Framing {
-    /// Frame behind frame.
-    Bare,
-    /// The first byte will say.
-    Undecided,
-    /// As a WebSocket's messages.
-    WebSocket(WebSocket),
-}
-
 /// One connection's bytes, whatever carries them.
 #[derive(Debug)]
-pub(crate) struct Transport {
-    socket: PlainTransport,
-    framing: Framing,
-    layers: Option<Box<Layers>>,
-}
-
-/// What has to be remembered beside the socket.
-#[derive(Debug, Default)]
-struct Layers {
-    tls: Option<Tls>,
-    websocket: websocket::Begun,
-}
-
-impl Layers {
-    fn is_idle(&self) -> bool {
-        self.tls.is_none() && self.websocket.is_idle()
-    }
+pub(crate) enum Transport {
+    /// A socket of the shard's own.
+    Stream(Stream),
+    /// A QUIC connection, which a task elsewhere owns.
+    Quic(ShardEnd),
 }
 
 impl Transport {
@@ -165,185 +142,154 @@ impl Transport {
     /// # Errors
     /// The door's TLS cannot be used.
     pub(crate) fn enter(stream: mio::net::TcpStream, entrance: &Entrance) -> io::Result<Self> {
-        let socket = PlainTransport::new(stream);
-        Ok(match entrance {
-            Entrance::Plain => Self { socket, framing: Framing::Bare, layers: None },
-            Entrance::WebSocket => Self { socket, framing: Framing::WebSocket(WebSocket::UPGRADING), layers: None },
-            Entrance::Tls(config) => {
-                let tls = Tls::new(config).map_err(io::Error::other)?;
-                Self { socket, framing: Framing::Undecided, layers: Some(Box::new(Layers { tls: Some(tls), ..Layers::default() })) }
-            }
-        })
+        Stream::enter(stream, entrance).map(Self::Stream)
     }
 
     /// The form of frames for a session of this encoding.
     pub(crate) const fn form(&self, encoding: Encoding) -> Form {
-        match self.framing {
-            Framing::Bare | Framing::Undecided => Form::bare(encoding),
-            Framing::WebSocket(websocket) => websocket.form(encoding),
+        match self {
+            Self::Stream(stream) => stream.form(encoding),
+            Self::Quic(_) => Form::bare(encoding),
         }
     }
 
     /// The code under which a frame goes out: who logged in by its path is answered as a WebSocket's handshake is.
     pub(crate) fn code(&self, code: Code) -> Code {
-        match self.framing {
-            Framing::WebSocket(websocket) if websocket.logged_in_by_path() && code == Code::Login => Code::WsShake,
-            _ => code,
+        match self {
+            Self::Stream(stream) => stream.code(code),
+            Self::Quic(_) => code,
         }
     }
 
     /// Its name among [`TRANSPORTS`]: by which door somebody of its kind comes in elsewhere.
     pub(crate) fn name(&self) -> &'static str {
-        match self.framing {
-            _ if self.tls().is_some() => "tls",
-            Framing::Bare | Framing::Undecided => "tcp",
-            Framing::WebSocket(_) => "ws",
+        match self {
+            Self::Stream(stream) => stream.name(),
+            Self::Quic(_) => "quic",
         }
     }
 
     /// Whether what is read is frames, and nothing lies between.
     pub(crate) const fn is_bare(&self) -> bool {
-        matches!(self.framing, Framing::Bare) && self.layers.is_none()
+        match self {
+            Self::Stream(stream) => stream.is_bare(),
+            Self::Quic(_) => true,
+        }
     }
 
     /// Whether anything can be written that the peer can read: TLS, where there is any, is established.
     pub(crate) fn takes_words(&self) -> bool {
-        self.tls().is_none_or(Tls::is_established)
+        match self {
+            Self::Stream(stream) => stream.takes_words(),
+            Self::Quic(_) => true,
+        }
     }
 
     /// Whether a layer has the beginning of something whose end has not arrived.
     pub(crate) fn is_partial(&self) -> bool {
-        self.layers.as_ref().is_some_and(|layers| !layers.websocket.is_idle() || layers.tls.as_ref().is_some_and(Tls::is_partial))
+        match self {
+            Self::Stream(stream) => stream.is_partial(),
+            Self::Quic(_) => false,
+        }
     }
 
     /// Whether frames mean anything to the peer: it has asked for them.
     pub(crate) const fn speaks_frames(&self) -> bool {
-        match self.framing {
-            Framing::Bare => true,
-            Framing::Undecided => false,
-            Framing::WebSocket(websocket) => !websocket.is_upgrading(),
+        match self {
+            Self::Stream(stream) => stream.speaks_frames(),
+            Self::Quic(_) => true,
         }
     }
 
-    fn tls(&self) -> Option<&Tls> {
-        self.layers.as_ref()?.tls.as_ref()
+    /// The hand-over that takes whole frames; `None`: bytes are written.
+    pub(crate) const fn quic(&self) -> Option<&ShardEnd> {
+        match self {
+            Self::Stream(_) => None,
+            Self::Quic(end) => Some(end),
+        }
     }
 
     /// Reads what has arrived, as it is on the wire; 0 is the end of the stream. Fewer bytes than `buffer` holds: there are no more for now.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket.read(buffer)
+        match self {
+            Self::Stream(stream) => stream.read(buffer),
+            Self::Quic(end) => end.read(buffer),
+        }
     }
 
     /// Takes what was read through the layers. Frames and a reply stand in `scratch` then.
     ///
     /// # Errors
-    /// The socket failed while a layer answered.
+    /// The socket failed while a layer answered, or there are no layers.
     pub(crate) fn open(&mut self, arrived: &mut [u8], bounds: Bounds<'_>, scratch: &mut Scratch) -> io::Result<Found> {
-        scratch.clear();
-        let mut found = Found::default();
-        let mut opened = std::mem::take(&mut scratch.opened);
-        let layers = self.layers.get_or_insert_default();
-        let arrived = match &mut layers.tls {
-            None => arrived,
-            Some(tls) => {
-                match tls.open(&mut self.socket, arrived, &mut opened) {
-                    Ok(Opened::More) => {}
-                    Ok(Opened::Established { is_resumed }) => {
-                        found.established = Some(if is_resumed { Handshake::Resumed } else { Handshake::Full });
-                    }
-                    Ok(Opened::End) => found.end = Some(End::Closed),
-                    Err(error) if error.kind() == io::ErrorKind::InvalidData => found.end = Some(End::Failed),
-                    Err(error) => return Err(error),
-                }
-                opened.as_mut_slice()
-            }
-        };
-        if self.framing == Framing::Undecided
-            && let Some(first) = arrived.first()
-        {
-            // Both magics begin with another letter than any HTTP method that may be asked with.
-            self.framing = match *first {
-                b'G' => Framing::WebSocket(WebSocket::UPGRADING),
-                _ => Framing::Bare,
-            };
-        }
-        match &mut self.framing {
-            Framing::Bare | Framing::Undecided => scratch.frames.extend_from_slice(arrived),
-            Framing::WebSocket(websocket) => {
-                let end = websocket.open(&mut layers.websocket, arrived, bounds, scratch, &mut found.controls);
-                found.end = end.or(found.end);
-            }
-        }
-        if layers.is_idle() {
-            self.layers = None;
-        }
-        scratch.opened = opened;
-        Ok(found)
+        self.stream()?.open(arrived, bounds, scratch)
     }
 
     /// Writes a beginning of `bytes`, as much as is taken. Nothing taken is 0, not an error.
+    ///
+    /// # Errors
+    /// The socket failed, or there is none.
     pub(crate) fn write(&mut self, bytes: &[u8], scratch: &mut Scratch) -> io::Result<usize> {
-        match &mut self.layers {
-            None => self.socket.write(bytes),
-            Some(layers) => match &mut layers.tls {
-                None => self.socket.write(bytes),
-                Some(tls) => tls.write_vectored(&mut self.socket, &[IoSlice::new(bytes)], scratch),
-            },
-        }
+        self.stream()?.write(bytes, scratch)
     }
 
     /// The same for bytes in pieces.
     pub(crate) fn write_vectored(&mut self, pieces: &[IoSlice<'_>], scratch: &mut Scratch) -> io::Result<usize> {
-        match self.layers.as_mut().and_then(|layers| layers.tls.as_mut()) {
-            None => self.socket.write_vectored(pieces),
-            Some(tls) => tls.write_vectored(&mut self.socket, pieces, scratch),
-        }
+        self.stream()?.write_vectored(pieces, scratch)
     }
 
     /// Writes what a layer still has; whether nothing of it is left.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
-        match self.layers.as_mut().and_then(|layers| layers.tls.as_mut()) {
-            None => Ok(true),
-            Some(tls) => tls.flush(&mut self.socket),
+        match self {
+            Self::Stream(stream) => stream.flush(),
+            Self::Quic(_) => Ok(true),
         }
     }
 
     /// Appends the last words of the layer that cuts frames: why the connection ends.
     pub(crate) fn part_into(&self, out: &mut Vec<u8>, reason: Reason) {
-        if let Framing::WebSocket(websocket) = self.framing {
-            let begun = self.layers.as_ref().map(|layers| &layers.websocket);
-            websocket.part_into(begun, out, reason);
+        if let Self::Stream(stream) = self {
+            stream.part_into(out, reason);
         }
     }
 
     /// Nothing more will be written: the peer sees the end behind what was.
+    ///
+    /// # Errors
+    /// The socket failed, or there is none.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
-        if let Some(tls) = self.layers.as_mut().and_then(|layers| layers.tls.as_mut()) {
-            tls.say_end(&mut self.socket);
-        }
-        self.socket.finish()
+        self.stream()?.finish()
     }
 
     /// The socket, to look at its options.
     #[cfg(test)]
     pub(crate) fn socket(&mut self) -> &mut mio::net::TcpStream {
-        self.socket.source()
+        self.stream().expect("a connection over TCP").socket()
     }
 
-    /// Asks the reactor for events, for the first time.
+    /// Asks for events, for the first time.
     pub(crate) fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
-        let interest = self.interest(interest);
-        registry.register(self.socket.source(), token, interest)
+        match self {
+            Self::Stream(stream) => stream.register(registry, token, interest),
+            Self::Quic(end) => {
+                end.register(token);
+                Ok(())
+            }
+        }
     }
 
-    /// Asks for other events than so far.
+    /// Asks for other events than so far. Of QUIC it is told whatever there is.
     pub(crate) fn reregister(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
-        let interest = self.interest(interest);
-        registry.reregister(self.socket.source(), token, interest)
+        match self {
+            Self::Stream(stream) => stream.reregister(registry, token, interest),
+            Self::Quic(_) => Ok(()),
+        }
     }
 
-    /// TLS may have a record to write that nobody else knows of. The edge comes when the socket was full and has room again, and else never.
-    fn interest(&self, interest: Interest) -> Interest {
-        if self.tls().is_some() { interest | Interest::WRITABLE } else { interest }
+    fn stream(&mut self) -> io::Result<&mut Stream> {
+        match self {
+            Self::Stream(stream) => Ok(stream),
+            Self::Quic(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 }

@@ -223,7 +223,7 @@ impl Cluster {
         match kind {
             NodeKind::Gateway => {
                 line(format_args!("[gateway]\nnode = \"{name}\""));
-                line(format_args!("[gateway.listen]\ntcp = \"{}\"\nws = \"{}\"\ntls = \"off\"", port(), port()));
+                line(format_args!("[gateway.listen]\ntcp = \"{}\"\nws = \"{}\"\ntls = \"off\"\nquic = \"off\"", port(), port()));
                 line(format_args!("[gateway.link]\nsecret = \"{LINK_SECRET}\"\nrouters = [{}]", quoted(routers)));
             }
             NodeKind::Router => {

@@ -40,8 +40,15 @@ impl Standalone {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = |name: &str| directory.path().join(name);
         let arguments: Vec<OsString> = vec!["--data-dir".into(), path("data").into(), "--ports-file".into(), path("ports.json").into()];
-        let environment = ["GATEWAY__LISTEN__TCP", "GATEWAY__LISTEN__WS", "GATEWAY__LISTEN__TLS", "HTTP__LISTEN", "ADMIN__LISTEN"]
-            .map(|key| (format!("BILLFISH__{key}"), "127.0.0.1:0".to_owned()));
+        let environment = [
+            "GATEWAY__LISTEN__TCP",
+            "GATEWAY__LISTEN__WS",
+            "GATEWAY__LISTEN__TLS",
+            "GATEWAY__LISTEN__QUIC",
+            "HTTP__LISTEN",
+            "ADMIN__LISTEN",
+        ]
+        .map(|key| (format!("BILLFISH__{key}"), "127.0.0.1:0".to_owned()));
         let mut process = Process::start(binary, &arguments, &environment, &path("log")).expect("it can be started");
         let mut ports = None;
         let has_answered = eventually_within(PATIENCE, || {

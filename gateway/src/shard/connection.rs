@@ -5,7 +5,10 @@
 //! - What was queued is accounted for exactly once, as delivered or as dropped, whatever happens to the connection.
 
 use super::{counters::DropReason, desk::Desk, message::Origin, slab::SlabKey, wheel::Filed};
-use crate::transport::Transport;
+use crate::{
+    quic::{Offer, Way},
+    transport::Transport,
+};
 use billfish_session::{
     Form, Push, Time,
     backlog::{Backlog, Queued},
@@ -141,6 +144,14 @@ impl Connection {
         self.outbox.as_ref().is_some_and(|outbox| desk.now.since(outbox.progress_at) >= desk.write_stall_ms())
     }
 
+    /// Writes a frame: a beginning of it where bytes are written, all or nothing where frames are handed over.
+    fn write(&mut self, way: Way, frame: &Bytes, desk: &mut Desk) -> io::Result<usize> {
+        match self.transport.quic() {
+            None => self.transport.write(frame, &mut desk.scratch),
+            Some(quic) => Ok(if quic.offer().take(way, frame) { frame.len() } else { 0 }),
+        }
+    }
+
     /// Writes a copy of a push, or queues it.
     ///
     /// # Errors
@@ -150,7 +161,7 @@ impl Connection {
         let class = push.class();
         let mut counted = [0; Class::ALL.len()];
         let taken = match &self.outbox {
-            None => match self.transport.write(&frame, &mut desk.scratch) {
+            None => match self.write(Way::Push(class), &frame, desk) {
                 Ok(taken) => taken,
                 Err(_) => {
                     desk.book_copies(room_id, 1, &counted, &[0; Class::ALL.len()]);
@@ -176,9 +187,10 @@ impl Connection {
     /// # Errors
     /// The connection cannot go on.
     pub(super) fn send_own(&mut self, key: SlabKey, frames: &[u8], ends: &[usize], desk: &mut Desk) -> Result<(), Doom> {
-        let mut taken = match &self.outbox {
-            None => self.transport.write(frames, &mut desk.scratch).map_err(|_| Doom::Failed)?,
-            Some(_) => 0,
+        let mut taken = match (&self.outbox, self.transport.quic()) {
+            (None, None) => self.transport.write(frames, &mut desk.scratch).map_err(|_| Doom::Failed)?,
+            (None, Some(quic)) if quic.offer().take(Way::Answers, &Bytes::copy_from_slice(frames)) => frames.len(),
+            (None | Some(_), _) => 0,
         };
         desk.counters.bytes_out.add(taken as u64);
         let mut start = 0;
@@ -218,7 +230,8 @@ impl Connection {
             self.transport.reregister(&desk.registry, key.token(), Interest::READABLE | Interest::WRITABLE).map_err(|_| Doom::Failed)?;
             desk.want(key, self);
         }
-        Ok(())
+        // What waits on another way is no reason for this one to wait.
+        if self.transport.quic().is_some() { self.flush(key, desk) } else { Ok(()) }
     }
 
     /// The connection has ended: what waits is given up.
@@ -239,7 +252,11 @@ impl Connection {
         if !is_flushed {
             return Ok(());
         }
-        if write_backlog(&mut self.transport, &mut outbox.backlog, desk).map_err(|_| Doom::Failed)? > 0 {
+        let written = match self.transport.quic() {
+            None => write_backlog(&mut self.transport, &mut outbox.backlog, desk).map_err(|_| Doom::Failed)?,
+            Some(quic) => offer_backlog(quic.offer(), &mut outbox.backlog, desk),
+        };
+        if written > 0 {
             outbox.progress_at = desk.now;
         }
         if outbox.backlog.is_empty() {
@@ -269,6 +286,26 @@ fn write_backlog(transport: &mut Transport, backlog: &mut Backlog<Tag>, desk: &m
         }
     }
     Ok(total)
+}
+
+/// Hands over as much of a backlog as each way takes; how many bytes that was.
+fn offer_backlog(mut offer: Offer<'_>, backlog: &mut Backlog<Tag>, desk: &mut Desk) -> usize {
+    let before = backlog.bytes();
+    backlog.offer_each(|queued| {
+        let way = match queued.tag {
+            Tag::Own => Way::Answers,
+            Tag::Copy { .. } => Way::Push(queued.class),
+        };
+        let is_taken = offer.take(way, &queued.frame);
+        if is_taken {
+            desk.frame_delivered(queued);
+        }
+        is_taken
+    });
+    let taken = before - backlog.bytes();
+    desk.counters.bytes_out.add(taken as u64);
+    desk.backlog_changed(before, backlog);
+    taken
 }
 
 /// Everything that waits is given up.

@@ -5,7 +5,7 @@
 //! - TLS costs the server as much as it costs the client, so its door has an allowance of handshakes. Who comes beyond it waits in the kernel's
 //!   queue and is not refused: a stampede takes longer, and those who are in do not feel it.
 
-use super::{Shard, connection::Connection, connection::Tenant};
+use super::{Shard, connection::Connection, connection::Tenant, message::Entrant};
 use crate::transport::{Entrance, Transport};
 use billfish_session::{Form, Time, rate::TokenBucket, server::ServerSession};
 use billfish_wire::{Body, Code, Reason};
@@ -160,11 +160,29 @@ impl Shard {
             }
             return;
         }
+        self.seat(transport, peer, self.desk.now);
+    }
+
+    /// Takes in somebody who came by QUIC, where admission was asked at the door. While the shard drains nobody is, for nobody would tell him.
+    pub(super) fn enter(&mut self, entrant: Entrant) {
+        let Entrant { end, peer, since, admitted } = entrant;
+        if self.draining.is_some() {
+            let mut words = Vec::new();
+            Form::Json.encode_into(&mut words, Code::Error, &Body::refusal(Reason::Unavailable));
+            return end.leave(words, Reason::Unavailable, true);
+        }
+        admitted.hand_over();
+        let since = u64::try_from(since.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX);
+        self.seat(Transport::Quic(end), peer, Time(since).min(self.desk.now));
+    }
+
+    /// Gives a connection its place. Its time for LOGIN runs from `since`.
+    fn seat(&mut self, mut transport: Transport, peer: IpAddr, since: Time) {
         let Self { slab, desk, .. } = self;
         let mut registered = Ok(());
         let key = slab.insert_with(|key| {
             registered = transport.register(&desk.registry, key.token(), Interest::READABLE);
-            Tenant::Open(Connection::new(ServerSession::new(desk.now, &desk.session), transport, peer))
+            Tenant::Open(Connection::new(ServerSession::new(since, &desk.session), transport, peer))
         });
         desk.counters.accepted.add(1);
         if registered.is_err() {

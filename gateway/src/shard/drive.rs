@@ -351,7 +351,11 @@ impl Shard {
 
         let is_writable = !matches!(reason, Reason::PeerClosed | Reason::TransportFailed | Reason::WriteStalled);
         conn.transport.part_into(&mut last_words, reason);
-        if is_writable && conn.transport.takes_words() && !last_words.is_empty() && self.leaving_count < LEAVING_MAX {
+        if let Some(quic) = conn.transport.quic() {
+            // Its task waits for the words to arrive; nothing of it stays here.
+            quic.leave(last_words, reason, is_writable);
+            conn.drop_outbox(&mut self.desk);
+        } else if is_writable && conn.transport.takes_words() && !last_words.is_empty() && self.leaving_count < LEAVING_MAX {
             self.linger(conn, last_words);
         } else {
             conn.drop_outbox(&mut self.desk);

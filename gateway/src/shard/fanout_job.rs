@@ -4,6 +4,7 @@
 //!   allocation, no reference count, no look at the single frame.
 //! - A member has a path of its own when it must not get all frames alike: it sent one of them, some are sampled, it entered in between, or
 //!   something waits in its backlog already.
+//! - A member that came by QUIC is handed the frames one by one, for each class has a stream of its own there.
 //! - What the socket does not take goes to the member's backlog as whole frames, each sharing the push's own bytes. The joined bytes live
 //!   no longer than the job.
 
@@ -13,6 +14,7 @@ use super::{
     desk::Desk,
     slab::SlabKey,
 };
+use crate::quic::{ShardEnd, Way};
 use billfish_session::{Form, Push, backlog::Queued};
 use billfish_wire::Class;
 use bytes::Bytes;
@@ -170,6 +172,9 @@ impl Job {
         let user_id = conn.session.user_id();
         let has_up_to = self.has_up_to(key);
         let is_like_all = first == 0 && !self.is_sampled && has_up_to == 0 && self.excepts.binary_search(&user_id).is_err();
+        if conn.transport.quic().is_some() {
+            return self.serve_by_class(key, conn, first, has_up_to, desk);
+        }
         if is_like_all && conn.outbox.is_none() {
             let joined = joined(&mut self.joined, conn.form(), &self.frames);
             let taken = conn.transport.write(&joined.bytes, &mut desk.scratch);
@@ -193,6 +198,34 @@ impl Job {
         }
         let taken = if conn.outbox.is_none() { self.write_picked(conn, &picked, desk) } else { Ok(0) };
         self.settle(key, conn, &picked, taken, desk)?;
+        if self.wants_acks {
+            self.watch(key, conn, picked.iter().copied(), desk);
+        }
+        Ok(())
+    }
+
+    /// The same for a member that has a stream for each class: frames are handed over one by one, all under one lock, and share the push's
+    /// own bytes.
+    fn serve_by_class(&mut self, key: SlabKey, conn: &mut Connection, first: usize, has_up_to: i64, desk: &mut Desk) -> Result<(), Doom> {
+        let picked = self.pick(conn.session.user_id(), first, has_up_to);
+        let form = conn.form();
+        let mut refused = picked.clone();
+        if conn.outbox.is_none()
+            && let Some(mut offer) = conn.transport.quic().map(ShardEnd::offer)
+        {
+            self.served.sends += 1;
+            refused.retain(|at| {
+                let push = &self.frames[*at].push;
+                let frame = push.frame(form);
+                let is_taken = offer.take(Way::Push(push.class()), &frame);
+                if is_taken {
+                    self.served.delivered[push.class() as usize] += 1;
+                    self.served.bytes += frame.len() as u64;
+                }
+                !is_taken
+            });
+        }
+        self.settle(key, conn, &refused, Ok(0), desk)?;
         if self.wants_acks {
             self.watch(key, conn, picked.iter().copied(), desk);
         }

@@ -5,6 +5,7 @@
 //! - Bodies stay what they were: a push is encoded on the shard that writes it first, and shared from there.
 
 use super::mailbox::Weigh;
+use crate::quic::ShardEnd;
 pub use crate::upstream::LinkId;
 use billfish_session::{
     Push,
@@ -13,7 +14,13 @@ use billfish_session::{
 use billfish_state::DeviceKind;
 use billfish_wire::{Class, Reason};
 use smallvec::SmallVec;
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::oneshot;
 
 /// Names one connection for as long as it lives, and nothing afterwards.
@@ -186,8 +193,26 @@ pub enum ShardCommand {
         /// Sessions closed a second, each some time after its part of `spread` has passed.
         close_per_s: u32,
     },
+    /// Somebody comes in by QUIC.
+    Enter(Box<Entrant>),
     /// Closes everything at once and ends the thread.
     Stop,
+}
+
+/// Somebody whose QUIC handshake is done, and who has opened his stream. Dropped, he is sent away.
+#[derive(Debug)]
+pub struct Entrant {
+    pub(crate) end: ShardEnd,
+    pub(crate) peer: IpAddr,
+    /// When his first packet came: the time for LOGIN runs from there.
+    pub(crate) since: Instant,
+    pub(crate) admitted: Admitted,
+}
+
+impl Entrant {
+    pub(crate) const fn new(end: ShardEnd, peer: IpAddr, since: Instant, admitted: Admitted) -> Self {
+        Self { end, peer, since, admitted }
+    }
 }
 
 /// What a shard tells the control plane.
@@ -357,6 +382,44 @@ pub trait Admission: Send + Sync {
     fn closed(&self, peer: IpAddr, was_logged_in: bool);
 }
 
+/// Somebody whom [`Admission`] has let in, until a shard has him.
+pub(crate) struct Admitted {
+    admission: Arc<dyn Admission>,
+    peer: IpAddr,
+    is_handed_over: bool,
+}
+
+impl Admitted {
+    /// Asks admission.
+    ///
+    /// # Errors
+    /// The connection is not wanted.
+    pub(crate) fn ask(admission: &Arc<dyn Admission>, peer: IpAddr) -> Result<Self, Reason> {
+        let peer = peer.to_canonical();
+        admission.accept(peer)?;
+        Ok(Self { admission: Arc::clone(admission), peer, is_handed_over: false })
+    }
+
+    /// The shard has him, and says when he is gone.
+    pub(crate) fn hand_over(mut self) {
+        self.is_handed_over = true;
+    }
+}
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Admitted").field(&self.peer).finish()
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if !self.is_handed_over {
+            self.admission.closed(self.peer, false);
+        }
+    }
+}
+
 /// What a command or event occupies beside its texts: the enum itself and its part of an `Arc`.
 const MESSAGE_BYTES: usize = 128;
 
@@ -378,6 +441,7 @@ impl Weigh for ShardCommand {
                 | Self::Audience { .. }
                 | Self::RoomAccount { .. }
                 | Self::Drain { .. }
+                | Self::Enter(_)
                 | Self::Stop => 0,
             }
     }

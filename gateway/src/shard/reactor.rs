@@ -1,7 +1,7 @@
 //! The loop of a shard's thread: what it waits for, and in which order it does what has come.
 //!
 //! ```text
-//!   sleep ─► sockets ─► commands ─► accept ─► read on ─► timers ─► tell control ─► one round of the rooms ─► tell control ─► …
+//!   sleep ─► sockets, QUIC ─► commands ─► accept ─► read on ─► timers ─► tell control ─► one round of the rooms ─► tell control ─► …
 //! ```
 //!
 //! - Every step is bounded, so every step has its turn: a large room, a crowd at the door and a flood of frames delay each other by
@@ -10,6 +10,7 @@
 //! - The thread sleeps only when nothing is left to do, and wakes at the next deadline.
 
 use super::{Shard, connection::Tenant, slab::SlabKey};
+use crate::quic::ShardEnd;
 use billfish_session::Time;
 use mio::{Events, Poll, Token, event::Event};
 use std::{
@@ -95,6 +96,7 @@ impl Shard {
             self.on_event(event);
             self.end_doomed();
         }
+        self.hear_quic();
         self.take_commands();
         self.accept_some();
         self.read_on();
@@ -125,28 +127,54 @@ impl Shard {
                 if matches!(self.slab.get_mut(key), Some(Tenant::Leaving(_))) {
                     return self.go_on_leaving(key);
                 }
-                if event.is_writable() {
-                    let Self { slab, desk, .. } = self;
-                    if let Some(Tenant::Open(conn)) = slab.get_mut(key)
-                        && let Err(doom) = conn.flush(key, desk)
-                    {
-                        self.doomed.push((key, doom));
-                        return;
-                    }
+                if event.is_writable() && !self.go_on(key) {
+                    return;
                 }
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
-                    if event.is_read_closed()
-                        && let Some(conn) = self.open_mut(key)
-                    {
-                        conn.is_at_end = true;
-                    }
-                    if self.desk.events.is_held() {
-                        self.read_again(key);
-                    } else {
-                        self.read(key);
-                    }
+                    self.hear(key, event.is_read_closed());
                 }
             }
+        }
+    }
+
+    /// Looks at the QUIC connections that have something: what events are to sockets.
+    fn hear_quic(&mut self) {
+        let mut heard = std::mem::take(&mut self.heard);
+        self.ready.take(&mut heard);
+        for token in heard.drain(..) {
+            let key = SlabKey::from_token(token);
+            // Closed meanwhile, or its place is another's.
+            let Some(found) = self.open_mut(key).and_then(|conn| conn.transport.quic().map(ShardEnd::hear)) else { continue };
+            if !found.has_room || self.go_on(key) {
+                self.hear(key, found.is_at_end);
+            }
+            self.end_doomed();
+        }
+        heard.shrink_to(AGAIN_KEPT_MAX);
+        self.heard = heard;
+    }
+
+    /// A connection takes something again; `false` when it cannot go on.
+    fn go_on(&mut self, key: SlabKey) -> bool {
+        let Self { slab, desk, .. } = self;
+        if let Some(Tenant::Open(conn)) = slab.get_mut(key)
+            && let Err(doom) = conn.flush(key, desk)
+        {
+            self.doomed.push((key, doom));
+            return false;
+        }
+        true
+    }
+
+    /// A connection has something to read, be it its end.
+    fn hear(&mut self, key: SlabKey, is_at_end: bool) {
+        if is_at_end && let Some(conn) = self.open_mut(key) {
+            conn.is_at_end = true;
+        }
+        if self.desk.events.is_held() {
+            self.read_again(key);
+        } else {
+            self.read(key);
         }
     }
 

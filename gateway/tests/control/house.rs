@@ -67,6 +67,7 @@ impl House {
         config.listen.tcp = "127.0.0.1:0".parse().unwrap();
         config.listen.ws = Some(config.listen.tcp);
         config.listen.tls = Some(config.listen.tcp);
+        config.listen.quic = Some(config.listen.tcp);
         config.admission.user_logins_per_minute = 1_000;
         change(&mut config);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -1,0 +1,233 @@
+//! What a socket carries: TLS where the door says so, a WebSocket where the first bytes say so, and in them frames.
+
+use super::{
+    Bounds, End, Entrance, Found, Handshake, Scratch,
+    plain::PlainTransport,
+    tls::{Opened, Tls},
+    websocket::{self, WebSocket},
+};
+use billfish_session::Form;
+use billfish_wire::{Code, Encoding, Reason};
+use mio::{Interest, Registry, Token};
+use std::io::{self, IoSlice};
+
+/// How the stream is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Framing {
+    /// Frame behind frame.
+    Bare,
+    /// The first byte will say.
+    Undecided,
+    /// As a WebSocket's messages.
+    WebSocket(WebSocket),
+}
+
+/// A connection over TCP.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    socket: PlainTransport,
+    framing: Framing,
+    layers: Option<Box<Layers>>,
+}
+
+/// What has to be remembered beside the socket.
+#[derive(Debug, Default)]
+struct Layers {
+    tls: Option<Tls>,
+    websocket: websocket::Begun,
+}
+
+impl Layers {
+    fn is_idle(&self) -> bool {
+        self.tls.is_none() && self.websocket.is_idle()
+    }
+}
+
+impl Stream {
+    /// A connection that came through a door.
+    ///
+    /// # Errors
+    /// The door's TLS cannot be used.
+    pub(super) fn enter(stream: mio::net::TcpStream, entrance: &Entrance) -> io::Result<Self> {
+        let socket = PlainTransport::new(stream);
+        Ok(match entrance {
+            Entrance::Plain => Self { socket, framing: Framing::Bare, layers: None },
+            Entrance::WebSocket => Self { socket, framing: Framing::WebSocket(WebSocket::UPGRADING), layers: None },
+            Entrance::Tls(config) => {
+                let tls = Tls::new(config).map_err(io::Error::other)?;
+                Self { socket, framing: Framing::Undecided, layers: Some(Box::new(Layers { tls: Some(tls), ..Layers::default() })) }
+            }
+        })
+    }
+
+    /// The form of frames for a session of this encoding.
+    pub(super) const fn form(&self, encoding: Encoding) -> Form {
+        match self.framing {
+            Framing::Bare | Framing::Undecided => Form::bare(encoding),
+            Framing::WebSocket(websocket) => websocket.form(encoding),
+        }
+    }
+
+    /// The code under which a frame goes out: who logged in by its path is answered as a WebSocket's handshake is.
+    pub(super) fn code(&self, code: Code) -> Code {
+        match self.framing {
+            Framing::WebSocket(websocket) if websocket.logged_in_by_path() && code == Code::Login => Code::WsShake,
+            _ => code,
+        }
+    }
+
+    /// Its name among [`super::TRANSPORTS`].
+    pub(super) fn name(&self) -> &'static str {
+        match self.framing {
+            _ if self.tls().is_some() => "tls",
+            Framing::Bare | Framing::Undecided => "tcp",
+            Framing::WebSocket(_) => "ws",
+        }
+    }
+
+    /// Whether what is read is frames, and nothing lies between.
+    pub(super) const fn is_bare(&self) -> bool {
+        matches!(self.framing, Framing::Bare) && self.layers.is_none()
+    }
+
+    /// Whether anything can be written that the peer can read: TLS, where there is any, is established.
+    pub(super) fn takes_words(&self) -> bool {
+        self.tls().is_none_or(Tls::is_established)
+    }
+
+    /// Whether a layer has the beginning of something whose end has not arrived.
+    pub(super) fn is_partial(&self) -> bool {
+        self.layers.as_ref().is_some_and(|layers| !layers.websocket.is_idle() || layers.tls.as_ref().is_some_and(Tls::is_partial))
+    }
+
+    /// Whether frames mean anything to the peer: it has asked for them.
+    pub(super) const fn speaks_frames(&self) -> bool {
+        match self.framing {
+            Framing::Bare => true,
+            Framing::Undecided => false,
+            Framing::WebSocket(websocket) => !websocket.is_upgrading(),
+        }
+    }
+
+    fn tls(&self) -> Option<&Tls> {
+        self.layers.as_ref()?.tls.as_ref()
+    }
+
+    /// Reads what has arrived, as it is on the wire; 0 is the end of the stream. Fewer bytes than `buffer` holds: there are no more for now.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.socket.read(buffer)
+    }
+
+    /// Takes what was read through the layers. Frames and a reply stand in `scratch` then.
+    ///
+    /// # Errors
+    /// The socket failed while a layer answered.
+    pub(super) fn open(&mut self, arrived: &mut [u8], bounds: Bounds<'_>, scratch: &mut Scratch) -> io::Result<Found> {
+        scratch.clear();
+        let mut found = Found::default();
+        let mut opened = std::mem::take(&mut scratch.opened);
+        let layers = self.layers.get_or_insert_default();
+        let arrived = match &mut layers.tls {
+            None => arrived,
+            Some(tls) => {
+                match tls.open(&mut self.socket, arrived, &mut opened) {
+                    Ok(Opened::More) => {}
+                    Ok(Opened::Established { is_resumed }) => {
+                        found.established = Some(if is_resumed { Handshake::Resumed } else { Handshake::Full });
+                    }
+                    Ok(Opened::End) => found.end = Some(End::Closed),
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => found.end = Some(End::Failed),
+                    Err(error) => return Err(error),
+                }
+                opened.as_mut_slice()
+            }
+        };
+        if self.framing == Framing::Undecided
+            && let Some(first) = arrived.first()
+        {
+            // Both magics begin with another letter than any HTTP method that may be asked with.
+            self.framing = match *first {
+                b'G' => Framing::WebSocket(WebSocket::UPGRADING),
+                _ => Framing::Bare,
+            };
+        }
+        match &mut self.framing {
+            Framing::Bare | Framing::Undecided => scratch.frames.extend_from_slice(arrived),
+            Framing::WebSocket(websocket) => {
+                let end = websocket.open(&mut layers.websocket, arrived, bounds, scratch, &mut found.controls);
+                found.end = end.or(found.end);
+            }
+        }
+        if layers.is_idle() {
+            self.layers = None;
+        }
+        scratch.opened = opened;
+        Ok(found)
+    }
+
+    /// Writes a beginning of `bytes`, as much as is taken. Nothing taken is 0, not an error.
+    pub(super) fn write(&mut self, bytes: &[u8], scratch: &mut Scratch) -> io::Result<usize> {
+        match &mut self.layers {
+            None => self.socket.write(bytes),
+            Some(layers) => match &mut layers.tls {
+                None => self.socket.write(bytes),
+                Some(tls) => tls.write_vectored(&mut self.socket, &[IoSlice::new(bytes)], scratch),
+            },
+        }
+    }
+
+    /// The same for bytes in pieces.
+    pub(super) fn write_vectored(&mut self, pieces: &[IoSlice<'_>], scratch: &mut Scratch) -> io::Result<usize> {
+        match self.layers.as_mut().and_then(|layers| layers.tls.as_mut()) {
+            None => self.socket.write_vectored(pieces),
+            Some(tls) => tls.write_vectored(&mut self.socket, pieces, scratch),
+        }
+    }
+
+    /// Writes what a layer still has; whether nothing of it is left.
+    pub(super) fn flush(&mut self) -> io::Result<bool> {
+        match self.layers.as_mut().and_then(|layers| layers.tls.as_mut()) {
+            None => Ok(true),
+            Some(tls) => tls.flush(&mut self.socket),
+        }
+    }
+
+    /// Appends the last words of the layer that cuts frames: why the connection ends.
+    pub(super) fn part_into(&self, out: &mut Vec<u8>, reason: Reason) {
+        if let Framing::WebSocket(websocket) = self.framing {
+            let begun = self.layers.as_ref().map(|layers| &layers.websocket);
+            websocket.part_into(begun, out, reason);
+        }
+    }
+
+    /// Nothing more will be written: the peer sees the end behind what was.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        if let Some(tls) = self.layers.as_mut().and_then(|layers| layers.tls.as_mut()) {
+            tls.say_end(&mut self.socket);
+        }
+        self.socket.finish()
+    }
+
+    /// The socket, to look at its options.
+    #[cfg(test)]
+    pub(super) fn socket(&mut self) -> &mut mio::net::TcpStream {
+        self.socket.source()
+    }
+
+    /// Asks the reactor for events, for the first time.
+    pub(super) fn register(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+        let interest = self.interest(interest);
+        registry.register(self.socket.source(), token, interest)
+    }
+
+    /// Asks for other events than so far.
+    pub(super) fn reregister(&mut self, registry: &Registry, token: Token, interest: Interest) -> io::Result<()> {
+        let interest = self.interest(interest);
+        registry.reregister(self.socket.source(), token, interest)
+    }
+
+    /// TLS may have a record to write that nobody else knows of. The edge comes when the socket was full and has room again, and else never.
+    fn interest(&self, interest: Interest) -> Interest {
+        if self.tls().is_some() { interest | Interest::WRITABLE } else { interest }
+    }
+}
