@@ -344,10 +344,9 @@ fn note(ended: Result<(), tokio::task::JoinError>) {
 impl Hall {
     /// A connection from its handshake to its end.
     async fn serve(self: Arc<Self>, connecting: Connecting, half_open: HalfOpen, admitted: Option<Admitted>, since: Instant) {
-        let Some((entrant, carrier)) = self.welcome(connecting, half_open, admitted, since).await else { return };
-        let (commands, _) = &self.shards[entrant.shard];
-        // Waits while the shard is behind, as a socket would in the kernel's queue. A shard that has ended drops it, and so ends it.
-        commands.send(&mut vec![ShardCommand::Enter(entrant.entrant)]).await;
+        // In a box of its own, which an idle connection does not keep.
+        let welcome = Box::pin(self.welcome(connecting, half_open, admitted, since));
+        let Some(mut carrier) = welcome.await else { return };
         let parting = &self.parting;
         let mut guard = None;
         let may_part = || {
@@ -366,7 +365,7 @@ impl Hall {
         mut half_open: HalfOpen,
         admitted: Option<Admitted>,
         since: Instant,
-    ) -> Option<(Placed, Carrier)> {
+    ) -> Option<Carrier> {
         let deadline = tokio::time::Instant::from_std(since + self.login_timeout);
         let connection = match tokio::time::timeout_at(deadline, connecting).await {
             Ok(Ok(connection)) => connection,
@@ -394,17 +393,13 @@ impl Hall {
         let shard = self.next_shard.fetch_add(1, Relaxed) % self.shards.len();
         let (shard_end, task_end) = lane(Arc::clone(&self.shards[shard].1));
         let entrant = Box::new(Entrant::new(shard_end, peer, since, admitted));
-        Some((Placed { shard, entrant }, Carrier::new(connection, answers, up, task_end)))
+        // Waits while the shard is behind, as a socket would in the kernel's queue. A shard that has ended drops it, and so ends it.
+        self.shards[shard].0.send(&mut vec![ShardCommand::Enter(entrant)]).await;
+        Some(Carrier::new(connection, answers, up, task_end))
     }
 
-    fn lost(&self, how: QuicHandshake) -> Option<(Placed, Carrier)> {
+    fn lost(&self, how: QuicHandshake) -> Option<Carrier> {
         self.counters.quic_handshake(how);
         None
     }
-}
-
-/// Somebody, and whose he will be.
-struct Placed {
-    shard: usize,
-    entrant: Box<Entrant>,
 }

@@ -154,7 +154,7 @@ pub struct Shard {
     inbox: Arc<Mailbox<ShardCommand>>,
     events: Arc<Mailbox<ShardEvent>>,
     ready: Arc<Ready>,
-    /// Scratch for what was on that list.
+    /// What was on that list and has not been looked at.
     heard: Vec<Token>,
     /// The mailbox was left alone because the rooms' queues are full.
     has_left_inbox: bool,

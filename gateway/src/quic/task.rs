@@ -48,7 +48,7 @@ impl Carrier {
     }
 
     /// Carries until the shard says goodbye or the connection is lost. `may_part`: whether last words may take their time.
-    pub(super) async fn carry(mut self, may_part: impl FnOnce() -> bool) {
+    pub(super) async fn carry(&mut self, may_part: impl FnOnce() -> bool) {
         let Some(Goodbye { reason, has_words }) = poll_fn(|context| self.poll_turn(context)).await else {
             // Unless it is lost already: then this says nothing.
             return close(&self.connection, Reason::Malformed);

@@ -140,8 +140,12 @@ impl Shard {
     /// Looks at the QUIC connections that have something: what events are to sockets.
     fn hear_quic(&mut self) {
         let mut heard = std::mem::take(&mut self.heard);
-        self.ready.take(&mut heard);
-        for token in heard.drain(..) {
+        let is_new = heard.is_empty();
+        if is_new {
+            self.ready.take(&mut heard);
+        }
+        // As many as sockets; the others have their turn before those who come meanwhile.
+        for token in heard.drain(..heard.len().min(EVENTS_PER_TURN)) {
             let key = SlabKey::from_token(token);
             // Closed meanwhile, or its place is another's.
             let Some(found) = self.open_mut(key).and_then(|conn| conn.transport.quic().map(ShardEnd::hear)) else { continue };
@@ -151,6 +155,10 @@ impl Shard {
             self.end_doomed();
         }
         heard.shrink_to(AGAIN_KEPT_MAX);
+        if !is_new && heard.is_empty() {
+            // Whose wake-up was spent while others had their turn: nobody else would remember them.
+            self.ready.take(&mut heard);
+        }
         self.heard = heard;
     }
 
@@ -202,6 +210,7 @@ impl Shard {
     /// How long the thread may sleep.
     fn sleep(&self) -> Option<Duration> {
         let is_behind = self.has_to_accept()
+            || !self.heard.is_empty()
             || (!self.again.is_empty() && !self.desk.events.is_held())
             || self.has_to_tell()
             || (self.has_left_inbox && self.desk.rooms.queued_bytes() <= self.config.inbox_bytes_max);

@@ -72,7 +72,7 @@ impl Stream {
     pub(super) fn code(&self, code: Code) -> Code {
         match self.framing {
             Framing::WebSocket(websocket) if websocket.logged_in_by_path() && code == Code::Login => Code::WsShake,
-            _ => code,
+            Framing::Bare | Framing::Undecided | Framing::WebSocket(_) => code,
         }
     }
 
