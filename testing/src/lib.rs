@@ -24,6 +24,7 @@ mod redis;
 mod redis_cluster;
 mod resp;
 mod standalone;
+mod udp_relay;
 
 pub use api::Api;
 pub use browser::{Browser, Screen};
@@ -38,3 +39,4 @@ pub use proxy::{Chaos, ChaosProxy};
 pub use redis::{RedisOptions, RedisServer};
 pub use redis_cluster::{RedisCluster, RedisClusterOptions, slot_of};
 pub use standalone::Standalone;
+pub use udp_relay::UdpRelay;

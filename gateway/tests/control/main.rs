@@ -10,5 +10,6 @@ mod limits;
 mod login;
 mod pages;
 mod pushes;
+mod quic;
 mod state;
 mod upstream;
