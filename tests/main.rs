@@ -16,6 +16,7 @@ mod login;
 mod loss;
 mod newcomer;
 mod operator;
+mod quic;
 mod records;
 mod rejoin;
 mod restart;
