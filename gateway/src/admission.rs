@@ -7,7 +7,12 @@
 //!
 //! Not for what a session does: its own limits are in `protocol/session`.
 
-use crate::{config::AdmissionConfig, metrics::ControlCounters, shard::message::Admission};
+use crate::{
+    config::{AdmissionConfig, ProxyConfig},
+    metrics::ControlCounters,
+    shard::message::Admission,
+    watermarks::{Watermarks, files_max},
+};
 use billfish_wire::Reason;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -98,6 +103,10 @@ impl fmt::Display for Network {
 pub(crate) enum Refused {
     /// The process carries as many connections as it may.
     Connections,
+    /// The process has nearly as many files open as it may.
+    Files,
+    /// The process has nearly all the memory it may have.
+    Memory,
     /// Too many connections in all have not logged in.
     Unlogged,
     /// Too many new connections from the address.
@@ -116,12 +125,24 @@ pub(crate) enum Refused {
 
 impl Refused {
     /// Every cause, in the order of its number.
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Connections, Self::Unlogged, Self::NewRate, Self::HalfOpen, Self::Live, Self::LoginRate, Self::Banned, Self::Table];
+    pub(crate) const ALL: [Self; 10] = [
+        Self::Connections,
+        Self::Files,
+        Self::Memory,
+        Self::Unlogged,
+        Self::NewRate,
+        Self::HalfOpen,
+        Self::Live,
+        Self::LoginRate,
+        Self::Banned,
+        Self::Table,
+    ];
 
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::Files => "files",
+            Self::Memory => "memory",
             Self::Unlogged => "unlogged",
             Self::NewRate => "new_rate",
             Self::HalfOpen => "half_open",
@@ -132,10 +153,10 @@ impl Refused {
         }
     }
 
-    /// What the client is told. `Connections` sends it elsewhere: the fault is ours, and another node may have room.
+    /// What the client is told. `Connections`, `Files` and `Memory` send it elsewhere: the fault is ours, and another node may have room.
     const fn reason(self) -> Reason {
         match self {
-            Self::Connections | Self::Unlogged | Self::Table => Reason::Unavailable,
+            Self::Connections | Self::Files | Self::Memory | Self::Unlogged | Self::Table => Reason::Unavailable,
             Self::NewRate | Self::HalfOpen | Self::Live | Self::LoginRate | Self::Banned => Reason::RateLimited,
         }
     }
@@ -145,6 +166,8 @@ impl Refused {
 #[derive(Debug)]
 pub(crate) struct Gate {
     config: AdmissionConfig,
+    relays: Vec<Network>,
+    watermarks: Arc<Watermarks>,
     connections_max: u32,
     unlogged_max: u32,
     connections: AtomicU32,
@@ -212,7 +235,7 @@ impl Allowance {
 }
 
 impl Gate {
-    pub(crate) fn new(config: &AdmissionConfig, counters: Arc<ControlCounters>) -> Self {
+    pub(crate) fn new(config: &AdmissionConfig, proxy: &ProxyConfig, watermarks: Arc<Watermarks>, counters: Arc<ControlCounters>) -> Self {
         let connections_max = match config.connections_max {
             0 => default_connections_max(),
             count => count,
@@ -220,6 +243,8 @@ impl Gate {
         let unlogged_max = u64::from(connections_max) * u64::from(config.unlogged_percent_max) / 100;
         Self {
             config: config.clone(),
+            relays: proxy.trusted.clone(),
+            watermarks,
             connections_max,
             unlogged_max: u32::try_from(unlogged_max).unwrap_or(u32::MAX).max(1),
             connections: AtomicU32::new(0),
@@ -236,6 +261,20 @@ impl Gate {
         self.connections_max
     }
 
+    /// Connections there are.
+    pub(crate) fn connections(&self) -> u32 {
+        self.connections.load(Relaxed)
+    }
+
+    /// Whether there is memory for one session more. Asked once for each, for who is sent away is counted.
+    pub(crate) fn has_memory(&self) -> bool {
+        let has_memory = !self.watermarks.refuses_logins();
+        if !has_memory {
+            self.refused(Refused::Memory);
+        }
+        has_memory
+    }
+
     /// A LOGIN from the address: may its token be looked at?
     ///
     /// # Errors
@@ -250,15 +289,25 @@ impl Gate {
     }
 
     fn accept_at(&self, peer: IpAddr, now_ms: u64) -> Result<(), Refused> {
-        if self.connections.fetch_add(1, Relaxed) >= self.connections_max {
-            self.connections.fetch_sub(1, Relaxed);
-            return Err(Refused::Connections);
-        }
-        let admitted = if self.is_exempt(peer) { Ok(()) } else { self.accept_address(peer, now_ms) };
+        let connections = self.connections.fetch_add(1, Relaxed);
+        let admitted = if connections >= self.connections_max {
+            Err(Refused::Connections)
+        } else if self.watermarks.refuses_connections(connections) {
+            Err(Refused::Files)
+        } else if self.is_exempt(peer) {
+            Ok(())
+        } else {
+            self.accept_address(peer, now_ms)
+        };
         if admitted.is_err() {
             self.connections.fetch_sub(1, Relaxed);
         }
         admitted
+    }
+
+    fn introduce_at(&self, client: IpAddr, now_ms: u64) -> Result<(), Refused> {
+        // Counted in all when it was accepted.
+        if self.is_exempt(client) { Ok(()) } else { self.accept_address(client, now_ms) }
     }
 
     fn accept_address(&self, peer: IpAddr, now_ms: u64) -> Result<(), Refused> {
@@ -329,8 +378,9 @@ impl Gate {
         u64::try_from(self.config.bad_token_ban.as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// A relay itself is, for it carries everybody.
     fn is_exempt(&self, peer: IpAddr) -> bool {
-        self.config.exempt.iter().any(|network| network.contains(peer))
+        self.config.exempt.iter().chain(&self.relays).any(|network| network.contains(peer))
     }
 
     fn refused(&self, why: Refused) {
@@ -349,6 +399,21 @@ impl Gate {
 impl Admission for Gate {
     fn accept(&self, peer: IpAddr) -> Result<(), Reason> {
         self.accept_at(peer, self.now_ms()).map_err(|why| {
+            self.refused(why);
+            why.reason()
+        })
+    }
+
+    fn is_open(&self) -> bool {
+        !self.watermarks.stops_accepting(self.connections())
+    }
+
+    fn is_relay(&self, peer: IpAddr) -> bool {
+        self.relays.iter().any(|network| network.contains(peer))
+    }
+
+    fn introduce(&self, client: IpAddr) -> Result<(), Reason> {
+        self.introduce_at(client, self.now_ms()).map_err(|why| {
             self.refused(why);
             why.reason()
         })
@@ -404,12 +469,9 @@ impl Entry {
 
 /// 90 % of the files this process may open: links, records and the kernel's own want some too.
 fn default_connections_max() -> u32 {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(FILES_UNLIMITED);
-    u32::try_from(files.min(FILES_UNLIMITED) * 9 / 10).unwrap_or(u32::MAX).max(1)
+    u32::try_from(files_max() * 9 / 10).unwrap_or(u32::MAX).max(1)
 }
 
-/// Where the system sets no limit; slab indices and memory set one.
-const FILES_UNLIMITED: u64 = 10_000_000;
 /// Addresses remembered at once: at 72 bytes each about 6 MiB with the table's slack.
 const ADDRESSES_MAX: usize = 65_536;
 const MINUTE_MS: u64 = 60_000;
@@ -417,7 +479,12 @@ const MINUTE_MS: u64 = 60_000;
 #[cfg(test)]
 mod tests {
     use super::{Gate, MINUTE_MS, Network, Refused};
-    use crate::{config::AdmissionConfig, metrics::ControlCounters, shard::message::Admission};
+    use crate::{
+        config::{AdmissionConfig, ProxyConfig},
+        metrics::ControlCounters,
+        shard::message::Admission,
+        watermarks::Watermarks,
+    };
     use billfish_wire::Reason;
     use proptest::prelude::*;
     use std::{net::IpAddr, sync::Arc};
@@ -425,8 +492,16 @@ mod tests {
     fn gate(change: impl FnOnce(&mut AdmissionConfig)) -> Gate {
         let mut config = AdmissionConfig { connections_max: 100_000, ..AdmissionConfig::default() };
         change(&mut config);
-        Gate::new(&config, Arc::new(ControlCounters::default()))
+        with(&config, Watermarks::far())
     }
+
+    /// 203.0.113.0/24 is relays.
+    fn with(config: &AdmissionConfig, watermarks: Watermarks) -> Gate {
+        let proxy = ProxyConfig { trusted: vec!["203.0.113.0/24".parse().unwrap()] };
+        Gate::new(config, &proxy, Arc::new(watermarks), Arc::new(ControlCounters::default()))
+    }
+
+    const RELAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
 
     fn peer(last: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, last])
@@ -491,6 +566,42 @@ mod tests {
         assert_eq!(gate.counters.admission_refused[Refused::Connections as usize].value(), 1);
         gate.closed(proxy, false);
         gate.accept(proxy).unwrap();
+    }
+
+    #[test]
+    fn from_nine_tenths_of_the_files_on_connections_are_sent_elsewhere_and_then_left_alone() {
+        let gate = with(&AdmissionConfig { connections_max: 1_000, ..AdmissionConfig::default() }, Watermarks::with_files(100, 80));
+        for last in 0..10 {
+            gate.accept(peer(last)).unwrap();
+        }
+        assert_eq!(gate.accept(peer(10)), Err(Reason::Unavailable));
+        assert_eq!(gate.counters.admission_refused[Refused::Files as usize].value(), 1);
+        assert!(gate.is_open(), "they are told");
+        gate.closed(peer(0), false);
+        gate.accept(peer(10)).unwrap();
+        // What was refused keeps its file while it hears why; so it is others who use up the rest.
+        let gate = with(&AdmissionConfig::default(), Watermarks::with_files(100, 95));
+        assert!(!gate.is_open());
+    }
+
+    #[test]
+    fn behind_a_relay_each_client_has_its_own_limits() {
+        let gate = gate(|config| config.new_per_s = 2);
+        for _ in 0..100 {
+            gate.accept_at(RELAY, 0).unwrap();
+        }
+        gate.introduce_at(peer(1), 0).unwrap();
+        gate.introduce_at(peer(1), 0).unwrap();
+        assert_eq!(gate.introduce_at(peer(1), 0), Err(Refused::NewRate));
+        gate.introduce_at(peer(2), 0).unwrap();
+        assert_eq!(gate.connections(), 100, "counted once, when they were accepted");
+        for _ in 0..10 {
+            gate.bad_token_at(peer(1), 0);
+            gate.bad_token_at(RELAY, 0);
+        }
+        assert_eq!(gate.introduce_at(peer(1), 5_000), Err(Refused::Banned));
+        gate.introduce_at(peer(2), 5_000).unwrap();
+        gate.accept_at(RELAY, 5_000).unwrap();
     }
 
     #[test]
@@ -576,11 +687,15 @@ mod tests {
     proptest! {
         /// Whatever comes and goes, the counts return to zero with the last connection.
         #[test]
-        fn counts_return_to_rest(steps in proptest::collection::vec((0_u8..4, 0_u8..3), 0..200)) {
+        fn counts_return_to_rest(steps in proptest::collection::vec((0_u8..6, 0_u8..3), 0..200)) {
             let gate = gate(|config| { config.connections_max = 20; config.half_open_max = 3; config.live_max = 5; config.new_per_s = 1_000; });
             let mut open: Vec<(IpAddr, bool)> = Vec::new();
             for (step, last) in steps {
                 match step {
+                    4 => if gate.accept_at(RELAY, 0).is_ok() { open.push((RELAY, false)); },
+                    5 => if let Some(one) = open.iter_mut().find(|one| **one == (RELAY, false)) && gate.introduce_at(peer(last), 0).is_ok() {
+                        one.0 = peer(last);
+                    },
                     0 | 1 => if gate.accept_at(peer(last), 0).is_ok() { open.push((peer(last), false)); },
                     2 => if let Some(one) = open.iter_mut().find(|one| !one.1) { one.1 = true; gate.logged_in(one.0); },
                     _ => if let Some((one, logged_in)) = open.pop() { gate.closed(one, logged_in); },

@@ -134,10 +134,22 @@ impl Auth {
     }
 
     async fn decide(&self, attempts: Vec<Attempt>, commands: &mut Commands) {
+        let attempts = self.within_memory(attempts, commands);
         let attempts = self.within_address_limits(attempts, commands);
         let attempts = self.with_good_tokens(attempts, commands).await;
         let attempts = self.within_user_limits(attempts, commands).await;
         self.seat(attempts, commands).await;
+    }
+
+    fn within_memory(&self, mut attempts: Vec<Attempt>, commands: &mut Commands) -> Vec<Attempt> {
+        attempts.retain(|attempt| {
+            let has_memory = self.gate.has_memory();
+            if !has_memory {
+                self.deny(attempt, unavailable(), commands);
+            }
+            has_memory
+        });
+        attempts
     }
 
     fn within_address_limits(&self, attempts: Vec<Attempt>, commands: &mut Commands) -> Vec<Attempt> {

@@ -30,6 +30,12 @@ pub struct GatewayConfig {
     pub session: SessionConfig,
     /// Who may connect and log in, and how often.
     pub admission: AdmissionConfig,
+    /// Relays that say for whom they connect.
+    pub proxy: ProxyConfig,
+    /// What happens when files run out.
+    pub files: FilesConfig,
+    /// What happens when memory does.
+    pub memory: MemoryConfig,
     /// What waits for slow readers.
     pub backlog: BacklogConfig,
     /// How the gateway goes down.
@@ -183,6 +189,37 @@ pub struct AdmissionConfig {
     pub exempt: Vec<Network>,
 }
 
+/// Relays that say for whom they connect: balancers that pass TCP on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProxyConfig {
+    /// Networks of the relays alone. Each connection from there begins with a PROXY header of version 2, before TLS and HTTP, and the address
+    /// in it is the one that limits and bans go by; without a header it is closed. From anywhere else a header is garbage.
+    pub trusted: Vec<Network>,
+}
+
+/// What happens when files run out, in percent of those the process may open (`ulimit -n`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FilesConfig {
+    /// From here on connections are refused, and told to go elsewhere.
+    pub refuse_percent: u32,
+    /// From here on none is accepted: they wait in the kernel's queue.
+    pub stop_percent: u32,
+}
+
+/// What happens when memory runs out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MemoryConfig {
+    /// Resident memory that the process may have, in bytes; 0: the limit of its control group, and where that has none, any.
+    pub budget_bytes: u64,
+    /// From this share of it on, in percent, chat and likes are not passed on.
+    pub shed_percent: u32,
+    /// From this share of it on nobody is let in.
+    pub refuse_percent: u32,
+}
+
 /// What waits for slow readers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -254,6 +291,9 @@ impl Default for GatewayConfig {
             quic: QuicConfig::default(),
             session: SessionConfig::default(),
             admission: AdmissionConfig::default(),
+            proxy: ProxyConfig::default(),
+            files: FilesConfig::default(),
+            memory: MemoryConfig::default(),
             backlog: BacklogConfig::default(),
             drain: DrainConfig::default(),
             link: LinkConfig::default(),
@@ -338,6 +378,18 @@ impl Default for AdmissionConfig {
     }
 }
 
+impl Default for FilesConfig {
+    fn default() -> Self {
+        Self { refuse_percent: 90, stop_percent: 95 }
+    }
+}
+
+impl Default for MemoryConfig {
+    fn default() -> Self {
+        Self { budget_bytes: 0, shed_percent: 85, refuse_percent: 95 }
+    }
+}
+
 impl Default for BacklogConfig {
     fn default() -> Self {
         let shard = ShardConfig::default();
@@ -385,6 +437,7 @@ impl GatewayConfig {
         self.validate_listen()?;
         self.validate_session()?;
         self.validate_admission()?;
+        self.validate_marks()?;
         positive("backlog.frames_max", self.backlog.frames_max)?;
         positive("backlog.bytes_max", self.backlog.bytes_max)?;
         ensure("backlog.write_stall", self.backlog.write_stall >= SHORTEST, shortest)?;
@@ -465,6 +518,23 @@ impl GatewayConfig {
         positive("admission.user_logins_per_minute", admission.user_logins_per_minute)
     }
 
+    fn validate_marks(&self) -> Result<(), ConfigError> {
+        let Self { files, memory, .. } = self;
+        let marks = [
+            ("files.refuse_percent", files.refuse_percent),
+            ("files.stop_percent", files.stop_percent),
+            ("memory.shed_percent", memory.shed_percent),
+            ("memory.refuse_percent", memory.refuse_percent),
+        ];
+        for (key, percent) in marks {
+            ensure(key, (1..=100).contains(&percent), || "must be from 1 to 100".to_owned())?;
+        }
+        ensure("files.stop_percent", files.stop_percent >= files.refuse_percent, || "is less than files.refuse_percent".to_owned())?;
+        ensure("memory.refuse_percent", memory.refuse_percent >= memory.shed_percent, || "is less than memory.shed_percent".to_owned())?;
+        let relays = self.proxy.trusted.len();
+        ensure("proxy.trusted", relays <= RELAYS_MAX, || format!("has more than {RELAYS_MAX} entries"))
+    }
+
     /// The sessions' part, as the machines take it.
     pub(crate) fn server(&self) -> ServerConfig {
         let session = &self.session;
@@ -509,6 +579,8 @@ impl GatewayConfig {
     }
 }
 
+/// Networks are compared one by one at each accept.
+const RELAYS_MAX: usize = 64;
 /// Origins are compared one by one at each handshake.
 const ORIGINS_MAX: usize = 64;
 /// More names than this belong behind something that ends TLS for them.
@@ -618,7 +690,7 @@ mod tests {
     #[test]
     fn a_wrong_value_is_refused_with_its_key() {
         type Change = fn(&mut GatewayConfig);
-        let changes: [(&str, Change); 17] = [
+        let changes: [(&str, Change); 20] = [
             ("node", |config| config.node = "a b".to_owned()),
             ("node", |config| config.node = "x".repeat(33)),
             ("shards", |config| config.shards = 257),
@@ -640,6 +712,9 @@ mod tests {
             ("session.body_bytes_max", |config| config.session.body_bytes_max = billfish_link::tcp::TEXT_BYTES_MAX + 1),
             ("session.rooms_max", |config| config.session.rooms_max = 9),
             ("admission.unlogged_percent_max", |config| config.admission.unlogged_percent_max = 101),
+            ("files.stop_percent", |config| config.files.stop_percent = 89),
+            ("memory.shed_percent", |config| config.memory.shed_percent = 0),
+            ("memory.refuse_percent", |config| config.memory.refuse_percent = 101),
             ("drain.close_per_s", |config| config.drain.close_per_s = 0),
             ("link.routers", |config| config.link.routers = vec!["router:0".to_owned()]),
         ];

@@ -35,6 +35,7 @@ pub mod simulation;
 mod store;
 mod transport;
 mod upstream;
+mod watermarks;
 
 pub use certificates::CertificateError;
 pub use config::{ConfigError, GatewayConfig};

@@ -14,6 +14,7 @@ use crate::{
         mailbox::Mailbox,
         message::{ShardCommand, ShardEvent},
     },
+    watermarks::open_files,
 };
 use billfish_link::InFlight;
 use billfish_wire::{Class, Code, Reason};
@@ -286,6 +287,7 @@ pub(crate) struct Metrics {
     pub(crate) directory: Arc<Directory>,
     /// Resident memory of the process before the first connection.
     pub(crate) resident_at_start: u64,
+    pub(crate) memory_budget_bytes: u64,
     pub(crate) certificates: Option<Arc<Certificates>>,
 }
 
@@ -350,6 +352,8 @@ impl Metrics {
         let reloads = [("ok", reloads.0), ("failed", reloads.1)];
         page.counters("gateway_certificate_reloads", "Certificates read anew because their files were written", "result", reloads)?;
         let refused = Refused::ALL.map(|why| (why.label(), control.admission_refused[why as usize].value()));
+        page.gauge("gateway_open_files", "Files the process has open", open_files().unwrap_or_default())?;
+        page.gauge("gateway_memory_budget_bytes", "Memory the process may have; 0: any", self.memory_budget_bytes)?;
         page.counters("gateway_admission_refused", "Connections and logins turned away by admission", "reason", refused)?;
         let logins = LoginResult::ALL.map(|(result, label)| (label, control.logins[result as usize].value()));
         page.counters("gateway_logins", "Logins decided, by result", "result", logins)?;
@@ -572,6 +576,7 @@ mod tests {
             control: Arc::default(),
             directory: Arc::default(),
             resident_at_start: 0,
+            memory_budget_bytes: 0,
             certificates: None,
         });
         let mut shown: Vec<String> = text
@@ -602,6 +607,7 @@ mod tests {
             control: Arc::default(),
             directory: Arc::default(),
             resident_at_start: 0,
+            memory_budget_bytes: 0,
             certificates: None,
         });
         for series in [
@@ -633,7 +639,8 @@ mod tests {
             counters.fanout_latency.record(3);
             counters.fanout_latency.record(u64::MAX / 4);
         }
-        let metrics = Metrics { shards, control, directory: Arc::default(), resident_at_start: 0, certificates: None };
+        let metrics =
+            Metrics { shards, control, directory: Arc::default(), resident_at_start: 0, memory_budget_bytes: 0, certificates: None };
         let account = metrics.account();
         assert_eq!((account.connections, account.copies), (6, 20));
         assert_eq!(account.copies, account.delivered + account.dropped + account.pending);

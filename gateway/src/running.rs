@@ -32,6 +32,7 @@ use crate::{
     },
     store::Store,
     upstream::Upstream,
+    watermarks::Watermarks,
 };
 use billfish_link::{Link, PeerKind, tcp::Identity};
 use billfish_state::{Displacement, State};
@@ -135,7 +136,10 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     let incarnation = joined.map_err(|cause| StartError::Join { node: config.node.clone(), cause })?;
 
     let counters = Arc::new(ControlCounters::default());
-    let gate = Arc::new(Gate::new(&config.admission, Arc::clone(&counters)));
+    let watermarks = Arc::new(Watermarks::new(&config.files, &config.memory));
+    let gate = Arc::new(Gate::new(&config.admission, &config.proxy, Arc::clone(&watermarks), Arc::clone(&counters)));
+    // From the first connection on.
+    watermarks.look(0);
     let connections_max = gate.connections_max();
     let handles = spawn_shards(&config, doors, &gate)?;
     let quic = match (udp, &certificates) {
@@ -161,6 +165,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         control: Arc::clone(&counters),
         directory: Arc::clone(&directory),
         resident_at_start: resident_bytes().unwrap_or_default(),
+        memory_budget_bytes: watermarks.budget_bytes(),
         certificates: certificates.clone(),
     });
     metrics_registry.register_collector(Box::new(Arc::clone(&metrics)));
@@ -178,7 +183,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     }));
     let acks = Arc::new(Acks::new(Arc::clone(&store), &counters));
     let auth = Arc::new(Auth {
-        gate,
+        gate: Arc::clone(&gate),
         store: Arc::clone(&store),
         directory: Arc::clone(&directory),
         presence: Arc::clone(&presence),
@@ -246,6 +251,8 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         let stop = stop();
         writers.set.spawn(async move { certificates.follow(&stop).await });
     }
+    let (toward, marks_stop) = (shards.clone(), stop());
+    writers.set.spawn(async move { watermarks.run(&gate, &toward, &marks_stop).await });
     let (waiting, toward) = (Arc::clone(&upstream), shards.clone());
     writers.set.spawn(async move { run_patience(&waiting, &toward, uptime, &patience_stop).await });
     writers.set.spawn(async move { presence.run(&presence_stop).await });

@@ -178,6 +178,8 @@ pub struct Shard {
     all_jobs: VecDeque<AllJob>,
     draining: Option<Draining>,
     sessions: usize,
+    /// Memory is short.
+    sheds: bool,
     epoch: Instant,
     /// When this turn began, in µs since `epoch`.
     now_us: u64,
@@ -283,6 +285,7 @@ impl Shard {
             all_jobs: VecDeque::new(),
             draining: None,
             sessions: 0,
+            sheds: false,
             epoch,
             now_us: 0,
             load: Load::new(Instant::now()),

@@ -1,7 +1,7 @@
 //! What carries the bytes of a connection, under one set of methods.
 //!
 //! ```text
-//!  socket ─► TLS, where the door says so ─► WebSocket, where the first bytes say so ─► frames
+//!  socket ─► PROXY header, of a relay ─► TLS, where the door says so ─► WebSocket, where the first bytes say so ─► frames
 //!  QUIC task ─► hand-over ─► frames
 //! ```
 //!
@@ -14,11 +14,14 @@
 //! - No frame is looked into here, with one exception: a WebSocket's path may carry the LOGIN, and then the frame is made of it.
 
 mod plain;
+mod proxy;
 mod stream;
 mod tls;
 mod websocket;
 
 pub use self::websocket::WebSocketRules;
+
+pub(crate) use self::proxy::{NotProxy, Source};
 
 use self::stream::Stream;
 use crate::quic::ShardEnd;
@@ -145,6 +148,32 @@ impl Transport {
         Stream::enter(stream, entrance).map(Self::Stream)
     }
 
+    /// It is a relay's: before anything else its header is read.
+    pub(crate) fn expect_header(&mut self) {
+        if let Self::Stream(stream) = self {
+            stream.expect_header();
+        }
+    }
+
+    /// Whether the relay has not said yet for whom it connects.
+    pub(crate) fn awaits_header(&self) -> bool {
+        match self {
+            Self::Stream(stream) => stream.awaits_header(),
+            Self::Quic(_) => false,
+        }
+    }
+
+    /// Reads on in a relay's header: for whom it connects once it is whole, and how much of `arrived` was the header's.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn take_header(&mut self, arrived: &[u8]) -> Result<Option<(Source, usize)>, NotProxy> {
+        match self {
+            Self::Stream(stream) => stream.take_header(arrived),
+            Self::Quic(_) => Err(NotProxy),
+        }
+    }
+
     /// The form of frames for a session of this encoding.
     pub(crate) const fn form(&self, encoding: Encoding) -> Form {
         match self {
@@ -243,6 +272,29 @@ impl Transport {
         match self {
             Self::Stream(stream) => stream.flush(),
             Self::Quic(_) => Ok(true),
+        }
+    }
+
+    /// What a layer has sealed and the socket has not taken.
+    pub(crate) fn unsent_bytes(&self) -> usize {
+        match self {
+            Self::Stream(stream) => stream.unsent_bytes(),
+            Self::Quic(_) => 0,
+        }
+    }
+
+    /// Whether the peer has said that it is done, and hears the same from us before the end.
+    pub(crate) fn awaits_close(&self) -> bool {
+        match self {
+            Self::Stream(stream) => stream.awaits_close(),
+            Self::Quic(_) => false,
+        }
+    }
+
+    /// The peer has ended in order, and TLS answers that. One try: nobody has to hear it.
+    pub(crate) fn answer_end(&mut self) {
+        if let Self::Stream(stream) = self {
+            stream.answer_end();
         }
     }
 

@@ -117,6 +117,7 @@ impl Shard {
             }
             ShardCommand::Drain { addresses, spread, close_per_s } => self.begin_drain(addresses, spread, close_per_s),
             ShardCommand::Enter(entrant) => self.enter(*entrant),
+            ShardCommand::Shed { sheds } => self.sheds = sheds,
             ShardCommand::Stop => self.is_stopping = true,
         }
     }

@@ -94,10 +94,7 @@ const SLICES_MAX: usize = 64;
 
 impl Connection {
     pub(super) fn new(session: ServerSession, transport: Transport, peer: IpAddr) -> Self {
-        let peer = match peer {
-            IpAddr::V4(peer) => peer.to_ipv6_mapped(),
-            IpAddr::V6(peer) => peer,
-        };
+        let peer = mapped(peer);
         Self {
             session,
             transport,
@@ -116,6 +113,11 @@ impl Connection {
     /// From where.
     pub(super) const fn peer(&self) -> IpAddr {
         IpAddr::V6(self.peer).to_canonical()
+    }
+
+    /// From where it is in truth, as the relay in between says.
+    pub(super) const fn set_peer(&mut self, peer: IpAddr) {
+        self.peer = mapped(peer);
     }
 
     /// LOGIN was granted.
@@ -247,8 +249,12 @@ impl Connection {
     /// # Errors
     /// The transport failed.
     pub(super) fn flush(&mut self, key: SlabKey, desk: &mut Desk) -> Result<(), Doom> {
+        let unsent_bytes = self.transport.unsent_bytes();
         let is_flushed = self.transport.flush().map_err(|_| Doom::Failed)?;
         let Some(outbox) = &mut self.outbox else { return Ok(()) };
+        if self.transport.unsent_bytes() < unsent_bytes {
+            outbox.progress_at = desk.now;
+        }
         if !is_flushed {
             return Ok(());
         }
@@ -265,6 +271,13 @@ impl Connection {
             self.transport.reregister(&desk.registry, key.token(), Interest::READABLE).map_err(|_| Doom::Failed)?;
         }
         Ok(())
+    }
+}
+
+const fn mapped(peer: IpAddr) -> Ipv6Addr {
+    match peer {
+        IpAddr::V4(peer) => peer.to_ipv6_mapped(),
+        IpAddr::V6(peer) => peer,
     }
 }
 

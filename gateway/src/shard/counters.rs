@@ -21,6 +21,8 @@ pub enum DropReason {
     Sampled,
     /// The room's own queue on the shard is full.
     RoomQueue,
+    /// The process is short of memory.
+    Memory,
 }
 
 impl From<backlog::DropReason> for DropReason {
@@ -35,7 +37,7 @@ impl From<backlog::DropReason> for DropReason {
 
 impl DropReason {
     /// Every reason, for tables and metrics.
-    pub const ALL: [Self; 5] = [Self::SoftMark, Self::Replaced, Self::Closed, Self::Sampled, Self::RoomQueue];
+    pub const ALL: [Self; 6] = [Self::SoftMark, Self::Replaced, Self::Closed, Self::Sampled, Self::RoomQueue, Self::Memory];
 
     /// Lower-case name, as metrics label it.
     #[must_use]
@@ -46,6 +48,7 @@ impl DropReason {
             Self::Closed => "closed",
             Self::Sampled => "sampled",
             Self::RoomQueue => "room_queue",
+            Self::Memory => "memory",
         }
     }
 }

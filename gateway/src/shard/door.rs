@@ -92,9 +92,14 @@ impl Shard {
 
     /// Takes in the next one at a door; `false` when there is none for now.
     fn accept_one(&mut self, at: usize) -> bool {
-        let Self { doors, desk, config, .. } = self;
+        let Self { doors, desk, config, admission, .. } = self;
         let Some(door) = doors.get_mut(at) else { return false };
         if !door.is_acceptable || desk.now < door.accept_from {
+            return false;
+        }
+        if !admission.0.is_open() {
+            desk.counters.accept_exhausted.add(1);
+            door.accept_from = desk.now + ACCEPT_PAUSE_MS;
             return false;
         }
         if matches!(door.entrance, Entrance::Tls(_)) && config.handshakes_per_s > 0 {
@@ -159,6 +164,9 @@ impl Shard {
                 drop(transport.write(&words, &mut self.desk.scratch));
             }
             return;
+        }
+        if self.admission.0.is_relay(peer) {
+            transport.expect_header();
         }
         self.seat(transport, peer, self.desk.now);
     }

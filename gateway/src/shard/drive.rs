@@ -12,12 +12,15 @@ use super::{
     message::{ConnKey, LeftCause, ShardEvent},
     slab::SlabKey,
 };
-use crate::transport::{Bounds, End, Found, Handshake};
-use billfish_session::server::{ServerAction, ServerActions};
+use crate::transport::{Bounds, End, Found, Handshake, NotProxy, Source};
+use billfish_session::{
+    Form,
+    server::{ServerAction, ServerActions},
+};
 use billfish_state::DeviceKind;
 use billfish_wire::{Body, Code, HEADER_BYTES, Reason};
 use smallvec::SmallVec;
-use std::io;
+use std::{io, ops::Range};
 
 /// How long a connection that was told why it ends is kept to see the words arrive: several round trips of a phone.
 pub(super) const LEAVE_MS: u64 = 1_000;
@@ -69,9 +72,11 @@ impl Shard {
                 // The edge is used up: when there may be more, be it the end, nobody else will say so.
                 let has_more = read == portion || conn.is_at_end;
                 if conn.transport.is_bare() {
-                    self.feed(key, read);
+                    self.feed(key, 0..read);
+                } else if conn.transport.awaits_header() {
+                    self.take_header(key, read);
                 } else {
-                    self.open_layers(key, read);
+                    self.open_layers(key, 0..read);
                 }
                 if has_more {
                     self.read_again(key);
@@ -91,22 +96,54 @@ impl Shard {
         }
     }
 
-    /// Feeds a session the first `read` bytes of the shard's buffer.
-    fn feed(&mut self, key: SlabKey, read: usize) {
+    /// Reads on in the header of a relay. With its end it is known who is there, and whether they may come in.
+    fn take_header(&mut self, key: SlabKey, read: usize) {
+        let Self { slab, desk, buffer, admission, .. } = self;
+        let Some(Tenant::Open(conn)) = slab.get_mut(key) else { return };
+        let (source, used) = match conn.transport.take_header(&buffer[..read]) {
+            Ok(None) => return,
+            Ok(Some(taken)) => taken,
+            Err(NotProxy) => {
+                desk.counters.frame_errors.add(1);
+                return self.close(key, Reason::Malformed);
+            }
+        };
+        if let Source::Client(client) = source {
+            if let Err(reason) = admission.0.introduce(client) {
+                desk.counters.accept_refused.add(1);
+                if conn.transport.is_bare() {
+                    Form::Json.encode_into(&mut self.staged.bytes, Code::Error, &Body::refusal(reason));
+                }
+                return self.close(key, reason);
+            }
+            conn.set_peer(client);
+        }
+        if used == read {
+            return;
+        }
+        if conn.transport.is_bare() {
+            self.feed(key, used..read);
+        } else {
+            self.open_layers(key, used..read);
+        }
+    }
+
+    /// Feeds a session a part of the shard's buffer.
+    fn feed(&mut self, key: SlabKey, part: Range<usize>) {
         let Self { slab, desk, buffer, hints, .. } = self;
         let Some(Tenant::Open(conn)) = slab.get_mut(key) else { return };
-        feed_session(conn, &buffer[..read], desk, hints);
+        feed_session(conn, &buffer[part], desk, hints);
         self.carry_out(key);
     }
 
-    /// Takes the first `read` bytes of the shard's buffer through the layers of a connection, and feeds its session what is in them.
-    fn open_layers(&mut self, key: SlabKey, read: usize) {
+    /// Takes a part of the shard's buffer through the layers of a connection, and feeds its session what is in it.
+    fn open_layers(&mut self, key: SlabKey, part: Range<usize>) {
         let Self { slab, desk, buffer, hints, websocket, .. } = self;
         let Some(Tenant::Open(conn)) = slab.get_mut(key) else { return };
         let mut scratch = std::mem::take(&mut desk.scratch);
         let bounds =
             Bounds { login_body_bytes_max: desk.session.login_body_bytes_max, body_bytes_max: desk.session.body_bytes_max, websocket };
-        let found = conn.transport.open(&mut buffer[..read], bounds, &mut scratch);
+        let found = conn.transport.open(&mut buffer[part], bounds, &mut scratch);
         let Found { established, controls, end } = found.unwrap_or(Found { end: Some(End::Failed), ..Found::default() });
         match established {
             Some(Handshake::Full) => desk.counters.tls_full.add(1),
@@ -349,7 +386,8 @@ impl Shard {
         self.admission.0.closed(conn.peer(), conn.is_let_in());
         self.desk.counters.closed[reason_row(reason)].add(1);
 
-        let is_writable = !matches!(reason, Reason::PeerClosed | Reason::TransportFailed | Reason::WriteStalled);
+        let is_writable =
+            !matches!(reason, Reason::PeerClosed | Reason::TransportFailed | Reason::WriteStalled) || conn.transport.awaits_close();
         conn.transport.part_into(&mut last_words, reason);
         if let Some(quic) = conn.transport.quic() {
             // Its task waits for the words to arrive; nothing of it stays here.
@@ -359,6 +397,9 @@ impl Shard {
             self.linger(conn, last_words);
         } else {
             conn.drop_outbox(&mut self.desk);
+            if reason == Reason::PeerClosed {
+                conn.transport.answer_end();
+            }
         }
     }
 

@@ -195,6 +195,11 @@ pub enum ShardCommand {
     },
     /// Somebody comes in by QUIC.
     Enter(Box<Entrant>),
+    /// Memory is short, or is so no longer: pushes that may be lost are.
+    Shed {
+        /// It is.
+        sheds: bool,
+    },
     /// Closes everything at once and ends the thread.
     Stop,
 }
@@ -376,6 +381,21 @@ pub trait Admission: Send + Sync {
     /// # Errors
     /// The connection is not wanted.
     fn accept(&self, peer: IpAddr) -> Result<(), Reason>;
+    /// Whether it makes sense to accept anybody now; if not, whoever comes waits in the kernel's queue.
+    fn is_open(&self) -> bool {
+        true
+    }
+    /// Whether who connects from there is a relay, which says first for whom. `accept` counts its connections in all, and for no address.
+    fn is_relay(&self, _peer: IpAddr) -> bool {
+        false
+    }
+    /// A relay's connection is `client`'s. Let in, `client` is the `peer` of all that follows; refused, the relay still is.
+    ///
+    /// # Errors
+    /// The connection is not wanted.
+    fn introduce(&self, _client: IpAddr) -> Result<(), Reason> {
+        Ok(())
+    }
     /// It is no longer half-open: its LOGIN was granted.
     fn logged_in(&self, peer: IpAddr);
     /// It is gone.
@@ -442,6 +462,7 @@ impl Weigh for ShardCommand {
                 | Self::RoomAccount { .. }
                 | Self::Drain { .. }
                 | Self::Enter(_)
+                | Self::Shed { .. }
                 | Self::Stop => 0,
             }
     }

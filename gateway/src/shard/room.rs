@@ -117,7 +117,7 @@ pub(super) enum RoomPushed {
     Queued,
     /// There are no members here.
     NoRoom,
-    /// The queue is full, and the push of a class that may be dropped: so many copies of it are not made.
+    /// The push is of a class that may be dropped, and was: so many copies of it are not made.
     Dropped { class: Class, copies: u64 },
 }
 
@@ -149,6 +149,11 @@ impl Rooms {
         if self.queue(room_id, RoomItem::Push(frame)) {
             return RoomPushed::Queued;
         }
+        self.give_up(room_id, class)
+    }
+
+    /// Books a push of which no copy is made.
+    pub(super) fn give_up(&mut self, room_id: i64, class: Class) -> RoomPushed {
         let Some(room) = self.by_id.get_mut(&room_id) else { return RoomPushed::NoRoom };
         let copies = room.members.len() as u64;
         room.account.copies += copies;

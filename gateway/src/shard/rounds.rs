@@ -14,6 +14,7 @@ use super::{
     slab::SlabKey,
 };
 use billfish_session::Push;
+use billfish_wire::Class;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -66,25 +67,37 @@ const ALL_JOBS_MAX: usize = 64;
 impl Shard {
     /// Hands a push to its room's queue.
     pub(super) fn push_to_room(&mut self, room_id: i64, frame: JobFrame) {
-        match self.desk.rooms.push(room_id, frame) {
+        let is_shed = self.is_shed(&frame.push);
+        let (pushed, reason) = match is_shed {
+            true => (self.desk.rooms.give_up(room_id, frame.push.class()), DropReason::Memory),
+            false => (self.desk.rooms.push(room_id, frame), DropReason::RoomQueue),
+        };
+        match pushed {
             RoomPushed::Queued => {}
             RoomPushed::NoRoom => self.desk.counters.stale_commands.add(1),
             RoomPushed::Dropped { class, copies } => {
                 self.desk.counters.copies.add(copies);
-                self.desk.counters.dropped[class as usize][DropReason::RoomQueue as usize].add(copies);
+                self.desk.counters.dropped[class as usize][reason as usize].add(copies);
             }
         }
     }
 
+    /// Whether a push is not made because the process is short of memory: chat and what is worth less, unless somebody is to confirm it.
+    fn is_shed(&self, push: &Push) -> bool {
+        self.sheds && matches!(push.class(), Class::Chat | Class::Ambient) && !push.wants_ack()
+    }
+
     /// Queues a push to every session of an app.
     pub(super) fn push_to_all(&mut self, app_id: i32, push: Arc<Push>) {
-        if self.all_jobs.len() < ALL_JOBS_MAX {
+        let is_shed = self.is_shed(&push);
+        if !is_shed && self.all_jobs.len() < ALL_JOBS_MAX {
             self.all_jobs.push_back(AllJob { app_id, push, next_place: 0, end: self.slab.places() });
         } else {
             // Walking the slab for the books costs what walking it for the push would have begun with, and writes nothing.
             let copies = self.live_of(app_id);
             self.desk.counters.copies.add(copies);
-            self.desk.counters.dropped[push.class() as usize][DropReason::RoomQueue as usize].add(copies);
+            let reason = if is_shed { DropReason::Memory } else { DropReason::RoomQueue };
+            self.desk.counters.dropped[push.class() as usize][reason as usize].add(copies);
         }
     }
 
@@ -100,10 +113,15 @@ impl Shard {
 
     /// Writes a push to one session.
     pub(super) fn push_to_user(&mut self, key: SlabKey, push: &Arc<Push>) {
+        let is_shed = self.is_shed(push);
         let Self { slab, desk, .. } = self;
         let Some(Tenant::Open(conn)) = slab.get_mut(key) else { return desk.counters.stale_commands.add(1) };
         if !conn.session.is_live() {
             return desk.counters.stale_commands.add(1);
+        }
+        if is_shed {
+            desk.counters.copies.add(1);
+            return desk.copy_dropped(0, push.class(), DropReason::Memory);
         }
         let sent = conn.send_copy(key, push, 0, desk);
         if sent.is_ok() && push.wants_ack() {

@@ -1,8 +1,9 @@
 //! What a socket carries: TLS where the door says so, a WebSocket where the first bytes say so, and in them frames.
 
 use super::{
-    Bounds, End, Entrance, Found, Handshake, Scratch,
+    Bounds, End, Entrance, Found, Handshake, NotProxy, Scratch, Source,
     plain::PlainTransport,
+    proxy,
     tls::{Opened, Tls},
     websocket::{self, WebSocket},
 };
@@ -33,13 +34,15 @@ pub(crate) struct Stream {
 /// What has to be remembered beside the socket.
 #[derive(Debug, Default)]
 struct Layers {
+    /// What has come of a relay's header, until it is whole.
+    header: Option<Vec<u8>>,
     tls: Option<Tls>,
     websocket: websocket::Begun,
 }
 
 impl Layers {
     fn is_idle(&self) -> bool {
-        self.tls.is_none() && self.websocket.is_idle()
+        self.header.is_none() && self.tls.is_none() && self.websocket.is_idle()
     }
 }
 
@@ -58,6 +61,33 @@ impl Stream {
                 Self { socket, framing: Framing::Undecided, layers: Some(Box::new(Layers { tls: Some(tls), ..Layers::default() })) }
             }
         })
+    }
+
+    /// It is a relay's: before anything else its header is read.
+    pub(super) fn expect_header(&mut self) {
+        self.layers.get_or_insert_default().header = Some(Vec::new());
+    }
+
+    /// Whether the relay has not said yet for whom it connects.
+    pub(super) fn awaits_header(&self) -> bool {
+        self.layers.as_ref().is_some_and(|layers| layers.header.is_some())
+    }
+
+    /// Reads on in a relay's header: for whom it connects once it is whole, and how much of `arrived` was the header's.
+    pub(super) fn take_header(&mut self, arrived: &[u8]) -> Result<Option<(Source, usize)>, NotProxy> {
+        let layers = self.layers.get_or_insert_default();
+        let mut header = layers.header.take().unwrap_or_default();
+        let held_bytes = header.len();
+        header.extend_from_slice(arrived);
+        let Some((source, used)) = proxy::parse(&header)? else {
+            header.shrink_to_fit();
+            layers.header = Some(header);
+            return Ok(None);
+        };
+        if layers.is_idle() {
+            self.layers = None;
+        }
+        Ok(Some((source, used - held_bytes)))
     }
 
     /// The form of frames for a session of this encoding.
@@ -192,6 +222,23 @@ impl Stream {
         }
     }
 
+    /// What a layer has sealed and the socket has not taken.
+    pub(super) fn unsent_bytes(&self) -> usize {
+        self.tls().map_or(0, Tls::unsent_bytes)
+    }
+
+    /// Whether the peer has said that it is done, and hears the same from us before the end.
+    pub(super) fn awaits_close(&self) -> bool {
+        self.layers.as_ref().is_some_and(|layers| layers.websocket.awaits_close())
+    }
+
+    /// The peer has ended in order, and TLS answers that. One try: nobody has to hear it.
+    pub(super) fn answer_end(&mut self) {
+        if let Some(tls) = self.layers.as_mut().and_then(|layers| layers.tls.as_mut()) {
+            tls.say_end(&mut self.socket);
+        }
+    }
+
     /// Appends the last words of the layer that cuts frames: why the connection ends.
     pub(super) fn part_into(&self, out: &mut Vec<u8>, reason: Reason) {
         if let Framing::WebSocket(websocket) = self.framing {
@@ -202,9 +249,7 @@ impl Stream {
 
     /// Nothing more will be written: the peer sees the end behind what was.
     pub(super) fn finish(&mut self) -> io::Result<()> {
-        if let Some(tls) = self.layers.as_mut().and_then(|layers| layers.tls.as_mut()) {
-            tls.say_end(&mut self.socket);
-        }
+        self.answer_end();
         self.socket.finish()
     }
 

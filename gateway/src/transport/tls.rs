@@ -213,6 +213,11 @@ impl Tls {
         Ok(true)
     }
 
+    /// What is sealed and not yet written.
+    pub(crate) const fn unsent_bytes(&self) -> usize {
+        self.outgoing.len()
+    }
+
     /// Says that nothing more comes. One try: a peer that does not hear it sees the end of the stream.
     pub(crate) fn say_end(&mut self, socket: &mut PlainTransport) {
         if !self.is_established {
@@ -247,19 +252,31 @@ impl Tls {
     fn with_traffic(
         &mut self,
         out: &mut Vec<u8>,
-        write: impl FnOnce(&mut WriteTraffic<'_, ServerConnectionData>, &mut Vec<u8>) -> Result<(), ()>,
+        mut write: impl FnMut(&mut WriteTraffic<'_, ServerConnectionData>, &mut Vec<u8>) -> Result<(), ()>,
     ) -> io::Result<()> {
         let broken = || io::Error::from(io::ErrorKind::BrokenPipe);
-        loop {
-            match self.session.process_tls_records(&mut []).state {
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => return write(&mut traffic, out).map_err(|()| broken()),
-                Ok(ConnectionState::EncodeTlsData(mut data)) => append(&mut data, out)?,
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+        let mut used = 0;
+        let written = loop {
+            // What has begun must be there: rustls remembers where in it a handshake message begins, and panics when it is not.
+            let UnbufferedStatus { discard, state } = self.session.process_tls_records(&mut self.incoming[used..]);
+            let written = match state {
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => Some(write(&mut traffic, out).map_err(|()| broken())),
+                Ok(ConnectionState::EncodeTlsData(mut data)) => append(&mut data, out).err().map(Err),
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    None
+                }
                 // The peer has ended its side, which does not end ours; the state that writes comes next.
-                Ok(ConnectionState::PeerClosed) => {}
-                Ok(_) | Err(_) => return Err(broken()),
+                Ok(ConnectionState::PeerClosed) => None,
+                Ok(_) | Err(_) => Some(Err(broken())),
+            };
+            used += discard;
+            if let Some(written) = written {
+                break written;
             }
-        }
+        };
+        self.incoming.drain(..used);
+        written
     }
 }
 

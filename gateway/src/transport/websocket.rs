@@ -45,13 +45,27 @@ pub(super) struct Begun {
     /// The beginning of the request.
     head: Vec<u8>,
     messages: Decoder,
-    /// The code of the rule that was broken; 0: none was.
-    violation: u16,
+    /// What the Close frame says that ends it, where the peer has settled that.
+    parting: Option<Parting>,
+}
+
+/// Why there is nothing more to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Parting {
+    /// The peer has said Close, with this code or with none: it hears the same.
+    Echo(Option<u16>),
+    /// A rule was broken, and this is its code.
+    Violation(u16),
 }
 
 impl Begun {
     pub(super) fn is_idle(&self) -> bool {
-        self.head.is_empty() && !self.messages.is_partial() && self.violation == 0
+        self.head.is_empty() && !self.messages.is_partial() && self.parting.is_none()
+    }
+
+    /// The peer has said Close, and waits for ours.
+    pub(super) const fn awaits_close(&self) -> bool {
+        matches!(self.parting, Some(Parting::Echo(_)))
     }
 }
 
@@ -142,8 +156,7 @@ impl WebSocket {
     ) -> Option<End> {
         let mut messages = begun.messages.feed(Role::Server, arrived);
         // The answer to the last of several pings is an answer to all of them, as RFC 6455 5.5.3 has it.
-        let mut pong_from = scratch.reply.len();
-        let before_pong = pong_from;
+        let before_pong = scratch.reply.len();
         loop {
             // The first message is a LOGIN; what follows it in the same piece is read by the rules of a session.
             let body_bytes_max = if self.speaks == Speaks::Nothing { bounds.login_body_bytes_max } else { bounds.body_bytes_max };
@@ -166,17 +179,16 @@ impl WebSocket {
                 Ok(Some(Event::Ping(payload))) => {
                     *controls += 1;
                     scratch.reply.truncate(before_pong);
-                    pong_from = before_pong;
                     frame_into(&mut scratch.reply, Opcode::Pong, payload, None);
                 }
                 Ok(Some(Event::Pong(_))) => *controls += 1,
                 Ok(Some(Event::Close { code, .. })) => {
-                    debug_assert!(pong_from <= scratch.reply.len());
-                    close_into(&mut scratch.reply, code.unwrap_or(close::NORMAL), "", None);
+                    // Behind the answers to what came before it: after a Close no frame may follow.
+                    begun.parting = Some(Parting::Echo(code));
                     return Some(End::Closed);
                 }
                 Err(violation) => {
-                    begun.violation = violation.close_code();
+                    begun.parting = Some(Parting::Violation(violation.close_code()));
                     let is_too_large = violation.close_code() == close::TOO_LARGE;
                     return Some(End::Broken(if is_too_large { Reason::TooLarge } else { Reason::Malformed }));
                 }
@@ -195,9 +207,13 @@ impl WebSocket {
         if self.is_upgrading() {
             return;
         }
-        let violation = begun.map_or(0, |begun| begun.violation);
-        let code = if violation == 0 { close_code(reason) } else { violation };
-        close_into(out, code, reason.label(), None);
+        match begun.and_then(|begun| begun.parting) {
+            // RFC 6455, section 5.5.1: the code that was received, and where there was none, none.
+            Some(Parting::Echo(Some(code))) => close_into(out, code, "", None),
+            Some(Parting::Echo(None)) => frame_into(out, Opcode::Close, &[], None),
+            Some(Parting::Violation(code)) => close_into(out, code, reason.label(), None),
+            None => close_into(out, close_code(reason), reason.label(), None),
+        }
     }
 }
 
