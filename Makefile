@@ -1,5 +1,5 @@
 # What a newcomer types. Every target installs what it needs, and says so.
-.PHONY: help run cluster test bench baseline lint fuzz soak faults clean
+.PHONY: help run cluster test bench baseline lint fuzz soak attack faults clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -42,6 +42,10 @@ fuzz: ## every fuzz target for FUZZ_RUNS runs (default 1,000,000)
 
 soak: ## 5 minutes at 10,000 connections and 50,000 deliveries a second
 	scripts/soak
+
+attack: ## 5,000 slow strangers, a flood of logins and floods of messages against 3,000 good logins; then 1,000 slow readers in a room of 10,000
+	scripts/need cc
+	scripts/attack
 
 faults: ## every fault of docs/faults.md, FAULT_REPEATS times each (default 20) in FAULT_LANES lanes (default 4): an hour; goes on where it was stopped
 	scripts/need cc redis-server mariadbd faketime nft ip

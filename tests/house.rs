@@ -268,8 +268,13 @@ pub(crate) struct Peer {
 impl Peer {
     /// A connection that has not said anything.
     pub(crate) fn connect(gateway: SocketAddr) -> Self {
-        let stream = TcpStream::connect(gateway).unwrap();
+        Self::of(TcpStream::connect(gateway).unwrap())
+    }
+
+    /// One over a socket of one's own.
+    pub(crate) fn of(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
+        stream.set_nonblocking(false).unwrap();
         Self { stream, encoding: Encoding::Json, reassembler: Reassembler::default(), waiting: Vec::new(), ended: false }
     }
 

@@ -5,12 +5,14 @@
 mod house;
 
 mod acting;
+mod attack;
 mod chat;
 mod cluster;
 mod cluster_script;
 mod config;
 mod crowd;
 mod drain;
+mod foreign;
 mod framing;
 mod login;
 mod loss;

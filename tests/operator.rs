@@ -1,7 +1,7 @@
 //! What an operator sees: probes, metrics that tell the truth, logs without secrets, a page about the API.
 
 use crate::house::{House, eventually};
-use billfish_wire::{Body, Code};
+use billfish_wire::{Body, Code, Reason};
 use serde_json::json;
 use std::process::Command;
 
@@ -84,7 +84,10 @@ fn the_page_about_the_api_shows_its_routes_in_a_browser() {
 #[test]
 fn without_free_files_it_backs_off_and_serves_those_inside() {
     // 64 for itself and a few dozen for clients.
-    let house = House::under("ulimit -n 100; exec \"$@\"", "[gateway.admission]\nconnections_max = 1000\nunlogged_percent_max = 100\n");
+    let house = House::under(
+        "ulimit -n 100; exec \"$@\"",
+        "[gateway.admission]\nconnections_max = 1000\nunlogged_percent_max = 100\n[gateway.files]\nrefuse_percent = 100\nstop_percent = 100\n",
+    );
     let mut inside = house.login(20_001);
     let mut crowd = Vec::new();
     for _ in 0..200 {
@@ -111,6 +114,22 @@ fn without_free_files_it_backs_off_and_serves_those_inside() {
         matches!(late.next_within(std::time::Duration::from_secs(2)), Some(Some((Code::Error, _))))
     });
     assert!(house.metric("gateway_accept_errors_total", &[]) >= 1.0);
+}
+
+#[test]
+fn near_the_end_of_its_files_it_sends_newcomers_elsewhere() {
+    let house = House::under("ulimit -n 200; exec \"$@\"", "[gateway.admission]\nconnections_max = 1000\nunlogged_percent_max = 100\n");
+    let mut inside = house.login(20_001);
+    let mut crowd: Vec<_> = (0..200).map(|_| house.connect()).collect();
+    let told = crowd.iter_mut().any(|peer| {
+        let heard = peer.next_within(std::time::Duration::from_millis(20));
+        matches!(heard, Some(Some((Code::Error, body))) if body.code == Reason::Unavailable.number())
+    });
+    assert!(told, "who comes too late is told to go elsewhere");
+    assert!(house.metric("gateway_admission_refused_total", &["reason=\"files\""]) >= 1.0);
+    assert!(house.metric("gateway_open_files", &[]) <= 190.0, "there are some left for links and records");
+    inside.send(Code::Heartbeat, &Body::default());
+    inside.expect(Code::Heartbeat);
 }
 
 /// User and system time of a process, in hundredths of a second.

@@ -177,7 +177,7 @@ impl Stranger {
 }
 
 /// A connection from this address of the loopback network; it does not block.
-fn connect_from(source: Ipv4Addr, server: SocketAddr) -> TcpStream {
+pub(crate) fn connect_from(source: Ipv4Addr, server: SocketAddr) -> TcpStream {
     thread_local! {
         // The standard library cannot bind before it connects; tokio's sockets can.
         static RUNTIME: tokio::runtime::Runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();

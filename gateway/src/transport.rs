@@ -291,10 +291,10 @@ impl Transport {
         }
     }
 
-    /// The peer has ended in order, and TLS answers that. One try: nobody has to hear it.
-    pub(crate) fn answer_end(&mut self) {
+    /// Says by TLS that nothing more comes, so that the peer knows that nobody cut the stream. One try: nobody has to hear it.
+    pub(crate) fn say_end(&mut self) {
         if let Self::Stream(stream) = self {
-            stream.answer_end();
+            stream.say_end();
         }
     }
 
@@ -311,6 +311,12 @@ impl Transport {
     /// The socket failed, or there is none.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         self.stream()?.finish()
+    }
+
+    /// Whether anything is remembered beside the socket.
+    #[cfg(test)]
+    pub(crate) fn has_layers(&self) -> bool {
+        matches!(self, Self::Stream(stream) if stream.has_layers())
     }
 
     /// The socket, to look at its options.
@@ -345,3 +351,6 @@ impl Transport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

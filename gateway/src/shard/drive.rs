@@ -397,8 +397,8 @@ impl Shard {
             self.linger(conn, last_words);
         } else {
             conn.drop_outbox(&mut self.desk);
-            if reason == Reason::PeerClosed {
-                conn.transport.answer_end();
+            if !matches!(reason, Reason::TransportFailed | Reason::WriteStalled) {
+                conn.transport.say_end();
             }
         }
     }

@@ -232,8 +232,8 @@ impl Stream {
         self.layers.as_ref().is_some_and(|layers| layers.websocket.awaits_close())
     }
 
-    /// The peer has ended in order, and TLS answers that. One try: nobody has to hear it.
-    pub(super) fn answer_end(&mut self) {
+    /// Says by TLS that nothing more comes, so that the peer knows that nobody cut the stream. One try: nobody has to hear it.
+    pub(super) fn say_end(&mut self) {
         if let Some(tls) = self.layers.as_mut().and_then(|layers| layers.tls.as_mut()) {
             tls.say_end(&mut self.socket);
         }
@@ -249,8 +249,14 @@ impl Stream {
 
     /// Nothing more will be written: the peer sees the end behind what was.
     pub(super) fn finish(&mut self) -> io::Result<()> {
-        self.answer_end();
+        self.say_end();
         self.socket.finish()
+    }
+
+    /// Whether anything is remembered beside the socket.
+    #[cfg(test)]
+    pub(super) const fn has_layers(&self) -> bool {
+        self.layers.is_some()
     }
 
     /// The socket, to look at its options.

@@ -102,7 +102,6 @@ impl Tls {
     fn process(&mut self, socket: &mut PlainTransport, input: &mut [u8], plain: &mut Vec<u8>) -> io::Result<(usize, Opened)> {
         let mut used = 0;
         let mut opened = Opened::More;
-        let mut failure = None;
         loop {
             let UnbufferedStatus { discard, state } = self.session.process_tls_records(&mut input[used..]);
             let is_over = match state {
@@ -128,12 +127,12 @@ impl Tls {
                 Ok(ConnectionState::BlockedHandshake) => true,
                 // Early data is not offered, and states to come are not ours.
                 Ok(_) => return Err(io::Error::from(io::ErrorKind::InvalidData)),
-                // The alert that tells the peer comes out of the next turn.
-                Err(error) if failure.is_none() => {
-                    failure = Some(error);
-                    false
+                Err(error) => {
+                    used += discard;
+                    self.say_why(&mut input[used..]);
+                    self.flush(socket)?;
+                    return Err(invalid(error));
                 }
-                Err(_) => true,
             };
             used += discard;
             if is_over {
@@ -141,9 +140,6 @@ impl Tls {
             }
         }
         self.flush(socket)?;
-        if let Some(error) = failure {
-            return Err(invalid(error));
-        }
         if !self.is_established && !self.session.is_handshaking() {
             self.is_established = true;
             if opened == Opened::More {
@@ -151,6 +147,22 @@ impl Tls {
             }
         }
         Ok((used, opened))
+    }
+
+    /// Seals the alert that tells the peer what it did wrong. rustls is asked for no more than that: it would read what is broken once more,
+    /// and panics where it finds it broken again.
+    fn say_why(&mut self, input: &mut [u8]) {
+        while self.session.wants_write() {
+            match self.session.process_tls_records(input).state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    if append(&mut data, &mut self.outgoing).is_err() {
+                        return;
+                    }
+                }
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => while traffic.next_record().is_some() {},
+                Ok(_) | Err(_) => return,
+            }
+        }
     }
 
     /// Seals and writes a beginning of what `pieces` hold, as much as is taken; 0 while the socket takes nothing.

@@ -250,3 +250,35 @@ fn close_code(reason: Reason) -> u16 {
         _ => reason.number().and_then(|number| u16::try_from(number).ok()).unwrap_or(close::INTERNAL),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{close_code, login_of};
+    use billfish_websocket::close;
+    use billfish_wire::Reason;
+
+    #[test]
+    fn every_reason_has_a_code_that_may_be_sent_and_ours_are_our_numbers() {
+        for reason in Reason::ALL {
+            let code = close_code(reason);
+            assert!(close::is_legal(code), "{reason:?}: {code}");
+            if code >= 4_000 {
+                assert_eq!(Some(i32::from(code)), reason.number(), "{reason:?}");
+            }
+        }
+        assert_eq!(close_code(Reason::TooSlow), 4012);
+    }
+
+    #[test]
+    fn a_path_is_a_login_of_four_parts() {
+        let login = login_of("/a%2Fb%25c/20001/1001/30001").unwrap();
+        assert_eq!((login.token.as_deref(), login.user_id, login.room_id), (Some("a/b%c"), Some(20_001), Some(30_001)));
+        // Only code 1001 enters a room, and 0 is none.
+        assert_eq!(login_of("/t/20001/1003/30001").unwrap().room_id, None);
+        assert_eq!(login_of("/t/20001/1001/0").unwrap().room_id, None);
+        for path in ["", "/", "/t", "/t/1/1001", "//1/1001/1", "/t/x/1001/1", "/t/1/1001/x", "/t/1/1001/1/", "/%FF/1/1001/1", "t/1/1001/1"]
+        {
+            assert!(login_of(path).is_none(), "{path}");
+        }
+    }
+}

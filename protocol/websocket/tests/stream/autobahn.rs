@@ -2,19 +2,23 @@
 //! frame by frame, in odd reads and byte by byte.
 //!
 //! Its cases send and look at the echo; here what would be echoed is what comes out, and a failed connection is a violation with its code.
+//! The cases are run by `against`, which is the decoder here and a running gateway in `gateway/tests/transports`.
+//!
 //! What is left out: 7.1.x beyond the Close itself (nothing is read after it), 9.x above our limit (refused, see there), 12 and 13
 //! (compression is not spoken).
 
-use crate::peer::{BINARY, CLOSE, CONTINUATION, FIN, MESSAGE_BYTES_MAX, PING, PONG, ROLES, Raw, Said, TEXT, feed_all, raw, stream, whole};
-use billfish_websocket::{Decoder, Role, close};
-use std::collections::BTreeSet;
+use crate::{
+    against::run,
+    peer::{BINARY, CLOSE, CONTINUATION, FIN, MESSAGE_BYTES_MAX, PING, PONG, ROLES, Raw, Said, TEXT, feed_all, raw, whole},
+};
+use billfish_websocket::{Decoder, close};
 
 /// One case: its number, what is sent, what comes out, and the code of the Close that ends it where a rule is broken.
-struct Case {
-    number: String,
-    frames: Vec<Raw>,
-    said: Vec<Said>,
-    ends: Option<u16>,
+pub(crate) struct Case {
+    pub(crate) number: String,
+    pub(crate) frames: Vec<Raw>,
+    pub(crate) said: Vec<Said>,
+    pub(crate) ends: Option<u16>,
 }
 
 fn ok(number: impl Into<String>, frames: Vec<Raw>, said: Vec<Said>) -> Case {
@@ -51,30 +55,6 @@ fn closed(code: u16, reason: impl Into<String>) -> Said {
 
 /// Letters of two bytes, and one of three: the second is an omicron with oxia.
 const GREEK: &str = "κ\u{1F79}σμε";
-
-fn run(cases: Vec<Case>, expected_count: usize) {
-    let numbers: BTreeSet<&String> = cases.iter().map(|case| &case.number).collect();
-    assert_eq!((numbers.len(), cases.len()), (expected_count, expected_count), "each case once, and none forgotten");
-    for case in &cases {
-        for role in ROLES {
-            let bytes = stream(&case.frames, role);
-            let by_frame: Vec<Vec<u8>> = case.frames.iter().map(|frame| frame.bytes_for(role)).collect();
-            check(case, role, "whole", vec![&bytes]);
-            check(case, role, "frame by frame", by_frame.iter().map(Vec::as_slice).collect());
-            check(case, role, "in reads of 997 bytes", bytes.chunks(997).collect());
-            check(case, role, "byte by byte", bytes.chunks(1).collect());
-        }
-    }
-}
-
-fn check(case: &Case, role: Role, how: &str, pieces: Vec<&[u8]>) {
-    let mut decoder = Decoder::default();
-    let (said, violation) = feed_all(&mut decoder, role, pieces, MESSAGE_BYTES_MAX);
-    let number = &case.number;
-    assert!(said == case.said, "case {number} {role:?} {how}: {} events, {:?}", said.len(), said.last());
-    let ends = violation.map(|violation| violation.close_code());
-    assert_eq!(ends, case.ends, "case {number} {role:?} {how}: {violation:?}");
-}
 
 #[test]
 fn section_1_framing() {
