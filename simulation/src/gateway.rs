@@ -413,6 +413,7 @@ impl Gateway {
             | ShardCommand::LoginVerdict { .. }
             | ShardCommand::RoomAccount { .. }
             | ShardCommand::Drain { .. }
+            | ShardCommand::Shed { .. }
             | ShardCommand::Stop => {}
         }
     }

@@ -21,8 +21,9 @@ const RECORD_BYTES_MAX: usize = 16 * 1024;
 const RECORD_OVERHEAD_BYTES: usize = 64;
 /// A sealed alert.
 const ALERT_BYTES: usize = 64;
-/// What may wait for the rest of its record or handshake message. rustls refuses longer ones itself; this is the belt to its braces.
-const INCOMING_BYTES_MAX: usize = 80 * 1024;
+/// What may wait for the rest of its record or handshake message: one record of any kind, of which the longest has 18 KiB. The largest message
+/// that a client has reason to send is its first, of less than 4 KiB; rustls would keep 64 KiB of one, for a stranger.
+const INCOMING_BYTES_MAX: usize = 20 * 1024;
 
 /// The layer's state of one connection.
 pub(crate) struct Tls {
@@ -82,20 +83,21 @@ impl Tls {
         if self.incoming.is_empty() {
             let (used, opened) = self.process(socket, arrived, plain)?;
             self.incoming.extend_from_slice(&arrived[used..]);
-            return Ok(opened);
+            return self.bounded(opened);
         }
         let mut incoming = std::mem::take(&mut self.incoming);
         incoming.extend_from_slice(arrived);
         let (used, opened) = self.process(socket, &mut incoming, plain)?;
         if used < incoming.len() {
             incoming.drain(..used);
-            if incoming.len() > INCOMING_BYTES_MAX {
-                return Err(io::Error::from(io::ErrorKind::InvalidData));
-            }
             incoming.shrink_to_fit();
             self.incoming = incoming;
         }
-        Ok(opened)
+        self.bounded(opened)
+    }
+
+    fn bounded(&self, opened: Opened) -> io::Result<Opened> {
+        if self.incoming.len() > INCOMING_BYTES_MAX { Err(io::Error::from(io::ErrorKind::InvalidData)) } else { Ok(opened) }
     }
 
     /// Works `input` off; how much of it was used.

@@ -247,7 +247,18 @@ fn close_code(reason: Reason) -> u16 {
         Reason::Internal => close::INTERNAL,
         Reason::Unavailable => close::TRY_AGAIN_LATER,
         Reason::HeartbeatLost | Reason::FrameTimeout | Reason::WriteStalled | Reason::TransportFailed => close::PROTOCOL_ERROR,
-        _ => reason.number().and_then(|number| u16::try_from(number).ok()).unwrap_or(close::INTERNAL),
+        Reason::Malformed
+        | Reason::NotLoggedIn
+        | Reason::BadToken
+        | Reason::NotYourUser
+        | Reason::RoomNotFound
+        | Reason::Muted
+        | Reason::Banned
+        | Reason::RateLimited
+        | Reason::UnknownCode
+        | Reason::DuplicateLogin
+        | Reason::LoginTimeout
+        | Reason::TooSlow => reason.number().and_then(|number| u16::try_from(number).ok()).unwrap_or(close::INTERNAL),
     }
 }
 
