@@ -323,7 +323,7 @@ impl Default for TlsConfig {
 }
 
 impl Default for QuicConfig {
-    /// 512 are what a second of ordinary arrivals has under way at a round trip of 200 ms; 8,192 hold some 100 MiB at the worst, for 5 s.
+    /// 512 are what a second of ordinary arrivals has under way at a round trip of 200 ms; 8,192 hold some 250 MiB at the worst, for 5 s.
     fn default() -> Self {
         Self { retry_above: 512, handshakes_max: 8_192 }
     }

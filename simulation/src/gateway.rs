@@ -414,6 +414,7 @@ impl Gateway {
             | ShardCommand::RoomAccount { .. }
             | ShardCommand::Drain { .. }
             | ShardCommand::Shed { .. }
+            | ShardCommand::Enter(_)
             | ShardCommand::Stop => {}
         }
     }

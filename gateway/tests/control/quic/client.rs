@@ -55,6 +55,7 @@ impl QuicHouse {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
+        crypto.enable_early_data = true;
         crypto.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto).unwrap()));
         config.transport_config(Arc::new(transport));

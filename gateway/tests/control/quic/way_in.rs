@@ -2,7 +2,7 @@
 
 use super::client::{ALPN, QuicHouse, patiently, timed};
 use crate::house::{login_body, until};
-use billfish_wire::{Body, Code, HEADER_BYTES};
+use billfish_wire::{Body, Code, Encoding, HEADER_BYTES, frame};
 use quinn::{ConnectionError, TransportConfig};
 use std::{net::UdpSocket, time::Duration};
 
@@ -95,6 +95,23 @@ fn the_protocol_must_be_named() {
     }
     until("both are counted", || house.house.metric("gateway_quic_handshakes_total", &[r#"result="failed""#]) == 2.0);
     house.log_in(20_001);
+}
+
+/// A client that comes back may shorten its handshake, and can put nothing before its end: a LOGIN there could be repeated by others.
+#[test]
+fn a_ticket_allows_no_early_data() {
+    let house = QuicHouse::new();
+    let endpoint = house.endpoint(house.client_config(&[ALPN], TransportConfig::default()));
+    house.house.runtime.block_on(async {
+        let connect = || endpoint.connect(house.address(), "localhost").unwrap();
+        let connection = patiently(connect()).await.unwrap();
+        let (mut up, mut down) = connection.open_bi().await.unwrap();
+        up.write_all(&frame::encode(Encoding::Json, Code::Heartbeat, &Body::default())).await.unwrap();
+        // The ticket comes before the answer.
+        patiently(down.read_to_end(4_096)).await.unwrap();
+        let Err(connecting) = connect().into_0rtt() else { panic!("early data would be taken") };
+        patiently(connecting).await.unwrap();
+    });
 }
 
 /// By a token's proof at the first packet, or behind the handshake: each address has what it may have, and no more.
