@@ -120,5 +120,5 @@ fn sslyze_finds_nothing_old_on_the_tls_port() {
     let output =
         Command::new(python).arg(peer("tls_scan.py")).args(["127.0.0.1".to_owned(), house.ports.tls.port().to_string()]).output().unwrap();
     assert_ok(&output);
-    println!("{}", String::from_utf8_lossy(&output.stdout));
+    eprintln!("{}", String::from_utf8_lossy(&output.stdout));
 }
