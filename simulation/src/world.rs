@@ -486,6 +486,9 @@ impl World {
                 }
                 ClientAction::Tell(event) => self.hear(client, event),
                 ClientAction::Close => self.hang_up(client),
+                ClientAction::SendNext { .. } | ClientAction::Switch | ClientAction::CloseNext { .. } | ClientAction::CloseFormer => {
+                    unreachable!("nobody here has a second connection")
+                }
             }
         }
     }

@@ -11,10 +11,13 @@
 //!   is then undone: what was sent behind it would be a stranger's.
 //! - Rooms wanted are entered again by themselves; a room shows each `seq` and each id once and in order, across connections.
 //! - QoS-1 messages are acknowledged when they are handed to the app, and again when they come again.
+//! - A session moves to another connection without a gap: it logs in there while the one it has goes on. Both together are one connection
+//!   to whoever listens.
 //! - [`ClientEvent::Closed`] is told once per connection, as the last thing. Back-off, addresses and tokens are the shell's.
 
 mod action;
 mod config;
+mod moving;
 mod rooms;
 mod seen;
 #[cfg(test)]
@@ -25,6 +28,7 @@ pub use self::action::{CallError, ClientAction, ClientEvent, Message};
 pub use self::config::ClientConfig;
 
 use self::{
+    moving::Moving,
     rooms::{Rooms, Standing},
     seen::Seen,
     unproven::Unproven,
@@ -92,6 +96,7 @@ pub struct ClientSession {
     inbox_ask: Option<InboxAsk>,
     seen: Seen,
     unproven: Unproven,
+    moving: Moving,
     actions: VecDeque<ClientAction>,
 }
 
@@ -111,6 +116,7 @@ impl ClientSession {
             inbox_ask: None,
             seen: Seen::default(),
             unproven: Unproven::default(),
+            moving: Moving::default(),
             actions: VecDeque::new(),
         }
     }
@@ -156,10 +162,16 @@ impl ClientSession {
         }
         self.state = State::LoggingIn { until: now + self.config.answer_timeout_ms };
         self.heard_at = now;
+        let resumed = self.rooms.to_resume();
+        self.rooms.resume(&resumed);
+        let login = self.login(token, resumed);
+        self.send(Code::Login, login);
+    }
+
+    fn login(&self, token: &str, rooms: BTreeMap<i64, i64>) -> Body {
         let inbox = self.config.inbox.then(|| self.inbox_id.clone());
-        let rooms = self.rooms.begin_resume();
         let resume = (inbox.is_some() || !rooms.is_empty()).then_some(Resume { inbox, rooms, seq: None });
-        let login = Body {
+        Body {
             app_id: Some(self.config.app_id),
             user_id: Some(self.config.user_id),
             token: Some(token.to_owned()),
@@ -168,8 +180,7 @@ impl ClientSession {
             version: self.config.version.clone(),
             resume,
             ..Body::default()
-        };
-        self.send(Code::Login, login);
+        }
     }
 
     /// A whole frame arrived.
@@ -194,7 +205,12 @@ impl ClientSession {
             Code::Ack => self.on_accepted(body),
             Code::Kick => {
                 let reason = reason_of(&body);
-                self.tell(ClientEvent::Kicked { reason, msg: body.msg.unwrap_or_default() });
+                if self.is_own_login(now, reason) {
+                    return self.close(Reason::PeerClosed, None);
+                }
+                if !(reason == Reason::DuplicateLogin && self.is_moving()) {
+                    self.tell(ClientEvent::Kicked { reason, msg: body.msg.unwrap_or_default() });
+                }
                 self.close(reason, None);
             }
             Code::Join => self.on_joined(body),
@@ -206,6 +222,7 @@ impl ClientSession {
                 self.tell(ClientEvent::MoveTo { addresses: body.addresses, after_ms });
             }
         }
+        self.settle_former();
     }
 
     /// The stream cannot be followed any further: on the next connection it begins anew.
@@ -216,11 +233,14 @@ impl ClientSession {
     /// The transport is gone.
     pub fn on_disconnected(&mut self, reason: Reason) {
         let reason = if matches!(self.state, State::LoggingOut { .. }) { Reason::LoggedOut } else { reason };
-        self.end(reason, None);
+        if !self.follow_next(reason) {
+            self.end(reason, None);
+        }
     }
 
     /// Time has passed. Late calls do no harm, early ones neither.
     pub fn on_tick(&mut self, now: Time) {
+        self.tick_moving(now);
         match self.state {
             State::Offline => {}
             State::LoggingIn { until } => {
@@ -260,7 +280,7 @@ impl ClientSession {
             State::LoggingIn { until } | State::LoggingOut { until } => until,
             State::Live { heartbeat_at } => {
                 let inbox = self.inbox_ask.map_or(Time::NEVER, |ask| ask.again_at);
-                heartbeat_at.min(self.silence_deadline()).min(self.rooms.retry_deadline()).min(inbox)
+                heartbeat_at.min(self.silence_deadline()).min(self.rooms.retry_deadline()).min(inbox).min(self.moving.deadline())
             }
         }
     }
@@ -304,6 +324,7 @@ impl ClientSession {
         if self.is_live() {
             self.send_joins();
         }
+        self.settle_former();
         Ok(())
     }
 
@@ -395,6 +416,7 @@ impl ClientSession {
 
     /// Goes for good: rooms and unsent messages are forgotten, the token ends. [`ClientEvent::Closed`] follows.
     pub fn logout(&mut self, now: Time) {
+        self.end_move();
         self.in_flight.clear();
         self.histories.clear();
         self.rooms.clear();
@@ -437,15 +459,19 @@ impl ClientSession {
             self.acknowledge(&body);
             return self.show_once(body);
         };
-        let Some(room) = self.rooms.get_mut(room_id) else {
+        let Some(room) = self.rooms.get(room_id) else {
             self.acknowledge(&body);
             return self.leave_unwanted(room_id);
         };
         // Still of a stay that ended, or ahead of the snapshot that will bring it: not shown, and not acknowledged as if it were.
-        if room.standing != Standing::In {
-            return;
+        if room.standing == Standing::In {
+            self.show_in_room(room_id, body);
         }
-        let is_new = room.pass(&body);
+    }
+
+    /// A room's: what is newer than all that was shown, and was not shown under another number.
+    fn show_in_room(&mut self, room_id: i64, body: Body) {
+        let is_new = self.rooms.get_mut(room_id).is_some_and(|room| room.pass(&body));
         self.acknowledge(&body);
         if is_new {
             self.tell(ClientEvent::Push(Box::new(body)));
@@ -483,10 +509,13 @@ impl ClientSession {
             return self.leave_unwanted(room_id);
         };
         let seq = body.seq.unwrap_or(0);
-        // The room's numbers began anew: what was shown before says nothing about what is to be shown now.
-        if room.shown_seq.is_some_and(|shown_seq| shown_seq > seq) {
+        if room.asked_seq.is_some_and(|asked_seq| asked_seq > seq) {
+            // The room's numbers began anew: what was shown before says nothing about what is to be shown now.
             room.begin_anew();
             gap = true;
+        } else if room.shown_seq > Some(seq) {
+            // The connection that the session moves away from was ahead: its states are newer than these.
+            snapshot.states.clear();
         }
         let messages = std::mem::take(&mut snapshot.messages);
         let pass = |mut message: Body| {
@@ -671,6 +700,7 @@ impl ClientSession {
         if room.standing != Standing::In {
             room.standing = Standing::Asked;
         }
+        room.asked_seq = room.shown_seq;
         let resume = room.shown_seq.map(|seq| Resume { seq: Some(seq), ..Resume::default() });
         self.send(Code::Join, Body { room_id: Some(room_id), resume, ..Body::default() });
     }
@@ -693,7 +723,7 @@ impl ClientSession {
     }
 
     fn close(&mut self, reason: Reason, retry_after_ms: Option<u64>) {
-        if self.state != State::Offline {
+        if self.state != State::Offline && !self.follow_next(reason) {
             self.end(reason, retry_after_ms);
             self.actions.push_back(ClientAction::Close);
         }
@@ -706,6 +736,13 @@ impl ClientSession {
         }
         self.state = State::Offline;
         self.inbox_ask = None;
+        self.end_move();
+        self.end_calls();
+        self.tell(ClientEvent::Closed { reason, reconnect: reason.worth_reconnecting(), retry_after_ms });
+    }
+
+    /// What was asked on a connection is not answered on another.
+    fn end_calls(&mut self) {
         self.histories.clear();
         for waiting in &mut self.in_flight {
             waiting.sent = false;
@@ -713,7 +750,6 @@ impl ClientSession {
         for room_id in self.rooms.end_connection() {
             self.tell(ClientEvent::Left { room_id });
         }
-        self.tell(ClientEvent::Closed { reason, reconnect: reason.worth_reconnecting(), retry_after_ms });
     }
 
     fn tell(&mut self, event: ClientEvent) {

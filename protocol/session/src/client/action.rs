@@ -16,6 +16,24 @@ pub enum ClientAction {
     Tell(ClientEvent),
     /// Write what is queued as far as the socket takes it, then close the transport. Nothing follows until the next connection.
     Close,
+    /// Write a frame on the next connection: see [`super::ClientSession::on_next_connected`].
+    SendNext {
+        /// Its code.
+        code: Code,
+        /// Its body.
+        body: Box<Body>,
+    },
+    /// The next connection is the current one from here on, and the current one the former, which is listened to until it is closed.
+    Switch,
+    /// Close the next connection: the session stays where it is.
+    CloseNext {
+        /// Why it does not move.
+        reason: Reason,
+        /// Not to be tried again before so long.
+        retry_after_ms: Option<u64>,
+    },
+    /// Close the former connection.
+    CloseFormer,
 }
 
 /// What the app hears of.

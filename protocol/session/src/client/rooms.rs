@@ -6,7 +6,7 @@
 use super::seen::Seen;
 use crate::time::Time;
 use billfish_wire::Body;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Rooms that may be asked for at once. A snapshot is up to 56 KiB of JSON; two of them, a page of the inbox and a page of a log fit into the
 /// server's backlog of 256 KiB also when all come before the first byte is read. A client that resumed eight rooms in one breath could be
@@ -33,6 +33,8 @@ pub(super) enum Standing {
 pub(super) struct Room {
     pub(super) standing: Standing,
     pub(super) shown_seq: Option<i64>,
+    /// From where its answer, when one is awaited, was asked for.
+    pub(super) asked_seq: Option<i64>,
     shown_ids: Seen,
 }
 
@@ -85,7 +87,12 @@ impl Rooms {
     }
 
     pub(super) fn want(&mut self, room_id: i64) {
-        self.wanted.entry(room_id).or_insert_with(|| Room { standing: Standing::Wanted, shown_seq: None, shown_ids: Seen::default() });
+        self.wanted.entry(room_id).or_insert_with(|| Room {
+            standing: Standing::Wanted,
+            shown_seq: None,
+            asked_seq: None,
+            shown_ids: Seen::default(),
+        });
     }
 
     /// `false` when it was not wanted.
@@ -119,19 +126,27 @@ impl Rooms {
         self.leaving.remove(&room_id)
     }
 
-    /// A new LOGIN: what it may resume, by room. The others, and those of which nothing was seen yet, are asked for after it.
-    pub(super) fn begin_resume(&mut self) -> BTreeMap<i64, i64> {
-        let mut resumed = BTreeMap::new();
+    /// What a new LOGIN may resume, by room. The others, and those of which nothing was seen yet, are asked for after it.
+    pub(super) fn to_resume(&self) -> BTreeMap<i64, i64> {
+        self.wanted.iter().filter_map(|(room_id, room)| Some((*room_id, room.shown_seq?))).take(ASKED_MAX).collect()
+    }
+
+    /// LOGIN has asked for these, and for nothing else.
+    pub(super) fn resume(&mut self, resumed: &BTreeMap<i64, i64>) {
         for (room_id, room) in &mut self.wanted {
-            room.standing = Standing::Wanted;
-            if let Some(seq) = room.shown_seq
-                && resumed.len() < ASKED_MAX
-            {
-                room.standing = Standing::Asked;
-                resumed.insert(*room_id, seq);
-            }
+            room.asked_seq = resumed.get(room_id).copied();
+            room.standing = if room.asked_seq.is_some() { Standing::Asked } else { Standing::Wanted };
         }
-        resumed
+    }
+
+    /// Those the user is in.
+    pub(super) fn entered(&self) -> BTreeSet<i64> {
+        self.wanted.iter().filter(|(_, room)| room.standing == Standing::In).map(|(room_id, _)| *room_id).collect()
+    }
+
+    /// Whether the user is to be in it and is not.
+    pub(super) fn is_to_be_entered(&self, room_id: i64) -> bool {
+        self.wanted.get(&room_id).is_some_and(|room| room.standing != Standing::In)
     }
 
     /// The next room to ask for, while few enough are.

@@ -2,6 +2,7 @@
 
 mod calls;
 mod life;
+mod moving;
 mod rooms;
 
 use super::{ClientAction, ClientConfig, ClientEvent, ClientSession, Message};
@@ -52,6 +53,22 @@ impl End {
         self.drain()
     }
 
+    /// A second connection stands, and LOGIN was sent on it.
+    fn move_on(&mut self) -> Vec<String> {
+        assert!(self.session.on_next_connected(self.now, "t2"));
+        self.drain()
+    }
+
+    fn receive_next(&mut self, code: Code, body: &Body) -> Vec<String> {
+        self.session.on_next_frame(self.now, Frame { encoding: Encoding::Json, code: code.number(), body: &body.to_vec(Encoding::Json) });
+        self.drain()
+    }
+
+    fn receive_former(&mut self, code: Code, body: &Body) -> Vec<String> {
+        self.session.on_former_frame(Frame { encoding: Encoding::Json, code: code.number(), body: &body.to_vec(Encoding::Json) });
+        self.drain()
+    }
+
     fn disconnect(&mut self) -> Vec<String> {
         self.session.on_disconnected(Reason::PeerClosed);
         self.drain()
@@ -95,6 +112,10 @@ fn show(action: &ClientAction) -> String {
         }
         ClientAction::Tell(event) => format!("{event:?}"),
         ClientAction::Close => "Close".to_owned(),
+        ClientAction::SendNext { code, body } => format!("next: {}", sent(*code, body)),
+        ClientAction::Switch => "Switch".to_owned(),
+        ClientAction::CloseNext { reason, retry_after_ms } => format!("CloseNext {reason:?} after {retry_after_ms:?}"),
+        ClientAction::CloseFormer => "CloseFormer".to_owned(),
     }
 }
 

@@ -226,6 +226,9 @@ impl World {
                 }
                 ClientAction::Tell(event) => self.hear(event),
                 ClientAction::Close => self.hang_up(),
+                ClientAction::SendNext { .. } | ClientAction::Switch | ClientAction::CloseNext { .. } | ClientAction::CloseFormer => {
+                    unreachable!("nobody here has a second connection")
+                }
             }
         }
     }
