@@ -601,7 +601,9 @@ impl ClientSession {
         if matches!(self.state, State::LoggingIn { .. }) {
             return self.close(reason, retry_after_ms);
         }
-        self.take_in_flight(body.msg_id.as_deref());
+        if self.take_in_flight(body.msg_id.as_deref()).is_none() && self.is_of_copy(body.msg_id.as_deref()) {
+            return;
+        }
         if let Some(room_id) = body.room_id
             && self.on_room_refused(now, room_id, reason, retry_after_ms)
         {

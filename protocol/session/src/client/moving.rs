@@ -23,6 +23,9 @@ pub(super) struct Moving {
     former: Option<Former>,
     /// The server may have taken a LOGIN of which we have seen no answer: until then a kick for a login elsewhere is for that one.
     own_login_until: Time,
+    /// Accepted on the former connection after they had been sent on the current one, too: what is said of that copy is no answer. No more
+    /// than were in flight at once.
+    answered: BTreeSet<String>,
 }
 
 /// LOGIN was sent on a second connection.
@@ -93,7 +96,7 @@ impl ClientSession {
         let Ok(body) = Body::decode(frame.encoding, frame.body) else { return };
         match code {
             Code::Biz => self.on_former_push(body),
-            Code::Ack => self.on_accepted(body),
+            Code::Ack => self.on_former_accepted(body),
             Code::Kick => {
                 let reason = reason_of(&body);
                 self.close_former();
@@ -106,6 +109,19 @@ impl ClientSession {
             // A refusal, too: what was not accepted there was sent again here, and this answer is the one that counts.
             Code::Login | Code::WsShake | Code::Heartbeat | Code::Join | Code::Leave | Code::Sync | Code::Error | Code::Reconnect => {}
         }
+    }
+
+    fn on_former_accepted(&mut self, body: Body) {
+        let is_sent_again =
+            |msg_id: &&String| self.in_flight.iter().any(|waiting| waiting.sent && waiting.message.msg_id.as_ref() == Some(*msg_id));
+        let sent_again = body.msg_id.as_ref().filter(is_sent_again).cloned();
+        self.moving.answered.extend(sent_again);
+        self.on_accepted(body);
+    }
+
+    /// Whether a refusal is of a copy of what was accepted on the former connection.
+    pub(super) fn is_of_copy(&mut self, msg_id: Option<&str>) -> bool {
+        msg_id.is_some_and(|msg_id| self.moving.answered.remove(msg_id))
     }
 
     /// The former connection is gone.
@@ -142,6 +158,7 @@ impl ClientSession {
     /// Everything that belongs to one connection belongs to the next one from here on.
     fn switch(&mut self, next: &Next) {
         self.actions.push_back(ClientAction::Switch);
+        self.moving.answered.clear();
         self.end_calls();
         self.rooms.resume(&next.resumed);
     }
@@ -182,6 +199,7 @@ impl ClientSession {
 
     /// The session ends, and every connection of it.
     pub(super) fn end_move(&mut self) {
+        self.moving.answered.clear();
         if self.moving.next.take().is_some() {
             self.actions.push_back(ClientAction::CloseNext { reason: Reason::LoggedOut, retry_after_ms: None });
         }

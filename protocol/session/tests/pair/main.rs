@@ -12,7 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use world::World;
 
 /// Seeds that once failed.
-const REGRESSIONS: &[u64] = &[7, 117, 642];
+const REGRESSIONS: &[u64] = &[7, 117, 289, 642];
 const SEEDS: u64 = 300;
 
 #[test]
@@ -24,18 +24,19 @@ fn every_promise_comes_true_once_the_network_is_calm() {
 
 /// A suite of calm days would prove nothing.
 #[test]
-fn the_seeds_bring_cuts_kicks_gaps_and_answers() {
-    let (mut cuts, mut kicks, mut gaps, mut accepted, mut refused, mut shown) = (0, 0, 0, 0, 0, 0);
+fn the_seeds_bring_cuts_kicks_gaps_moves_and_answers() {
+    let (mut cuts, mut kicks, mut gaps, mut moves, mut accepted, mut refused, mut shown) = (0, 0, 0, 0, 0, 0, 0);
     for seed in 0..20 {
         let world = run(seed);
         cuts += world.cuts;
         kicks += world.kicks;
         gaps += world.gaps;
+        moves += world.moves;
         accepted += world.accepted.len();
         refused += world.refused.len();
         shown += world.display.from_inbox.len();
     }
-    assert!(cuts > 100 && kicks > 20 && gaps > 5, "cuts {cuts}, kicks {kicks}, gaps {gaps}");
+    assert!(cuts > 100 && kicks > 20 && gaps > 5 && moves > 50, "cuts {cuts}, kicks {kicks}, gaps {gaps}, moves {moves}");
     assert!(accepted > 500 && refused > 10 && shown > 500, "accepted {accepted}, refused {refused}, shown {shown}");
 }
 

@@ -1,4 +1,4 @@
-//! One user, the gateways it connects to one after the other, and the router behind them, in virtual time.
+//! One user, the gateways it connects to one after the other or moves between, and the router behind them, in virtual time.
 //!
 //! Everything that happens is drawn from one seed. First comes trouble (cuts, stalls, refusals, kicks, drains), then calm, in which every
 //! promise must come true.
@@ -16,7 +16,7 @@ use billfish_session::{
 };
 use billfish_wire::{Body, Encoding, Reason, Reassembler, frame};
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -52,7 +52,13 @@ pub(crate) struct World {
     client: ClientSession,
     /// The gate at the other end of the client's transport.
     connected_to: Option<usize>,
-    client_bytes: Reassembler,
+    /// The same of the connection that the client moves to, and of the one that it came from.
+    next: Option<usize>,
+    former: Option<usize>,
+    /// By gate.
+    client_bytes: BTreeMap<usize, Reassembler>,
+    /// A drain has told the client to move.
+    move_at: Option<u64>,
     /// The client said it is over: nothing may follow until the next connection.
     client_over: bool,
     connect_at: Option<u64>,
@@ -72,6 +78,7 @@ pub(crate) struct World {
     pub(crate) cuts: u32,
     pub(crate) kicks: u32,
     pub(crate) gaps: u32,
+    pub(crate) moves: u32,
 }
 
 impl World {
@@ -85,7 +92,10 @@ impl World {
             config: ServerConfig::default(),
             client: ClientSession::new(ClientConfig { encoding, ..ClientConfig::new(10_001, USER) }),
             connected_to: None,
-            client_bytes: Reassembler::default(),
+            next: None,
+            former: None,
+            client_bytes: BTreeMap::new(),
+            move_at: None,
             client_over: true,
             connect_at: Some(1_000),
             gates: Vec::new(),
@@ -102,6 +112,7 @@ impl World {
             cuts: 0,
             kicks: 0,
             gaps: 0,
+            moves: 0,
             rng,
         }
     }
@@ -124,11 +135,12 @@ impl World {
     }
 
     fn next_at(&self) -> Option<u64> {
-        let client_arrival = self.connected_to.and_then(|gate| self.gates[gate].down.next_at());
+        let client_arrival = self.lines().into_iter().filter_map(|gate| self.gates[gate].down.next_at()).min();
         let times = [
             Some(self.client.next_deadline().0),
             client_arrival,
             self.connect_at,
+            self.move_at,
             self.up.front().map(|(at, _)| *at),
             self.down.front().map(|(at, _)| *at),
             Some(self.next_incident).filter(|_| !self.is_calm()),
@@ -144,6 +156,9 @@ impl World {
         }
         if self.connect_at.is_some_and(|at| self.now >= at) {
             self.connect();
+        }
+        if self.move_at.is_some_and(|at| self.now >= at) {
+            self.begin_move();
         }
         self.step_client();
         for gate in 0..self.gates.len() {
@@ -167,10 +182,25 @@ impl World {
         self.connect_at = None;
         self.gates.push(Gate::new(self.now, &self.config));
         self.connected_to = Some(self.gates.len() - 1);
-        self.client_bytes = Reassembler::default();
+        self.move_at = None;
         self.client_over = false;
         self.client.on_connected(Time(self.now), "token");
         self.carry_out();
+    }
+
+    /// A second connection beside the one there is.
+    fn begin_move(&mut self) {
+        self.move_at = None;
+        if self.next.is_none() && self.client.on_next_connected(Time(self.now), "token") {
+            self.gates.push(Gate::new(self.now, &self.config));
+            self.next = Some(self.gates.len() - 1);
+            self.carry_out();
+        }
+    }
+
+    /// The gates that the client has a transport to.
+    fn lines(&self) -> Vec<usize> {
+        [self.connected_to, self.next, self.former].into_iter().flatten().collect()
     }
 
     fn step_client(&mut self) {
@@ -179,24 +209,45 @@ impl World {
             assert!(self.client.next_deadline().0 > self.now, "the client's deadline does not advance");
             self.carry_out();
         }
+        for gate in self.lines() {
+            self.hear_from(gate);
+        }
+    }
+
+    fn hear_from(&mut self, gate: usize) {
         let piece = self.piece();
-        let Some(gate) = self.connected_to else { return };
         match self.gates[gate].down.read(self.now, piece) {
             Some(Arrival::Bytes(bytes)) => {
-                let mut reassembler = std::mem::take(&mut self.client_bytes);
+                let mut reassembler = self.client_bytes.remove(&gate).unwrap_or_default();
                 let mut frames = reassembler.feed(&bytes);
                 while let Some(frame) = frames.next(usize::MAX).expect("the gateway's stream is in step") {
-                    self.client.on_frame(Time(self.now), frame);
+                    // Which connection it is may be another after each frame.
+                    if self.connected_to == Some(gate) {
+                        self.client.on_frame(Time(self.now), frame);
+                    } else if self.next == Some(gate) {
+                        self.client.on_next_frame(Time(self.now), frame);
+                    } else if self.former == Some(gate) {
+                        self.client.on_former_frame(frame);
+                    }
                     self.carry_out();
                 }
-                self.client_bytes = reassembler;
+                self.client_bytes.insert(gate, reassembler);
                 // The window has opened.
                 let delay = self.delay();
                 self.gates[gate].flush(self.now, delay);
             }
             Some(Arrival::End) => {
-                self.client.on_disconnected(Reason::PeerClosed);
-                self.hang_up();
+                if self.connected_to == Some(gate) {
+                    self.client.on_disconnected(Reason::PeerClosed);
+                    self.connected_to = None;
+                } else if self.next == Some(gate) {
+                    self.client.on_next_disconnected(Time(self.now), Reason::PeerClosed);
+                    self.next = None;
+                } else {
+                    self.client.on_former_disconnected();
+                    self.former = None;
+                }
+                self.hang_up(Some(gate));
                 self.carry_out();
             }
             None => {}
@@ -204,8 +255,8 @@ impl World {
     }
 
     /// The client's socket is closed: what it wrote still arrives, what was on its way down is lost.
-    fn hang_up(&mut self) {
-        if let Some(gate) = self.connected_to.take() {
+    fn hang_up(&mut self, gate: Option<usize>) {
+        if let Some(gate) = gate {
             self.gates[gate].up.finish(self.now);
             self.gates[gate].down.cut(0, None);
         }
@@ -225,9 +276,30 @@ impl World {
                     }
                 }
                 ClientAction::Tell(event) => self.hear(event),
-                ClientAction::Close => self.hang_up(),
-                ClientAction::SendNext { .. } | ClientAction::Switch | ClientAction::CloseNext { .. } | ClientAction::CloseFormer => {
-                    unreachable!("nobody here has a second connection")
+                ClientAction::Close => {
+                    let gate = self.connected_to.take();
+                    self.hang_up(gate);
+                }
+                ClientAction::SendNext { code, body } => {
+                    let delay = self.delay();
+                    if let Some(gate) = self.next {
+                        let bytes = frame::encode(self.client.encoding(), code, &body);
+                        self.gates[gate].up.write(self.now, delay, &bytes);
+                    }
+                }
+                ClientAction::Switch => {
+                    self.note("moved");
+                    self.moves += 1;
+                    self.former = self.connected_to.take();
+                    self.connected_to = self.next.take();
+                }
+                ClientAction::CloseNext { .. } => {
+                    let gate = self.next.take();
+                    self.hang_up(gate);
+                }
+                ClientAction::CloseFormer => {
+                    let gate = self.former.take();
+                    self.hang_up(gate);
                 }
             }
         }
@@ -250,6 +322,7 @@ impl World {
                 let back_off = self.rng.u64(10..3_000);
                 self.connect_at = Some(self.now + retry_after_ms.unwrap_or(0) + back_off);
             }
+            ClientEvent::MoveTo { after_ms, .. } => self.move_at = Some(self.now + after_ms),
             ClientEvent::Unreadable { code } => panic!("frame {code} cannot be read"),
             ClientEvent::LoggedIn { .. }
             | ClientEvent::Left { .. }
@@ -257,7 +330,6 @@ impl World {
             | ClientEvent::History { .. }
             | ClientEvent::InboxRead { .. }
             | ClientEvent::Refused { msg_id: None, .. }
-            | ClientEvent::MoveTo { .. }
             | ClientEvent::HeartbeatEcho { .. } => {}
         }
     }
@@ -457,7 +529,8 @@ impl World {
     }
 
     fn cut(&mut self) {
-        let Some(gate) = self.connected_to else { return };
+        let lines = self.lines();
+        let Some(gate) = self.rng.choice(lines) else { return };
         self.cuts += 1;
         let (client_hears_at, server_hears_at) = (self.notice(), self.notice());
         let cut = |pipe: &mut Pipe, rng: &mut fastrand::Rng, at| {
@@ -474,7 +547,8 @@ impl World {
     }
 
     fn stall(&mut self) {
-        let Some(gate) = self.connected_to else { return };
+        let lines = self.lines();
+        let Some(gate) = self.rng.choice(lines) else { return };
         let until = self.now + self.rng.u64(100..9_000);
         let pipe = if self.rng.bool() { &mut self.gates[gate].down } else { &mut self.gates[gate].up };
         pipe.stall(until);

@@ -144,6 +144,22 @@ fn what_was_accepted_there_is_told_and_what_was_refused_there_is_asked_here() {
 }
 
 #[test]
+fn what_was_accepted_there_is_not_refused_here() {
+    let mut end = End::live();
+    for room_id in [1, 2, 3] {
+        end.enter(room_id, 9);
+    }
+    end.session.biz(Message { room_id: Some(1), ..message("a") }).unwrap();
+    end.move_on();
+    end.receive_next(Code::Login, &answer());
+    // In the room, and the message was sent again, while the former connection is kept for the others.
+    assert_eq!(end.receive(Code::Join, &joined(1, 9, &[], false)).len(), 3);
+    let accepted = end.receive_former(Code::Ack, &Body { msg_id: text("a"), ts: Some(5), ..Body::default() });
+    assert_eq!(accepted, [r#"Accepted { msg_id: "a", ts_ms: 5, seq: None }"#]);
+    assert_eq!(end.receive(Code::Error, &Body { msg_id: text("a"), ..refusal(Reason::RateLimited) }), [""; 0]);
+}
+
+#[test]
 fn a_room_left_or_refused_is_not_waited_for_and_no_other_longer_than_an_answer_takes() {
     let mut end = on_the_move();
     end.receive_next(Code::Login, &answer());
