@@ -102,6 +102,25 @@ fn a_terminal_survives_the_death_of_the_server() {
 }
 
 #[test]
+fn terminals_of_every_transport_are_in_one_room() {
+    let house = House::start();
+    let certificate = house.data_dir().join("development-cert.pem");
+    let ca = certificate.to_str().unwrap();
+    let mut alice = Terminal::open(&house, "alice", &["--transport", "tls", "--ca", ca]);
+    let accepted = || house.metric("gateway_logins_total", &["result=\"accepted\""]);
+    eventually("alice is in", || accepted() >= 1.0);
+    let others = [("bob", "wss"), ("carol", "ws"), ("dave", "tcp")];
+    let mut others = others.map(|(name, kind)| Terminal::open(&house, name, &["--transport", kind, "--ca", ca]));
+    eventually("all are in", || accepted() >= 4.0);
+    for (nth, other) in others.iter_mut().enumerate() {
+        other.type_line(&format!("hello number {nth}"));
+        alice.wait_for(&format!("hello number {nth}"));
+    }
+    alice.type_line("hello all");
+    others.iter().for_each(|other| other.wait_for("hello all"));
+}
+
+#[test]
 fn a_server_that_is_not_there_is_named() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let output = Command::new(program("billfish-client", "example", "chat"))

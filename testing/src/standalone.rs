@@ -64,6 +64,16 @@ impl Standalone {
         self.process.pid()
     }
 
+    /// One of its ports: `tcp`, `ws`, `tls`, `http`, `admin`.
+    pub fn address(&self, port: &str) -> SocketAddr {
+        self.ports[port].as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("it has no port `{port}`"))
+    }
+
+    /// The certificate that it has made for itself.
+    pub fn certificate(&self) -> PathBuf {
+        self.data_dir().join("development-cert.pem")
+    }
+
     /// The file with the addresses it bound.
     pub fn ports_file(&self) -> PathBuf {
         self.directory.path().join("ports.json")
@@ -76,9 +86,8 @@ impl Standalone {
 
     /// Calls to its HTTP API.
     pub fn api(&self) -> Api {
-        let address: SocketAddr = self.ports["http"].as_str().and_then(|text| text.parse().ok()).expect("it has an HTTP API");
         let key = fs::read_to_string(self.data_dir().join("api-key")).expect("it has made a key");
-        Api::new(address, key.trim())
+        Api::new(self.address("http"), key.trim())
     }
 
     /// The end of its log.

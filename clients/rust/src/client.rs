@@ -64,7 +64,7 @@ impl Client {
         config.validate()?;
         let (commands, calls) = mpsc::channel(CALLS_MAX);
         let (sender, receiver) = mpsc::channel(config.events_max);
-        let driver = tokio::spawn(Driver::new(config, calls, sender).run());
+        let driver = tokio::spawn(Driver::new(config, calls, sender)?.run());
         let ids = Ids { run: fastrand::u64(..), next: AtomicU64::new(1) };
         Ok((Self { commands, ids: Arc::new(ids) }, Events { receiver, driver: Some(driver) }))
     }
@@ -128,6 +128,15 @@ impl Client {
     /// See [`ClientError`].
     pub async fn sync_inbox(&self) -> Result<(), ClientError> {
         self.call(|answer| Command::SyncInbox { answer }).await
+    }
+
+    /// The device has another network or another address: connects anew at once, and keeps the old connection until the new one is logged
+    /// in. What is known of the old network is forgotten.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn network_changed(&self) -> Result<(), ClientError> {
+        self.call(|answer| Command::NetworkChanged { answer }).await
     }
 
     /// Logs out and ends the session; comes back when the server has said goodbye, or did not within its time. What was sent and not yet

@@ -1,6 +1,9 @@
 //! Who connects, where to, and how patiently.
 
-use crate::error::ConfigError;
+use crate::{
+    endpoint::{Endpoint, TransportKind},
+    error::ConfigError,
+};
 use billfish_wire::{
     Encoding,
     limits::{APP_ID_DEFAULT, APP_ID_MIN, ID_MAX, USER_ID_MIN},
@@ -22,8 +25,15 @@ pub struct ClientConfig {
     pub user_id: i64,
     /// Asked for a token before every connect.
     pub tokens: TokenProvider,
-    /// Gateways, `host:port`, for when a ticket names none.
+    /// Gateways, `[scheme://]host:port`, for when a ticket names none. See [`TransportKind`] for the schemes; without one it is plain TCP.
+    /// Of several kinds the one that is liked best is tried first, and the others a moment later: whoever can block TLS brings an app
+    /// that also names plain addresses to speak plainly.
     pub addresses: Vec<String>,
+    /// Whose certificates are believed.
+    pub roots: Roots,
+    /// Tried first for the first minutes, as the kind of the last connection is afterwards. An app may keep what [`crate::Event::Connected`] says, and
+    /// so spare its user the wait for what this network does not let through.
+    pub transport_first: Option<TransportKind>,
     /// How bodies are written.
     pub encoding: Encoding,
     /// Kind of device: a login on the same kind elsewhere ends this one.
@@ -59,6 +69,8 @@ impl ClientConfig {
             user_id,
             tokens,
             addresses: Vec::new(),
+            roots: Roots::default(),
+            transport_first: None,
             encoding: Encoding::Json,
             platform: None,
             device_id: None,
@@ -84,10 +96,35 @@ impl ClientConfig {
             (!self.connect_timeout.is_zero(), "connect_timeout", "must be above zero"),
             (!self.token_timeout.is_zero(), "token_timeout", "must be above zero"),
         ];
+        for address in &self.addresses {
+            Endpoint::read(address, TransportKind::Tcp).map_err(|problem| ConfigError::Field { field: "addresses", problem })?;
+        }
         match checks.into_iter().find(|(holds, ..)| !holds) {
             Some((_, field, problem)) => Err(ConfigError::Field { field, problem }),
             None => Ok(()),
         }
+    }
+}
+
+/// Whose certificates are believed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Roots {
+    /// Those of the platform.
+    pub platform: bool,
+    /// And these, in PEM, one behind the other: a private authority, or the development certificate of a server.
+    pub more_pem: String,
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self { platform: true, more_pem: String::new() }
+    }
+}
+
+/// Kilobytes of PEM are of no use in a log.
+impl Debug for Roots {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        to.debug_struct("Roots").field("platform", &self.platform).finish_non_exhaustive()
     }
 }
 
@@ -96,7 +133,7 @@ impl ClientConfig {
 pub struct Ticket {
     /// For LOGIN.
     pub token: String,
-    /// Gateways, `host:port`; empty: those of [`ClientConfig::addresses`].
+    /// Gateways, `[scheme://]host:port`; empty: those of [`ClientConfig::addresses`].
     pub addresses: Vec<String>,
 }
 
@@ -164,6 +201,7 @@ mod tests {
             (ClientConfig { events_max: 0, ..config() }, "events_max"),
             (ClientConfig { backoff_min: Duration::ZERO, ..config() }, "backoff_min"),
             (ClientConfig { backoff_max: Duration::from_millis(1), ..config() }, "backoff_max"),
+            (ClientConfig { addresses: vec!["http://gw:80".to_owned()], ..config() }, "addresses"),
         ];
         for (config, name) in bad {
             let Err(ConfigError::Field { field, .. }) = config.validate() else { panic!("{name} was believed") };

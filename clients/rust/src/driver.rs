@@ -2,27 +2,33 @@
 //!
 //! ```text
 //!   +--> ticket --> connect --> talk --+--> over
-//!   |                                  |
+//!   |                           | ^    |
+//!   |                           move   |
 //!   +-------------- pause <------------+
 //! ```
 //!
 //! - Calls are served at every point of the loop; offline the machine keeps them for the next connection.
 //! - While the app has not taken its events the socket is not read. At most one read's worth of events waits in here.
+//! - A move is made beside a connection that stands: up to three of them are read, and which is which the machine says.
 //! - Every `select!` arm is cancel-safe: `recv`, `reserve`, `sleep_until` and readiness take nothing before they are chosen.
 
+mod moving;
+
+use self::moving::{Moving, Step, Why};
 use crate::{
     config::{ClientConfig, Ticket, TokenError},
-    error::ClientError,
+    endpoint::{Endpoint, TransportKind},
+    error::{ClientError, ConfigError},
     event::{self, Cause, Event},
     reconnect::{Backoff, Endpoints, STABLE_AFTER},
-    transport::Transport,
+    transport::{ConnectError, Lost, Transport, Trust, race::race},
 };
 use billfish_session::{
     Time,
     client::{CallError, ClientAction, ClientConfig as SessionConfig, ClientEvent, ClientSession, Message},
 };
-use billfish_wire::{Reason, Reassembler, frame, limits::BODY_BYTES_MAX};
-use std::{collections::VecDeque, future::Future, io, pin::pin, time::Duration};
+use billfish_wire::Reason;
+use std::{collections::VecDeque, future::Future, io, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     select,
     sync::{mpsc, oneshot},
@@ -30,8 +36,6 @@ use tokio::{
 };
 use tracing::{debug, info};
 
-/// Read at once; a joined burst of chat fits, and a longer frame is put together from several.
-const READ_BYTES: usize = 16 * 1024;
 /// Events that calls may add while the app takes none.
 const EVENTS_WAITING_MAX: usize = 4_096;
 
@@ -45,6 +49,7 @@ pub(crate) enum Command {
     Biz { message: Message, answer: Answer },
     SyncRoom { room_id: i64, from_seq: i64, answer: Answer },
     SyncInbox { answer: Answer },
+    NetworkChanged { answer: Answer },
     Close { answer: Answer },
 }
 
@@ -64,7 +69,61 @@ pub(crate) struct Driver {
     /// Told when the session is over.
     closing: Vec<Answer>,
     ended: Option<Ended>,
-    move_at: Option<Instant>,
+    trust: Arc<Trust>,
+    moving: Moving,
+    /// Of the current connection.
+    transport: TransportKind,
+    /// Since when it is that.
+    since: Instant,
+    /// The network is another one: nothing that was begun on the old one is waited for.
+    is_hurried: bool,
+}
+
+/// The connections of a session: one, and beside it the one that it moves to, or came from.
+struct Lines {
+    current: Transport,
+    next: Option<Transport>,
+    former: Option<Transport>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    Current,
+    Next,
+    Former,
+}
+
+impl Lines {
+    fn line(&mut self, line: Line) -> Option<&mut Transport> {
+        match line {
+            Line::Current => Some(&mut self.current),
+            Line::Next => self.next.as_mut(),
+            Line::Former => self.former.as_mut(),
+        }
+    }
+
+    /// Waits until something can be done on one of them. Cancel-safe.
+    async fn ready(&self, wants_read: bool) -> (Line, io::Result<()>) {
+        async fn ready(transport: Option<&Transport>, wants_read: bool) -> io::Result<()> {
+            match transport {
+                Some(transport) => transport.ready(wants_read).await,
+                None => std::future::pending().await,
+            }
+        }
+        select! {
+            outcome = ready(Some(&self.current), wants_read) => (Line::Current, outcome),
+            outcome = ready(self.next.as_ref(), wants_read) => (Line::Next, outcome),
+            outcome = ready(self.former.as_ref(), wants_read) => (Line::Former, outcome),
+        }
+    }
+
+    /// The next connection is the current one, and that one the former.
+    fn switch(&mut self) {
+        if let Some(next) = self.next.take() {
+            self.former = Some(std::mem::replace(&mut self.current, next));
+        }
+    }
 }
 
 /// How a connection ended.
@@ -79,7 +138,7 @@ struct Ended {
 struct Over(Reason);
 
 impl Driver {
-    pub(crate) fn new(config: ClientConfig, commands: mpsc::Receiver<Command>, events: mpsc::Sender<Event>) -> Self {
+    pub(crate) fn new(config: ClientConfig, commands: mpsc::Receiver<Command>, events: mpsc::Sender<Event>) -> Result<Self, ConfigError> {
         let session = ClientSession::new(SessionConfig {
             encoding: config.encoding,
             platform: config.platform.clone(),
@@ -88,20 +147,25 @@ impl Driver {
             inbox: config.inbox,
             ..SessionConfig::new(config.app_id, config.user_id)
         });
-        Self {
+        let now = Instant::now();
+        Ok(Self {
             session,
             commands,
             is_mute: false,
             events,
             waiting: VecDeque::new(),
             backoff: Backoff::new(&config),
-            endpoints: Endpoints::new(&config),
-            began: Instant::now(),
+            endpoints: Endpoints::new(&config, now),
+            began: now,
             closing: Vec::new(),
             ended: None,
-            move_at: None,
+            trust: Arc::new(Trust::new(&config.roots)?),
+            moving: Moving::No,
+            transport: TransportKind::Tcp,
+            since: now,
+            is_hurried: false,
             config,
-        }
+        })
     }
 
     pub(crate) async fn run(mut self) {
@@ -138,45 +202,49 @@ impl Driver {
     async fn connect_and_talk(&mut self) -> Result<Duration, Over> {
         let fetch = timeout(self.config.token_timeout, self.config.tokens.fetch());
         let Ticket { token, addresses } = match self.meanwhile(fetch).await? {
-            Ok(Ok(ticket)) => ticket,
-            Ok(Err(TokenError::Refused(problem))) => {
+            None => return Ok(Duration::ZERO),
+            Some(Ok(Ok(ticket))) => ticket,
+            Some(Ok(Err(TokenError::Refused(problem)))) => {
                 debug!(user = self.config.user_id, problem, "token refused");
                 return Err(Over(Reason::BadToken));
             }
-            Ok(Err(error @ TokenError::Away(_))) => return Ok(self.pause(Cause::NoToken(error.to_string()), Duration::ZERO)),
-            Err(_) => return Ok(self.pause(Cause::NoToken("no token in time".to_owned()), Duration::ZERO)),
+            Some(Ok(Err(error @ TokenError::Away(_)))) => return Ok(self.pause(Cause::NoToken(error.to_string()), Duration::ZERO)),
+            Some(Err(_)) => return Ok(self.pause(Cause::NoToken("no token in time".to_owned()), Duration::ZERO)),
         };
-        self.endpoints.offer(addresses);
-        let Some(address) = self.endpoints.choose() else {
+        self.endpoints.offer(&addresses);
+        let endpoints = self.endpoints.choose(Instant::now());
+        let Some(first) = endpoints.first() else {
             return Ok(self.pause(Cause::NoAddress, Duration::ZERO));
         };
-        self.waiting.push_back(Event::Connecting { address: address.clone() });
-        let connect_timeout = self.config.connect_timeout;
-        let connecting = Transport::connect(&address, connect_timeout);
+        self.waiting.push_back(Event::Connecting { address: first.to_string() });
+        let connecting = race(endpoints, Arc::clone(&self.trust), self.config.connect_timeout);
         match self.meanwhile(connecting).await? {
-            Ok(transport) => {
-                let since = Instant::now();
+            None => Ok(Duration::ZERO),
+            Some(Ok(transport)) => {
+                self.endpoints.on_success(transport.endpoint().kind, Instant::now());
                 let ended = self.talk(transport, &token).await;
-                self.move_at = None;
+                let was_draining = std::mem::replace(&mut self.moving, Moving::No).is_for_drain();
                 debug!(user = self.config.user_id, reason = ended.reason.label(), "connection ended");
                 if !ended.reconnect {
                     return Err(Over(ended.reason));
                 }
-                if since.elapsed() >= STABLE_AFTER {
+                if self.since.elapsed() >= STABLE_AFTER {
                     self.backoff.reset();
                 } else {
                     self.endpoints.on_failure();
                 }
-                if ended.reason == Reason::Drained {
-                    // The server chose the moment, and with it the jitter.
+                if was_draining || self.is_hurried {
+                    // The server chose the moment, and with it the jitter; or there is nothing to spare, as on a new network.
+                    self.is_hurried = false;
                     self.waiting.push_back(Event::Disconnected { cause: Cause::Ended(ended.reason), retry_in: Duration::ZERO });
                     return Ok(Duration::ZERO);
                 }
                 Ok(self.pause(Cause::Ended(ended.reason), ended.retry_after))
             }
-            Err(error) => {
+            Some(Err(failed)) => {
                 self.endpoints.on_failure();
-                Ok(self.pause(Cause::Unreachable { address, problem: problem_of(&error) }, Duration::ZERO))
+                let at_least = wait_of(&failed);
+                Ok(self.pause(cause_of(failed), at_least))
             }
         }
     }
@@ -187,51 +255,107 @@ impl Driver {
         retry_in
     }
 
-    /// Everything that happens on one connection.
-    async fn talk(&mut self, mut transport: Transport, token: &str) -> Ended {
-        let mut reassembler = Reassembler::default();
-        let mut buffer = vec![0; READ_BYTES];
+    /// Everything that happens from one login to the end of the last connection it moved to.
+    async fn talk(&mut self, transport: Transport, token: &str) -> Ended {
         let events = self.events.clone();
+        self.transport = transport.endpoint().kind;
+        self.since = Instant::now();
+        let mut lines = Lines { current: transport, next: None, former: None };
         self.session.on_connected(self.now(), token);
-        self.carry_out(&mut transport);
+        self.carry_out(&mut lines);
         loop {
             if let Some(ended) = self.ended.take() {
+                let Lines { current, next, former } = lines;
+                [Some(current), next, former].into_iter().flatten().for_each(Transport::part);
                 return ended;
             }
             let deadline = self.deadline();
             let wants_read = self.waiting.is_empty();
-            let (commands, is_mute) = (&mut self.commands, self.is_mute);
+            let (commands, is_mute, moving) = (&mut self.commands, self.is_mute, &mut self.moving);
             select! {
-                ready = transport.ready(wants_read) => {
-                    let outcome = ready.and_then(|()| transport.flush());
-                    let outcome = outcome.and_then(|()| if wants_read { transport.read(&mut buffer) } else { Ok(None) });
-                    match outcome {
-                        Ok(None) => {}
-                        Ok(Some(0)) => self.session.on_disconnected(Reason::PeerClosed),
-                        Ok(Some(read)) => self.feed(&mut reassembler, buffer.get(..read).unwrap_or_default()),
-                        Err(error) => {
-                            debug!(user = self.config.user_id, %error, "transport failed");
-                            self.session.on_disconnected(Reason::TransportFailed);
-                        }
-                    }
-                }
+                (line, outcome) = lines.ready(wants_read) => self.on_ready(&mut lines, line, outcome, wants_read),
+                step = moving.step() => self.on_step(&mut lines, step),
                 command = commands.recv(), if !is_mute => self.on_command(command),
                 permit = events.reserve(), if !wants_read => deliver(permit, &mut self.waiting),
-                () = sleep_until(deadline) => self.on_tick(),
+                () = sleep_until(deadline) => self.session.on_tick(self.now()),
             }
             self.stop_if_alone();
-            self.carry_out(&mut transport);
+            self.carry_out(&mut lines);
         }
     }
 
-    /// Waits for something that is not the session's business, and serves the app meanwhile.
-    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Over> {
+    /// Writes and reads what can be on one connection.
+    fn on_ready(&mut self, lines: &mut Lines, line: Line, outcome: io::Result<()>, wants_read: bool) {
+        let Some(transport) = lines.line(line) else { return };
+        let mut frames = Vec::new();
+        let written = outcome.and_then(|()| transport.flush());
+        let outcome = match written {
+            Ok(()) if wants_read => transport.receive(&mut frames),
+            Ok(()) => Ok(()),
+            Err(error) => {
+                debug!(user = self.config.user_id, %error, "transport failed");
+                Err(Lost(Reason::TransportFailed))
+            }
+        };
+        // Which connection it is may be another after each frame.
+        let mut line = Some(line);
+        for arrived in frames {
+            match line {
+                Some(Line::Current) => self.session.on_frame(self.now(), arrived.frame()),
+                Some(Line::Next) => self.session.on_next_frame(self.now(), arrived.frame()),
+                Some(Line::Former) => self.session.on_former_frame(arrived.frame()),
+                None => return,
+            }
+            for change in self.carry_out(lines) {
+                line = line.and_then(|line| change.of(line));
+            }
+        }
+        if let Err(Lost(reason)) = outcome {
+            match line {
+                Some(Line::Current) => self.session.on_disconnected(reason),
+                Some(Line::Next) => self.session.on_next_disconnected(self.now(), reason),
+                Some(Line::Former) => self.session.on_former_disconnected(),
+                None => {}
+            }
+        }
+    }
+
+    /// A move has come a step further.
+    fn on_step(&mut self, lines: &mut Lines, step: Step) {
+        match step {
+            Step::Begin => self.moving.fetch(&self.config),
+            Step::Fetched(Ok(Ok(Ticket { token, addresses }))) => {
+                self.endpoints.offer(&addresses);
+                let endpoints = self.endpoints.choose(Instant::now());
+                self.moving.race(token, endpoints, Arc::clone(&self.trust), &self.config);
+            }
+            Step::Fetched(Ok(Err(_)) | Err(_)) => self.moving.try_again(false, Duration::ZERO),
+            Step::Raced(Ok(transport)) => {
+                let Some(token) = self.moving.log_in() else { return };
+                if self.session.on_next_connected(self.now(), &token) {
+                    lines.next = Some(transport);
+                } else {
+                    // A login that is under way here comes first.
+                    self.moving.try_again(false, Duration::ZERO);
+                }
+            }
+            Step::Raced(Err(failed)) => {
+                if !self.endpoints.has_preferred() {
+                    self.endpoints.on_failure();
+                }
+                self.moving.try_again(self.endpoints.has_preferred(), wait_of(&failed));
+            }
+        }
+    }
+
+    /// Waits for something that is not the session's business, and serves the app meanwhile; `None` when the network has changed.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<Option<T>, Over> {
         let mut work = pin!(work);
         let events = self.events.clone();
         loop {
             let (commands, is_mute, is_full) = (&mut self.commands, self.is_mute, !self.waiting.is_empty());
             select! {
-                output = &mut work => return Ok(output),
+                output = &mut work => return Ok(Some(output)),
                 command = commands.recv(), if !is_mute => self.on_command(command),
                 permit = events.reserve(), if is_full => deliver(permit, &mut self.waiting),
                 () = events.closed(), if is_mute => {}
@@ -239,8 +363,11 @@ impl Driver {
             // Without a connection only the machine's events can have come: a room left, a message refused.
             while let Some(action) = self.session.next_action() {
                 if let ClientAction::Tell(told) = action {
-                    self.waiting.extend(event::of_session(told));
+                    self.waiting.extend(event::of_session(told, self.transport));
                 }
+            }
+            if std::mem::take(&mut self.is_hurried) {
+                return Ok(None);
             }
             if !self.closing.is_empty() || (self.is_mute && self.events.is_closed()) {
                 return Err(Over(Reason::LoggedOut));
@@ -255,48 +382,69 @@ impl Driver {
         }
     }
 
-    fn feed(&mut self, reassembler: &mut Reassembler, input: &[u8]) {
-        let now = self.now();
-        let mut frames = reassembler.feed(input);
-        loop {
-            match frames.next(BODY_BYTES_MAX) {
-                Ok(Some(frame)) => self.session.on_frame(now, frame),
-                Ok(None) => return,
-                Err(error) => {
-                    debug!(user = self.config.user_id, %error, "the stream cannot be followed");
-                    return self.session.on_frame_error(error);
-                }
-            }
-        }
-    }
-
-    /// Does what the machine asks for, in its order.
-    fn carry_out(&mut self, transport: &mut Transport) {
+    /// Does what the machine asks for, in its order; says which connection became which.
+    fn carry_out(&mut self, lines: &mut Lines) -> Vec<Change> {
         let encoding = self.session.encoding();
+        let mut changes = Vec::new();
         let mut is_over = false;
-        while let Some(action) = self.session.next_action() {
-            match action {
-                ClientAction::Send { code, body } => frame::encode_into(transport.out(), encoding, code, &body),
-                ClientAction::Tell(event) => self.on_session_event(event),
-                ClientAction::Close => is_over = true,
-            }
-        }
-        // On a connection that is to be closed a failed goodbye says nothing new.
-        if let Err(error) = transport.flush()
-            && !is_over
-            && self.ended.is_none()
-        {
-            debug!(user = self.config.user_id, %error, "write failed");
-            self.session.on_disconnected(Reason::TransportFailed);
+        loop {
             while let Some(action) = self.session.next_action() {
-                if let ClientAction::Tell(event) = action {
-                    self.on_session_event(event);
+                match action {
+                    ClientAction::Send { code, body } => lines.current.send(encoding, code, &body),
+                    ClientAction::SendNext { code, body } => {
+                        if let Some(next) = &mut lines.next {
+                            next.send(encoding, code, &body);
+                        }
+                    }
+                    ClientAction::Tell(event) => self.on_session_event(event, lines.current.endpoint()),
+                    ClientAction::Close => is_over = true,
+                    ClientAction::Switch => {
+                        lines.switch();
+                        self.on_moved(lines.current.endpoint().kind);
+                        changes.push(Change::Switched);
+                    }
+                    ClientAction::CloseNext { reason, retry_after_ms } => {
+                        lines.next.take().into_iter().for_each(Transport::part);
+                        debug!(user = self.config.user_id, reason = reason.label(), "not moved");
+                        if !self.endpoints.has_preferred() {
+                            self.endpoints.on_failure();
+                        }
+                        self.moving.try_again(self.endpoints.has_preferred(), Duration::from_millis(retry_after_ms.unwrap_or(0)));
+                        changes.push(Change::Closed(Line::Next));
+                    }
+                    ClientAction::CloseFormer => {
+                        lines.former.take().into_iter().for_each(Transport::part);
+                        changes.push(Change::Closed(Line::Former));
+                    }
                 }
+            }
+            if let Some(next) = &mut lines.next
+                && next.flush().is_err()
+            {
+                self.session.on_next_disconnected(self.now(), Reason::TransportFailed);
+                continue;
+            }
+            // On a connection that is to be closed a failed goodbye says nothing new.
+            match lines.current.flush() {
+                Err(error) if !is_over && self.ended.is_none() => {
+                    debug!(user = self.config.user_id, %error, "write failed");
+                    self.session.on_disconnected(Reason::TransportFailed);
+                }
+                Ok(()) | Err(_) => return changes,
             }
         }
     }
 
-    fn on_session_event(&mut self, event: ClientEvent) {
+    /// The session is on another connection.
+    fn on_moved(&mut self, kind: TransportKind) {
+        info!(user = self.config.user_id, %kind, "moved");
+        self.moving = Moving::No;
+        self.transport = kind;
+        self.since = Instant::now();
+        self.endpoints.on_success(kind, self.since);
+    }
+
+    fn on_session_event(&mut self, event: ClientEvent, here: &Endpoint) {
         match event {
             ClientEvent::Closed { reason, reconnect, retry_after_ms } => {
                 let retry_after = Duration::from_millis(retry_after_ms.unwrap_or(0));
@@ -307,8 +455,10 @@ impl Driver {
             }
             ClientEvent::MoveTo { addresses, after_ms } => {
                 info!(user = self.config.user_id, after_ms, "the gateway is draining");
-                self.endpoints.prefer(addresses);
-                self.move_at = Some(Instant::now() + Duration::from_millis(after_ms));
+                self.endpoints.prefer(&addresses, here);
+                if !self.session.is_moving() {
+                    self.moving = Moving::begin(Why::Drain, Instant::now() + Duration::from_millis(after_ms), &self.config);
+                }
             }
             ClientEvent::Kicked { reason, .. } => info!(user = self.config.user_id, reason = reason.label(), "kicked"),
             ClientEvent::Unreadable { code } => debug!(user = self.config.user_id, code, "a frame could not be read"),
@@ -320,7 +470,7 @@ impl Driver {
             | ClientEvent::History { .. }
             | ClientEvent::InboxRead { .. }
             | ClientEvent::Accepted { .. }
-            | ClientEvent::Refused { .. }) => self.waiting.extend(event::of_session(told)),
+            | ClientEvent::Refused { .. }) => self.waiting.extend(event::of_session(told, self.transport)),
         }
     }
 
@@ -333,12 +483,18 @@ impl Driver {
         }
     }
 
-    fn on_tick(&mut self) {
-        let now = self.now();
-        self.session.on_tick(now);
-        if self.move_at.is_some_and(|move_at| Instant::now() >= move_at) {
-            self.move_at = None;
-            self.session.on_disconnected(Reason::Drained);
+    /// Nothing that was learnt on the old network counts, and nothing is waited for there.
+    fn on_network_changed(&mut self) {
+        self.endpoints.forget_winner();
+        self.backoff.reset();
+        if self.session.is_live() {
+            if !self.session.is_moving() {
+                let why = if self.moving.is_for_drain() { Why::Drain } else { Why::Network };
+                self.moving = Moving::begin(why, Instant::now(), &self.config);
+            }
+        } else {
+            self.is_hurried = true;
+            self.session.on_disconnected(Reason::TransportFailed);
         }
     }
 
@@ -353,6 +509,10 @@ impl Driver {
                 self.closing.push(answer);
                 self.session.logout(now);
                 return;
+            }
+            Command::NetworkChanged { answer } => {
+                self.on_network_changed();
+                (Ok(()), answer)
             }
             Command::Join { answer, .. }
             | Command::Leave { answer, .. }
@@ -377,8 +537,7 @@ impl Driver {
     fn deadline(&self) -> Instant {
         let Time(ms) = self.session.next_deadline();
         // `NEVER` is further than an Instant reaches; a day is never here.
-        let from_session = self.began + Duration::from_millis(ms.min(self.now().0 + 86_400_000));
-        self.move_at.map_or(from_session, |move_at| move_at.min(from_session))
+        self.began + Duration::from_millis(ms.min(self.now().0 + 86_400_000))
     }
 
     fn now(&self) -> Time {
@@ -398,13 +557,35 @@ fn deliver(permit: Result<mpsc::Permit<'_, Event>, mpsc::error::SendError<()>>, 
     }
 }
 
-fn problem_of(error: &io::Error) -> String {
-    // The two that a person at a terminal meets; the system's words serve for the rest.
-    if error.kind() == io::ErrorKind::ConnectionRefused {
-        "nothing listens there".to_owned()
-    } else if error.kind() == io::ErrorKind::TimedOut {
-        "no answer in time".to_owned()
-    } else {
-        error.to_string()
+/// What happened to the connections.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    Switched,
+    Closed(Line),
+}
+
+impl Change {
+    /// Which of them a connection is now.
+    fn of(self, line: Line) -> Option<Line> {
+        match (self, line) {
+            (Self::Switched, Line::Next) => Some(Line::Current),
+            (Self::Switched, Line::Current) => Some(Line::Former),
+            (Self::Switched, Line::Former) => None,
+            (Self::Closed(closed), line) => (closed != line).then_some(line),
+        }
     }
+}
+
+/// Of several the one that someone must do something about; else the one that was liked best.
+fn cause_of(mut failed: Vec<(Endpoint, ConnectError)>) -> Cause {
+    failed.sort_by_key(|(endpoint, error)| (!error.is_distrust(), endpoint.kind));
+    match failed.into_iter().next() {
+        Some((endpoint, error)) => error.into_cause(&endpoint),
+        None => Cause::NoAddress,
+    }
+}
+
+/// What whoever turned us away asked for.
+fn wait_of(failed: &[(Endpoint, ConnectError)]) -> Duration {
+    failed.iter().map(|(_, error)| error.retry_after()).max().unwrap_or_default()
 }

@@ -1,5 +1,6 @@
 //! What an app hears.
 
+use crate::endpoint::TransportKind;
 use billfish_session::client::ClientEvent;
 use billfish_wire::{BizCode, Body, Reason};
 use serde::Deserialize;
@@ -15,11 +16,14 @@ use std::{
 pub enum Event {
     /// A connect begins.
     Connecting {
-        /// `host:port`.
+        /// The first that is tried; of other transports others may follow in a moment.
         address: String,
     },
-    /// Logged in. Rooms and messages from before come back by themselves.
+    /// Logged in. Rooms and messages from before come back by themselves. Without an [`Event::Disconnected`] before it, the session has
+    /// moved to another connection, and nothing was missed.
     Connected {
+        /// What carries the connection; see [`crate::ClientConfig::transport_first`].
+        transport: TransportKind,
         /// Of the session, for logs.
         session_id: String,
         /// Name of the gateway, for logs.
@@ -114,9 +118,16 @@ pub enum Cause {
     Ended(Reason),
     /// It could not be made.
     Unreachable {
-        /// `host:port`.
+        /// Of the first that was tried.
         address: String,
-        /// In the system's words.
+        /// What was wrong.
+        problem: String,
+    },
+    /// Whoever answers cannot prove to be the gateway.
+    Untrusted {
+        /// Where.
+        address: String,
+        /// What is wrong with the certificate.
         problem: String,
     },
     /// There was no token to log in with.
@@ -130,6 +141,7 @@ impl Display for Cause {
         match self {
             Self::Ended(reason) => to.write_str(reason.message()),
             Self::Unreachable { address, problem } => write!(to, "{address} cannot be reached: {problem}"),
+            Self::Untrusted { address, problem } => write!(to, "{address} is not trusted: {problem}"),
             Self::NoToken(problem) => to.write_str(problem),
             Self::NoAddress => to.write_str("neither the configuration nor the ticket names a gateway"),
         }
@@ -198,9 +210,9 @@ pub(crate) fn of_push(body: Box<Body>) -> Event {
 }
 
 /// The event behind what the session machine tells; `None` where the driver deals with it.
-pub(crate) fn of_session(event: ClientEvent) -> Option<Event> {
+pub(crate) fn of_session(event: ClientEvent, transport: TransportKind) -> Option<Event> {
     Some(match event {
-        ClientEvent::LoggedIn { session_id, node, server_time_ms } => Event::Connected { session_id, node, server_time_ms },
+        ClientEvent::LoggedIn { session_id, node, server_time_ms } => Event::Connected { transport, session_id, node, server_time_ms },
         ClientEvent::Joined { room_id, snapshot, gap, .. } => {
             Event::Joined { room_id, audience: snapshot.audience, states: snapshot.states, gap }
         }

@@ -3,6 +3,8 @@
 //! - [`Client`] is the app's hand: calls go in and come back at once. [`Events`] is its ear: everything that happens, in order.
 //! - Reconnecting, resuming, de-duplicating and ordering happen inside. The protocol's decisions are those of
 //!   `billfish_session::client::ClientSession`; what is left here is sockets, time, tokens and addresses.
+//! - Plain TCP, TLS, and WebSocket over either; of several kinds of addresses the best that this network lets through.
+//! - A gateway that goes down, and a device that changes its network, move the session to another connection before the old one is given up.
 //! - An [`Event::Closed`] is the last one, and the only end there is: everything else is tried again.
 //!
 //! ```no_run
@@ -32,6 +34,7 @@
 mod client;
 mod config;
 mod driver;
+mod endpoint;
 mod error;
 mod event;
 mod reconnect;
@@ -40,6 +43,7 @@ mod transport;
 pub use billfish_session::client::CallError;
 pub use billfish_wire::{BizCode, Body, Class, Encoding, Reason};
 pub use client::{Client, Events, MessageId};
-pub use config::{ClientConfig, Ticket, TokenError, TokenProvider};
+pub use config::{ClientConfig, Roots, Ticket, TokenError, TokenProvider};
+pub use endpoint::TransportKind;
 pub use error::{ClientError, ConfigError};
 pub use event::{Cause, Chat, Event};

@@ -42,8 +42,12 @@ impl Gateway {
         config_for(vec![self.address()])
     }
 
+    pub(crate) async fn accept_raw(&self) -> TcpStream {
+        timeout(PATIENCE, self.listener.accept()).await.expect("the client connects").expect("accepted").0
+    }
+
     pub(crate) async fn accept(&self) -> Connection {
-        let (stream, _) = timeout(PATIENCE, self.listener.accept()).await.expect("the client connects").expect("accepted");
+        let stream = self.accept_raw().await;
         stream.set_nodelay(true).expect("a fresh socket");
         Connection { stream, reassembler: Reassembler::default(), frames: VecDeque::new() }
     }
@@ -53,6 +57,13 @@ impl Gateway {
         let mut connection = self.accept().await;
         let login = connection.expect(Code::Login).await;
         connection.send(Code::Login, &login_answer()).await;
+        (connection, login)
+    }
+
+    /// The LOGIN of whoever comes next, not answered.
+    pub(crate) async fn accept_unanswered(&self) -> (Connection, Body) {
+        let mut connection = self.accept().await;
+        let login = connection.expect(Code::Login).await;
         (connection, login)
     }
 

@@ -1,8 +1,11 @@
-//! The SDK against a scripted gateway in this process: one file per behaviour.
+//! The SDK against a scripted gateway in this process, and against real ones: one file per behaviour.
 #![forbid(unsafe_code)]
 
 mod backoff;
 mod gateway;
 mod golden;
+mod moves;
+mod race;
 mod resume;
 mod session;
+mod transports;

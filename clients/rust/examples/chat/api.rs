@@ -1,7 +1,7 @@
 //! What an app's backend does with the HTTP API: tokens, rooms, names. In a real app none of this, and no API key, is on the phone.
 
 use anyhow::{Context, Result, anyhow, bail};
-use billfish_client::{Ticket, TokenError};
+use billfish_client::{Ticket, TokenError, TransportKind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use std::{
@@ -23,6 +23,7 @@ pub(crate) struct Api {
     agent: ureq::Agent,
     base: String,
     authorization: String,
+    transports: Vec<TransportKind>,
     pub(crate) name: String,
     pub(crate) user_id: i64,
 }
@@ -43,12 +44,13 @@ struct Answer {
 }
 
 impl Api {
-    pub(crate) fn new(base: &str, key: &str, name: &str) -> Self {
+    pub(crate) fn new(base: &str, key: &str, name: &str, transports: Vec<TransportKind>) -> Self {
         let agent = ureq::Agent::config_builder().timeout_global(Some(CALL_TIMEOUT)).http_status_as_error(false).build().into();
         Self {
             agent,
             base: base.trim_end_matches('/').to_owned(),
             authorization: format!("Bearer {key}"),
+            transports,
             name: name.to_owned(),
             user_id: user_id_of(name),
         }
@@ -68,8 +70,12 @@ impl Api {
             let text = format!("{error:#}");
             return Err(if answer.status >= 500 || answer.status == 429 { TokenError::Away(text) } else { TokenError::Refused(text) });
         }
-        let mut granted: Granted = serde_json::from_value(answer.document).map_err(|error| TokenError::Away(error.to_string()))?;
-        Ok(Ticket { token: granted.token, addresses: granted.gateways.remove("tcp").unwrap_or_default() })
+        let granted: Granted = serde_json::from_value(answer.document).map_err(|error| TokenError::Away(error.to_string()))?;
+        let of_kind = |kind: &TransportKind| {
+            let listed = granted.gateways.get(kind.listed_as()).into_iter().flatten();
+            listed.map(|address| format!("{kind}://{address}")).collect::<Vec<_>>()
+        };
+        Ok(Ticket { token: granted.token, addresses: self.transports.iter().flat_map(of_kind).collect() })
     }
 
     /// The room asked for, or the first live one, or a new one.

@@ -13,6 +13,7 @@ mod words;
 
 use anyhow::{Context, Result};
 use api::Api;
+use billfish_client::{Roots, TransportKind};
 use clap::Parser;
 use screen::Screen;
 use std::{path::PathBuf, process::ExitCode};
@@ -37,6 +38,13 @@ struct Options {
     /// Where the server wrote its key.
     #[arg(long, value_name = "FILE", default_value = "data/api-key")]
     api_key_file: PathBuf,
+    /// What carries the connection: tls, wss, tcp or ws; may be repeated, and the best that works is taken. [default: tls and tcp where a --ca is
+    /// given, and tcp alone where none is]
+    #[arg(long, value_name = "KIND")]
+    transport: Vec<TransportKind>,
+    /// Certificates, PEM, to believe beside the system's: of a server started here, data/development-cert.pem.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// Bodies in protobuf instead of JSON.
     #[arg(long)]
     protobuf: bool,
@@ -46,6 +54,7 @@ const EXAMPLES: &str = "\
 Examples, with `cargo run --release` running in another terminal:
   cargo run --release -p billfish-client --example chat -- --name alice
   cargo run --release -p billfish-client --example chat -- --name bob --room 1
+  cargo run --release -p billfish-client --example chat -- --name carol --transport wss --ca data/development-cert.pem
   echo hello | cargo run --release -p billfish-client --example chat -- --name robot";
 
 fn main() -> ExitCode {
@@ -69,12 +78,21 @@ fn run(options: Options) -> Result<ExitCode> {
             )
         })?,
     };
-    let api = Api::new(&options.server, key.trim(), &options.name);
+    let mut roots = Roots::default();
+    if let Some(path) = &options.ca {
+        roots.more_pem = std::fs::read_to_string(path).with_context(|| format!("--ca {}", path.display()))?;
+    }
+    let transports = match (options.transport.is_empty(), &options.ca) {
+        (false, _) => options.transport,
+        (true, Some(_)) => vec![TransportKind::Tls, TransportKind::Tcp],
+        (true, None) => vec![TransportKind::Tcp],
+    };
+    let api = Api::new(&options.server, key.trim(), &options.name, transports);
     let room = api.choose_room(options.room)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let (screen, input) = Screen::open(&options.name)?;
-        let mut talk = Talk::begin(api, screen, room, options.protobuf).await?;
+        let mut talk = Talk::begin(api, screen, room, roots, options.protobuf).await?;
         talk.run(input).await
     })
 }

@@ -7,7 +7,7 @@ use crate::{
     words,
 };
 use anyhow::{Context, Result};
-use billfish_client::{Client, ClientConfig, ClientError, Encoding, Event, Events, Reason, TokenError, TokenProvider};
+use billfish_client::{Client, ClientConfig, ClientError, Encoding, Event, Events, Reason, Roots, TokenError, TokenProvider};
 use std::{collections::HashMap, process::ExitCode, time::Duration};
 use tokio::{
     select,
@@ -52,7 +52,7 @@ pub(crate) struct Talk {
 
 impl Talk {
     /// Connects and asks for the room.
-    pub(crate) async fn begin(api: Api, mut screen: Screen, room: i64, protobuf: bool) -> Result<Self> {
+    pub(crate) async fn begin(api: Api, mut screen: Screen, room: i64, roots: Roots, protobuf: bool) -> Result<Self> {
         let backend = api.clone();
         let tokens = TokenProvider::new(move || {
             let backend = backend.clone();
@@ -61,6 +61,7 @@ impl Talk {
         });
         let config = ClientConfig {
             platform: Some("desktop".to_owned()),
+            roots,
             encoding: if protobuf { Encoding::Protobuf } else { Encoding::Json },
             ..ClientConfig::new(api.user_id, tokens)
         };
