@@ -38,6 +38,8 @@ class Scenario:
     measured: tuple[str, ...] = ()
     """Whose CPU and memory are read, of gateway, router and redis; in one process it is that."""
     is_redis_counted: bool = False
+    transport: str = "tcp"
+    """What carries the connections: tcp, ws, tls or wss."""
     shards: int = 0
     """Of a gateway; 0: one per core."""
     is_frame_limit_lifted: bool = False
@@ -124,6 +126,33 @@ def parts(kinds: dict[str, str], phase: str, count: Callable[[dict], float | Non
     return {f"{kind}_us": Figure(f"CPU of {words} per {what}", "µs", of_kind(kind, phase, count)) for kind, words in kinds.items()}
 
 
+# From performance.md: bytes of user memory per idle connection, µs of CPU per connect and login.
+TRANSPORTS = {"ws": ("WebSocket", 320, 30), "tls": ("TLS", 4_096, 90), "wss": ("WebSocket over TLS", 4_096, 98)}
+
+
+def idle_memory(name: str, what: str, bar: float, **others) -> Scenario:
+    figures = {"bytes": Figure("user memory of the gateway per connection", "B", field("bytes_per_connection"), ("<", bar))}
+    # What the storm left behind is given back within twenty.
+    return Scenario(name, what, "hold", figures, 18_000, seconds=30, gateways=1, measured=("gateway",), **others)
+
+
+def transport_logins(name: str, transport: str, what: str, bar: float, arguments: str = "") -> Scenario:
+    figures = {
+        "login_us": Figure("CPU of {measured} per login", "µs", LOGIN_US, ("<", bar)),
+        "resumed": Figure("handshakes that a ticket shortened", "", resumed_share),
+    }
+    if not arguments:
+        del figures["resumed"]
+    # A ticket is there for who comes when somebody else is in: the window is what has none.
+    load = f"storm --login-window 128 --connect-max 240{arguments}"
+    return Scenario(name, what, load, figures, 18_000, seconds=0, gateways=1, measured=("gateway",), transport=transport)
+
+
+def resumed_share(report: dict) -> float | None:
+    full, resumed = (report["detail"].get(key, 0) for key in ("tls_full", "tls_resumed"))
+    return resumed / (full + resumed) if full + resumed else None
+
+
 ONE = one_at_a_time("one-10000", 10_000, ratio_bar=0.90)
 STORM = logins("login-18000", "connect + login, token in Redis, 18,000 at once", 18_000, bar=19, gateways=1, has_parts=True)
 JOIN = logins("login-join-18000", "the same, and a JOIN", 18_000, arguments=" --rooms 18", gateways=1, has_parts=True)
@@ -167,16 +196,10 @@ SCENARIOS = [
         "room-burst --rate 50",
         {"p50_ms": Figure("p50", "ms", P50, ("<", 60)), "p99_ms": Figure("p99", "ms", P99, ("<", 145))},
     ),
-    Scenario(
-        "idle-memory",
-        "idle over plain TCP, logged in, in a room",
-        "hold",
-        {"bytes": Figure("user memory of the gateway per connection", "B", field("bytes_per_connection"), ("<", 256))},
-        18_000,
-        # What the storm left behind is given back within twenty.
-        seconds=30,
-        gateways=1,
-        measured=("gateway",),
+    idle_memory("idle-memory", "idle over plain TCP, logged in, in a room", 256),
+    *(
+        idle_memory(f"idle-memory-{transport}", f"idle over {words}, logged in, in a room", bar, transport=transport)
+        for transport, (words, bar, _) in TRANSPORTS.items()
     ),
     Scenario(
         "idle-cpu",
@@ -189,6 +212,11 @@ SCENARIOS = [
         measured=("gateway", "router"),
     ),
     STORM,
+    *(
+        transport_logins(f"login-{transport}", transport, f"connect + login over {words}" + (", full handshakes" if transport != "ws" else ""), bar)
+        for transport, (words, _, bar) in TRANSPORTS.items()
+    ),
+    transport_logins("login-tls-resumed", "tls", "connect + login over TLS, resumed by a ticket", 80, " --resume-tls"),
     JOIN,
     UNICAST,
     Scenario(

@@ -8,6 +8,7 @@ pub(crate) mod client;
 mod connecting;
 mod connection;
 pub(crate) mod herd;
+mod layers;
 mod pacer;
 pub(crate) mod room;
 mod shared;
@@ -16,6 +17,7 @@ mod stats;
 
 use crate::{
     clock,
+    transport::Tls,
     worker::{Activity, Plan},
 };
 use anyhow::{Context, Result};
@@ -54,6 +56,11 @@ pub(crate) struct Crowd<'a> {
     connections: Vec<Connection>,
     shared: Shared<'a>,
     read_buffer: Box<[u8]>,
+    /// Taken out of a client's layers.
+    opened: Vec<u8>,
+    /// What its layers have to write.
+    sealed: Vec<u8>,
+    tls: Option<Tls>,
     /// Clients on their way in, by the time they began.
     on_the_way: VecDeque<usize>,
     in_window: usize,
@@ -106,6 +113,9 @@ impl<'a> Crowd<'a> {
                 encoding: if plan.protobuf { Encoding::Protobuf } else { Encoding::Json },
             },
             read_buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            opened: Vec::new(),
+            sealed: Vec::new(),
+            tls: plan.transport.is_tls().then(|| Tls::new(&plan.tls, plan.transport)).transpose()?,
             on_the_way: VecDeque::new(),
             in_window: 0,
             next_client: 0,

@@ -24,6 +24,7 @@ mod sampler;
 mod scenario;
 mod series;
 mod tally;
+mod transport;
 mod units;
 mod worker;
 

@@ -4,7 +4,7 @@
 //! - A field that was not measured is `null` and never 0.
 //! - The verdict is a list of sentences; an empty one is exit code 0.
 
-use crate::{crowd::herd::HerdTally, latency::Latencies, probe::Limit, redis::RedisLoad, series::Series};
+use crate::{crowd::herd::HerdTally, latency::Latencies, probe::Limit, redis::RedisLoad, series::Series, transport::Transport};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -68,6 +68,14 @@ pub(crate) struct Detail {
     pub(crate) seconds: f64,
     /// From the first connect to the last client in.
     pub(crate) connect_s: f64,
+    /// What carried the connections.
+    pub(crate) transport: Transport,
+    /// TLS handshakes of clients that came to log in: full ones,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) tls_full: u64,
+    /// and those that a ticket shortened.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) tls_resumed: u64,
     /// Bytes of a load frame on the wire, header included.
     pub(crate) frame_bytes: usize,
     /// Logins that failed, by cause.
@@ -348,6 +356,13 @@ impl Display for Report {
         let detail = &self.detail;
         writeln!(to, "{}, seed {}", detail.scenario, detail.seed)?;
         writeln!(to, "  connections      {} in {:.2} s, {} failed", self.connections, detail.connect_s, self.logins_failed)?;
+        match (detail.transport.is_tls(), detail.transport) {
+            (true, transport) => {
+                writeln!(to, "  transport        {transport}, {} handshakes full, {} resumed", detail.tls_full, detail.tls_resumed)?;
+            }
+            (false, Transport::Tcp) => {}
+            (false, transport) => writeln!(to, "  transport        {transport}")?,
+        }
         if let Some(Spread { p50, p99, max }) = self.login_ms {
             writeln!(to, "  login            p50 {p50:.2} ms, p99 {p99:.2} ms, max {max:.2} ms")?;
         }
@@ -464,8 +479,8 @@ mod tests {
                 r#""deliveries_per_s":null,"server_cpu_s":null,"deliveries_per_server_cpu_s":null,"#,
                 r#""latency_ms":{"p50":0.0,"p99":0.0,"p999":0.0,"max":0.0},"last_member_ms":{"p50":0.0,"p99":0.0,"max":0.0},"#,
                 r#""server_rss_bytes":null,"bytes_per_connection":null,"#,
-                r#""detail":{"scenario":"room-burst","seed":0,"seconds":0.0,"connect_s":0.0,"frame_bytes":0,"login_failures":{},"login_retries":{},"#,
-                r#""lost":{},"refused":{},"unsent":0,"strays":0,"at_least_once":false}}"#
+                r#""detail":{"scenario":"room-burst","seed":0,"seconds":0.0,"connect_s":0.0,"transport":"tcp","frame_bytes":0,"login_failures":{},"#,
+                r#""login_retries":{},"lost":{},"refused":{},"unsent":0,"strays":0,"at_least_once":false}}"#
             )
         );
     }

@@ -29,6 +29,7 @@ use crate::{
     proc::{MemoryPeak, Usage, cpu_by_name},
     redis::{self, RedisLoad},
     report::{GeneratorReport, Report},
+    transport::Transport,
     worker::Activity,
 };
 use anyhow::{Context, Result, bail};
@@ -107,6 +108,8 @@ pub(crate) struct Load {
 #[derive(Debug)]
 pub(crate) struct Script {
     pub(crate) name: &'static str,
+    /// As [`Common`] says.
+    pub(crate) transport: Transport,
     pub(crate) rooms: usize,
     pub(crate) activity: Activity,
     pub(crate) at_least_once: bool,
@@ -131,12 +134,13 @@ pub(crate) struct SlowScript {
 impl Script {
     /// A scenario without rooms, in which everybody reads and nobody returns.
     pub(crate) fn new(name: &'static str, activity: Activity) -> Self {
-        Self { name, rooms: 0, activity, at_least_once: false, return_spread: None, slow: None }
+        Self { name, transport: Transport::Tcp, rooms: 0, activity, at_least_once: false, return_spread: None, slow: None }
     }
 }
 
 /// Runs one scenario: `load` is what happens between the last join and the drain.
 pub(crate) fn conduct(common: &Common, script: &Script, load: impl FnOnce(&mut Crew, &Api) -> Result<Load>) -> Result<Report> {
+    let script = &Script { transport: common.transport, ..*script };
     if common.connections == 0 {
         bail!(WrongUse("--connections must be at least 1".to_owned()));
     }

@@ -19,6 +19,7 @@ use crate::{
     latency::Latencies,
     series::Interval,
     tally::{MessageTally, Totals},
+    transport::{TlsPlan, Transport},
 };
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,10 @@ const DRAIN_QUIET_NS: u64 = 5_000_000_000;
 pub(crate) struct Plan {
     /// Gateways; client `i` goes to `i` modulo their number.
     pub(crate) gateways: Vec<SocketAddr>,
+    /// What carries the connections.
+    pub(crate) transport: Transport,
+    /// How TLS is spoken, where it is.
+    pub(crate) tls: TlsPlan,
     /// HTTP API.
     pub(crate) http: String,
     /// Its key.
@@ -164,6 +169,10 @@ pub(crate) struct Settled {
     pub(crate) members: Vec<u32>,
     /// From the intended connect to the answer of LOGIN.
     pub(crate) login: Latencies,
+    /// TLS handshakes, those that a ticket shortened, by it.
+    pub(crate) tls_full: u64,
+    /// See `tls_full`.
+    pub(crate) tls_resumed: u64,
 }
 
 /// A connection that ended, or a login that failed.

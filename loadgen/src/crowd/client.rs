@@ -4,7 +4,11 @@
 //! - Writes go into the crowd's shared `out`; the event loop sends them with one call per read.
 
 use crate::{
-    crowd::{room, shared::Shared, slow::Pace},
+    crowd::{
+        room,
+        shared::{Shared, say_whole_into},
+        slow::Pace,
+    },
     tally::{Copy, MemberTally},
     worker::Activity,
 };
@@ -177,7 +181,7 @@ impl Client {
         let room_id = room.id;
         let known = room.recognise(frame.encoding, frame.body, &mut self.expected).map_err(|error| error.to_string())?;
         if let Some(ack) = &known.ack {
-            shared.out.extend_from_slice(ack);
+            say_whole_into(&mut shared.out, shared.plan.transport, &mut shared.random, ack);
         }
         if known.room_id != Some(room_id) {
             shared.stats.totals.strays += 1;
@@ -203,7 +207,7 @@ impl Client {
     fn on_chat(&mut self, index: usize, frame: Frame<'_>, shared: &mut Shared<'_>) -> Result<(), Cause> {
         let body = Body::decode(frame.encoding, frame.body).map_err(|error| error.to_string())?;
         if let Some(ack) = room::ack_for(frame.encoding, &body) {
-            shared.out.extend_from_slice(&ack);
+            shared.say_whole(&ack);
         }
         if body.user_id.is_some_and(|user_id| user_id != shared.user_id(index)) {
             shared.stats.totals.strays += 1;

@@ -97,7 +97,18 @@ impl Crowd<'_> {
         (self.in_window < plan.login_window).then_some(self.connect_began_ns)
     }
 
+    /// Where a client goes now.
+    pub(super) fn gateway_of(&self, index: usize) -> SocketAddr {
+        let plan = self.shared.plan;
+        let client = plan.first + index;
+        match &self.herd {
+            Some(herd) => plan.gateways[herd.gateway_of(index, client, plan.gateways.len())],
+            None => plan.gateways[client % plan.gateways.len()],
+        }
+    }
+
     fn begin(&mut self, index: usize, intended_ns: u64) {
+        let gateway = self.gateway_of(index);
         let connection = &mut self.connections[index];
         connection.client.begun_ns = intended_ns;
         // Not when it was due: who had to wait for a place has had no time to log in yet.
@@ -106,11 +117,6 @@ impl Crowd<'_> {
         self.in_window += 1;
         self.on_the_way.push_back(index);
         let plan = self.shared.plan;
-        let client = plan.first + index;
-        let gateway = match &self.herd {
-            Some(herd) => plan.gateways[herd.gateway_of(index, client, plan.gateways.len())],
-            None => plan.gateways[client % plan.gateways.len()],
-        };
         let receive_buffer = plan.slow.filter(|_| connection.client.pace != Pace::Prompt).map(|slow| slow.receive_buffer_bytes);
         let opened = connect(gateway, source_of(plan, index, gateway), receive_buffer).and_then(|mut stream| {
             self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;

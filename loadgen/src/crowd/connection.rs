@@ -8,6 +8,7 @@ use crate::{
     crowd::{
         Crowd, READ_BYTES,
         client::{Cause, Client, Stage},
+        layers::{Layers, Stood},
         nanoseconds,
         shared::Shared,
         slow::Pace,
@@ -33,6 +34,8 @@ const RETRY_JITTER_NS: u64 = 1_000_000_000;
 pub(super) struct Connection {
     pub(super) stream: Option<TcpStream>,
     pub(super) reassembler: Reassembler,
+    /// Where it is not plain TCP, and TCP stands.
+    pub(super) layers: Option<Box<Layers>>,
     #[expect(clippy::box_collection, reason = "8 bytes per client instead of 24; nearly no client has one")]
     pub(super) unsent: Option<Box<Vec<u8>>>,
     pub(super) client: Client,
@@ -42,12 +45,9 @@ impl Crowd<'_> {
     pub(super) fn on_writable(&mut self, index: usize) {
         let connection = &mut self.connections[index];
         let Some(stream) = connection.stream.as_mut() else { return };
-        if connection.client.stage == Stage::Connecting {
+        if connection.client.stage == Stage::Connecting && connection.layers.is_none() {
             match stream.take_error().map(|error| error.map_or_else(|| stream.peer_addr().map(drop), Err)) {
-                Ok(Ok(())) => {
-                    connection.client.on_connected(index, &mut self.shared);
-                    self.flush(index);
-                }
+                Ok(Ok(())) => self.on_connected(index),
                 // Not yet: the next event tells.
                 Ok(Err(error)) if error.kind() == io::ErrorKind::NotConnected => {}
                 Ok(Err(error)) | Err(error) => self.fail(index, format!("connect: {}", error.kind())),
@@ -60,6 +60,39 @@ impl Crowd<'_> {
             Ok(written) => connection.unsent = Some(Box::new(unsent[written..].to_vec())),
             Err(error) => self.fail_write(index, format!("write: {}", error.kind())),
         }
+    }
+
+    /// TCP stands. Says LOGIN, unless there is something to agree on before.
+    fn on_connected(&mut self, index: usize) {
+        let transport = self.shared.plan.transport;
+        if !transport.is_tls() && !transport.is_websocket() {
+            self.connections[index].client.on_connected(index, &mut self.shared);
+            return self.flush(index);
+        }
+        let gateway = self.gateway_of(index);
+        match self.tls.as_ref().map(|tls| tls.begin(gateway)).transpose() {
+            Ok(tls) => self.connections[index].layers = Some(Box::new(Layers::new(tls, transport.is_websocket().then_some(gateway)))),
+            Err(error) => return self.fail(index, format!("tls: {error}")),
+        }
+        self.go_on(index);
+    }
+
+    /// The handshakes above TCP take a step, and behind the last one LOGIN is said.
+    fn go_on(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        let Some(layers) = &mut connection.layers else { return };
+        match layers.go_on(&mut self.shared.random, &mut self.sealed) {
+            Ok(Stood::No) => {}
+            Ok(Stood::Now { is_resumed }) => {
+                if self.shared.plan.transport.is_tls() {
+                    let stats = &mut self.shared.stats;
+                    *if is_resumed { &mut stats.tls_resumed } else { &mut stats.tls_full } += 1;
+                }
+                connection.client.on_connected(index, &mut self.shared);
+            }
+            Err(cause) => return self.fail(index, cause),
+        }
+        self.flush(index);
     }
 
     /// Reads until the socket is empty. A short read says so, unless the end of the stream may stand behind it.
@@ -100,7 +133,13 @@ impl Crowd<'_> {
             }
         };
         self.shared.now_ns = clock::now_ns();
-        let outcome = feed(connection, index, &self.read_buffer[..read], &mut self.shared);
+        let outcome = match &mut connection.layers {
+            None => feed(&mut connection.reassembler, &mut connection.client, index, &self.read_buffer[..read], &mut self.shared),
+            Some(layers) => {
+                let (reassembler, client) = (&mut connection.reassembler, &mut connection.client);
+                feed_layers(layers, reassembler, client, index, &self.read_buffer[..read], &mut self.opened, &mut self.shared)
+            }
+        };
         self.in_window -= mem::take(&mut self.shared.stats.newly_settled);
         for back in mem::take(&mut self.shared.stats.newly_back) {
             if let Some(herd) = &mut self.herd {
@@ -112,11 +151,25 @@ impl Crowd<'_> {
             self.fail(index, cause);
             return None;
         }
+        if self.connections[index].layers.is_some() {
+            self.go_on(index);
+        }
         Some(read)
     }
 
     /// Writes what the shared buffer holds for this client.
     pub(super) fn flush(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        if let Some(layers) = &mut connection.layers {
+            let plain = mem::replace(&mut self.shared.out, mem::take(&mut self.sealed));
+            let outcome = layers.seal(&plain, &mut self.shared.out);
+            self.sealed = plain;
+            self.sealed.clear();
+            if let Err(cause) = outcome {
+                self.shared.out.clear();
+                return self.fail(index, cause);
+            }
+        }
         if self.shared.out.is_empty() {
             return;
         }
@@ -189,6 +242,8 @@ impl Crowd<'_> {
         connection.stream = None;
         connection.unsent = None;
         connection.reassembler = Reassembler::default();
+        connection.layers = None;
+        self.sealed.clear();
     }
 
     /// Writes down why a connection is over, and whether its client comes back.
@@ -228,12 +283,33 @@ impl Crowd<'_> {
 }
 
 /// Hands every whole frame of `input` to the client.
-fn feed(connection: &mut Connection, index: usize, input: &[u8], shared: &mut Shared<'_>) -> Result<(), Cause> {
-    let mut frames = connection.reassembler.feed(input);
+fn feed(reassembler: &mut Reassembler, client: &mut Client, index: usize, input: &[u8], shared: &mut Shared<'_>) -> Result<(), Cause> {
+    let mut frames = reassembler.feed(input);
     while let Some(frame) = frames.next(BODY_BYTES_MAX).map_err(|error| error.to_string())? {
-        connection.client.on_frame(index, frame, shared)?;
+        client.on_frame(index, frame, shared)?;
     }
     Ok(())
+}
+
+/// The same through TLS and WebSocket.
+fn feed_layers(
+    layers: &mut Layers,
+    reassembler: &mut Reassembler,
+    client: &mut Client,
+    index: usize,
+    input: &[u8],
+    opened: &mut Vec<u8>,
+    shared: &mut Shared<'_>,
+) -> Result<(), Cause> {
+    opened.clear();
+    layers.open(input, opened)?;
+    if !layers.has_messages() {
+        return feed(reassembler, client, index, opened, shared);
+    }
+    let (mut random, mut reply) = (shared.random.fork(), Vec::new());
+    let outcome = layers.cut(opened, &mut random, &mut reply, &mut |frame| client.on_frame(index, frame, shared));
+    shared.out.extend_from_slice(&reply);
+    outcome
 }
 
 /// Writes as much as the socket takes.

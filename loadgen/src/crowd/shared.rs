@@ -3,9 +3,11 @@
 //! No socket is here: what a client says goes into `out`, and the crowd writes it.
 
 use crate::{
-    crowd::{room::Room, stats::Stats},
+    crowd::{layers, room::Room, stats::Stats},
+    transport::Transport,
     worker::{Activity, Plan},
 };
+use billfish_websocket::{Opcode, frame_into};
 use billfish_wire::{Body, Code, Encoding, frame};
 use std::collections::VecDeque;
 
@@ -56,7 +58,16 @@ impl Shared<'_> {
 
     /// Adds a frame to what the client being served will be sent.
     pub(crate) fn say(&mut self, code: Code, body: &Body) {
-        frame::encode_into(&mut self.out, self.encoding, code, body);
+        if self.plan.transport.is_websocket() {
+            self.say_whole(&frame::encode(self.encoding, code, body));
+        } else {
+            frame::encode_into(&mut self.out, self.encoding, code, body);
+        }
+    }
+
+    /// The same for a frame that is written already.
+    pub(crate) fn say_whole(&mut self, frame: &[u8]) {
+        say_whole_into(&mut self.out, self.plan.transport, &mut self.random, frame);
     }
 
     /// When the load message `nth` of a client was due: the pacer goes round the clients.
@@ -74,5 +85,14 @@ impl Shared<'_> {
     /// Whether each client sends its next as soon as it has the answer.
     pub(crate) fn is_closed_loop(&self) -> bool {
         matches!(self.plan.activity, Activity::Echo { per_s } if per_s <= 0.0)
+    }
+}
+
+/// Adds a frame that is written already.
+pub(crate) fn say_whole_into(out: &mut Vec<u8>, transport: Transport, random: &mut fastrand::Rng, frame: &[u8]) {
+    if transport.is_websocket() {
+        frame_into(out, Opcode::Binary, frame, Some(layers::mask(random)));
+    } else {
+        out.extend_from_slice(frame);
     }
 }

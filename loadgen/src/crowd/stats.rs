@@ -43,6 +43,9 @@ pub(crate) struct Stats {
     /// Where some read slowly.
     pub(crate) by_pace: Option<Box<PaceLatencies>>,
     pub(crate) login: Recording,
+    /// TLS handshakes, full and resumed.
+    pub(super) tls_full: u64,
+    pub(super) tls_resumed: u64,
     pub(crate) latency: Recording,
     pub(crate) totals: Totals,
     pub(crate) done: Vec<(usize, u32)>,
@@ -141,6 +144,8 @@ impl Crowd<'_> {
             retries: self.shared.stats.retries.clone(),
             members: self.shared.rooms.iter().map(|room| room.members).collect(),
             login: self.shared.stats.login.total(),
+            tls_full: self.shared.stats.tls_full,
+            tls_resumed: self.shared.stats.tls_resumed,
         }
     }
 

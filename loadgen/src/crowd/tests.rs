@@ -5,7 +5,10 @@ use super::{
     room::Load,
     slow::{Pace, Slow},
 };
-use crate::worker::{Activity, Plan, RoomEnds, WorkerReport};
+use crate::{
+    transport::{TlsPlan, Transport},
+    worker::{Activity, Plan, RoomEnds, WorkerReport},
+};
 use billfish_wire::{Body, Code, Encoding, Reassembler, frame, limits::BODY_BYTES_MAX};
 use std::{
     io::{Read, Write},
@@ -301,6 +304,8 @@ fn plan(gateway: SocketAddr, clients: usize, activity: Activity) -> Plan {
         return_spread: None,
         slow: None,
         gateways: vec![gateway],
+        transport: Transport::Tcp,
+        tls: TlsPlan { ca_pem: None, resumes: false },
         http: String::new(),
         api_key: String::new(),
         app_id: 10_001,

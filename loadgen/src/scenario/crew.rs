@@ -105,6 +105,8 @@ impl Crew {
                 answers += 1;
                 all.settled += one.settled;
                 all.login.merge(&one.login);
+                all.tls_full += one.tls_full;
+                all.tls_resumed += one.tls_resumed;
                 for (cause, count) in one.failures {
                     *all.failures.entry(cause).or_default() += count;
                 }

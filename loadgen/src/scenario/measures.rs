@@ -147,6 +147,9 @@ impl Measures {
         Detail {
             scenario: script.name,
             seed,
+            transport: script.transport,
+            tls_full: settled.tls_full,
+            tls_resumed: settled.tls_resumed,
             seconds: milliseconds(load.seconds),
             connect_s: milliseconds(self.connect_s),
             frame_bytes: seen.frame_bytes,

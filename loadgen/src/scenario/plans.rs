@@ -8,6 +8,7 @@ use crate::{
     proc,
     report::number,
     scenario::{LOGIN_TIMEOUT, Script, WrongUse, server::Server},
+    transport::TlsPlan,
     worker::{Activity, Plan},
 };
 use anyhow::{Result, bail};
@@ -27,6 +28,7 @@ pub(super) fn plans(common: &Common, server: &Server, seed: u64, rooms: &[i64], 
         bail!(WrongUse(format!("{} connections need at least {needed} processes: each may open {per_process} files", common.connections)));
     }
     let sources = common.sources.map_or(common.connections.div_ceil(CLIENTS_PER_SOURCE), usize::from);
+    let tls = TlsPlan::of(common.ca.as_deref(), common.resume_tls).map_err(|error| WrongUse(format!("{error:#}")))?;
     let mut first = 0;
     let mut plans = Vec::with_capacity(workers);
     for index in 0..workers {
@@ -36,6 +38,8 @@ pub(super) fn plans(common: &Common, server: &Server, seed: u64, rooms: &[i64], 
         let share = number(clients as u64) / number(common.connections as u64);
         plans.push(Plan {
             gateways: server.gateways.clone(),
+            transport: common.transport,
+            tls: tls.clone(),
             http: server.http.clone(),
             api_key: server.api_key.clone(),
             app_id: common.app_id,

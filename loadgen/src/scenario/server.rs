@@ -1,6 +1,6 @@
 //! Where the server is, and what its gateways count.
 
-use crate::{http::Counters, options::Common, scenario::WrongUse};
+use crate::{http::Counters, options::Common, scenario::WrongUse, transport::Transport};
 use anyhow::Result;
 use serde::Deserialize;
 use std::{
@@ -23,6 +23,8 @@ impl Server {
         #[derive(Default, Deserialize)]
         struct Ports {
             tcp: Option<SocketAddr>,
+            ws: Option<SocketAddr>,
+            tls: Option<SocketAddr>,
             http: Option<SocketAddr>,
             admin: Option<SocketAddr>,
         }
@@ -33,9 +35,18 @@ impl Server {
                 serde_json::from_str(&text).map_err(|error| WrongUse(format!("--ports-file {}: {error}", path.display())))?
             }
         };
-        let (tcp, http, admin) = (ports.tcp.map(reachable), ports.http.map(reachable), ports.admin.map(reachable));
+        let (http, admin) = (ports.http.map(reachable), ports.admin.map(reachable));
+        let gateway = match common.transport {
+            Transport::Tcp => ports.tcp,
+            Transport::Ws => ports.ws,
+            Transport::Tls | Transport::Wss => ports.tls,
+        };
+        if common.ports_file.is_some() && common.gateway.is_empty() && gateway.is_none() {
+            let transport = common.transport;
+            return Err(WrongUse(format!("the server of --ports-file does not listen for {transport}: see its gateway.listen")).into());
+        }
         let gateways = if common.gateway.is_empty() {
-            vec![tcp.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8085)))]
+            vec![gateway.map_or_else(|| SocketAddr::from(([127, 0, 0, 1], common.transport.port())), reachable)]
         } else {
             common.gateway.clone()
         };
