@@ -162,6 +162,11 @@ impl Outbox {
         self.sent_seq
     }
 
+    /// Whether a message was refused because nobody knows whether the log has it.
+    pub(super) fn is_in_doubt(&self, seq: i64) -> bool {
+        self.doubts.iter().any(|doubt| doubt.seq() == seq)
+    }
+
     /// Pushed, and not in the log as far as is known.
     pub(super) fn behind(&self) -> impl Iterator<Item = &LogEntry> {
         self.batch.iter().take(self.behind).map(|append| &append.entry)

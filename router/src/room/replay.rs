@@ -122,7 +122,9 @@ impl Room {
             // All that an earlier link of it did not take is in here.
             self.membership.fill_hole(gateway);
         }
-        let mut pushes: Vec<RoomPush> = page.entries.iter().filter_map(|entry| self.as_push(entry)).collect();
+        // What is in doubt is said under another number, once it is known to be in the log: it is, and this would say it twice.
+        let known = page.entries.iter().filter(|entry| !self.outbox.is_in_doubt(entry.seq));
+        let mut pushes: Vec<RoomPush> = known.filter_map(|entry| self.as_push(entry)).collect();
         let states = self.states.values().filter_map(|body| {
             let entry = LogEntry { seq: 0, body: body.clone().into_bytes().into(), except: None };
             self.as_push(&entry).filter(|push| push.push.as_ref().is_some_and(|push| push.seq > after_seq))
