@@ -569,8 +569,8 @@ mod tests {
     }
 
     #[test]
-    fn from_nine_tenths_of_the_files_on_connections_are_sent_elsewhere_and_then_left_alone() {
-        let gate = with(&AdmissionConfig { connections_max: 1_000, ..AdmissionConfig::default() }, Watermarks::with_files(100, 80));
+    fn from_92_percent_of_the_files_on_connections_are_sent_elsewhere_and_then_left_alone() {
+        let gate = with(&AdmissionConfig { connections_max: 1_000, ..AdmissionConfig::default() }, Watermarks::with_files(100, 82));
         for last in 0..10 {
             gate.accept(peer(last)).unwrap();
         }

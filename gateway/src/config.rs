@@ -379,8 +379,10 @@ impl Default for AdmissionConfig {
 }
 
 impl Default for FilesConfig {
+    /// Connections alone may have 90 % (`connections_max`); this is about all files of the process, so that as many connections as there may
+    /// be, links, records and the store beside them do not reach it.
     fn default() -> Self {
-        Self { refuse_percent: 90, stop_percent: 95 }
+        Self { refuse_percent: 92, stop_percent: 95 }
     }
 }
 
