@@ -1,7 +1,7 @@
 //! Messages from users to users: those that wait in a lane together are decided together, in a turn.
 //!
-//! - A turn asks the stores twice, however many are in it: whether the senders may and where the receivers are; then it puts the messages into
-//!   the inboxes. What a call costs is shared by those who wait, and nobody waits for others to come.
+//! - A turn asks the stores three times, however many are in it: whether the senders may and where the receivers are; then it puts the messages
+//!   into the inboxes, and looks where the receivers are by then. What a call costs is shared by those who wait, and nobody waits for others to come.
 //! - The inbox tells a repeat, in one step with taking it. The guards come before, and charge a repeat like any message; but what they would
 //!   refuse is looked for first: whoever sends a message again, because its answer was lost with a link or a router, hears what the first
 //!   time decided. A claim is in one inbox: an id is good for one receiver.

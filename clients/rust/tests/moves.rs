@@ -171,7 +171,7 @@ async fn messages_said_during_a_drain_are_all_shown_once() {
             let mut sent = 0;
             let began = Instant::now();
             let mut over_at = None;
-            // Until a second after the first has moved, and longer than all of them take.
+            // Until three seconds after the first has moved, and longer than all of them take.
             while over_at.is_none_or(|over_at: Instant| over_at.elapsed() < Duration::from_secs(3)) && began.elapsed() < PATIENCE {
                 sent += 1;
                 push_number(&api, room, sent);
