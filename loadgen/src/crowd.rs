@@ -10,6 +10,7 @@ mod connection;
 pub(crate) mod herd;
 mod layers;
 mod pacer;
+mod quic;
 pub(crate) mod room;
 mod shared;
 pub(crate) mod slow;
@@ -26,6 +27,7 @@ use client::Client;
 use connection::Connection;
 use herd::Herd;
 use mio::{Events, Poll};
+use quic::Quic;
 use room::Room;
 use shared::Shared;
 use slow::{Helping, Laggards, Pace};
@@ -61,6 +63,8 @@ pub(crate) struct Crowd<'a> {
     /// What its layers have to write.
     sealed: Vec<u8>,
     tls: Option<Tls>,
+    /// Sockets and timers, where QUIC is spoken.
+    quic: Option<Quic>,
     /// Clients on their way in, by the time they began.
     on_the_way: VecDeque<usize>,
     in_window: usize,
@@ -100,6 +104,7 @@ impl<'a> Crowd<'a> {
                 rooms: plan.rooms.iter().map(|&id| Room::new(id)).collect(),
                 stats,
                 out: Vec::new(),
+                stream_class: None,
                 now_ns,
                 heartbeat_gap_ns: HEARTBEAT_GAP_NS,
                 is_active: false,
@@ -116,6 +121,7 @@ impl<'a> Crowd<'a> {
             opened: Vec::new(),
             sealed: Vec::new(),
             tls: plan.transport.is_tls().then(|| Tls::new(&plan.tls, plan.transport)).transpose()?,
+            quic: plan.transport.is_quic().then(|| Quic::new(&plan.tls)).transpose()?,
             on_the_way: VecDeque::new(),
             in_window: 0,
             next_client: 0,
@@ -179,6 +185,7 @@ impl<'a> Crowd<'a> {
         }
         self.help_laggards();
         let wait = self.pace();
+        let wait = self.turn_quic(wait);
         match self.poll.poll(&mut self.events, Some(wait)) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
@@ -190,6 +197,10 @@ impl<'a> Crowd<'a> {
         let events = mem::replace(&mut self.events, Events::with_capacity(1));
         for event in &events {
             let index = event.token().0;
+            if self.quic.is_some() {
+                self.on_socket(index);
+                continue;
+            }
             if event.is_writable() {
                 self.on_writable(index);
             }

@@ -76,16 +76,16 @@ pub(crate) enum Scenario {
 /// Options of every scenario that has a server.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
-    /// Gateway to connect to; may be repeated. [default: 127.0.0.1, port 8085, with ws 8086, with tls and wss 8443]
+    /// Gateway to connect to; may be repeated. [default: 127.0.0.1, port 8085, with ws 8086, with tls and wss 8443, with quic 8087]
     #[arg(long, value_name = "ADDR")]
     pub(crate) gateway: Vec<SocketAddr>,
     /// What carries the connections.
     #[arg(long, value_enum, value_name = "KIND", default_value_t)]
     pub(crate) transport: Transport,
-    /// With TLS: certificates, PEM, that the gateway's must be signed by or be one of. [default: none is checked]
+    /// With TLS or QUIC: certificates, PEM, that the gateway's must be signed by or be one of. [default: none is checked]
     #[arg(long, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// With TLS: who comes later resumes with a ticket that who came before has fetched.
+    /// With TLS or QUIC: who comes later resumes with a ticket that who came before has fetched.
     #[arg(long)]
     pub(crate) resume_tls: bool,
     /// HTTP API of the router. [default: http://127.0.0.1:8080]

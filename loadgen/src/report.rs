@@ -76,6 +76,9 @@ pub(crate) struct Detail {
     /// and those that a ticket shortened.
     #[serde(skip_serializing_if = "is_zero")]
     pub(crate) tls_resumed: u64,
+    /// Over QUIC: datagrams that the clients sent and took for lost.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) quic_lost: u64,
     /// Bytes of a load frame on the wire, header included.
     pub(crate) frame_bytes: usize,
     /// Logins that failed, by cause.
@@ -356,7 +359,7 @@ impl Display for Report {
         let detail = &self.detail;
         writeln!(to, "{}, seed {}", detail.scenario, detail.seed)?;
         writeln!(to, "  connections      {} in {:.2} s, {} failed", self.connections, detail.connect_s, self.logins_failed)?;
-        match (detail.transport.is_tls(), detail.transport) {
+        match (detail.transport.is_encrypted(), detail.transport) {
             (true, transport) => {
                 writeln!(to, "  transport        {transport}, {} handshakes full, {} resumed", detail.tls_full, detail.tls_resumed)?;
             }

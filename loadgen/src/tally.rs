@@ -4,6 +4,7 @@
 //! - Exact, not sampled: a member remembers every number it has seen, as ranges, so a member that saw everything remembers two numbers.
 //! - No socket and no clock in here: the crowd says what arrived and when.
 
+use billfish_wire::Class;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -84,18 +85,25 @@ pub(crate) enum Copy {
 pub(crate) struct MemberTally {
     seen: Seen,
     newest_order: i64,
+    /// The same where each class has an order of its own.
+    newest_by_class: Option<Box<[i64; Class::ALL.len()]>>,
 }
 
 impl MemberTally {
-    /// Books a copy of message `number` that stands at `order` in its room.
-    pub(crate) fn on_copy(&mut self, number: u32, order: i64) -> Copy {
+    /// Books a copy of message `number` that stands at `order` in its room. `class`: that of the stream it came on, where each class has one.
+    /// Then it is compared with what came before it on that stream: nothing orders the streams among each other.
+    pub(crate) fn on_copy(&mut self, number: u32, order: i64, class: Option<Class>) -> Copy {
         if !self.seen.insert(number) {
             return Copy::Again;
         }
-        if order <= self.newest_order {
+        let newest_order = match class {
+            None => &mut self.newest_order,
+            Some(class) => &mut self.newest_by_class.get_or_insert_default()[class as usize],
+        };
+        if order <= *newest_order {
             return Copy::Overtaken;
         }
-        self.newest_order = order;
+        *newest_order = order;
         Copy::InOrder
     }
 
@@ -275,13 +283,14 @@ impl LagAccount {
 #[cfg(test)]
 mod tests {
     use super::{Balance, Copy, LagAccount, LagBalance, MemberTally, RESET_BYTES_MAX, Seen, Totals};
+    use billfish_wire::Class;
     use std::collections::{BTreeMap, BTreeSet};
 
     /// Feeds one member with (number, seq) pairs.
     fn fed(copies: &[(u32, i64)]) -> Totals {
         let (mut member, mut totals) = (MemberTally::default(), Totals::default());
         for &(number, order) in copies {
-            totals.book(member.on_copy(number, order));
+            totals.book(member.on_copy(number, order, None));
         }
         totals
     }
@@ -351,9 +360,19 @@ mod tests {
     #[test]
     fn the_first_copy_after_a_loss_is_in_order() {
         let mut member = MemberTally::default();
-        assert_eq!(member.on_copy(5, 50), Copy::InOrder);
-        assert_eq!(member.on_copy(5, 50), Copy::Again);
-        assert_eq!(member.on_copy(4, 40), Copy::Overtaken);
+        assert_eq!(member.on_copy(5, 50, None), Copy::InOrder);
+        assert_eq!(member.on_copy(5, 50, None), Copy::Again);
+        assert_eq!(member.on_copy(4, 40, None), Copy::Overtaken);
+    }
+
+    #[test]
+    fn where_each_class_has_a_stream_order_is_broken_within_a_class_alone() {
+        let mut member = MemberTally::default();
+        assert_eq!(member.on_copy(2, 30, Some(Class::Event)), Copy::InOrder);
+        assert_eq!(member.on_copy(0, 10, Some(Class::Chat)), Copy::InOrder, "a gift may come before the chat that was said earlier");
+        assert_eq!(member.on_copy(3, 40, Some(Class::Chat)), Copy::InOrder);
+        assert_eq!(member.on_copy(1, 20, Some(Class::Chat)), Copy::Overtaken);
+        assert_eq!(member.on_copy(2, 30, Some(Class::Chat)), Copy::Again, "however it came");
     }
 
     #[test]
@@ -361,7 +380,7 @@ mod tests {
         let mut member = MemberTally::default();
         assert_eq!((member.received(), member.holes(3, 9)), (0, vec![(0, 3)]));
         for number in [1, 2, 5, 8] {
-            member.on_copy(number, i64::from(number) + 1);
+            member.on_copy(number, i64::from(number) + 1, None);
         }
         assert_eq!(member.received(), 4);
         assert_eq!(member.holes(10, 9), [(0, 1), (3, 5), (6, 8), (9, 10)]);

@@ -6,13 +6,14 @@
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, NamedGroup, RootCertStore, SignatureScheme,
+    CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, NamedGroup, RootCertStore, SignatureScheme,
     client::{
-        ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue,
+        ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    version::TLS13,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -20,7 +21,10 @@ use std::{
     fs,
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 /// What carries the connections.
@@ -36,6 +40,8 @@ pub(crate) enum Transport {
     Tls,
     /// WebSocket over TLS.
     Wss,
+    /// QUIC, a stream for each class.
+    Quic,
 }
 
 impl Display for Transport {
@@ -45,6 +51,7 @@ impl Display for Transport {
             Self::Ws => "ws",
             Self::Tls => "tls",
             Self::Wss => "wss",
+            Self::Quic => "quic",
         })
     }
 }
@@ -54,8 +61,18 @@ impl Transport {
         matches!(self, Self::Ws | Self::Wss)
     }
 
+    /// TLS on top of TCP.
     pub(crate) const fn is_tls(self) -> bool {
         matches!(self, Self::Tls | Self::Wss)
+    }
+
+    pub(crate) const fn is_quic(self) -> bool {
+        matches!(self, Self::Quic)
+    }
+
+    /// Whether a handshake of TLS is part of it.
+    pub(crate) const fn is_encrypted(self) -> bool {
+        self.is_tls() || self.is_quic()
     }
 
     /// Where it is served by default.
@@ -64,6 +81,7 @@ impl Transport {
             Self::Tcp => 8085,
             Self::Ws => 8086,
             Self::Tls | Self::Wss => 8443,
+            Self::Quic => 8087,
         }
     }
 }
@@ -103,6 +121,9 @@ pub(crate) struct Tls {
     config: Arc<ClientConfig>,
 }
 
+/// What says that frames follow.
+const ALPN: &[u8] = b"billfish/1";
+
 impl Tls {
     pub(crate) fn new(plan: &TlsPlan, transport: Transport) -> Result<Self> {
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -111,15 +132,40 @@ impl Tls {
             Some(pem) => builder.with_root_certificates(roots(pem)?).with_no_client_auth(),
             None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider))).with_no_client_auth(),
         };
-        let name: &[u8] = if transport.is_websocket() { b"http/1.1" } else { b"billfish/1" };
+        let name: &[u8] = if transport.is_websocket() { b"http/1.1" } else { ALPN };
         config.alpn_protocols = vec![name.to_vec()];
-        config.resumption = if plan.resumes { Resumption::store(Arc::new(Tickets::default())) } else { Resumption::disabled() };
+        config.resumption = resumption(plan);
         Ok(Self { config: Arc::new(config) })
     }
 
     pub(crate) fn begin(&self, gateway: SocketAddr) -> Result<ClientConnection, rustls::Error> {
         ClientConnection::new(Arc::clone(&self.config), ServerName::IpAddress(gateway.ip().into()))
     }
+}
+
+/// TLS of QUIC, which is 1.3, with AES-128 before the other suites; and how many certificates were looked at: a handshake that a ticket
+/// shortens shows none.
+pub(crate) fn quic(plan: &TlsPlan) -> Result<(ClientConfig, Arc<AtomicU64>)> {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let provider = Arc::new(provider);
+    let believes: Arc<dyn ServerCertVerifier> = match &plan.ca_pem {
+        Some(pem) => WebPkiServerVerifier::builder_with_provider(Arc::new(roots(pem)?), Arc::clone(&provider)).build()?,
+        None => Arc::new(Anyone(Arc::clone(&provider))),
+    };
+    let looked_at = Arc::new(AtomicU64::new(0));
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Counting { believes, looked_at: Arc::clone(&looked_at) }))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = resumption(plan);
+    Ok((config, looked_at))
+}
+
+fn resumption(plan: &TlsPlan) -> Resumption {
+    if plan.resumes { Resumption::store(Arc::new(Tickets::default())) } else { Resumption::disabled() }
 }
 
 /// All that were fetched and not used: each serves once, and each handshake brings another. So there are as many full ones as clients are on
@@ -162,6 +208,49 @@ impl ClientSessionStore for Tickets {
 
     fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
         self.held().tickets.pop()
+    }
+}
+
+/// Counts the certificates that another looks at.
+#[derive(Debug)]
+struct Counting {
+    believes: Arc<dyn ServerCertVerifier>,
+    looked_at: Arc<AtomicU64>,
+}
+
+impl ServerCertVerifier for Counting {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.looked_at.fetch_add(1, Relaxed);
+        self.believes.verify_server_cert(certificate, intermediates, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.believes.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.believes.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.believes.supported_verify_schemes()
     }
 }
 

@@ -265,6 +265,8 @@ pub(crate) struct WorkerReport {
     pub(crate) by_pace: Option<PaceLatencies>,
     /// Copies.
     pub(crate) totals: Totals,
+    /// Over QUIC: datagrams that the clients sent and took for lost.
+    pub(crate) quic_lost: u64,
     /// From the intended send to the arrival of a copy or an echo.
     pub(crate) latency: Latencies,
     /// Echoes of the heartbeats that keep sessions alive.
@@ -309,6 +311,7 @@ impl WorkerReport {
             self.by_pace.get_or_insert_default().merge(&by_pace);
         }
         self.totals.merge(&other.totals);
+        self.quic_lost += other.quic_lost;
         self.latency.merge(&other.latency);
         self.beats_echoed += other.beats_echoed;
         self.beat_latency.merge(&other.beat_latency);
@@ -376,6 +379,7 @@ pub(crate) fn run(plan: &Plan, orders: &Receiver<Order>, tell: &mut dyn FnMut(Ne
     }
     progress.close(&mut crowd, tell);
     tell(News::Report(Box::new(crowd.report())));
+    crowd.leave();
     Ok(())
 }
 

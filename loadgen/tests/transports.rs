@@ -34,13 +34,15 @@ fn every_copy_arrives_over_every_transport_and_handshakes_are_counted() {
     let certificate = server.certificate();
     let ca = certificate.to_str().expect("a path of ours");
     let burst = "room-burst --rate 20 --seconds 1 --qos 1";
-    let cases: [(&str, &[&str], u64, u64); 6] = [
+    let cases: [(&str, &[&str], u64, u64); 8] = [
         ("tcp", &[], 0, 0),
         ("ws", &[], 0, 0),
         ("tls", &[], CLIENTS, 0),
         ("tls", &["--resume-tls", "--login-window", "1", "--ca", ca], 1, CLIENTS - 1),
         ("wss", &["--ca", ca], CLIENTS, 0),
         ("wss", &["--resume-tls", "--login-window", "1", "--protobuf"], 1, CLIENTS - 1),
+        ("quic", &["--ca", ca], CLIENTS, 0),
+        ("quic", &["--resume-tls", "--login-window", "1", "--protobuf"], 1, CLIENTS - 1),
     ];
     for (transport, more, full, resumed) in cases {
         let more = [&["--transport", transport], more].concat();
@@ -52,10 +54,21 @@ fn every_copy_arrives_over_every_transport_and_handshakes_are_counted() {
         assert_eq!((count("tls_full"), count("tls_resumed")), (full, resumed), "{more:?}: {report:#}");
     }
     // Chat and heartbeats go up as well.
-    for scenario in ["echo --rate 200 --seconds 1", "unicast --rate 40 --seconds 1"] {
-        let report = report(&loadgen(&server, scenario, &["--transport", "wss"]));
-        assert!(report["received"].as_u64() > Some(0) && report["missing"].as_u64() == Some(0), "{scenario}: {report:#}");
+    for transport in ["wss", "quic"] {
+        for scenario in ["echo --rate 200 --seconds 1", "unicast --rate 40 --seconds 1", "hold --seconds 1"] {
+            let report = report(&loadgen(&server, scenario, &["--transport", transport]));
+            assert!(report["received"].as_u64() > Some(0) || scenario.starts_with("hold"), "{transport}, {scenario}: {report:#}");
+            assert_eq!(report["missing"].as_u64(), Some(0), "{transport}, {scenario}: {report:#}");
+        }
     }
+}
+
+#[test]
+fn slow_readers_over_quic_are_refused_with_the_reason() {
+    let server = Standalone::beside(Path::new(env!("CARGO_BIN_EXE_loadgen")), Path::new(env!("CARGO")));
+    let output = loadgen(&server, "slow-readers", &["--transport", "quic"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("cannot be counted"), "{said}");
 }
 
 #[test]
@@ -63,9 +76,11 @@ fn a_certificate_that_is_not_the_given_authoritys_ends_every_login() {
     let server = Standalone::beside(Path::new(env!("CARGO_BIN_EXE_loadgen")), Path::new(env!("CARGO")));
     let certificates = Certificates::new();
     let authority = certificates.authority();
-    let output = loadgen(&server, "storm", &["--transport", "tls", "--ca", authority.to_str().expect("a path of ours")]);
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("UnknownIssuer"), "{said}");
+    for transport in ["tls", "quic"] {
+        let output = loadgen(&server, "storm", &["--transport", transport, "--ca", authority.to_str().expect("a path of ours")]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("UnknownIssuer"), "{transport}: {said}");
+    }
     let output = loadgen(&server, "storm", &["--transport", "tls", "--ca", server.ports_file().to_str().expect("a path of ours")]);
     assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -12,7 +12,7 @@ use crate::{
     tally::{Copy, MemberTally},
     worker::Activity,
 };
-use billfish_wire::{BizCode, Body, Code, Frame, Reason, frame};
+use billfish_wire::{BizCode, Body, Class, Code, Frame, Reason, frame};
 use std::fmt::Write as _;
 
 /// Where a client is on its way in.
@@ -179,16 +179,17 @@ impl Client {
         };
         let room = &mut shared.rooms[room_index];
         let room_id = room.id;
+        let class = shared.stream_class;
         let known = room.recognise(frame.encoding, frame.body, &mut self.expected).map_err(|error| error.to_string())?;
         if let Some(ack) = &known.ack {
             say_whole_into(&mut shared.out, shared.plan.transport, &mut shared.random, ack);
         }
-        if known.room_id != Some(room_id) {
+        if known.room_id != Some(room_id) || is_astray(class, known.class) {
             shared.stats.totals.strays += 1;
             return Ok(());
         }
         let (Some(load), seq) = (known.load, known.seq) else { return Ok(()) };
-        let copy = self.tally.on_copy(load.number, seq);
+        let copy = self.tally.on_copy(load.number, seq, class);
         if shared.stats.totals.book(copy) {
             shared.stats.latency.record(load.intended_ns, shared.now_ns);
             shared.stats.last_copy_ns = shared.now_ns;
@@ -209,12 +210,12 @@ impl Client {
         if let Some(ack) = room::ack_for(frame.encoding, &body) {
             shared.say_whole(&ack);
         }
-        if body.user_id.is_some_and(|user_id| user_id != shared.user_id(index)) {
+        if body.user_id.is_some_and(|user_id| user_id != shared.user_id(index)) || is_astray(shared.stream_class, body.class) {
             shared.stats.totals.strays += 1;
             return Ok(());
         }
         let Some(load) = body.data.as_deref().and_then(load_of_chat) else { return Ok(()) };
-        let copy = self.tally.on_copy(load.number, i64::from(load.number) + 1);
+        let copy = self.tally.on_copy(load.number, i64::from(load.number) + 1, shared.stream_class);
         match copy {
             Copy::InOrder => {}
             Copy::Again => shared.stats.odd_of.entry(index).or_default().twice += 1,
@@ -345,6 +346,11 @@ impl Client {
         self.tally.holes(until, ranges_max)
     }
 
+    /// Whether the heartbeat of then is still open.
+    pub(crate) fn awaits_beat_of(&self, sent_ns: u64) -> bool {
+        self.keepalive_open && self.begun_ns == sent_ns
+    }
+
     /// A heartbeat that was open when the connection was cut on purpose was never due an echo.
     pub(crate) fn forget_beat(&mut self, shared: &mut Shared<'_>) {
         if self.keepalive_open {
@@ -373,6 +379,11 @@ fn load_of_chat(data: &str) -> Option<room::Load> {
     let chat: Chat = serde_json::from_str(data).ok()?;
     let mut words = chat.content.split_ascii_whitespace();
     Some(room::Load { number: words.next()?.parse().ok()?, intended_ns: words.next()?.parse().ok()? })
+}
+
+/// Whether a push that names one class stands on the stream of another.
+fn is_astray(stream: Option<Class>, named: Option<i32>) -> bool {
+    stream.is_some_and(|stream| named.is_some_and(|named| named != stream.number()))
 }
 
 fn cause_of(body: &Body) -> Cause {

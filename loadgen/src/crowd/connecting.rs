@@ -116,6 +116,9 @@ impl Crowd<'_> {
         connection.client.stage = Stage::Connecting;
         self.in_window += 1;
         self.on_the_way.push_back(index);
+        if self.quic.is_some() {
+            return self.begin_quic(index, gateway);
+        }
         let plan = self.shared.plan;
         let receive_buffer = plan.slow.filter(|_| connection.client.pace != Pace::Prompt).map(|slow| slow.receive_buffer_bytes);
         let opened = connect(gateway, source_of(plan, index, gateway), receive_buffer).and_then(|mut stream| {
@@ -150,7 +153,7 @@ fn connect(gateway: SocketAddr, source: Option<Ipv4Addr>, receive_buffer: Option
 }
 
 /// Source address of a client: 127.0.0.2 and up, where the gateway is on the loopback too.
-fn source_of(plan: &Plan, index: usize, gateway: SocketAddr) -> Option<Ipv4Addr> {
+pub(super) fn source_of(plan: &Plan, index: usize, gateway: SocketAddr) -> Option<Ipv4Addr> {
     let IpAddr::V4(address) = gateway.ip() else { return None };
     if !address.is_loopback() || plan.sources <= 1 {
         return None;

@@ -10,6 +10,7 @@ use crate::{
         client::{Cause, Client, Stage},
         layers::{Layers, Stood},
         nanoseconds,
+        quic::Link,
         shared::Shared,
         slow::Pace,
         stats::Stats,
@@ -25,7 +26,7 @@ use std::{
 };
 
 /// Bytes kept for one client whose socket takes no more; the client is given up beyond it: the gateway has stopped reading.
-const UNSENT_BYTES_MAX: usize = 64 * 1024;
+pub(super) const UNSENT_BYTES_MAX: usize = 64 * 1024;
 /// Who is told to come back later comes up to this much later than that: those refused together do not come together.
 const RETRY_JITTER_NS: u64 = 1_000_000_000;
 
@@ -36,6 +37,8 @@ pub(super) struct Connection {
     pub(super) reassembler: Reassembler,
     /// Where it is not plain TCP, and TCP stands.
     pub(super) layers: Option<Box<Layers>>,
+    /// Where it is QUIC.
+    pub(super) quic: Option<Box<Link>>,
     #[expect(clippy::box_collection, reason = "8 bytes per client instead of 24; nearly no client has one")]
     pub(super) unsent: Option<Box<Vec<u8>>>,
     pub(super) client: Client,
@@ -140,15 +143,7 @@ impl Crowd<'_> {
                 feed_layers(layers, reassembler, client, index, &self.read_buffer[..read], &mut self.opened, &mut self.shared)
             }
         };
-        self.in_window -= mem::take(&mut self.shared.stats.newly_settled);
-        for back in mem::take(&mut self.shared.stats.newly_back) {
-            if let Some(herd) = &mut self.herd {
-                herd.on_back(back, self.shared.now_ns);
-            }
-        }
-        self.flush(index);
-        if let Err(cause) = outcome {
-            self.fail(index, cause);
+        if !self.have_heard(index, outcome) {
             return None;
         }
         if self.connections[index].layers.is_some() {
@@ -157,8 +152,29 @@ impl Crowd<'_> {
         Some(read)
     }
 
+    /// A client has heard what came: books who is in now, writes its answers, and ends it if what it heard was its end.
+    pub(super) fn have_heard(&mut self, index: usize, outcome: Result<(), Cause>) -> bool {
+        self.in_window -= mem::take(&mut self.shared.stats.newly_settled);
+        for back in mem::take(&mut self.shared.stats.newly_back) {
+            if let Some(herd) = &mut self.herd {
+                herd.on_back(back, self.shared.now_ns);
+            }
+        }
+        self.flush(index);
+        match outcome {
+            Ok(()) => true,
+            Err(cause) => {
+                self.fail(index, cause);
+                false
+            }
+        }
+    }
+
     /// Writes what the shared buffer holds for this client.
     pub(super) fn flush(&mut self, index: usize) {
+        if self.quic.is_some() {
+            return self.flush_quic(index);
+        }
         let connection = &mut self.connections[index];
         if let Some(layers) = &mut connection.layers {
             let plain = mem::replace(&mut self.shared.out, mem::take(&mut self.sealed));
@@ -243,6 +259,9 @@ impl Crowd<'_> {
         connection.unsent = None;
         connection.reassembler = Reassembler::default();
         connection.layers = None;
+        if let Some(link) = connection.quic.take() {
+            self.part(index, link);
+        }
         self.sealed.clear();
     }
 

@@ -29,6 +29,7 @@ impl Crowd<'_> {
                 let is_mute = self.connections[index].client.pace == Pace::Stopped && self.lags(index);
                 if self.connections[index].client.stage == Stage::Settled && !is_mute {
                     self.connections[index].client.keep_alive(&mut self.shared);
+                    self.await_beat(index);
                     self.flush(index);
                 }
             }

@@ -24,6 +24,8 @@ pub(crate) struct Known {
     pub(crate) room_id: Option<i64>,
     /// Its place in the room's order.
     pub(crate) seq: i64,
+    /// The class it names.
+    pub(crate) class: Option<i32>,
     /// What the load put into it; `None` for the server's own pushes.
     pub(crate) load: Option<Load>,
     /// The ACK it asks for, ready to be written.
@@ -135,7 +137,7 @@ impl Known {
         let load =
             body.data.as_deref().filter(|data| data.starts_with(r#"{"n":"#)).and_then(|data| serde_json::from_str::<Load>(data).ok());
         let ack = ack_for(encoding, &body).map(Vec::into_boxed_slice);
-        Ok(Self { bytes: bytes.into(), room_id: body.room_id, seq: body.seq.unwrap_or(0), load, ack })
+        Ok(Self { bytes: bytes.into(), room_id: body.room_id, seq: body.seq.unwrap_or(0), class: body.class, load, ack })
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     worker::{Activity, Plan},
 };
 use billfish_websocket::{Opcode, frame_into};
-use billfish_wire::{Body, Code, Encoding, frame};
+use billfish_wire::{Body, Class, Code, Encoding, frame};
 use std::collections::VecDeque;
 
 /// What all clients share while one of them is served.
@@ -19,6 +19,8 @@ pub(crate) struct Shared<'a> {
     pub(crate) stats: Stats,
     /// Frames to be written to the client that is being served.
     pub(crate) out: Vec<u8>,
+    /// The class of the stream that is being read; `None`: the client's own, or the only one there is.
+    pub(crate) stream_class: Option<Class>,
     /// Read once per readable socket, not once per copy.
     pub(crate) now_ns: u64,
     pub(crate) heartbeat_gap_ns: u64,

@@ -46,6 +46,8 @@ pub(crate) struct Stats {
     /// TLS handshakes, full and resumed.
     pub(super) tls_full: u64,
     pub(super) tls_resumed: u64,
+    /// Over QUIC: datagrams that this side sent and took for lost.
+    pub(super) quic_lost: u64,
     pub(crate) latency: Recording,
     pub(crate) totals: Totals,
     pub(crate) done: Vec<(usize, u32)>,
@@ -152,6 +154,8 @@ impl Crowd<'_> {
     /// What the crowd saw. Taken once, at the end.
     pub(crate) fn report(&mut self) -> WorkerReport {
         let stats = mem::take(&mut self.shared.stats);
+        let quic_lost = stats.quic_lost
+            + self.connections.iter().filter_map(|connection| connection.quic.as_ref()).map(|link| link.lost()).sum::<u64>();
         let talks = match self.shared.plan.activity {
             Activity::Chat { .. } => self.talks(&stats.odd_of),
             Activity::Listen | Activity::Echo { .. } => Vec::new(),
@@ -175,6 +179,7 @@ impl Crowd<'_> {
             stopped_clients: count(Pace::Stopped),
             by_pace: stats.by_pace.map(|by_pace| *by_pace),
             totals: stats.totals,
+            quic_lost,
             latency: stats.latency.total(),
             beats_echoed: stats.beats_echoed,
             beat_latency: stats.beat_latency.total(),

@@ -1,5 +1,7 @@
 //! The crowd against a small gateway in this process, which loses, doubles and swaps copies on purpose.
 
+mod quic;
+
 use super::{
     Crowd,
     room::Load,

@@ -150,6 +150,7 @@ impl Measures {
             transport: script.transport,
             tls_full: settled.tls_full,
             tls_resumed: settled.tls_resumed,
+            quic_lost: seen.quic_lost,
             seconds: milliseconds(load.seconds),
             connect_s: milliseconds(self.connect_s),
             frame_bytes: seen.frame_bytes,

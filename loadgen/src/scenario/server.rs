@@ -25,6 +25,7 @@ impl Server {
             tcp: Option<SocketAddr>,
             ws: Option<SocketAddr>,
             tls: Option<SocketAddr>,
+            quic: Option<SocketAddr>,
             http: Option<SocketAddr>,
             admin: Option<SocketAddr>,
         }
@@ -40,6 +41,7 @@ impl Server {
             Transport::Tcp => ports.tcp,
             Transport::Ws => ports.ws,
             Transport::Tls | Transport::Wss => ports.tls,
+            Transport::Quic => ports.quic,
         };
         if common.ports_file.is_some() && common.gateway.is_empty() && gateway.is_none() {
             let transport = common.transport;

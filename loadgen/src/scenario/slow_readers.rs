@@ -21,6 +21,12 @@ pub(crate) fn run(options: &SlowReaders) -> Result<bool> {
     if options.slow_permille + options.stopped_permille > 1_000 {
         bail!(WrongUse("--slow-permille and --stopped-permille together are more than everyone".to_owned()));
     }
+    if options.common.transport.is_quic() {
+        // What a QUIC connection had taken and not delivered when the gateway ended it nobody can tell, so there would be no account.
+        bail!(WrongUse(
+            "slow-readers runs over tcp, ws, tls and wss: of a QUIC connection that is ended, what was lost cannot be counted".to_owned()
+        ));
+    }
     let calm = Duration::from_secs(u64::from(options.calm_seconds));
     let slow = Slow {
         slow_permille: options.slow_permille,
