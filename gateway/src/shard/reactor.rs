@@ -105,10 +105,10 @@ impl Shard {
         self.end_overdue();
         self.drain_some();
         // Before the round: a login is not to wait for five hundred writes.
-        self.desk.events.publish();
+        self.desk.events.publish(self.desk.now);
         if self.is_round_due() {
             self.round();
-            self.desk.events.publish();
+            self.desk.events.publish(self.desk.now);
         }
         self.write_gauges();
     }
@@ -222,6 +222,7 @@ impl Shard {
         let mut until = self.desk.wheel.next_tick_at().unwrap_or(Time::NEVER);
         until = until.min(self.leaving.front().map_or(Time::NEVER, |(until, _)| *until));
         until = until.min(self.next_accept_at());
+        until = until.min(self.desk.events.next_publish_at());
         if self.draining.is_some() && self.slab.len() > 0 {
             until = until.min(Time(now_ms) + DRAIN_STEP_MS);
         }
@@ -276,13 +277,13 @@ impl Shard {
         self.end_all_leaving();
         self.write_gauges();
         let until = Instant::now() + STOP_WAIT;
-        self.desk.events.publish();
+        self.desk.events.publish_all();
         while self.desk.events.is_held() && Instant::now() < until && !self.events.is_closed() {
             // Woken when control has taken something.
             if poll.poll(events, Some(until.saturating_duration_since(Instant::now()))).is_err() {
                 break;
             }
-            self.desk.events.publish();
+            self.desk.events.publish_all();
         }
     }
 }
