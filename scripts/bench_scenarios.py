@@ -39,7 +39,7 @@ class Scenario:
     """Whose CPU and memory are read, of gateway, router and redis; in one process it is that."""
     is_redis_counted: bool = False
     transport: str = "tcp"
-    """What carries the connections: tcp, ws, tls or wss."""
+    """What carries the connections: tcp, ws, tls, wss or quic."""
     shards: int = 0
     """Of a gateway; 0: one per core."""
     is_frame_limit_lifted: bool = False
@@ -127,7 +127,7 @@ def parts(kinds: dict[str, str], phase: str, count: Callable[[dict], float | Non
 
 
 # From performance.md: bytes of user memory per idle connection, µs of CPU per connect and login.
-TRANSPORTS = {"ws": ("WebSocket", 320, 30), "tls": ("TLS", 4_096, 90), "wss": ("WebSocket over TLS", 4_096, 98)}
+TRANSPORTS = {"ws": ("WebSocket", 320, 30), "tls": ("TLS", 4_096, 90), "wss": ("WebSocket over TLS", 4_096, 98), "quic": ("QUIC", 32_768, 165)}
 
 
 def idle_memory(name: str, what: str, bar: float, **others) -> Scenario:
@@ -353,6 +353,8 @@ UNITS = [
     Unit("L", "a login", "µs of the gateway", "login-18000", "login_us"),
     Unit("", "a login", "µs of the router", "login-18000", "router_us"),
     Unit("", "a login", "µs of Redis", "login-18000", "redis_us"),
+    Unit("", "a connection over QUIC", "B of the gateway", "idle-memory-quic", "bytes"),
+    Unit("", "a connect and login over QUIC, full handshake", "µs of the gateway", "login-quic", "login_us"),
     Unit("", "a login and a join", "µs of the gateway", "login-join-18000", "login_us"),
     Unit("", "a login and a join", "µs of the router", "login-join-18000", "router_us"),
     Unit("", "a login and a join", "µs of Redis", "login-join-18000", "redis_us"),

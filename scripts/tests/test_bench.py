@@ -238,15 +238,16 @@ class Scenarios(unittest.TestCase):
         said = " ".join(bench.cluster_arguments(BY_NAME["redis-copies"], six))
         self.assertIn("--admin http://g1 --admin http://g2 --admin http://g3 --server-pid 11 --beside gateway=11", said)
         self.assertEqual(said.count("--redis 127.0.0.1:6390"), 1, said)
-        others = environment | {"CLUSTER_CLIENTS_WS": "127.0.0.1:4001", "CLUSTER_CLIENTS_TLS": "127.0.0.1:4002"}
-        for name, address in [("idle-memory-ws", "127.0.0.1:4001"), ("login-tls", "127.0.0.1:4002"), ("login-wss", "127.0.0.1:4002")]:
+        others = environment | {"CLUSTER_CLIENTS_WS": "127.0.0.1:4001", "CLUSTER_CLIENTS_TLS": "127.0.0.1:4002", "CLUSTER_CLIENTS_QUIC": "127.0.0.1:4003"}
+        addresses = {"idle-memory-ws": "127.0.0.1:4001", "login-tls": "127.0.0.1:4002", "login-wss": "127.0.0.1:4002", "login-quic": "127.0.0.1:4003"}
+        for name, address in addresses.items():
             self.assertIn(f"--gateway {address} --admin", " ".join(bench.cluster_arguments(BY_NAME[name], others)))
         self.assertIn("hold --transport wss --connections 18000", " ".join(bench.arguments(BY_NAME["idle-memory-wss"])))
 
     def test_each_transport_is_held_to_its_bars(self):
         bars = {name: next(iter(scenario.figures.values())).bar for name, scenario in BY_NAME.items() if scenario.transport != "tcp"}
-        memory = {"idle-memory-ws": ("<", 320), "idle-memory-tls": ("<", 4_096), "idle-memory-wss": ("<", 4_096)}
-        cpu = {"login-ws": ("<", 30), "login-tls": ("<", 90), "login-wss": ("<", 98), "login-tls-resumed": ("<", 80)}
+        memory = {"idle-memory-ws": ("<", 320), "idle-memory-tls": ("<", 4_096), "idle-memory-wss": ("<", 4_096), "idle-memory-quic": ("<", 32_768)}
+        cpu = {"login-ws": ("<", 30), "login-tls": ("<", 90), "login-wss": ("<", 98), "login-quic": ("<", 165), "login-tls-resumed": ("<", 80)}
         self.assertEqual(bars, memory | cpu)
         resumed = BY_NAME["login-tls-resumed"].figures["resumed"]
         self.assertEqual(resumed.of({"detail": {"tls_full": 1, "tls_resumed": 3}}), 0.75)
