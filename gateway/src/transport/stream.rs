@@ -31,18 +31,25 @@ pub(crate) struct Stream {
     layers: Option<Box<Layers>>,
 }
 
-/// What has to be remembered beside the socket.
+/// What has to be remembered beside the socket: one of the two at least.
 #[derive(Debug, Default)]
 struct Layers {
+    tls: Option<Tls>,
+    /// Boxed so that an idle connection over TLS pays 8 bytes for it.
+    begun: Option<Box<Begun>>,
+}
+
+/// What has begun and not ended.
+#[derive(Debug, Default)]
+struct Begun {
     /// What has come of a relay's header, until it is whole.
     header: Option<Vec<u8>>,
-    tls: Option<Tls>,
     websocket: websocket::Begun,
 }
 
-impl Layers {
+impl Begun {
     fn is_idle(&self) -> bool {
-        self.header.is_none() && self.tls.is_none() && self.websocket.is_idle()
+        self.header.is_none() && self.websocket.is_idle()
     }
 }
 
@@ -58,35 +65,34 @@ impl Stream {
             Entrance::WebSocket => Self { socket, framing: Framing::WebSocket(WebSocket::UPGRADING), layers: None },
             Entrance::Tls(config) => {
                 let tls = Tls::new(config).map_err(io::Error::other)?;
-                Self { socket, framing: Framing::Undecided, layers: Some(Box::new(Layers { tls: Some(tls), ..Layers::default() })) }
+                Self { socket, framing: Framing::Undecided, layers: Some(Box::new(Layers { tls: Some(tls), begun: None })) }
             }
         })
     }
 
     /// It is a relay's: before anything else its header is read.
     pub(super) fn expect_header(&mut self) {
-        self.layers.get_or_insert_default().header = Some(Vec::new());
+        self.layers.get_or_insert_default().begun.get_or_insert_default().header = Some(Vec::new());
     }
 
     /// Whether the relay has not said yet for whom it connects.
     pub(super) fn awaits_header(&self) -> bool {
-        self.layers.as_ref().is_some_and(|layers| layers.header.is_some())
+        self.begun().is_some_and(|begun| begun.header.is_some())
     }
 
     /// Reads on in a relay's header: for whom it connects once it is whole, and how much of `arrived` was the header's.
     pub(super) fn take_header(&mut self, arrived: &[u8]) -> Result<Option<(Source, usize)>, NotProxy> {
-        let layers = self.layers.get_or_insert_default();
-        let mut header = layers.header.take().unwrap_or_default();
+        let mut begun = self.take_begun();
+        let mut header = begun.header.take().unwrap_or_default();
         let held_bytes = header.len();
         header.extend_from_slice(arrived);
         let Some((source, used)) = proxy::parse(&header)? else {
             header.shrink_to_fit();
-            layers.header = Some(header);
+            begun.header = Some(header);
+            self.keep_begun(begun);
             return Ok(None);
         };
-        if layers.is_idle() {
-            self.layers = None;
-        }
+        self.keep_begun(begun);
         Ok(Some((source, used - held_bytes)))
     }
 
@@ -127,7 +133,7 @@ impl Stream {
 
     /// Whether a layer has the beginning of something whose end has not arrived.
     pub(super) fn is_partial(&self) -> bool {
-        self.layers.as_ref().is_some_and(|layers| !layers.websocket.is_idle() || layers.tls.as_ref().is_some_and(Tls::is_partial))
+        self.begun().is_some_and(|begun| !begun.websocket.is_idle()) || self.tls().is_some_and(Tls::is_partial)
     }
 
     /// Whether frames mean anything to the peer: it has asked for them.
@@ -143,6 +149,24 @@ impl Stream {
         self.layers.as_ref()?.tls.as_ref()
     }
 
+    fn begun(&self) -> Option<&Begun> {
+        self.layers.as_ref()?.begun.as_deref()
+    }
+
+    /// What has begun, to go on with: most of it ends with what has arrived, and never sees the heap.
+    fn take_begun(&mut self) -> Begun {
+        self.layers.as_mut().and_then(|layers| layers.begun.take()).map_or_else(Begun::default, |begun| *begun)
+    }
+
+    /// Remembers what has not ended. The layers of who has neither that nor TLS are gone.
+    fn keep_begun(&mut self, begun: Begun) {
+        if !begun.is_idle() {
+            self.layers.get_or_insert_default().begun = Some(Box::new(begun));
+        } else if self.tls().is_none() {
+            self.layers = None;
+        }
+    }
+
     /// Reads what has arrived, as it is on the wire; 0 is the end of the stream. Fewer bytes than `buffer` holds: there are no more for now.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.socket.read(buffer)
@@ -156,8 +180,8 @@ impl Stream {
         scratch.clear();
         let mut found = Found::default();
         let mut opened = std::mem::take(&mut scratch.opened);
-        let layers = self.layers.get_or_insert_default();
-        let arrived = match &mut layers.tls {
+        let mut begun = self.take_begun();
+        let arrived = match self.layers.as_mut().and_then(|layers| layers.tls.as_mut()) {
             None => arrived,
             Some(tls) => {
                 match tls.open(&mut self.socket, arrived, &mut opened) {
@@ -184,13 +208,11 @@ impl Stream {
         match &mut self.framing {
             Framing::Bare | Framing::Undecided => scratch.frames.extend_from_slice(arrived),
             Framing::WebSocket(websocket) => {
-                let end = websocket.open(&mut layers.websocket, arrived, bounds, scratch, &mut found.controls);
+                let end = websocket.open(&mut begun.websocket, arrived, bounds, scratch, &mut found.controls);
                 found.end = end.or(found.end);
             }
         }
-        if layers.is_idle() {
-            self.layers = None;
-        }
+        self.keep_begun(begun);
         scratch.opened = opened;
         Ok(found)
     }
@@ -229,7 +251,7 @@ impl Stream {
 
     /// Whether the peer has said that it is done, and hears the same from us before the end.
     pub(super) fn awaits_close(&self) -> bool {
-        self.layers.as_ref().is_some_and(|layers| layers.websocket.awaits_close())
+        self.begun().is_some_and(|begun| begun.websocket.awaits_close())
     }
 
     /// Says by TLS that nothing more comes, so that the peer knows that nobody cut the stream. One try: nobody has to hear it.
@@ -242,8 +264,7 @@ impl Stream {
     /// Appends the last words of the layer that cuts frames: why the connection ends.
     pub(super) fn part_into(&self, out: &mut Vec<u8>, reason: Reason) {
         if let Framing::WebSocket(websocket) = self.framing {
-            let begun = self.layers.as_ref().map(|layers| &layers.websocket);
-            websocket.part_into(begun, out, reason);
+            websocket.part_into(self.begun().map(|begun| &begun.websocket), out, reason);
         }
     }
 

@@ -197,6 +197,34 @@ fn any_bodies() -> impl Strategy<Value = Vec<Body>> {
     proptest::collection::vec(body, 1..12)
 }
 
+/// Nobody waits for a ticket, so it is no write of its own.
+#[test]
+fn a_ticket_goes_with_the_first_words() {
+    let mut pair = Pair::new(true, &Door::Tls.entrance(), 64 * 1024);
+    pair.shake_hands(4_096);
+    assert!(pair.transport.unsent_bytes() > 0, "it waits");
+    assert!(pair.hear(1 << 16).is_empty());
+    assert_eq!(pair.session.as_ref().unwrap().tls13_tickets_received(), 0, "in the gateway");
+    let words = frame::encode(Encoding::Json, Code::Heartbeat, &Body::default());
+    assert_eq!(pair.transport.write(&words, &mut pair.scratch).unwrap(), words.len());
+    assert_eq!(pair.transport.unsent_bytes(), 0);
+    assert_eq!(pair.hear(1 << 16), words);
+    assert!(pair.session.as_ref().unwrap().tls13_tickets_received() > 0);
+}
+
+#[test]
+fn a_ticket_goes_with_the_end_where_nothing_is_said() {
+    let mut pair = Pair::new(true, &Door::Tls.entrance(), 64 * 1024);
+    pair.shake_hands(4_096);
+    assert!(pair.transport.flush().unwrap(), "nobody waits for it");
+    assert!(pair.hear(1 << 16).is_empty());
+    assert_eq!(pair.session.as_ref().unwrap().tls13_tickets_received(), 0);
+    pair.transport.finish().unwrap();
+    assert_eq!(pair.transport.unsent_bytes(), 0);
+    assert!(pair.hear(1 << 16).is_empty());
+    assert!(pair.session.as_ref().unwrap().tls13_tickets_received() > 0);
+}
+
 /// A piece of any size, small ones more often.
 fn any_piece() -> impl Strategy<Value = usize> {
     prop_oneof![1_usize..8, 1_usize..200, 1_usize..20_000]

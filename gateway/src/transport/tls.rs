@@ -6,7 +6,7 @@
 
 use super::{Scratch, plain::PlainTransport};
 use rustls::{
-    HandshakeKind, ServerConfig,
+    HandshakeKind, ProtocolVersion, ServerConfig,
     server::{ServerConnectionData, UnbufferedServerConnection},
     unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, InsufficientSizeError, UnbufferedStatus, WriteTraffic},
 };
@@ -33,6 +33,8 @@ pub(crate) struct Tls {
     /// Sealed, and not taken by the socket.
     outgoing: Vec<u8>,
     is_established: bool,
+    /// What is in `outgoing` is a ticket, which nobody waits for: it goes with what is written next.
+    is_put_off: bool,
 }
 
 impl std::fmt::Debug for Tls {
@@ -62,7 +64,7 @@ impl Tls {
     /// The configuration cannot be used; the same for every connection.
     pub(crate) fn new(config: &Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         let session = UnbufferedServerConnection::new(Arc::clone(config))?;
-        Ok(Self { session, incoming: Vec::new(), outgoing: Vec::new(), is_established: false })
+        Ok(Self { session, incoming: Vec::new(), outgoing: Vec::new(), is_established: false, is_put_off: false })
     }
 
     /// Whether application bytes can be written.
@@ -104,6 +106,7 @@ impl Tls {
     fn process(&mut self, socket: &mut PlainTransport, input: &mut [u8], plain: &mut Vec<u8>) -> io::Result<(usize, Opened)> {
         let mut used = 0;
         let mut opened = Opened::More;
+        let unsent_bytes = self.outgoing.len();
         loop {
             let UnbufferedStatus { discard, state } = self.session.process_tls_records(&mut input[used..]);
             let is_over = match state {
@@ -131,6 +134,7 @@ impl Tls {
                 Ok(_) => return Err(io::Error::from(io::ErrorKind::InvalidData)),
                 Err(error) => {
                     used += discard;
+                    self.is_put_off = false;
                     self.say_why(&mut input[used..]);
                     self.flush(socket)?;
                     return Err(invalid(error));
@@ -141,13 +145,18 @@ impl Tls {
                 break;
             }
         }
-        self.flush(socket)?;
         if !self.is_established && !self.session.is_handshaking() {
             self.is_established = true;
+            // In TLS 1.3 the last word is the client's, and behind it is room for a ticket alone; in 1.2 it is the server's.
+            self.is_put_off = opened == Opened::More && self.session.protocol_version() == Some(ProtocolVersion::TLSv1_3);
             if opened == Opened::More {
                 opened = Opened::Established { is_resumed: self.session.handshake_kind() == Some(HandshakeKind::Resumed) };
             }
+        } else if self.outgoing.len() > unsent_bytes {
+            // TLS itself has answered, and who asked may wait for that.
+            self.is_put_off = false;
         }
+        self.flush(socket)?;
         Ok((used, opened))
     }
 
@@ -181,7 +190,7 @@ impl Tls {
         let mut pieces = pieces.iter().map(|piece| &**piece);
         let mut piece: &[u8] = &[];
         // A record at a time, so that no more is sealed than one record beyond what the socket takes.
-        while self.is_established && self.flush(socket)? {
+        while self.is_established && (std::mem::take(&mut self.is_put_off) || self.flush(socket)?) {
             let gathered = &mut scratch.gathered;
             gathered.clear();
             while gathered.len() < RECORD_BYTES_MAX {
@@ -199,6 +208,8 @@ impl Tls {
             }
             let sealed = &mut scratch.sealed;
             sealed.clear();
+            sealed.append(&mut self.outgoing);
+            self.outgoing = Vec::new();
             self.seal(gathered, sealed)?;
             taken += gathered.len();
             let sent = socket.write(sealed)?;
@@ -210,12 +221,12 @@ impl Tls {
         Ok(taken)
     }
 
-    /// Writes what is sealed; whether nothing of it is left.
+    /// Writes what is sealed; whether nothing of it is left but what waits for company.
     ///
     /// # Errors
     /// The socket failed.
     pub(crate) fn flush(&mut self, socket: &mut PlainTransport) -> io::Result<bool> {
-        if self.outgoing.is_empty() {
+        if self.outgoing.is_empty() || self.is_put_off {
             return Ok(true);
         }
         let sent = socket.write(&self.outgoing)?;
@@ -246,6 +257,7 @@ impl Tls {
             })
         });
         if queued.is_ok() {
+            self.is_put_off = false;
             self.outgoing.append(&mut words);
             drop(self.flush(socket));
         }
