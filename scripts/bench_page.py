@@ -11,7 +11,7 @@ import re
 import statistics
 import subprocess
 
-from bench_scenarios import GROWTHS, SCENARIOS, UNITS, Figure, Scenario, lost
+from bench_scenarios import ADDED, GROWTHS, SCENARIOS, UNITS, Figure, Scenario, lost
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 WRITTEN = ["docs/benchmarks.json", "docs/benchmarks.md", "docs/sizing.md"]
@@ -72,6 +72,9 @@ def benchmark_tables(kept):
             table([scenario for scenario in SCENARIOS if has_bar(scenario)], kept) + "\n" + LATER,
             "**Growth.** Medians; the spread is that of the dearest and the cheapest around their middle.",
             growth_table(kept),
+            "**What a transport adds** to plain TCP: the medians of two scenarios that differ in nothing else. Its bar is the one less the other. "
+            "The rate is what one core does of it in a second, doing nothing else: a handshake with the sealing of LOGIN and its answer, without the login itself.",
+            added_table(kept),
             "**Without a bar**: the steps of that growth, and units for [sizing.md](sizing.md).",
             table([scenario for scenario in SCENARIOS if not has_bar(scenario)], kept),
             "**Commands.** `scripts/bench NAME` runs one. CPU (the processes' own clocks, in nanoseconds) and memory (`/proc`) are those of the nodes named; the nodes are new for every run.",
@@ -188,6 +191,24 @@ def growth_table(kept):
             said = "met" if spread <= growth.bar_percent else "**missed**"
             said += "" if len(known) == len(costs) else ", as far as measured"
         lines.append(f"| {growth.what}, {growth.unit} | {steps} | {f'± {spread:.0f} %' if spread is not None else ''} | {bar} | {said} |")
+    return "\n".join(lines)
+
+
+def added_table(kept):
+    by_name = {scenario.name: scenario for scenario in SCENARIOS}
+    lines = ["| what | plain TCP | with it | adds | bar | | per CPU-s |", "|---|---|---|---|---|---|---|"]
+    for added in ADDED:
+        plain, whole = (values_of(kept.get(name), added.figure) for name in (added.plain, added.scenario))
+        bars = [by_name[name].figures[added.figure].bar[1] for name in (added.plain, added.scenario)]
+        bar = f"≤ {number(bars[1] - bars[0])} {added.unit}"
+        if not plain or not whole:
+            lines.append(f"| {added.what} | | | not measured | {bar} | | |")
+            continue
+        plain, whole = statistics.median(plain), statistics.median(whole)
+        more = whole - plain
+        rate = f"{number(1e6 / more)} {added.rate}" if added.rate and more > 0 else ""
+        said = miss_text(excess_percent(more, bars[1] - bars[0]))
+        lines.append(f"| {added.what} | {number(plain)} {added.unit} | {number(whole)} {added.unit} | **{number(more)}** {added.unit} | {bar} | {said} | {rate} |")
     return "\n".join(lines)
 
 

@@ -143,8 +143,9 @@ def transport_logins(name: str, transport: str, what: str, bar: float, arguments
     }
     if not arguments:
         del figures["resumed"]
-    # A ticket is there for who comes when somebody else is in: the window is what has none.
-    load = f"storm --login-window 128 --connect-max 240{arguments}"
+    # As `login-18000`, so that the two differ in the transport alone. A ticket is there for who comes when somebody else is in: the window is
+    # what has none.
+    load = f"storm --login-window 512 --connect-max 240{arguments}"
     return Scenario(name, what, load, figures, 18_000, seconds=0, gateways=1, measured=("gateway",), transport=transport)
 
 
@@ -332,6 +333,31 @@ GROWTHS = [
 
 
 @dataclass(frozen=True)
+class Added:
+    """What a transport adds to plain TCP: one figure of two scenarios that differ in nothing else."""
+
+    what: str
+    unit: str
+    scenario: str
+    plain: str
+    figure: str
+    rate: str = ""
+    """What one core does in a second of that which is added, when it does nothing else; empty: nothing is done."""
+
+
+ADDED = [
+    *(
+        Added(f"{words}, idle", "B", f"idle-memory-{transport}", "idle-memory", "bytes")
+        for transport, (words, _, _) in TRANSPORTS.items()
+    ),
+    Added("WebSocket, a login", "µs", "login-ws", "login-18000", "login_us", "upgrades"),
+    Added("TLS, a login", "µs", "login-tls", "login-18000", "login_us", "full handshakes"),
+    Added("TLS, a login resumed by a ticket", "µs", "login-tls-resumed", "login-18000", "login_us", "resumed handshakes"),
+    Added("WebSocket over TLS, a login", "µs", "login-wss", "login-18000", "login_us", "full handshakes and upgrades"),
+]
+
+
+@dataclass(frozen=True)
 class Unit:
     """A cost that docs/sizing.md reckons with."""
 
@@ -349,8 +375,15 @@ UNITS = [
     Unit("", "a copy, 32 outstanding", "µs of the gateway", "joined-10000", "delivered", lambda per_s: 1e6 / per_s),
     Unit("", "a copy that is acknowledged, 32 outstanding", "µs of the gateway", "joined-qos1-10000", "delivered", lambda per_s: 1e6 / per_s),
     Unit("M", "a connection", "B of the gateway", "idle-memory", "bytes"),
+    Unit("", "a connection over WebSocket", "B of the gateway", "idle-memory-ws", "bytes"),
+    Unit("", "a connection over TLS", "B of the gateway", "idle-memory-tls", "bytes"),
+    Unit("", "a connection over WebSocket over TLS", "B of the gateway", "idle-memory-wss", "bytes"),
     Unit("I", "a connection, each second", "µs of gateway and router", "idle-cpu", "cpu_us"),
     Unit("L", "a login", "µs of the gateway", "login-18000", "login_us"),
+    Unit("", "a login over WebSocket", "µs of the gateway", "login-ws", "login_us"),
+    Unit("", "a login over TLS, a full handshake", "µs of the gateway", "login-tls", "login_us"),
+    Unit("", "a login over TLS, resumed", "µs of the gateway", "login-tls-resumed", "login_us"),
+    Unit("", "a login over WebSocket over TLS", "µs of the gateway", "login-wss", "login_us"),
     Unit("", "a login", "µs of the router", "login-18000", "router_us"),
     Unit("", "a login", "µs of Redis", "login-18000", "redis_us"),
     Unit("", "a connection over QUIC", "B of the gateway", "idle-memory-quic", "bytes"),

@@ -14,7 +14,7 @@ from script import load
 bench = load("bench")
 
 import bench_page
-from bench_scenarios import GROWTHS, LIMIT, SCENARIOS, UNITS, Figure, lost
+from bench_scenarios import ADDED, GROWTHS, LIMIT, SCENARIOS, UNITS, Figure, lost
 
 SAMPLES = pathlib.Path(__file__).parent / "samples"
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
@@ -114,6 +114,24 @@ class Rows(unittest.TestCase):
         self.assertIn("| ± 33 % | ± 10 % | **missed** |", bench_page.growth_table(kept))
         del kept[growth.steps[3][1]]
         self.assertIn("18,000: not measured | ± 5 % | ± 10 % | met, as far as measured |", bench_page.growth_table(kept))
+
+    def test_what_a_transport_adds_is_of_two_scenarios_that_differ_in_nothing_else(self):
+        for added in ADDED:
+            plain, whole = BY_NAME[added.plain], BY_NAME[added.scenario]
+            self.assertEqual(plain.transport, "tcp")
+            self.assertEqual(whole.load.removesuffix(" --resume-tls"), plain.load, added.what)
+            for fact in ("connections", "seconds", "gateways", "routers", "measured", "shards", "is_frame_limit_lifted"):
+                self.assertEqual(getattr(whole, fact), getattr(plain, fact), (added.what, fact))
+
+    def test_what_a_transport_adds_has_what_is_left_of_its_bar(self):
+        storm = lambda name, per_s: outcome(BY_NAME[name], report("room-burst") | {"logins_per_server_cpu_s": per_s})
+        row = lambda kept: next(line for line in bench_page.added_table(kept).splitlines() if line.startswith("| TLS, a login |"))
+        kept = {"login-18000": storm("login-18000", 25_000.0), "login-tls": storm("login-tls", 10_000.0)}
+        self.assertEqual(row(kept), "| TLS, a login | 40 µs | 100 µs | **60** µs | ≤ 71 µs | met | 16.7 k full handshakes |")
+        kept["login-tls"] = storm("login-tls", 5_000.0)
+        self.assertEqual(row(kept), "| TLS, a login | 40 µs | 200 µs | **160** µs | ≤ 71 µs | **missed** 2.25 times over | 6,250 full handshakes |")
+        del kept["login-18000"]
+        self.assertEqual(row(kept), "| TLS, a login | | | not measured | ≤ 71 µs | | |")
 
 
 class Pages(unittest.TestCase):
