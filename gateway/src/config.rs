@@ -85,7 +85,7 @@ pub struct AdvertiseConfig {
 pub struct TlsConfig {
     /// Chosen by the name that a client asks for; the first where it asks for none of theirs. Files that are written anew are read anew.
     pub certificates: Vec<CertificateConfig>,
-    /// Handshakes begun in a second by TLS, and as many by QUIC; who comes beyond it waits. 0: as many as come.
+    /// Handshakes begun in a second, by TLS and QUIC together; who comes beyond it waits. 0: as many as come.
     pub handshakes_per_s: u32,
 }
 
@@ -566,8 +566,6 @@ impl GatewayConfig {
             backlog_frames_max: self.backlog.frames_max,
             backlog_bytes_max: self.backlog.bytes_max,
             write_stall: self.backlog.write_stall,
-            // Each shard has its part, so that no lock is asked before a handshake.
-            handshakes_per_s: self.tls.handshakes_per_s.div_ceil(u32::try_from(self.shard_count()).unwrap_or(1)),
             ..ShardConfig::default()
         }
     }

@@ -20,6 +20,7 @@ mod drain;
 mod error;
 mod events;
 mod fanout;
+mod handshakes;
 mod health;
 mod link;
 mod memory;

@@ -27,6 +27,7 @@ use self::{
 use crate::{
     certificates::Certificates,
     config::GatewayConfig,
+    handshakes::Handshakes,
     metrics::{ControlCounters, Incomer, QuicHandshake},
     shard::{
         ShardHandle,
@@ -34,7 +35,6 @@ use crate::{
         message::{Admission, Admitted, Entrant, ShardCommand},
     },
 };
-use billfish_session::{Time, rate::TokenBucket};
 use billfish_wire::Reason;
 use quinn::{
     Connecting, Endpoint, EndpointConfig, IdleTimeout, Incoming, ServerConfig, TokioRuntime, TransportConfig, VarInt,
@@ -109,6 +109,7 @@ impl QuicDoor {
         certificates: &Arc<Certificates>,
         shards: &[ShardHandle],
         admission: Arc<dyn Admission>,
+        handshakes: Arc<Handshakes>,
         counters: Arc<ControlCounters>,
     ) -> io::Result<Self> {
         let server = server_config(config, certificates);
@@ -128,14 +129,7 @@ impl QuicDoor {
         });
         let stop = CancellationToken::new();
         let mut greeter = JoinSet::new();
-        let greets = Greeter {
-            hall: Arc::clone(&hall),
-            endpoint: endpoint.clone(),
-            stop: stop.clone(),
-            began: Instant::now(),
-            allowance: TokenBucket::full(Time(0), config.tls.handshakes_per_s),
-            per_s: config.tls.handshakes_per_s,
-        };
+        let greets = Greeter { hall: Arc::clone(&hall), endpoint: endpoint.clone(), stop: stop.clone(), handshakes };
         greeter.spawn(greets.run());
         Ok(Self { hall, endpoint, greeter, stop })
     }
@@ -257,13 +251,11 @@ struct Greeter {
     hall: Arc<Hall>,
     endpoint: Endpoint,
     stop: CancellationToken,
-    began: Instant,
-    allowance: TokenBucket,
-    per_s: u32,
+    handshakes: Arc<Handshakes>,
 }
 
 impl Greeter {
-    async fn run(mut self) {
+    async fn run(self) {
         let mut connections = JoinSet::new();
         loop {
             // Each arm is cancel-safe: an incoming one stays in the endpoint until it is taken, and an ended one in the set.
@@ -285,7 +277,7 @@ impl Greeter {
     }
 
     /// Decides about a first packet.
-    async fn greet(&mut self, incoming: Incoming, connections: &mut JoinSet<()>) {
+    async fn greet(&self, incoming: Incoming, connections: &mut JoinSet<()>) {
         let since = Instant::now();
         let hall = &self.hall;
         let is_proven = incoming.remote_address_validated();
@@ -321,14 +313,12 @@ impl Greeter {
         }
     }
 
-    /// As many handshakes begin in a second as at the doors for TLS; who comes beyond it waits in the endpoint.
-    async fn wait_for_allowance(&mut self) {
-        while self.per_s > 0 {
-            let now = Time(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX));
-            let Err(wait_ms) = self.allowance.take(now, 1, self.per_s, self.per_s) else { return };
+    /// Handshakes come out of the same allowance as at the doors for TLS; who comes beyond it waits in the endpoint.
+    async fn wait_for_allowance(&self) {
+        while let Err(wait_ms) = self.handshakes.begin() {
             self.hall.counters.quic_incoming(Incomer::Delayed);
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(wait_ms.max(1))) => {}
+                () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
                 () = self.stop.cancelled() => return,
             }
         }

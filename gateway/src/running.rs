@@ -27,7 +27,7 @@ use crate::{
     registry::{self, Registration},
     routers::Routers,
     shard::{
-        Doorway, Entrance, Shard, ShardHandle, ShardParts, WebSocketRules, listeners,
+        Doorway, Entrance, Handshakes, Shard, ShardHandle, ShardParts, WebSocketRules, listeners,
         message::{Admission, ShardCommand},
     },
     store::Store,
@@ -131,7 +131,8 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     let GatewayParts { config, state, links, registry: metrics_registry } = parts;
     config.validate().map_err(StartError::Config)?;
     let certificates = certificates(&config)?;
-    let Doors { doors, udp, bound, advertised } = open_doors(&config, certificates.as_ref())?;
+    let handshakes = Arc::new(Handshakes::new(config.tls.handshakes_per_s));
+    let Doors { doors, udp, bound, advertised } = open_doors(&config, certificates.as_ref(), &handshakes)?;
     let joined = registry::join(&state, &config.node, &advertised).await;
     let incarnation = joined.map_err(|cause| StartError::Join { node: config.node.clone(), cause })?;
 
@@ -145,7 +146,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     let quic = match (udp, &certificates) {
         (Some((address, socket)), Some(certificates)) => {
             let admission = Arc::clone(&gate) as Arc<dyn Admission>;
-            let door = QuicDoor::open(socket, &config, certificates, &handles, admission, Arc::clone(&counters));
+            let door = QuicDoor::open(socket, &config, certificates, &handles, admission, handshakes, Arc::clone(&counters));
             Some(door.map_err(|cause| {
                 stop_shards(&handles);
                 StartError::Listen { address, cause }
@@ -307,7 +308,7 @@ fn certificates(config: &GatewayConfig) -> Result<Option<Arc<Certificates>>, Sta
     Certificates::load(&config.tls).map(|certificates| Some(Arc::new(certificates))).map_err(StartError::Certificates)
 }
 
-fn open_doors(config: &GatewayConfig, certificates: Option<&Arc<Certificates>>) -> Result<Doors, StartError> {
+fn open_doors(config: &GatewayConfig, certificates: Option<&Arc<Certificates>>, handshakes: &Arc<Handshakes>) -> Result<Doors, StartError> {
     let mut doors: Vec<Vec<Doorway>> = (0..config.shard_count()).map(|_| Vec::new()).collect();
     let (mut udp, mut bound, mut advertised) = (None, BTreeMap::new(), Vec::new());
     for (transport, address, advertise) in config.listen.ports() {
@@ -327,7 +328,8 @@ fn open_doors(config: &GatewayConfig, certificates: Option<&Arc<Certificates>>) 
         } else {
             for (listener, doors) in listeners(address, doors.len()).map_err(wrong)?.into_iter().zip(&mut doors) {
                 at = listener.local_addr().map_err(wrong)?;
-                doors.push(Doorway { listener, entrance: entrance.clone() });
+                let handshakes = matches!(entrance, Entrance::Tls(_)).then(|| Arc::clone(handshakes));
+                doors.push(Doorway { listener, entrance: entrance.clone(), handshakes });
             }
         }
         bound.insert(transport, at);

@@ -42,7 +42,10 @@ use self::{
     slab::{Slab, SlabKey},
     wheel::{Fired, Wheel},
 };
-pub use crate::transport::{Entrance, WebSocketRules};
+pub use crate::{
+    handshakes::Handshakes,
+    transport::{Entrance, WebSocketRules},
+};
 use crate::{quic::Ready, transport::Scratch};
 use billfish_session::{
     Time,
@@ -78,8 +81,6 @@ pub struct ShardConfig {
     pub chunk_members: usize,
     /// Size of a socket's send buffer, as asked of the kernel; a stalled reader pins about five times as much.
     pub send_buffer_bytes: usize,
-    /// TLS handshakes begun in a second; 0: as many as come.
-    pub handshakes_per_s: u32,
 }
 
 impl Default for ShardConfig {
@@ -93,7 +94,6 @@ impl Default for ShardConfig {
             busy_tick: Duration::from_millis(5),
             chunk_members: 512,
             send_buffer_bytes: 16 * 1024,
-            handshakes_per_s: 0,
         }
     }
 }
@@ -234,7 +234,7 @@ impl Shard {
 
         let open = |(at, doorway)| {
             let token = Token(reactor::DOORS + at);
-            Door::open(doorway, token, poll.registry(), config.send_buffer_bytes, config.handshakes_per_s)
+            Door::open(doorway, token, poll.registry(), config.send_buffer_bytes)
         };
         let doors = doors.into_iter().enumerate().map(open).collect::<io::Result<Vec<Door>>>()?;
 

@@ -2,17 +2,21 @@
 //!
 //! - A turn accepts a bounded number at each door, so that a crowd at one of them delays nobody else by more than a moment.
 //! - Without files or memory accepting pauses, for every try would fail at once.
-//! - TLS costs the server as much as it costs the client, so its door has an allowance of handshakes. Who comes beyond it waits in the kernel's
-//!   queue and is not refused: a stampede takes longer, and those who are in do not feel it.
+//! - TLS costs the server as much as it costs the client, so its doors share an allowance of handshakes. Who comes beyond it waits in the
+//!   kernel's queue and is not refused.
 
 use super::{Shard, connection::Connection, connection::Tenant, message::Entrant};
-use crate::transport::{Entrance, Transport};
-use billfish_session::{Form, Time, rate::TokenBucket, server::ServerSession};
+use crate::{
+    handshakes::Handshakes,
+    transport::{Entrance, Transport},
+};
+use billfish_session::{Form, Time, server::ServerSession};
 use billfish_wire::{Body, Code, Reason};
 use mio::{Interest, Registry, Token};
 use std::{
     io,
     net::{IpAddr, SocketAddr, TcpListener},
+    sync::Arc,
     time::Duration,
 };
 use tracing::warn;
@@ -24,6 +28,8 @@ pub struct Doorway {
     pub listener: TcpListener,
     /// What comes in by it.
     pub entrance: Entrance,
+    /// Of which everybody who comes in by it takes one.
+    pub handshakes: Option<Arc<Handshakes>>,
 }
 
 /// A door of a running shard.
@@ -35,7 +41,7 @@ pub(super) struct Door {
     pub(super) is_acceptable: bool,
     pub(super) accept_from: Time,
     warn_from: Time,
-    handshakes: TokenBucket,
+    handshakes: Option<Arc<Handshakes>>,
 }
 
 /// Connections accepted in one turn at one door: about 1 ms of work.
@@ -51,15 +57,15 @@ impl Doorway {
     /// One for bare frames.
     #[must_use]
     pub const fn plain(listener: TcpListener) -> Self {
-        Self { listener, entrance: Entrance::Plain }
+        Self { listener, entrance: Entrance::Plain, handshakes: None }
     }
 }
 
 impl Door {
     /// Puts a listener under the reactor. Options stand on the listener, for Linux hands them down to the connections it accepts: three
     /// system calls less for each.
-    pub(super) fn open(doorway: Doorway, token: Token, registry: &Registry, send_buffer_bytes: usize, burst: u32) -> io::Result<Self> {
-        let Doorway { listener, entrance } = doorway;
+    pub(super) fn open(doorway: Doorway, token: Token, registry: &Registry, send_buffer_bytes: usize) -> io::Result<Self> {
+        let Doorway { listener, entrance, handshakes } = doorway;
         let socket = socket2::SockRef::from(&listener);
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
@@ -67,14 +73,7 @@ impl Door {
         socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
         let mut listener = mio::net::TcpListener::from_std(listener);
         registry.register(&mut listener, token, Interest::READABLE)?;
-        Ok(Self {
-            listener,
-            entrance,
-            is_acceptable: false,
-            accept_from: Time::default(),
-            warn_from: Time::default(),
-            handshakes: TokenBucket::full(Time::default(), burst),
-        })
+        Ok(Self { listener, entrance, is_acceptable: false, accept_from: Time::default(), warn_from: Time::default(), handshakes })
     }
 }
 
@@ -92,7 +91,7 @@ impl Shard {
 
     /// Takes in the next one at a door; `false` when there is none for now.
     fn accept_one(&mut self, at: usize) -> bool {
-        let Self { doors, desk, config, admission, .. } = self;
+        let Self { doors, desk, admission, .. } = self;
         let Some(door) = doors.get_mut(at) else { return false };
         if !door.is_acceptable || desk.now < door.accept_from {
             return false;
@@ -102,14 +101,12 @@ impl Shard {
             door.accept_from = desk.now + ACCEPT_PAUSE_MS;
             return false;
         }
-        if matches!(door.entrance, Entrance::Tls(_)) && config.handshakes_per_s > 0 {
-            // As many at once as a second has: a door that was quiet may have a crowd.
-            let per_s = config.handshakes_per_s;
-            if let Err(wait_ms) = door.handshakes.take(desk.now, 1, per_s, per_s) {
-                desk.counters.tls_delayed.add(1);
-                door.accept_from = desk.now + wait_ms.max(1);
-                return false;
-            }
+        if let Some(handshakes) = &door.handshakes
+            && let Err(wait_ms) = handshakes.begin()
+        {
+            desk.counters.tls_delayed.add(1);
+            door.accept_from = desk.now + wait_ms;
+            return false;
         }
         match door.listener.accept() {
             Ok((stream, peer)) => {
@@ -119,8 +116,8 @@ impl Shard {
             }
             Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {
                 door.is_acceptable = false;
-                if matches!(door.entrance, Entrance::Tls(_)) {
-                    door.handshakes.give_back(1, config.handshakes_per_s);
+                if let Some(handshakes) = &door.handshakes {
+                    handshakes.give_back();
                 }
                 false
             }

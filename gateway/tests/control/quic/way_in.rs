@@ -4,7 +4,10 @@ use super::client::{ALPN, QuicHouse, patiently, timed};
 use crate::house::{login_body, until};
 use billfish_wire::{Body, Code, Encoding, HEADER_BYTES, frame};
 use quinn::{ConnectionError, TransportConfig};
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::{TcpStream, UdpSocket},
+    time::Duration,
+};
 
 /// How every frame begins.
 const MAGIC: u16 = 18673;
@@ -86,6 +89,23 @@ fn handshakes_beyond_the_allowance_wait() {
 }
 
 #[test]
+/// The one handshake of this second is TLS'. By an allowance of its own the one that comes by QUIC would never wait.
+#[test]
+fn tls_and_quic_have_one_allowance() {
+    let has_waited = |_| {
+        let house = QuicHouse::with(|config| {
+            config.listen.tls = Some("127.0.0.1:0".parse().unwrap());
+            config.tls.handshakes_per_s = 1;
+        });
+        let _begun = TcpStream::connect(house.house.running().bound()["tls"]).unwrap();
+        until("it is in", || house.house.running().account().connections == 1);
+        house.log_in(20_001).beat();
+        incoming(&house, "delayed") > 0.0
+    };
+    // On a machine that is very busy the second may be over before the client has come.
+    assert!((0..10).any(has_waited));
+}
+
 fn the_protocol_must_be_named() {
     let house = QuicHouse::new();
     for protocols in [vec![], vec![&b"h3"[..]]] {
