@@ -305,6 +305,14 @@ impl Transport {
         }
     }
 
+    /// Appends why a peer that has said nothing is not let in: an ERROR, or the answer to the request it is about to make. Nothing where TLS
+    /// comes first: the handshake would cost more than the words are worth.
+    pub(crate) fn refusal_into(&self, out: &mut Vec<u8>, reason: Reason) {
+        if let Self::Stream(stream) = self {
+            stream.refusal_into(out, reason);
+        }
+    }
+
     /// Nothing more will be written: the peer sees the end behind what was.
     ///
     /// # Errors

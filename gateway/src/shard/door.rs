@@ -153,19 +153,26 @@ impl Shard {
         };
         if let Err(reason) = self.admission.0.accept(peer) {
             self.desk.counters.accept_refused.add(1);
-            if transport.is_bare() {
-                let mut words = Vec::new();
-                Form::Json.encode_into(&mut words, Code::Error, &Body::refusal(reason));
-                // One try: a fresh socket takes it, and if not, the refusal is plain all the same. Behind a handshake the words would cost
-                // more than they are worth.
-                drop(transport.write(&words, &mut self.desk.scratch));
-            }
-            return;
+            return self.turn_away(transport, reason);
         }
         if self.admission.0.is_relay(peer) {
             transport.expect_header();
         }
         self.seat(transport, peer, self.desk.now);
+    }
+
+    /// Says why, where that can be said at once.
+    fn turn_away(&mut self, mut transport: Transport, reason: Reason) {
+        let Self { desk, buffer, .. } = self;
+        let mut words = Vec::new();
+        transport.refusal_into(&mut words, reason);
+        if words.is_empty() {
+            return;
+        }
+        // One try: a fresh socket takes it, and if not, the refusal is plain all the same.
+        drop(transport.write(&words, &mut desk.scratch));
+        // Most have sent their LOGIN or their request by now. Closing over it would send a reset, which destroys the words with some peers.
+        drop(transport.read(buffer));
     }
 
     /// Takes in somebody who came by QUIC, where admission was asked at the door. While the shard drains nobody is, for nobody would tell him.

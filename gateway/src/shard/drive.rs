@@ -13,10 +13,7 @@ use super::{
     slab::SlabKey,
 };
 use crate::transport::{Bounds, End, Found, Handshake, NotProxy, Source};
-use billfish_session::{
-    Form,
-    server::{ServerAction, ServerActions},
-};
+use billfish_session::server::{ServerAction, ServerActions};
 use billfish_state::DeviceKind;
 use billfish_wire::{Body, Code, HEADER_BYTES, Reason};
 use smallvec::SmallVec;
@@ -111,9 +108,7 @@ impl Shard {
         if let Source::Client(client) = source {
             if let Err(reason) = admission.0.introduce(client) {
                 desk.counters.accept_refused.add(1);
-                if conn.transport.is_bare() {
-                    Form::Json.encode_into(&mut self.staged.bytes, Code::Error, &Body::refusal(reason));
-                }
+                conn.transport.refusal_into(&mut self.staged.bytes, reason);
                 return self.close(key, reason);
             }
             conn.set_peer(client);

@@ -8,7 +8,7 @@ use super::{
     websocket::{self, WebSocket},
 };
 use billfish_session::Form;
-use billfish_wire::{Code, Encoding, Reason};
+use billfish_wire::{Body, Code, Encoding, Reason};
 use mio::{Interest, Registry, Token};
 use std::io::{self, IoSlice};
 
@@ -265,6 +265,15 @@ impl Stream {
     pub(super) fn part_into(&self, out: &mut Vec<u8>, reason: Reason) {
         if let Framing::WebSocket(websocket) = self.framing {
             websocket.part_into(self.begun().map(|begun| &begun.websocket), out, reason);
+        }
+    }
+
+    /// Appends why a peer that has said nothing is not let in, unless TLS comes first.
+    pub(super) fn refusal_into(&self, out: &mut Vec<u8>, reason: Reason) {
+        match self.framing {
+            Framing::Bare if self.tls().is_none() => Form::Json.encode_into(out, Code::Error, &Body::refusal(reason)),
+            Framing::WebSocket(websocket) if self.tls().is_none() => websocket.refusal_into(out, reason),
+            Framing::Bare | Framing::Undecided | Framing::WebSocket(_) => {}
         }
     }
 

@@ -6,8 +6,12 @@
 
 use super::{Bounds, End, Scratch};
 use billfish_session::Form;
-use billfish_websocket::{Decoder, Event, Opcode, Role, close, close_into, frame_into, handshake};
+use billfish_websocket::{
+    Decoder, Event, Opcode, Role, close, close_into, frame_into,
+    handshake::{self, Refusal},
+};
 use billfish_wire::{Body, Code, Encoding, Reason, envelope, frame, limits};
+use std::time::Duration;
 
 /// What is asked of a WebSocket beside the protocol.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +19,9 @@ pub struct WebSocketRules {
     /// Origins that pages may connect from; empty: any. A client that is no page names none, and may.
     pub origins: Vec<String>,
 }
+
+/// By then the strangers of now have logged in or are gone, at the default of `gateway.session.login_timeout`.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl WebSocketRules {
     fn allows(&self, origin: Option<&str>) -> bool {
@@ -129,15 +136,15 @@ impl WebSocket {
         }
     }
 
-    fn upgrade(&mut self, request: &handshake::Request<'_>, bounds: Bounds<'_>, scratch: &mut Scratch) -> Result<(), handshake::Refusal> {
+    fn upgrade(&mut self, request: &handshake::Request<'_>, bounds: Bounds<'_>, scratch: &mut Scratch) -> Result<(), Refusal> {
         if !bounds.websocket.allows(request.origin) {
-            return Err(handshake::Refusal::Forbidden);
+            return Err(Refusal::Forbidden);
         }
         let path = request.path.split_once('?').map_or(request.path, |(path, _)| path);
         if path == "/ws" {
             self.speaks = Speaks::Nothing;
         } else {
-            let login = login_of(path).ok_or(handshake::Refusal::NotFound)?;
+            let login = login_of(path).ok_or(Refusal::NotFound)?;
             frame::encode_into(&mut scratch.frames, Encoding::Json, Code::Login, &login);
             // The documents this path comes from know no other kind of message.
             *self = Self { speaks: Speaks::Text, by_path: true };
@@ -200,6 +207,15 @@ impl WebSocket {
         if self.speaks == Speaks::Nothing {
             self.speaks = kind;
         }
+    }
+
+    /// Appends the answer to a request that has not been read: the peer may not come in, whatever it asks for.
+    pub(super) fn refusal_into(self, out: &mut Vec<u8>, reason: Reason) {
+        debug_assert!(self.is_upgrading(), "who speaks is told by a Close frame");
+        let retry_after = RETRY_AFTER;
+        let is_theirs = reason == Reason::RateLimited;
+        let refusal = if is_theirs { Refusal::TooManyRequests { retry_after } } else { Refusal::ServiceUnavailable { retry_after } };
+        handshake::refusal_into(out, &refusal);
     }
 
     /// Appends the Close frame for a connection that ends.

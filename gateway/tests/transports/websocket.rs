@@ -4,10 +4,17 @@ use crate::{
     client::{Heard, KEY, Kind, Open, Peer, Wire},
     house::{APP, until},
 };
+use billfish_gateway::GatewayConfig;
 use billfish_link::message::up::Call;
-use billfish_websocket::{Opcode, frame_into, handshake};
+use billfish_websocket::{
+    Opcode, frame_into,
+    handshake::{self, ResponseError},
+};
 use billfish_wire::{Body, Code, Encoding, Reason, frame};
-use std::io::{Read, Write};
+use std::{
+    io::{Read, Write},
+    time::Duration,
+};
 
 const ROOM: i64 = 30_001;
 const MASK: [u8; 4] = [9, 8, 7, 6];
@@ -60,6 +67,29 @@ fn only_pages_of_the_origins_that_are_named_may_connect() {
     }
     let any = Open::new();
     assert!(asked(&any, &request("/ws", Some("https://evil.example"))).starts_with("HTTP/1.1 101 "));
+}
+
+/// Admission does not wait for the request; the answer to it is there all the same, with when to come back.
+#[test]
+fn one_connection_more_than_there_may_be_is_told_so_by_http_and_behind_tls_just_ends() {
+    type Change = fn(&mut GatewayConfig);
+    let no_places: Change = |config| config.admission.connections_max = 1;
+    let no_places_of_its_own: Change = |config| {
+        config.admission.exempt = Vec::new();
+        config.admission.half_open_max = 1;
+    };
+    for (reason, status, change) in [("connections", 503, no_places), ("half_open", 429, no_places_of_its_own)] {
+        let open = Open::with(change);
+        let _silent = open.socket(Kind::Tcp);
+        until("it is in", || open.house.running().account().connections == 1);
+        let answer = asked(&open, &request("/ws", None));
+        let refused = ResponseError::Refused { status, retry_after: Some(Duration::from_secs(5)) };
+        assert_eq!(handshake::parse_response(answer.as_bytes(), &KEY), Err(refused), "{answer}");
+        let mut heard = Vec::new();
+        drop(open.socket(Kind::Tls).read_to_end(&mut heard));
+        assert!(heard.is_empty(), "{heard:?}");
+        assert_eq!(open.house.metric("gateway_admission_refused_total", &[&format!(r#"reason="{reason}""#)]), 2.0);
+    }
 }
 
 #[test]

@@ -64,6 +64,12 @@ pub enum Refusal {
     /// 426: a request for something else, or for another version of WebSocket.
     #[error("only WebSocket is spoken here, version {VERSION}")]
     UpgradeRequired,
+    /// 429: this client asks too often, or has too many connections. The caller's to say.
+    #[error("too many of yours")]
+    TooManyRequests {
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// 431: longer than [`HEAD_BYTES_MAX`], or more headers than [`HEADERS_MAX`].
     #[error("more than {HEAD_BYTES_MAX} bytes or {HEADERS_MAX} headers")]
     HeadTooLarge,
@@ -88,6 +94,7 @@ impl Refusal {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::UpgradeRequired => 426,
+            Self::TooManyRequests { .. } => 429,
             Self::HeadTooLarge => 431,
             Self::ServiceUnavailable { .. } => 503,
             Self::HttpVersion => 505,
@@ -103,6 +110,7 @@ impl Refusal {
             Self::NotFound => "404 Not Found",
             Self::MethodNotAllowed => "405 Method Not Allowed",
             Self::UpgradeRequired => "426 Upgrade Required",
+            Self::TooManyRequests { .. } => "429 Too Many Requests",
             Self::HeadTooLarge => "431 Request Header Fields Too Large",
             Self::ServiceUnavailable { .. } => "503 Service Unavailable",
             Self::HttpVersion => "505 HTTP Version Not Supported",
@@ -245,7 +253,7 @@ pub fn refusal_into(out: &mut Vec<u8>, refusal: &Refusal) {
             format!("Connection: close, upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: {VERSION}\r\n")
         }
         // Rounded up: nobody is asked to come back before there is room.
-        Refusal::ServiceUnavailable { retry_after } => {
+        Refusal::TooManyRequests { retry_after } | Refusal::ServiceUnavailable { retry_after } => {
             format!(
                 "Connection: close\r\nRetry-After: {}\r\n",
                 retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0))

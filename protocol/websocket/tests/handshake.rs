@@ -264,6 +264,7 @@ fn a_refusal_is_a_whole_answer_that_ends_the_connection() {
         ),
         (Refusal::HeadTooLarge, "431 Request Header Fields Too Large", "Connection: close", "more than 8192 bytes or 64 headers"),
         // Rounded up.
+        (Refusal::TooManyRequests { retry_after }, "429 Too Many Requests", "Connection: close\r\nRetry-After: 2", "too many of yours"),
         (Refusal::ServiceUnavailable { retry_after }, "503 Service Unavailable", "Connection: close\r\nRetry-After: 2", "not now"),
         (Refusal::HttpVersion, "505 HTTP Version Not Supported", "Connection: close", "only HTTP/1.1 is spoken here"),
     ];
@@ -275,7 +276,8 @@ fn a_refusal_is_a_whole_answer_that_ends_the_connection() {
         assert_eq!(String::from_utf8(out.clone()).expect("ASCII"), expected);
         assert_eq!(refusal.status_line(), status);
         assert!(status.starts_with(&refusal.status().to_string()));
-        let told = matches!(refusal, Refusal::ServiceUnavailable { .. }).then_some(Duration::from_secs(2));
+        let told =
+            matches!(refusal, Refusal::TooManyRequests { .. } | Refusal::ServiceUnavailable { .. }).then_some(Duration::from_secs(2));
         assert_eq!(parse_response(&out, KEY), Err(ResponseError::Refused { status: refusal.status(), retry_after: told }));
     }
 }
