@@ -359,6 +359,9 @@ impl Metrics {
         page.counters("gateway_logins", "Logins decided, by result", "result", logins)?;
         let closes = (0..Reason::ALL.len()).map(|row| (Reason::ALL[row].label(), self.sum(|shard| &shard.closed[row])));
         page.counters("gateway_closes", "Connections ended, by reason", "reason", closes)?;
+        let told = (0..Reason::ALL.len()).filter(|row| Reason::ALL[*row].number().is_some());
+        let errors = told.map(|row| (Reason::ALL[row].label(), self.sum(|shard| &shard.errors[row])));
+        page.counters("gateway_errors", "ERRORs told to clients, by reason", "reason", errors)?;
         let lost = crate::shard::counters::reason_row(Reason::HeartbeatLost);
         page.counter("gateway_heartbeats_lost", "Sessions that fell silent", self.sum(|shard| &shard.closed[lost]))
     }

@@ -168,6 +168,8 @@ pub struct ShardCounters {
     pub tls_delayed: Counter,
     /// Connections ended, by the place of their [`Reason`] in [`Reason::ALL`].
     pub closed: [Counter; Reason::ALL.len()],
+    /// ERRORs told to clients, by the place of their [`Reason`] in [`Reason::ALL`]; what admission says at accept is not among them.
+    pub errors: [Counter; Reason::ALL.len()],
     /// Frames read, by [`code_row`].
     pub frames_in: [Counter; CODES],
     /// Frames written that are not copies of a push, by [`code_row`].
@@ -220,7 +222,7 @@ pub struct ShardCounters {
     pub stale_commands: Counter,
 }
 
-/// The row of a reason in [`ShardCounters::closed`].
+/// The row of a reason in [`ShardCounters::closed`] and [`ShardCounters::errors`].
 #[must_use]
 pub fn reason_row(reason: Reason) -> usize {
     Reason::ALL.iter().position(|one| *one == reason).unwrap_or_default()

@@ -265,6 +265,11 @@ impl Shard {
         conn.form().encode_into(&mut staged.bytes, code, body);
         staged.ends.push(staged.bytes.len());
         desk.counters.frames_out[code_row(code.number())].add(1);
+        if code == Code::Error
+            && let Some(reason) = body.code.and_then(Reason::from_number)
+        {
+            desk.counters.errors[reason_row(reason)].add(1);
+        }
         if self.staged.bytes.len() >= STAGED_BYTES_MAX {
             self.write_staged(key);
         }

@@ -155,6 +155,7 @@ fn one_frame_more_than_the_burst_is_refused_and_whoever_goes_on_is_closed() {
         config.session.frames_burst = 10;
         config.session.refused_in_a_row_max = 5;
     });
+    let mut told = 0;
     for (user, kind) in (20_001..).zip(Kind::ALL) {
         let mut peer = open.login(kind, user);
         let beat = peer.bytes(Code::Heartbeat, &Body::default());
@@ -164,6 +165,7 @@ fn one_frame_more_than_the_burst_is_refused_and_whoever_goes_on_is_closed() {
         let beats = heard.iter().filter(|one| matches!(one, Heard::Frame(Code::Heartbeat, _))).count();
         let refused =
             heard.iter().filter(|one| matches!(one, Heard::Frame(Code::Error, body) if body.code == Reason::RateLimited.number())).count();
+        told += refused;
         // LOGIN was one of the ten.
         assert!((9..=10).contains(&beats) && refused >= 4, "{kind:?}: {beats} answered, {refused} refused");
         if kind.is_websocket() {
@@ -171,6 +173,8 @@ fn one_frame_more_than_the_burst_is_refused_and_whoever_goes_on_is_closed() {
         }
     }
     assert_eq!(open.closes("rate_limited"), Kind::ALL.len() as f64);
+    let counted = open.house.metric("gateway_errors_total", &[r#"reason="rate_limited""#]);
+    assert!(counted >= told as f64 && counted < 7.0 * Kind::ALL.len() as f64, "{counted} counted, {told} heard");
 }
 
 #[test]
