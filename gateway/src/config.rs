@@ -228,6 +228,8 @@ pub struct BacklogConfig {
     pub frames_max: usize,
     /// Bytes that may wait for one connection.
     pub bytes_max: usize,
+    /// From this share of either on chat and likes make way.
+    pub soft_percent: usize,
     /// Nothing could be written for so long: the connection ends.
     #[serde(with = "humantime_serde")]
     pub write_stall: Duration,
@@ -395,7 +397,12 @@ impl Default for MemoryConfig {
 impl Default for BacklogConfig {
     fn default() -> Self {
         let shard = ShardConfig::default();
-        Self { frames_max: shard.backlog_frames_max, bytes_max: shard.backlog_bytes_max, write_stall: shard.write_stall }
+        Self {
+            frames_max: shard.backlog_frames_max,
+            bytes_max: shard.backlog_bytes_max,
+            soft_percent: shard.backlog_soft_percent,
+            write_stall: shard.write_stall,
+        }
     }
 }
 
@@ -442,6 +449,7 @@ impl GatewayConfig {
         self.validate_marks()?;
         positive("backlog.frames_max", self.backlog.frames_max)?;
         positive("backlog.bytes_max", self.backlog.bytes_max)?;
+        ensure("backlog.soft_percent", (1..=100).contains(&self.backlog.soft_percent), || "must be from 1 to 100".to_owned())?;
         ensure("backlog.write_stall", self.backlog.write_stall >= SHORTEST, shortest)?;
         positive("drain.close_per_s", self.drain.close_per_s)?;
         let addresses = &self.drain.addresses;
@@ -565,6 +573,7 @@ impl GatewayConfig {
         ShardConfig {
             backlog_frames_max: self.backlog.frames_max,
             backlog_bytes_max: self.backlog.bytes_max,
+            backlog_soft_percent: self.backlog.soft_percent,
             write_stall: self.backlog.write_stall,
             ..ShardConfig::default()
         }
@@ -690,7 +699,7 @@ mod tests {
     #[test]
     fn a_wrong_value_is_refused_with_its_key() {
         type Change = fn(&mut GatewayConfig);
-        let changes: [(&str, Change); 20] = [
+        let changes: [(&str, Change); 21] = [
             ("node", |config| config.node = "a b".to_owned()),
             ("node", |config| config.node = "x".repeat(33)),
             ("shards", |config| config.shards = 257),
@@ -712,6 +721,7 @@ mod tests {
             ("session.body_bytes_max", |config| config.session.body_bytes_max = billfish_link::tcp::TEXT_BYTES_MAX + 1),
             ("session.rooms_max", |config| config.session.rooms_max = 9),
             ("admission.unlogged_percent_max", |config| config.admission.unlogged_percent_max = 101),
+            ("backlog.soft_percent", |config| config.backlog.soft_percent = 101),
             ("files.stop_percent", |config| config.files.stop_percent = 89),
             ("memory.shed_percent", |config| config.memory.shed_percent = 0),
             ("memory.refuse_percent", |config| config.memory.refuse_percent = 101),

@@ -73,6 +73,8 @@ pub struct ShardConfig {
     pub backlog_frames_max: usize,
     /// Bytes that may wait for one connection.
     pub backlog_bytes_max: usize,
+    /// From this share of either on, in percent, chat and likes make way.
+    pub backlog_soft_percent: usize,
     /// Nothing could be written for so long, though something waits: the connection ends.
     pub write_stall: Duration,
     /// Above 70 % of its core, a shard collects pushes for this long before it writes them; zero: never.
@@ -90,6 +92,7 @@ impl Default for ShardConfig {
             events_bytes_max: 8 * 1024 * 1024,
             backlog_frames_max: 256,
             backlog_bytes_max: 256 * 1024,
+            backlog_soft_percent: 50,
             write_stall: Duration::from_secs(15),
             busy_tick: Duration::from_millis(5),
             chunk_members: 512,
@@ -246,7 +249,7 @@ impl Shard {
             limits: BacklogLimits {
                 frames_max: config.backlog_frames_max,
                 bytes_max: config.backlog_bytes_max,
-                ..BacklogLimits::default()
+                soft_percent: config.backlog_soft_percent,
             },
             write_stall: config.write_stall,
             registry: poll.registry().try_clone()?,

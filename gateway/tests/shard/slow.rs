@@ -107,6 +107,24 @@ fn a_slow_reader_loses_by_class_and_is_then_sent_away() {
     assert_eq!(house.account(1), None, "the room is forgotten with its last member");
 }
 
+/// A tenth of a hundred frames may wait; of one more the oldest goes.
+#[test]
+fn chat_makes_way_from_the_share_on_that_is_configured() {
+    let config = ShardConfig { backlog_frames_max: 100, backlog_soft_percent: 10, ..ShardConfig::default() };
+    let house = House::with(config, ServerConfig::default());
+    let _slow = narrow_member(&house, 10_000, 1);
+    let text = "z".repeat(1_000);
+    let mut pushed = 0;
+    let mut most = 0;
+    while house.dropped(Class::Chat, DropReason::SoftMark) == 0 {
+        house.push(1, chat(&text));
+        pushed += 1;
+        until("the push to be handed out", || house.counters.copies.value() == pushed);
+        most = most.max(house.counters.pending.value());
+    }
+    assert_eq!((most, house.dropped(Class::Chat, DropReason::SoftMark)), (10, 1));
+}
+
 /// A reader that pauses and goes on gets everything that was not dropped, and the shard forgets that it ever was slow.
 #[test]
 fn a_reader_that_catches_up_gets_every_frame_whole() {
