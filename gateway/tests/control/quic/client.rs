@@ -48,8 +48,13 @@ impl QuicHouse {
     }
 
     pub(crate) fn client_config(&self, protocols: &[&[u8]], transport: TransportConfig) -> ClientConfig {
+        Self::client_config_for(&self.certificates, protocols, transport)
+    }
+
+    /// Of a client that believes whom these are signed by, and nobody else.
+    pub(crate) fn client_config_for(certificates: &Certificates, protocols: &[&[u8]], transport: TransportConfig) -> ClientConfig {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(self.certificates.authority()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_file(certificates.authority()).unwrap()).unwrap();
         let mut crypto = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_protocol_versions(&[&rustls::version::TLS13])
             .unwrap()

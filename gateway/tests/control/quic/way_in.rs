@@ -2,6 +2,7 @@
 
 use super::client::{ALPN, QuicHouse, patiently, timed};
 use crate::house::{login_body, until};
+use billfish_testing::Certificates;
 use billfish_wire::{Body, Code, Encoding, HEADER_BYTES, frame};
 use quinn::{ConnectionError, TransportConfig};
 use std::{
@@ -88,7 +89,6 @@ fn handshakes_beyond_the_allowance_wait() {
     assert!(incoming(&house, "delayed") > 0.0);
 }
 
-#[test]
 /// The one handshake of this second is TLS'. By an allowance of its own the one that comes by QUIC would never wait.
 #[test]
 fn tls_and_quic_have_one_allowance() {
@@ -106,6 +106,7 @@ fn tls_and_quic_have_one_allowance() {
     assert!((0..10).any(has_waited));
 }
 
+#[test]
 fn the_protocol_must_be_named() {
     let house = QuicHouse::new();
     for protocols in [vec![], vec![&b"h3"[..]]] {
@@ -115,6 +116,26 @@ fn the_protocol_must_be_named() {
     }
     until("both are counted", || house.house.metric("gateway_quic_handshakes_total", &[r#"result="failed""#]) == 2.0);
     house.log_in(20_001);
+}
+
+/// Whoever believes one of the two does not believe the other.
+#[test]
+fn a_certificate_that_is_written_anew_is_shown_to_newcomers() {
+    let house = QuicHouse::new();
+    let mut early = house.log_in(20_001);
+    let new = Certificates::new();
+    let believes_new = || {
+        let config = QuicHouse::client_config_for(&new, &[ALPN], TransportConfig::default());
+        house.reach(config, house.address()).map(|_| ())
+    };
+    assert!(matches!(believes_new(), Err(ConnectionError::TransportError(_))));
+    for (from, to) in [(new.key(), house.certificates.key()), (new.certificate(), house.certificates.certificate())] {
+        std::fs::copy(from, to).unwrap();
+    }
+    until("the new one is shown", || believes_new().is_ok());
+    let believes_old = house.reach(house.client_config(&[ALPN], TransportConfig::default()), house.address());
+    assert!(matches!(believes_old.map(|_| ()), Err(ConnectionError::TransportError(_))));
+    early.beat();
 }
 
 /// A client that comes back may shorten its handshake, and can put nothing before its end: a LOGIN there could be repeated by others.
