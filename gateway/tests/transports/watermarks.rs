@@ -39,6 +39,7 @@ fn above_the_first_mark_chat_is_not_passed_on() {
     until("the shards know of it", || {
         open.router.push_room(ROOM, "chat");
         pushed += 1;
+        // The peer reads none of it yet: the mark is looked at each second, and what comes until then must fit into its socket.
         std::thread::sleep(std::time::Duration::from_millis(10));
         dropped("chat") > 0.0
     });

@@ -52,6 +52,7 @@ async fn everything_goes_on(jump_s: i64) {
         assert!(Instant::now() < deadline, "both have a vote soon");
         assert_eq!(a.keep_up().await, epoch);
         b.keep_up().await;
+        // The pace of nodes that keep theirs up; what is waited for is the vote.
         sleep(Duration::from_millis(200)).await;
     }
     let (generation, steps) = (a.state.watch.generation(), [a.steps(), b.steps()]);
@@ -114,7 +115,7 @@ async fn a_server_that_takes_no_writes_is_away_until_it_does() {
     for (name, harm, heal) in troubles {
         server.command(harm).unwrap();
         eventually("it is away", async || node.state.watch.away().is_some_and(|why| why.contains(name))).await;
-        // Reading goes well, and makes nothing better.
+        // Reading goes well, and makes nothing better: nothing may happen here, so there is nothing to wait for.
         for _ in 0..30 {
             drop(node.state.tokens.resolve(&["t".to_owned()], node.now()).await);
             assert!(node.state.watch.away().is_some(), "{name}");
