@@ -170,6 +170,21 @@ async fn a_full_queue_refuses_and_says_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_active_room_more_than_there_may_be_is_refused_and_the_others_go_on() {
+    let house = House::with(|config| config.room.rooms_max = 2, Arc::new(TestRecords::default()), State::in_memory()).await;
+    let mut gateway = house.gateway("g1");
+    let mut rooms = Vec::new();
+    for anchor in 30_001..30_004 {
+        rooms.push(house.open(UserId(anchor)).await);
+    }
+    for room in &rooms[..2] {
+        gateway.join(*room, ALICE).await;
+    }
+    assert_eq!(gateway.refusal(ALICE, join(rooms[2], None)).await, Reason::Unavailable);
+    gateway.join(rooms[0], BOB).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn records_that_are_away_refuse_and_chat_goes_on() {
     let house = House::start().await;
     let room = house.open(ANCHOR).await;
