@@ -1,9 +1,9 @@
 //! From one gateway to another: what is said meanwhile is shown once, and nobody notices.
 
 use crate::gateway::{Gateway, Heard, ROOM, chat, connect, join_answer, login_answer};
-use crate::transports::{binary, config_of, number_of, push_number};
-use billfish_client::{Client, ClientConfig, Event, TransportKind};
-use billfish_testing::{Cluster, ClusterOptions, PATIENCE};
+use crate::transports::{binary, blocking, config_of, number_of, push_number};
+use billfish_client::{Client, ClientConfig, Event, Roots, TransportKind};
+use billfish_testing::{Certificates, Cluster, ClusterOptions, PATIENCE};
 use billfish_wire::{Body, Code, Reason};
 use std::{
     sync::{
@@ -215,5 +215,57 @@ async fn messages_said_during_a_drain_are_all_shown_once() {
         let (numbers, node) = heard.await.expect("all of it");
         assert_eq!(numbers, (1..=sent).collect::<Vec<_>>(), "each once, in order");
         assert_eq!(node, cluster.gateways[1].name());
+    }
+}
+
+/// Two real gateways with a certificate: who came by `wss` goes on by `wss`, and hears of no break. What is said on the way is shown once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_over_wss_moves_to_another_gateway_over_wss() {
+    const DURING: i64 = 50;
+    let certificates = Certificates::new();
+    let files = format!("[{{certificate = {:?}, key = {:?}}}]", certificates.certificate(), certificates.key());
+    let gateway_environment = vec![
+        ("BILLFISH__GATEWAY__LISTEN__TLS".to_owned(), "127.0.0.1:0".to_owned()),
+        ("BILLFISH__GATEWAY__TLS__CERTIFICATES".to_owned(), files),
+    ];
+    let options = ClusterOptions { gateways: 2, routers: 1, gateway_environment, ..ClusterOptions::new(binary()) };
+    let Some(cluster) = tokio::task::spawn_blocking(|| Cluster::start(options)).await.expect("it starts") else { return };
+    let api = cluster.api(0);
+    let room = blocking({
+        let api = api.clone();
+        move || api.open_room(20_001)
+    })
+    .await;
+    let roots = Roots { platform: false, more_pem: std::fs::read_to_string(certificates.authority()).expect("it is there") };
+    let address = format!("wss://{}", cluster.gateways[0].address("tls"));
+    let (client, mut events) = connect(ClientConfig { roots, ..config_of(&api, 30_001, vec![address]) });
+    client.join(room).await.expect("taken");
+    while !matches!(events.any().await, Some(Event::Joined { .. })) {}
+
+    cluster.gateways[0].terminate();
+    let pushing = tokio::task::spawn_blocking({
+        let api = api.clone();
+        move || (1..=DURING).for_each(|number| push_number(&api, room, number))
+    });
+    let (mut numbers, mut moved) = (Vec::new(), None);
+    while numbers.len() < DURING as usize || moved.is_none() {
+        match events.any().await {
+            Some(Event::Connected { node, transport, .. }) => moved = Some((node, transport)),
+            Some(Event::Push(push)) => numbers.extend(number_of(&push)),
+            Some(Event::Joined { .. } | Event::Audience { .. } | Event::InboxRead { .. }) => {}
+            other => panic!("a move is not heard of: {other:?}"),
+        }
+    }
+    pushing.await.expect("pushed");
+    assert_eq!(numbers, (1..=DURING).collect::<Vec<_>>(), "each once, in order");
+    assert_eq!(moved, Some((cluster.gateways[1].name().to_owned(), TransportKind::Wss)));
+    // The new one carries: what is said now comes by it alone.
+    blocking(move || push_number(&api, room, DURING + 1)).await;
+    loop {
+        match events.any().await {
+            Some(Event::Push(push)) => break assert_eq!(number_of(&push), Some(DURING + 1)),
+            Some(Event::Joined { .. } | Event::Audience { .. } | Event::InboxRead { .. }) => {}
+            other => panic!("a move is not heard of: {other:?}"),
+        }
     }
 }

@@ -50,7 +50,7 @@ pub(crate) fn number_of(push: &Body) -> Option<i64> {
     serde_json::from_str::<serde_json::Value>(push.data.as_deref()?).ok()?["number"].as_i64()
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("no panic")
 }
 
