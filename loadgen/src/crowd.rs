@@ -231,6 +231,9 @@ impl<'a> Crowd<'a> {
                 Helping::All { clients } => {
                     for index in clients {
                         self.on_readable(index, true);
+                        // Its turn may have passed while it was mute, and with the next one two gaps would be over: it has stopped for ten
+                        // seconds, and is not to be ended for the silence of sixty.
+                        self.keep_alive(index);
                     }
                 }
             }

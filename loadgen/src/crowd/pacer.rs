@@ -27,12 +27,19 @@ impl Crowd<'_> {
             let first = usize::try_from(self.wheel_tick % slots).expect("less than the slots");
             for index in (first..self.connections.len()).step_by(step) {
                 let is_mute = self.connections[index].client.pace == Pace::Stopped && self.lags(index);
-                if self.connections[index].client.stage == Stage::Settled && !is_mute {
-                    self.connections[index].client.keep_alive(&mut self.shared);
-                    self.await_beat(index);
-                    self.flush(index);
+                if !is_mute {
+                    self.keep_alive(index);
                 }
             }
+        }
+    }
+
+    /// Sends a heartbeat of a client that is in.
+    pub(super) fn keep_alive(&mut self, index: usize) {
+        if self.connections[index].client.stage == Stage::Settled {
+            self.connections[index].client.keep_alive(&mut self.shared);
+            self.await_beat(index);
+            self.flush(index);
         }
     }
 

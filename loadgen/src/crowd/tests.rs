@@ -191,8 +191,10 @@ fn a_stopped_client_reads_nothing_until_the_load_is_over_and_then_all_of_it() {
 fn a_stopped_client_reads_again_when_its_time_is_over() {
     let (mut crowd, streams) = lagging(Slow { stop: Duration::from_millis(300), ..STOPPED }, 2);
     push_to_all(&streams, 1);
+    assert_eq!(crowd.shared.stats.beats_sent, 0);
     turn_until(&mut crowd, |crowd| crowd.shared.stats.totals.received == 2);
     assert!(crowd.shared.now_ns >= crowd.shared.lag_from_ns + 300_000_000, "not before");
+    assert_eq!(crowd.shared.stats.beats_sent, 2, "each speaks up at once: the heartbeat that it left out may have been due");
 }
 
 #[test]
