@@ -22,7 +22,7 @@ pub(crate) mod unicast;
 use crate::{
     accounts, clock,
     crowd::{room::Load as Message, slow::Slow},
-    http::{Api, Pushed},
+    http::{Api, Counters, Pushed},
     journal::Journal,
     options::Common,
     page,
@@ -217,12 +217,12 @@ fn conduct_in(
         per_delivery: None,
         by_command,
     });
-    let measures = Measures {
+    let mut measures = Measures {
         settled,
         connect_s,
         load,
         seen,
-        counters: server.counters()?.since(&counters_from),
+        counters: Counters::default(),
         before,
         connected,
         load_from,
@@ -233,6 +233,8 @@ fn conduct_in(
         generator,
         redis,
     };
+    measures.counters = server
+        .settled_counters(&counters_from, |counters| script.slow.is_none_or(|slow| measures.lag_account(&slow, counters).is_booked()))?;
     let report = Report { series: crew.into_series(), ..measures.report(script, seed) };
     if let Some(directory) = &common.report {
         let journal = Journal { script, seed, room_ids: rooms, measures: &measures, report: &report };

@@ -260,6 +260,11 @@ pub(crate) struct LagBalance {
 }
 
 impl LagAccount {
+    /// Whether the gateway has counted all that must have happened: what arrived as written, and what was due to those who stayed as made.
+    pub(crate) fn is_booked(&self) -> bool {
+        self.class_delivered >= self.received && self.class_delivered + self.class_dropped >= self.stayed_copies
+    }
+
     /// Settles it.
     pub(crate) fn settle(&self) -> LagBalance {
         let made = self.class_delivered + self.class_dropped;
@@ -269,8 +274,8 @@ impl LagAccount {
         let unexplained = lost.saturating_sub(self.class_dropped);
         let frame_bytes = self.frame_bytes.max(1);
         let destroyed = unexplained.min(self.resets * (RESET_BYTES_MAX / frame_bytes));
-        // A message that never reached the gateway must not hide behind drops of another.
-        let never_made = self.stayed_copies.saturating_sub(made);
+        // A message that never reached the gateway must not hide behind drops of another. What arrived was made, whatever the counters say.
+        let never_made = self.stayed_copies.saturating_sub(made).min(lost);
         LagBalance {
             expected,
             destroyed,
@@ -414,6 +419,20 @@ mod tests {
         assert_eq!(never_made.settle().missing, 10, "drops do not explain copies that were never made");
         let invented = LagAccount { class_dropped: LAG.class_dropped + 7, class_delivered: LAG.class_delivered - 7, ..LAG };
         assert_eq!(invented.settle().overdropped, 7);
+    }
+
+    #[test]
+    fn counters_that_lag_behind_the_copies_invent_no_loss() {
+        let all_arrived =
+            LagAccount { stayed_copies: 20_000, class_delivered: 20_000, received: 20_000, frame_bytes: 100, ..LagAccount::default() };
+        assert!(all_arrived.is_booked());
+        // The last lap of a fan-out is written and not yet counted.
+        let early = LagAccount { class_delivered: 19_994, ..all_arrived };
+        assert!(!early.is_booked());
+        assert_eq!(early.settle(), LagBalance { expected: 20_000, ..LagBalance::default() });
+        let one_lost = LagAccount { received: 19_999, ..early };
+        assert_eq!(one_lost.settle().missing, 1, "never more than did not arrive");
+        assert!(!LagAccount { class_delivered: 19_993, class_dropped: 6, received: 19_990, ..early }.is_booked(), "one was never made");
     }
 
     #[test]

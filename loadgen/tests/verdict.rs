@@ -186,6 +186,21 @@ fn slow_readers_cannot_be_accounted_for_without_the_gateways_counters() {
 }
 
 #[test]
+fn copies_that_the_gateway_counts_late_are_waited_for_and_not_missing() {
+    let house = House::open(Fault::CountLate);
+    let admin = format!("http://{}", house.http);
+    let nobody_is_slow = ["--slow-permille", "0", "--stopped-permille", "0", "--calm-seconds", "1", "--seconds", "1"];
+    let burst = ["slow-readers", "--connections", "5", "--rate", "10", "--admin", &admin];
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let output = house.run(&[&burst[..], &nobody_is_slow, &["--report", path(&directory)]].concat());
+    let report = report(&output);
+    let figures = (&report["expected"], &report["received"], &report["missing"]);
+    assert_eq!((output.status.code(), figures), (Some(0), (&json!(100), &json!(100), &json!(0))), "{report:#}");
+    let journal = fs::read_to_string(directory.path().join("journal.jsonl")).expect("it was written");
+    assert!(journal.contains(r#""delivered":{"chat":100}"#), "the counters are read again until they have it all: {journal}");
+}
+
+#[test]
 fn a_doubled_copy_fails_the_run() {
     let output = House::open(Fault::DoubleOne).run(&["room-burst", "--connections", "5", "--rate", "10", "--seconds", "1"]);
     let report = report(&output);
@@ -253,6 +268,8 @@ enum Fault {
     LieOnce,
     /// A login is refused.
     RefuseOne,
+    /// Copies are counted as written some looks at the counters after they were.
+    CountLate,
 }
 
 struct House {
@@ -270,6 +287,10 @@ struct State {
     dropped: u64,
     /// Copies asked for, each with a write of its own.
     copies: u64,
+    /// Of these, counted as delivered.
+    counted: u64,
+    copies_looked_at: u64,
+    looks_at_new: u32,
     fault_done: bool,
 }
 
@@ -359,14 +380,28 @@ fn answer_http(path: &str, body: &Value, state: &mut State, fault: Fault) -> Str
             }
             json!({ "accepted": 1, "seq": seq }).to_string()
         }
-        "/metrics" => format!(
-            "gateway_frames_dropped_total{{class=\"chat\",reason=\"backlog\"}} {}\ngateway_copies_total {copies}\ngateway_fanout_sends_total {copies}\n",
-            state.dropped,
-            copies = state.copies
-        ),
+        "/metrics" => metrics(state, fault),
         _ => String::new(),
     }
 }
+
+fn metrics(state: &mut State, fault: Fault) -> String {
+    let (copies, dropped) = (state.copies, state.dropped);
+    if fault != Fault::CountLate || state.looks_at_new == LATE_LOOKS {
+        state.counted = copies - dropped;
+    }
+    // Looks after which nothing new had come: those of a run that is over.
+    state.looks_at_new = if state.copies_looked_at == copies { state.looks_at_new + 1 } else { 0 };
+    state.copies_looked_at = copies;
+    format!(
+        "gateway_frames_dropped_total{{class=\"chat\",reason=\"backlog\"}} {dropped}\ngateway_deliveries_total{{class=\"chat\"}} {}\n\
+         gateway_copies_total {copies}\ngateway_fanout_sends_total {copies}\n",
+        state.counted
+    )
+}
+
+/// Looks at the counters for which a house that counts late has not counted.
+const LATE_LOOKS: u32 = 3;
 
 const LIE: &str = "nothing was sent";
 
@@ -393,7 +428,7 @@ fn push(body: &Value, state: &mut State, fault: Fault) -> i64 {
         let copies = match fault {
             Fault::LoseOne | Fault::DropOne if is_faulty => 0,
             Fault::DoubleOne if is_faulty => 2,
-            Fault::None | Fault::LoseOne | Fault::DropOne | Fault::DoubleOne | Fault::LieOnce | Fault::RefuseOne => 1,
+            Fault::None | Fault::LoseOne | Fault::DropOne | Fault::DoubleOne | Fault::LieOnce | Fault::RefuseOne | Fault::CountLate => 1,
         };
         state.copies += 1;
         state.dropped += u64::from(fault == Fault::DropOne && is_faulty);

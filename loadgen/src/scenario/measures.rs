@@ -58,9 +58,9 @@ impl Measures {
     }
 
     /// The account of a run with slow readers.
-    pub(crate) fn lag_account(&self, script: &SlowScript) -> LagAccount {
+    pub(crate) fn lag_account(&self, script: &SlowScript, counters: &Counters) -> LagAccount {
         let class = script.class.label();
-        let of_class = |name| self.counters.by_label(name, "class", Some(("class", class))).values().sum();
+        let of_class = |name| counters.by_label(name, "class", Some(("class", class))).values().sum();
         let mut account = LagAccount {
             resets: self.seen.resets,
             class_delivered: of_class(http::DELIVERED),
@@ -100,7 +100,7 @@ impl Measures {
 
     pub(super) fn report(&self, script: &Script, seed: u64) -> Report {
         let Self { settled, load, seen, .. } = self;
-        let lag = script.slow.map(|slow| (slow, self.lag_account(&slow).settle()));
+        let lag = script.slow.map(|slow| (slow, self.lag_account(&slow, &self.counters).settle()));
         let (sent, balance, latency) = self.balance(script, lag.map(|(_, balance)| balance));
         let Balance { expected, received, dropped, missing } = balance;
         let span_s = number(seen.last_copy_ns.saturating_sub(load.first_ns)) / 1e9;

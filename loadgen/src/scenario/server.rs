@@ -4,9 +4,16 @@ use crate::{http::Counters, options::Common, scenario::WrongUse, transport::Tran
 use anyhow::Result;
 use serde::Deserialize;
 use std::{
-    fs,
+    fs, mem,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    thread,
+    time::{Duration, Instant},
 };
+
+/// A copy is counted within milliseconds of its write, on a busy machine within tens of them; other traffic may never stand still.
+const SETTLE_MAX: Duration = Duration::from_secs(3);
+/// Between two looks at counters that may still move.
+const SETTLE_STEP: Duration = Duration::from_millis(100);
 
 /// Where the server is.
 #[derive(Clone, Debug)]
@@ -70,6 +77,21 @@ impl Server {
             sum.add(Counters::read(admin)?);
         }
         Ok(sum)
+    }
+
+    /// What they have counted since `from`, once that stands still and `is_whole`. A gateway counts copies after it has written them, so the last
+    /// ones may have arrived before they are counted. What never becomes whole is handed out as it is, after a bounded time.
+    pub(super) fn settled_counters(&self, from: &Counters, is_whole: impl Fn(&Counters) -> bool) -> Result<Counters> {
+        let deadline = Instant::now() + SETTLE_MAX;
+        let mut counted = self.counters()?.since(from);
+        while !self.admin.is_empty() && Instant::now() < deadline {
+            thread::sleep(SETTLE_STEP);
+            let before = mem::replace(&mut counted, self.counters()?.since(from));
+            if before == counted && is_whole(&counted) {
+                break;
+            }
+        }
+        Ok(counted)
     }
 }
 
