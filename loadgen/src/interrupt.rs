@@ -1,8 +1,10 @@
-//! SIGINT and SIGTERM during a run: the first is an order to clear up - the terminal, the workers, the rooms -, a second ends the process.
+//! SIGINT and SIGTERM during a run: the first is an order to clear up - the terminal, the workers, the rooms - and to tell what was measured so
+//! far; a second ends the process.
 //!
-//! Outside a run a signal does what it does to any program.
+//! Outside a run a signal does what it does to any program. A terminal sends its signals to the worker processes too: they hold them as well, and
+//! end when their parent says so or is gone.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
@@ -15,6 +17,12 @@ use std::sync::{
 /// As long as it lives the first signal is remembered instead of obeyed.
 #[derive(Debug)]
 pub(crate) struct Interrupt {
+    signal: Signal,
+}
+
+/// Whether a signal came, for whoever wants to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Signal {
     ends_at_once: Arc<AtomicBool>,
 }
 
@@ -31,18 +39,31 @@ impl Interrupt {
             }
         };
         ends_at_once.store(false, SeqCst);
-        Ok(Self { ends_at_once })
+        Ok(Self { signal: Signal { ends_at_once } })
     }
 
+    /// For whoever wants to know of one.
+    pub(crate) fn signal(&self) -> Signal {
+        self.signal.clone()
+    }
+}
+
+impl Signal {
     /// Whether one came.
     pub(crate) fn came(&self) -> bool {
         self.ends_at_once.load(SeqCst)
+    }
+
+    /// An error when one came.
+    pub(crate) fn check(&self) -> Result<()> {
+        ensure!(!self.came(), "interrupted");
+        Ok(())
     }
 }
 
 impl Drop for Interrupt {
     fn drop(&mut self) {
-        self.ends_at_once.store(true, SeqCst);
+        self.signal.ends_at_once.store(true, SeqCst);
     }
 }
 

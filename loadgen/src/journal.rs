@@ -356,7 +356,7 @@ impl Journal<'_> {
     }
 
     fn gateway(&self) -> GatewayLine {
-        let counters = &self.measures.counters;
+        let Some(counters) = &self.measures.counters else { return GatewayLine::default() };
         GatewayLine {
             copies: counters.sum(crate::http::COPIES),
             delivered: counters.by_label(crate::http::DELIVERED, "class", None),

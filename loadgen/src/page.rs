@@ -13,6 +13,7 @@ mod plot;
 mod scale;
 
 use crate::{
+    journal,
     probe::Limit,
     report::{Detail, Report, Spread, Tail, number},
     series::{Measured, Point},
@@ -22,11 +23,42 @@ use charts::Charts;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use origin::Origin;
 use serde::Serialize;
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, OpenOptions},
+    io,
+    path::Path,
+};
 
 const STYLE: &str = include_str!("page/style.css");
 /// Nothing may be fetched and nothing run, whoever wrote what stands in the page.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
+
+/// Makes the directory of a report where it is missing, and finds out whether a report can be written there.
+///
+/// # Errors
+/// When it cannot.
+pub(crate) fn prepare(directory: &Path) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    // A name that no other run takes.
+    let trial = directory.join(format!(".loadgen-{}", std::process::id()));
+    OpenOptions::new().write(true).create(true).truncate(true).open(&trial)?;
+    fs::remove_file(&trial)?;
+    for name in [JSON, SERIES, PAGE, journal::FILE] {
+        match OpenOptions::new().append(true).open(directory.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io::Error::new(error.kind(), format!("{name}: {error}"))),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// The figures.
+const JSON: &str = "report.json";
+/// The plots as numbers.
+const SERIES: &str = "series.json";
+/// To read.
+const PAGE: &str = "report.html";
 
 /// Writes `report.json` with the given text, `series.json` and `report.html` into a directory, which is made where it is missing.
 ///
@@ -35,9 +67,9 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 pub(crate) fn keep(directory: &Path, report: &Report, json: &str) -> io::Result<()> {
     let origin = Origin::here();
     fs::create_dir_all(directory)?;
-    fs::write(directory.join("report.json"), json)?;
-    fs::write(directory.join("series.json"), serde_json::to_string(&Kept::of(report, &origin)).map_err(io::Error::from)?)?;
-    fs::write(directory.join("report.html"), document(report, &origin).into_string())
+    fs::write(directory.join(JSON), json)?;
+    fs::write(directory.join(SERIES), serde_json::to_string(&Kept::of(report, &origin)).map_err(io::Error::from)?)?;
+    fs::write(directory.join(PAGE), document(report, &origin).into_string())
 }
 
 /// `series.json`: what the plots show, to compute with.

@@ -10,7 +10,7 @@
 //! What the loop would reach at a joining between two measured ones: the cost of a send hardly depends on how many frames are in it, so the
 //! cost, not the rate, is drawn as a straight line between the two, over the joining; beyond the last it stays.
 
-use crate::{clock, report};
+use crate::{clock, interrupt::Signal, report};
 use anyhow::{Context, Result, bail, ensure};
 use mio::{Events, Interest, Poll, Token};
 use serde::Serialize;
@@ -134,8 +134,8 @@ impl Limit {
     }
 }
 
-/// Measures each joining, with receivers in a child process.
-pub(crate) fn measure(sockets: usize, frame_bytes: usize, joinings: &[usize], effort: Effort) -> Result<Limit> {
+/// Measures each joining, with receivers in a child process. `interrupt`: what ends it early, where signals are held.
+pub(crate) fn measure(sockets: usize, frame_bytes: usize, joinings: &[usize], effort: Effort, interrupt: Option<&Signal>) -> Result<Limit> {
     let listener = TcpListener::bind("127.0.0.1:0").context("no listening socket")?;
     let executable = std::env::current_exe().context("this executable has no path to start it again from")?;
     let child = Command::new(executable)
@@ -147,7 +147,9 @@ pub(crate) fn measure(sockets: usize, frame_bytes: usize, joinings: &[usize], ef
         .spawn()
         .context("the receivers' process could not be started")?;
     let _receivers = Receivers(child);
-    send(&listener, sockets, frame_bytes, joinings, effort)
+    let goes_on = || interrupt.map_or(Ok(()), Signal::check);
+    // A terminal's signal ends the receivers too: that they went away is then no news.
+    send(&listener, sockets, frame_bytes, joinings, effort, &goes_on).map_err(|error| goes_on().err().unwrap_or(error))
 }
 
 /// The receivers end with the run, however it ends.
@@ -161,16 +163,24 @@ impl Drop for Receivers {
 }
 
 /// The sending side: accepts one control connection, then the receivers.
-fn send(listener: &TcpListener, sockets: usize, frame_bytes: usize, joinings: &[usize], effort: Effort) -> Result<Limit> {
-    let mut control = accept(listener)?;
+fn send(
+    listener: &TcpListener,
+    sockets: usize,
+    frame_bytes: usize,
+    joinings: &[usize],
+    effort: Effort,
+    goes_on: &dyn Fn() -> Result<()>,
+) -> Result<Limit> {
+    let mut control = accept(listener, goes_on)?;
     control.set_read_timeout(Some(ROUND_MAX))?;
     let mut members = Vec::with_capacity(sockets);
     for _ in 0..sockets {
-        members.push(accept(listener)?);
+        members.push(accept(listener, goes_on)?);
     }
     let mut runs = vec![Vec::new(); joinings.len()];
     for _ in 0..effort.runs {
         for (joined, runs) in joinings.iter().zip(&mut runs) {
+            goes_on()?;
             let burst = vec![b'x'; frame_bytes * joined];
             runs.push(run(&mut members, &mut control, &burst, effort.run)?);
         }
@@ -204,7 +214,7 @@ fn round(members: &mut [TcpStream], control: &mut TcpStream, burst: &[u8]) -> Re
 }
 
 /// Accepts within the time of a round: a receiver that never comes must not hang the run.
-fn accept(listener: &TcpListener) -> Result<TcpStream> {
+fn accept(listener: &TcpListener, goes_on: &dyn Fn() -> Result<()>) -> Result<TcpStream> {
     listener.set_nonblocking(true)?;
     let deadline = Instant::now() + ROUND_MAX;
     loop {
@@ -216,6 +226,7 @@ fn accept(listener: &TcpListener) -> Result<TcpStream> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 ensure!(Instant::now() < deadline, "the receivers did not connect within {ROUND_MAX:?}");
+                goes_on()?;
                 std::thread::sleep(Duration::from_micros(200));
             }
             Err(error) => return Err(error).context("a receiver could not be accepted"),
@@ -318,7 +329,7 @@ mod tests {
         let receivers = thread::spawn(move || drain(address, 20));
         let effort = Effort { runs: 3, run: Duration::from_millis(5) };
         // The receivers count bytes and answer a round only when all of it is there.
-        let limit = send(&listener, 20, 120, &[1, 64], effort).expect("the loop runs");
+        let limit = send(&listener, 20, 120, &[1, 64], effort, &|| Ok(())).expect("the loop runs");
         assert_eq!(limit.rows.iter().map(|row| (row.joined, row.runs)).collect::<Vec<_>>(), [(1, 3), (64, 3)]);
         for row in &limit.rows {
             assert!(row.sends >= 60 && row.sends % 20 == 0, "whole rounds only, at least one a run: {row:?}");

@@ -125,6 +125,12 @@ pub(crate) struct Detail {
     /// What Redis had to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) redis: Option<RedisLoad>,
+    /// What was to be measured and was not, and why: a server that is gone by the end of the run has no CPU time to read.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) unmeasured: BTreeMap<String, String>,
+    /// A signal ended it early; the figures are those of the time until then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) interrupted: bool,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -167,6 +173,9 @@ pub(crate) struct SlowReport {
     pub(crate) closes: BTreeMap<String, u64>,
     /// Drops of the load's class, by reason.
     pub(crate) dropped: BTreeMap<String, u64>,
+    /// The gateway's counters could not be read, so that these two are empty.
+    #[serde(skip)]
+    pub(crate) uncounted: bool,
     /// Written by the gateway, and destroyed by a reset before they were read.
     pub(crate) destroyed: u64,
     /// Counted as dropped and yet received: the gateway's counters are wrong.
@@ -203,7 +212,7 @@ impl SlowReport {
             problems.push(format!("{} drops were counted of copies that arrived", self.overdropped));
         }
         let (ended, counted) = (self.given_up.values().sum::<u64>(), self.closes.values().sum::<u64>());
-        if ended != counted {
+        if ended != counted && !self.uncounted {
             problems.push(format!(
                 "{ended} slow clients lost their connection, and the gateway counts {counted} ended for slowness or silence"
             ));
@@ -310,6 +319,9 @@ impl Report {
     /// What went wrong; empty when nothing did.
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
+        if self.detail.interrupted {
+            problems.push("interrupted: these are the figures until then".to_owned());
+        }
         let mut check = |count: u64, text: &str| {
             if count > 0 {
                 problems.push(format!("{count} {text}"));
@@ -329,6 +341,7 @@ impl Report {
             check(self.duplicates, "copies came twice");
         }
         problems.extend(self.detail.slow.iter().flat_map(SlowReport::problems));
+        problems.extend(self.detail.unmeasured.iter().map(|(what, why)| format!("not measured: {what}: {why}")));
         problems
     }
 }
@@ -498,6 +511,11 @@ mod tests {
             Report { logins_failed: 1, ..clean() },
             Report { detail: Detail { strays: 1, ..Detail::default() }, ..clean() },
             Report { detail: Detail { unsent: 1, ..Detail::default() }, ..clean() },
+            Report { detail: Detail { interrupted: true, ..Detail::default() }, ..clean() },
+            Report {
+                detail: Detail { unmeasured: BTreeMap::from([("CPU time".to_owned(), "no process".to_owned())]), ..Detail::default() },
+                ..clean()
+            },
             Report { detail: Detail { lost: BTreeMap::from([("reset".to_owned(), 1)]), ..Detail::default() }, ..clean() },
         ];
         for fault in faults {

@@ -23,6 +23,7 @@ use crate::{
     accounts, clock,
     crowd::{room::Load as Message, slow::Slow},
     http::{Api, Counters, Pushed},
+    interrupt::{Interrupt, Signal},
     journal::Journal,
     options::Common,
     page,
@@ -138,9 +139,49 @@ impl Script {
     }
 }
 
+/// A run that is over.
+pub(crate) struct Run {
+    script: Script,
+    seed: u64,
+    /// Of the plan.
+    rooms: Vec<i64>,
+    measures: Measures,
+    report: Report,
+    /// Signals are remembered until the figures are where they belong.
+    _held: Interrupt,
+}
+
+/// Figures that could not be read when their time had come, and why. The run goes on without them: what else it measures is not lost.
+#[derive(Debug, Default)]
+struct Unmeasured(BTreeMap<String, String>);
+
+impl Unmeasured {
+    /// A reading, where there is one.
+    fn take<T>(&mut self, what: &str, reading: Result<T>) -> Option<T> {
+        // The first reason is the one that matters.
+        reading.map_err(|error| self.0.entry(what.to_owned()).or_insert_with(|| format!("{error:#}"))).ok()
+    }
+
+    fn server(&mut self, common: &Common) -> Option<Usage> {
+        self.take("CPU time and memory of the server", Usage::of(&common.server_pid)).flatten()
+    }
+
+    fn beside(&mut self, common: &Common) -> Option<BTreeMap<String, f64>> {
+        self.take("CPU time of the processes beside", cpu_by_name(&common.beside))
+    }
+
+    fn counters(&mut self, reading: Result<Counters>) -> Option<Counters> {
+        self.take("the gateway's counters", reading)
+    }
+
+    fn generator(&mut self, crew: &Crew) -> Option<Usage> {
+        self.take("CPU time of the load generator", Usage::of(&crew.pids())).flatten()
+    }
+}
+
 /// Runs one scenario: `load` is what happens between the last join and the drain.
-pub(crate) fn conduct(common: &Common, script: &Script, load: impl FnOnce(&mut Crew, &Api) -> Result<Load>) -> Result<Report> {
-    let script = &Script { transport: common.transport, ..*script };
+pub(crate) fn conduct(common: &Common, script: &Script, load: impl FnOnce(&mut Crew, &Api) -> Result<Load>) -> Result<Run> {
+    let script = Script { transport: common.transport, ..*script };
     if common.connections == 0 {
         bail!(WrongUse("--connections must be at least 1".to_owned()));
     }
@@ -148,25 +189,35 @@ pub(crate) fn conduct(common: &Common, script: &Script, load: impl FnOnce(&mut C
     if script.slow.is_some() && server.admin.is_empty() {
         bail!(WrongUse(format!("{} needs --admin or --ports-file: the account is made of the gateway's counters too", script.name)));
     }
+    // What is found out now costs no run.
+    if let Some(directory) = &common.report {
+        page::prepare(directory).map_err(|error| WrongUse(format!("--report {}: {error}", directory.display())))?;
+    }
+    Usage::of(&common.server_pid).map_err(|error| WrongUse(format!("--server-pid: {error:#}")))?;
+    cpu_by_name(&common.beside).map_err(|error| WrongUse(format!("--beside: {error:#}")))?;
+    server.counters().context("--admin")?;
+    let held = Interrupt::hold()?;
     let seed = common.seed.unwrap_or_else(|| clock::now_ns() >> 20);
     let api = Api::new(&server.http, &server.api_key);
     let rooms = accounts::open_rooms(&api, seed, script.rooms)
         .with_context(|| format!("is the server running? It should answer on {} (start it with: cargo run --release)", server.http))?;
-    let outcome = conduct_in(common, script, &server, seed, &rooms, &api, load);
+    let outcome = conduct_in(common, &script, &server, seed, &rooms, &api, &held.signal(), load);
     if let Err(error) = accounts::close_rooms(&api, seed, &rooms) {
         note(&format!("{error:#}"));
     }
-    let mut report = outcome?;
+    let (measures, mut report) = outcome?;
     // A report that is kept states its own ceiling: the figures of two machines, or of two days of one, are compared by it.
-    if common.limit || common.report.is_some() {
+    if (common.limit || common.report.is_some()) && !report.detail.interrupted {
         // The run is over and paid for: its figures are not lost with those of the probe.
-        if let Err(error) = ceiling::add(&mut report) {
+        if let Err(error) = ceiling::add(&mut report, &held.signal()) {
             note(&format!("the limit was not measured: {error:#}"));
+            report.detail.interrupted = held.signal().came();
         }
     }
-    Ok(report)
+    Ok(Run { script, seed, rooms, measures, report, _held: held })
 }
 
+#[expect(clippy::too_many_arguments, reason = "what a run is made of")]
 fn conduct_in(
     common: &Common,
     script: &Script,
@@ -174,42 +225,46 @@ fn conduct_in(
     seed: u64,
     rooms: &[i64],
     api: &Api,
+    interrupt: &Signal,
     load: impl FnOnce(&mut Crew, &Api) -> Result<Load>,
-) -> Result<Report> {
-    let mut crew = Crew::assemble(common, server, &plans(common, server, seed, rooms, script)?)?;
+) -> Result<(Measures, Report)> {
+    let mut crew = Crew::assemble(common, server, &plans(common, server, seed, rooms, script)?, interrupt.clone())?;
     crew.wait_prepared()?;
     let redis = if common.redis.is_empty() { None } else { Some(redis::Watch::start(common.redis.clone())?) };
-    let before = Usage::of(&common.server_pid)?;
-    let beside_before = cpu_by_name(&common.beside)?;
+    let mut unmeasured = Unmeasured::default();
+    let before = unmeasured.server(common);
+    let beside_before = unmeasured.beside(common);
     let connect_began = Instant::now();
     let settled = crew.connect(Duration::from_secs(u64::from(common.connect_max)) + LOGIN_TIMEOUT + REPORT_MAX)?;
     let connect_s = connect_began.elapsed().as_secs_f64();
-    let connected = Usage::of(&common.server_pid)?;
-    let beside_connected = cpu_by_name(&common.beside)?;
+    let connected = unmeasured.server(common);
+    let beside_connected = unmeasured.beside(common);
     crew.rest(REST)?;
 
-    let counters_from = server.counters()?;
-    let load_from = Usage::of(&common.server_pid)?;
-    let beside_from = cpu_by_name(&common.beside)?;
-    let generator_from = Usage::of(&crew.pids())?.unwrap_or_default();
+    let counters_from = unmeasured.counters(server.counters());
+    let load_from = unmeasured.server(common);
+    let beside_from = unmeasured.beside(common);
+    let generator_from = unmeasured.generator(&crew);
     let memory = script.slow.filter(|_| !common.server_pid.is_empty()).map(|_| MemoryPeak::watch(common.server_pid.clone()));
-    let commands_from = redis.as_ref().map(|_| redis::commands(&common.redis)).transpose()?;
+    let commands_from = redis.as_ref().and_then(|_| unmeasured.take("commands of Redis", redis::commands(&common.redis)));
     let connect_peak_per_s = redis.as_ref().map_or(0, redis::Watch::take_peak_per_s);
     crew.begin();
     let load = load(&mut crew, api)?;
-    let held = Usage::of(&common.server_pid)?;
-    let generator_held = Usage::of(&crew.pids())?.unwrap_or_default();
+    let held = unmeasured.server(common);
+    let generator_held = unmeasured.generator(&crew);
     let seen = crew.finish(&load.accepted)?;
     // A worker process that has reported still is an entry of /proc: it is waited for when the crew is dropped.
-    let generator = GeneratorReport {
+    let generator_after = unmeasured.generator(&crew);
+    let generator = generator_from.zip(generator_held).zip(generator_after).map(|((from, held), after)| GeneratorReport {
         processes: crew.pids().len(),
-        cpu_s: (Usage::of(&crew.pids())?.unwrap_or_default() - generator_from).cpu_s,
+        cpu_s: (after - from).cpu_s,
         cpu_us_per_copy: None,
-        rss_bytes: generator_held.rss_bytes,
-    };
-    let after = Usage::of(&common.server_pid)?;
-    let beside_after = cpu_by_name(&common.beside)?;
-    let called = commands_from.map(|from| Ok::<_, anyhow::Error>(redis::between(&from, &redis::commands(&common.redis)?))).transpose()?;
+        rss_bytes: held.rss_bytes,
+    });
+    let after = unmeasured.server(common);
+    let beside_after = unmeasured.beside(common);
+    let commands_after = redis.as_ref().and_then(|_| unmeasured.take("commands of Redis", redis::commands(&common.redis)));
+    let called = commands_from.zip(commands_after).map(|(from, after)| redis::between(&from, &after));
     let redis = called.zip(redis.as_ref()).map(|(by_command, watch)| RedisLoad {
         commands: by_command.values().sum(),
         peak_per_s: watch.take_peak_per_s(),
@@ -222,7 +277,7 @@ fn conduct_in(
         connect_s,
         load,
         seen,
-        counters: Counters::default(),
+        counters: None,
         before,
         connected,
         load_from,
@@ -232,15 +287,16 @@ fn conduct_in(
         memory_peak_bytes: memory.map(MemoryPeak::end),
         generator,
         redis,
+        unmeasured: BTreeMap::new(),
+        is_cut_short: crew.is_cut_short(),
     };
-    measures.counters = server
-        .settled_counters(&counters_from, |counters| script.slow.is_none_or(|slow| measures.lag_account(&slow, counters).is_booked()))?;
-    let report = Report { series: crew.into_series(), ..measures.report(script, seed) };
-    if let Some(directory) = &common.report {
-        let journal = Journal { script, seed, room_ids: rooms, measures: &measures, report: &report };
-        journal.write(directory).with_context(|| format!("--report {}", directory.display()))?;
+    if let Some(from) = &counters_from {
+        let is_whole = |counters: &Counters| script.slow.is_none_or(|slow| measures.lag_account(&slow, counters).is_booked());
+        measures.counters = unmeasured.counters(server.settled_counters(from, is_whole));
     }
-    Ok(report)
+    measures.unmeasured = unmeasured.0;
+    let report = Report { series: crew.into_series(), ..measures.report(script, seed) };
+    Ok((measures, report))
 }
 
 /// Waits out a load that the workers make by themselves.
@@ -250,23 +306,33 @@ pub(crate) fn let_run(crew: &mut Crew, seconds: u32) -> Result<Load> {
     Ok(Load { first_ns, seconds: began.elapsed().as_secs_f64(), ..Load::default() })
 }
 
-/// Prints the result and keeps it where it was asked for; `false` when the run found something wrong.
-pub(crate) fn publish(common: &Common, report: &Report) -> Result<bool> {
+/// Prints the result, then keeps it where it was asked for: what cannot be written any more was at least seen. `false` when the run found something
+/// wrong.
+pub(crate) fn publish(common: &Common, run: &Run) -> Result<bool> {
+    let Run { script, seed, rooms, measures, report, .. } = run;
     let json = serde_json::to_string(report).context("a report is plain data")?;
-    if let Some(directory) = &common.report {
-        page::keep(directory, report, &json).with_context(|| format!("--report {}", directory.display()))?;
-    }
-    let mut output = io::stdout().lock();
-    if common.json {
-        writeln!(output, "{json}")?;
-    } else {
-        write!(output, "{report}")?;
-    }
+    let printed = print(common, report, &json);
     let problems = report.problems();
     for problem in &problems {
         note(problem);
     }
+    if let Some(directory) = &common.report {
+        let journal = Journal { script, seed: *seed, room_ids: rooms, measures, report };
+        let kept = journal.write(directory).and_then(|()| page::keep(directory, report, &json));
+        kept.with_context(|| format!("--report {}", directory.display()))?;
+    }
+    printed.context("standard output")?;
     Ok(problems.is_empty())
+}
+
+fn print(common: &Common, report: &Report, json: &str) -> io::Result<()> {
+    let mut output = io::stdout().lock();
+    if common.json {
+        writeln!(output, "{json}")?
+    } else {
+        write!(output, "{report}")?
+    }
+    output.flush()
 }
 
 /// A line on standard error; when that is closed there is nobody to tell.

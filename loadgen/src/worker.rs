@@ -16,6 +16,7 @@ use crate::{
         slow::{Pace, PaceLatencies, Slow},
     },
     http::Api,
+    interrupt::Interrupt,
     latency::Latencies,
     series::Interval,
     tally::{MessageTally, Totals},
@@ -542,6 +543,8 @@ impl Drop for Worker {
 /// # Errors
 /// As [`run`]; the parent is told as well.
 pub(crate) fn serve() -> Result<()> {
+    // A terminal tells the workers too, and the parent needs their reports: it says when to end.
+    let _held = Interrupt::hold()?;
     let mut lines = BufReader::new(io::stdin()).lines();
     let plan = lines.next().context("no plan on standard input; this command is for loadgen itself")??;
     let plan: Plan = serde_json::from_str(&plan).context("the plan on standard input is not one; this command is for loadgen itself")?;

@@ -1,13 +1,14 @@
 //! The workers as the parent holds them: told what to do, listened to, and looked at while they do it.
 //!
-//! - Every wait has a deadline, and an interrupt ends it.
+//! - Every wait has a deadline. An interrupt ends the run before the load, cuts the load short, and changes nothing behind it: the drain and the
+//!   reports have deadlines of their own.
 //! - The view and the series are fed on the way, whatever is waited for.
 
 use crate::{
     clock,
     crowd::room::Load as Message,
     http::Pushed,
-    interrupt::Interrupt,
+    interrupt::Signal,
     live::LiveView,
     options::Common,
     sampler::Sampler,
@@ -32,7 +33,9 @@ const HEAR_MAX: Duration = Duration::from_millis(200);
 pub(crate) struct Crew {
     /// First: it is cleared before anything that may take its time, or speak, ends.
     view: LiveView,
-    interrupt: Interrupt,
+    interrupt: Signal,
+    stage: Stage,
+    is_cut_short: bool,
     workers: Vec<Worker>,
     heard: Receiver<Heard>,
     sender: Sender<Heard>,
@@ -46,9 +49,19 @@ pub(crate) struct Crew {
     pub(crate) workers_of_room: Vec<u32>,
 }
 
+/// What an interrupt means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Nothing was measured yet that is worth telling: the end.
+    Coming,
+    /// The load is over.
+    Load,
+    /// Nothing: what was measured is being collected.
+    Closing,
+}
+
 impl Crew {
-    pub(super) fn assemble(common: &Common, server: &Server, plans: &[Plan]) -> Result<Self> {
-        let interrupt = Interrupt::hold()?;
+    pub(super) fn assemble(common: &Common, server: &Server, plans: &[Plan], interrupt: Signal) -> Result<Self> {
         let (sender, heard) = mpsc::channel();
         let mut workers = Vec::with_capacity(plans.len());
         for (index, plan) in plans.iter().enumerate() {
@@ -65,6 +78,8 @@ impl Crew {
         Ok(Self {
             view: LiveView::begin(is_watched, common.connections, workers.len()),
             interrupt,
+            stage: Stage::Coming,
+            is_cut_short: false,
             sampler: Sampler::start(common.server_pid.clone(), own, admin)?,
             series: Series::default(),
             progress: vec![(0, 0); workers.len()],
@@ -132,6 +147,11 @@ impl Crew {
         [std::process::id()].into_iter().chain(self.workers.iter().filter_map(Worker::pid)).collect()
     }
 
+    /// Whether an interrupt has ended the load before its time.
+    pub(crate) fn is_cut_short(&self) -> bool {
+        self.is_cut_short
+    }
+
     /// Listens to progress, and nothing else, for a while.
     pub(crate) fn rest(&mut self, time: Duration) -> Result<()> {
         let until = Instant::now() + time;
@@ -142,10 +162,11 @@ impl Crew {
     pub(super) fn begin(&mut self) {
         self.view.phase("load");
         self.series.mark(clock::now_ns(), Step::Load);
+        self.stage = Stage::Load;
         self.order(&Order::Begin);
     }
 
-    /// The next thing that concerns the load; `None` when `until` has come.
+    /// The next thing that concerns the load; `None` when `until` has come, and once when the load is cut short.
     pub(crate) fn next_event(&mut self, until: Instant) -> Result<Option<Event>> {
         loop {
             match self.hear(until)? {
@@ -161,6 +182,7 @@ impl Crew {
 
     pub(super) fn finish(&mut self, accepted: &[u32]) -> Result<WorkerReport> {
         self.view.phase("draining");
+        self.stage = Stage::Closing;
         self.series.mark(clock::now_ns(), Step::Drain);
         let deadline = Instant::now() + REPORT_MAX;
         self.order(&Order::Finish { accepted: accepted.to_vec() });
@@ -186,18 +208,28 @@ impl Crew {
         }
     }
 
-    /// The next thing heard, `None` at `until`; what is for the view and the plots alone is taken on the way.
+    /// The next thing heard, `None` at `until` or when the load is cut short; what is for the view and the plots alone is taken on the way.
     fn hear(&mut self, until: Instant) -> Result<Option<Heard>> {
         loop {
+            match self.stage {
+                Stage::Coming => self.interrupt.check()?,
+                Stage::Load if self.interrupt.came() && !self.is_cut_short => {
+                    self.is_cut_short = true;
+                    return Ok(None);
+                }
+                Stage::Load | Stage::Closing => {}
+            }
             let wait = until.saturating_duration_since(Instant::now()).min(HEAR_MAX);
             let heard = self.heard.recv_timeout(wait);
-            // Before anything else: worker processes that the same signal ended are no fault.
-            if self.interrupt.came() {
-                bail!("interrupted");
-            }
             self.take_looks();
             match heard {
-                Ok(Heard::News(_, News::Failed(cause))) => bail!("{cause}"),
+                Ok(Heard::News(_, News::Failed(cause))) => {
+                    // A worker process that the same signal met as it began is no fault.
+                    if self.stage == Stage::Coming {
+                        self.interrupt.check()?;
+                    }
+                    bail!("{cause}")
+                }
                 Ok(Heard::News(worker, News::Progress { settled, received })) => self.on_progress(worker, settled, received),
                 Ok(Heard::News(_, News::Interval(interval))) => {
                     self.view.interval(&interval);

@@ -10,6 +10,6 @@ use anyhow::Result;
 /// Runs it.
 pub(crate) fn run(options: &Echo) -> Result<bool> {
     let script = Script::new("echo", Activity::Echo { per_s: options.rate });
-    let report = conduct(&options.common, &script, |crew, _| let_run(crew, options.seconds))?;
-    publish(&options.common, &report)
+    let run = conduct(&options.common, &script, |crew, _| let_run(crew, options.seconds))?;
+    publish(&options.common, &run)
 }

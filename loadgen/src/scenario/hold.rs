@@ -10,6 +10,6 @@ use anyhow::Result;
 /// Runs it.
 pub(crate) fn run(options: &Hold) -> Result<bool> {
     let script = Script { rooms: options.rooms, ..Script::new("hold", Activity::Listen) };
-    let report = conduct(&options.common, &script, |crew, _| let_run(crew, options.seconds))?;
-    publish(&options.common, &report)
+    let run = conduct(&options.common, &script, |crew, _| let_run(crew, options.seconds))?;
+    publish(&options.common, &run)
 }

@@ -25,8 +25,8 @@ pub(crate) struct Measures {
     pub(super) connect_s: f64,
     pub(crate) load: Load,
     pub(crate) seen: WorkerReport,
-    /// Since the load began.
-    pub(crate) counters: Counters,
+    /// Since the load began; `None`: not read.
+    pub(crate) counters: Option<Counters>,
     /// The servers before anyone connected, with everyone in, when the load began, when it was over, and after the drain.
     pub(super) before: Option<Usage>,
     pub(super) connected: Option<Usage>,
@@ -34,10 +34,14 @@ pub(crate) struct Measures {
     pub(super) held: Option<Usage>,
     pub(super) after: Option<Usage>,
     /// CPU seconds by name at the same times, but for `held`.
-    pub(super) beside: [BTreeMap<String, f64>; 4],
+    pub(super) beside: [Option<BTreeMap<String, f64>>; 4],
     pub(super) memory_peak_bytes: Option<u64>,
-    pub(super) generator: GeneratorReport,
+    pub(super) generator: Option<GeneratorReport>,
     pub(super) redis: Option<RedisLoad>,
+    /// What was to be measured and was not, and why.
+    pub(super) unmeasured: BTreeMap<String, String>,
+    /// The load was to last longer.
+    pub(super) is_cut_short: bool,
 }
 
 impl Measures {
@@ -50,6 +54,11 @@ impl Measures {
     /// What the members have of a message; `None`: nobody has it.
     pub(crate) fn message(&self, room: usize, number: u32) -> Option<&MessageTally> {
         self.seen.messages.get(room)?.get(number as usize)
+    }
+
+    /// From the counters, or nothing where they were not read.
+    fn counted<T: Default>(&self, of: impl FnOnce(&Counters) -> T) -> T {
+        self.counters.as_ref().map(of).unwrap_or_default()
     }
 
     /// Messages and members, by room.
@@ -82,7 +91,7 @@ impl Measures {
     fn balance(&self, script: &Script, lag: Option<LagBalance>) -> (u64, Balance, &Latencies) {
         let seen = &self.seen;
         let accepted: u64 = self.load.accepted.iter().map(|&count| u64::from(count)).sum();
-        let dropped = self.counters.by_label(http::DROPPED, "class", None);
+        let dropped = self.counted(|counters| counters.by_label(http::DROPPED, "class", None));
         let (sent, expected, received, latency) = match script.activity {
             Activity::Listen if accepted > 0 => {
                 let copies = self.rooms().map(|(messages, members)| messages * members).sum();
@@ -100,7 +109,7 @@ impl Measures {
 
     pub(super) fn report(&self, script: &Script, seed: u64) -> Report {
         let Self { settled, load, seen, .. } = self;
-        let lag = script.slow.map(|slow| (slow, self.lag_account(&slow, &self.counters).settle()));
+        let lag = script.slow.map(|slow| (slow, self.lag_account(&slow, self.counters.as_ref().unwrap_or(&Counters::default())).settle()));
         let (sent, balance, latency) = self.balance(script, lag.map(|(_, balance)| balance));
         let Balance { expected, received, dropped, missing } = balance;
         let span_s = number(seen.last_copy_ns.saturating_sub(load.first_ns)) / 1e9;
@@ -142,8 +151,12 @@ impl Measures {
             *refused.entry(cause.clone()).or_default() += count;
         }
         let milliseconds = |seconds: f64| (seconds * 1_000.0).round() / 1_000.0;
-        let cpu_us_per_copy = ratio(self.generator.cpu_s * 1e6, number(received));
-        let fanout_sends = self.counters.sum(http::FANOUT_SENDS);
+        let generator = self.generator.map(|generator| GeneratorReport {
+            cpu_s: microseconds(generator.cpu_s),
+            cpu_us_per_copy: ratio(generator.cpu_s * 1e6, number(received)),
+            ..generator
+        });
+        let (copies, fanout_sends) = self.counted(|counters| (counters.sum(http::COPIES), counters.sum(http::FANOUT_SENDS)));
         Detail {
             scenario: script.name,
             seed,
@@ -162,8 +175,10 @@ impl Measures {
             strays: seen.totals.strays,
             at_least_once: script.at_least_once,
             unasked: self.unasked(),
-            joining: ratio(number(self.counters.sum(http::COPIES)), number(fanout_sends)).filter(|_| !load.accepted.is_empty()),
-            generator: Some(GeneratorReport { cpu_s: microseconds(self.generator.cpu_s), cpu_us_per_copy, ..self.generator }),
+            joining: ratio(number(copies), number(fanout_sends)).filter(|_| !load.accepted.is_empty()),
+            generator,
+            unmeasured: self.unmeasured.clone(),
+            interrupted: self.is_cut_short,
             beside: self.beside(),
             herd: seen.herd.as_ref().map(HerdReport::of),
             redis: self.redis.clone().map(|redis| {
@@ -175,7 +190,7 @@ impl Measures {
     }
 
     fn beside(&self) -> BTreeMap<String, BesideReport> {
-        let [before, connected, load_from, after] = &self.beside;
+        let [Some(before), Some(connected), Some(load_from), Some(after)] = &self.beside else { return BTreeMap::new() };
         let report = |name: &String| BesideReport {
             connect_cpu_s: microseconds(connected[name] - before[name]),
             load_cpu_s: microseconds(after[name] - load_from[name]),
@@ -186,7 +201,7 @@ impl Measures {
     fn slow(&self, script: &SlowScript, balance: LagBalance) -> SlowReport {
         let seen = &self.seen;
         let PaceLatencies { calm, prompt, slow, stopped } = seen.by_pace.clone().unwrap_or_default();
-        let mut closes = self.counters.by_label(http::CLOSES, "reason", None);
+        let mut closes = self.counted(|counters| counters.by_label(http::CLOSES, "reason", None));
         closes.retain(|reason, _| SLOWNESS.contains(&reason.as_str()));
         let p99 = |latencies: &Latencies| latencies.percentile_ms(99.0);
         SlowReport {
@@ -194,7 +209,8 @@ impl Measures {
             stopped_clients: seen.stopped_clients,
             given_up: seen.given_up.clone(),
             closes,
-            dropped: self.counters.by_label(http::DROPPED, "reason", Some(("class", script.class.label()))),
+            dropped: self.counted(|counters| counters.by_label(http::DROPPED, "reason", Some(("class", script.class.label())))),
+            uncounted: self.counters.is_none(),
             destroyed: balance.destroyed,
             overdropped: balance.overdropped,
             calm_ms: Tail::of(&calm),

@@ -6,7 +6,7 @@ use crate::{
     worker::Activity,
 };
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::time::Duration;
 
 /// Runs it.
@@ -17,19 +17,25 @@ pub(crate) fn run(options: &ReconnectHerd) -> Result<bool> {
     if options.kill.is_some_and(|pid| options.common.server_pid.contains(&pid)) {
         bail!(WrongUse("--server-pid must not name the process that --kill ends: its figures die with it".to_owned()));
     }
+    if let Some(pid) = options.kill {
+        test_kill_process(process(pid)?).map_err(|error| WrongUse(format!("--kill {pid}: {error}")))?;
+    }
     let return_spread = Some(Duration::try_from_secs_f64(options.spread).map_err(|error| WrongUse(format!("--spread: {error}")))?);
     let script = Script { rooms: options.rooms, return_spread, ..Script::new("reconnect-herd", Activity::Listen) };
-    let report = conduct(&options.common, &script, |crew, _| {
+    let run = conduct(&options.common, &script, |crew, _| {
         match options.kill {
             Some(pid) => kill(pid)?,
             None => note("kill the first gateway now"),
         }
         let_run(crew, options.seconds)
     })?;
-    publish(&options.common, &report)
+    publish(&options.common, &run)
 }
 
 fn kill(pid: u32) -> Result<()> {
-    let process = i32::try_from(pid).ok().and_then(Pid::from_raw).with_context(|| format!("--kill {pid} is no process id"))?;
-    kill_process(process, Signal::KILL).with_context(|| format!("--kill {pid}"))
+    kill_process(process(pid)?, Signal::KILL).with_context(|| format!("--kill {pid}"))
+}
+
+fn process(pid: u32) -> Result<Pid> {
+    Ok(i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| WrongUse(format!("--kill {pid} is no process id")))?)
 }

@@ -51,8 +51,8 @@ pub(crate) fn run(options: &RoomBurst) -> Result<bool> {
         senders: options.senders,
         kept_max: if options.common.report.is_some() { KEPT_MAX } else { 0 },
     };
-    let report = conduct(&options.common, &script, |crew, api| Burst::begin(traffic, crew, api)?.run(crew))?;
-    publish(&options.common, &report)
+    let run = conduct(&options.common, &script, |crew, api| Burst::begin(traffic, crew, api)?.run(crew))?;
+    publish(&options.common, &run)
 }
 
 /// What is sent to the rooms.
@@ -150,6 +150,7 @@ impl Burst {
         while self.queued > 0 {
             match crew.next_event(deadline)? {
                 Some(event) => self.on_event(event),
+                None if Instant::now() < deadline => {}
                 None => break,
             }
         }
@@ -180,9 +181,16 @@ impl Burst {
             while let Some(event) = crew.next_event(began + offset)? {
                 self.on_event(event);
             }
+            // What was due later was not due.
+            if crew.is_cut_short() {
+                return Ok(());
+            }
             let room = (nth % self.rooms.len() as u64) as usize;
             let intended_ns = self.load.first_ns + offset.as_nanos() as u64;
             while !self.hand_out(room, intended_ns) {
+                if crew.is_cut_short() {
+                    return Ok(());
+                }
                 if began.elapsed() > self.traffic.length + ACCEPT_MAX {
                     self.load.unsent += total - nth;
                     return Ok(());
@@ -197,7 +205,7 @@ impl Burst {
 
     fn run_closed(&mut self, crew: &mut Crew, until: Instant, outstanding: u32) -> Result<()> {
         let mut next_sweep = Instant::now() + STUCK;
-        while Instant::now() < until {
+        while Instant::now() < until && !crew.is_cut_short() {
             for room in 0..self.rooms.len() {
                 while self.rooms[room].under_way < outstanding && self.hand_out(room, clock::now_ns()) {}
             }

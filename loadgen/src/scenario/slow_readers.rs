@@ -57,6 +57,6 @@ pub(crate) fn run(options: &SlowReaders) -> Result<bool> {
         senders: options.senders,
         kept_max: if options.common.report.is_some() { KEPT_MAX } else { 0 },
     };
-    let report = conduct(&options.common, &script, |crew, api| Burst::begin(traffic, crew, api)?.run(crew))?;
-    publish(&options.common, &report)
+    let run = conduct(&options.common, &script, |crew, api| Burst::begin(traffic, crew, api)?.run(crew))?;
+    publish(&options.common, &run)
 }

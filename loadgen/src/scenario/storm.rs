@@ -10,6 +10,6 @@ use anyhow::Result;
 /// Runs it.
 pub(crate) fn run(options: &Storm) -> Result<bool> {
     let script = Script { rooms: options.rooms, ..Script::new("storm", Activity::Listen) };
-    let report = conduct(&options.common, &script, |_, _| Ok(Load::default()))?;
-    publish(&options.common, &report)
+    let run = conduct(&options.common, &script, |_, _| Ok(Load::default()))?;
+    publish(&options.common, &run)
 }

@@ -14,6 +14,6 @@ pub(crate) fn run(options: &Unicast) -> Result<bool> {
     }
     let activity = Activity::Chat { per_s: options.rate, text_chars: options.payload as usize };
     let script = Script { at_least_once: true, ..Script::new("unicast", activity) };
-    let report = conduct(&options.common, &script, |crew, _| let_run(crew, options.seconds))?;
-    publish(&options.common, &report)
+    let run = conduct(&options.common, &script, |crew, _| let_run(crew, options.seconds))?;
+    publish(&options.common, &run)
 }
