@@ -6,14 +6,22 @@
 use crate::http::Api;
 use anyhow::{Context, Result};
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
     thread,
+    time::Duration,
 };
 
-/// Threads that fetch tokens. Four keep a two-core server busy.
-const TOKEN_THREADS: usize = 4;
-/// Users of one seed; the largest run has 100,000.
-const USERS_PER_SEED: i64 = 1_000_000;
+/// Threads that fetch tokens, open rooms and close them. Four keep a two-core server busy.
+const THREADS: usize = 4;
+/// Between two looks at whether the fetching is wanted still, when nothing comes.
+const ASK_EVERY: Duration = Duration::from_millis(50);
+/// Rooms whose closing may fail before the rest is left open: each failure may take as long as a call may.
+const CLOSE_FAILURES_MAX: usize = 16;
+/// Users of one seed, anchors of its rooms among them; the largest run has 100,000.
+pub(crate) const USERS_PER_SEED: i64 = 1_000_000;
 /// Where the users of the first seed begin: far from the hand-made accounts of a development server.
 const FIRST_USER_ID: i64 = 1_000_000_000;
 /// Seeds repeat after this many, so that ids stay below 2^53.
@@ -29,64 +37,112 @@ fn anchor_id(seed: u64, index: usize) -> i64 {
     first_user_id(seed) + USERS_PER_SEED - 1 - i64::try_from(index).expect("few rooms")
 }
 
-/// Fetches a token for each of `count` users from `first_user_id` on.
-pub(crate) fn issue_tokens(api: &Api, app_id: i32, first_user_id: i64, count: usize) -> Result<Vec<Box<str>>> {
-    in_threads(count, |index| {
+/// Fetches a token for each of `count` users from `first_user_id` on. `goes_on` is asked several times a second: its error ends the fetching.
+pub(crate) fn issue_tokens(
+    api: &Api,
+    app_id: i32,
+    first_user_id: i64,
+    count: usize,
+    goes_on: &mut dyn FnMut() -> Result<()>,
+) -> Result<Vec<Box<str>>> {
+    let (tokens, outcome) = in_threads(count, goes_on, |index| {
         let user_id = first_user_id + i64::try_from(index).expect("few users");
         api.token(app_id, user_id).map(String::into_boxed_str).with_context(|| format!("no token for user {user_id}"))
-    })
+    });
+    outcome?;
+    Ok(tokens.into_iter().map(|(_, token)| token).collect())
 }
 
-/// Opens `count` rooms.
-pub(crate) fn open_rooms(api: &Api, seed: u64, count: usize) -> Result<Vec<i64>> {
-    in_threads(count, |index| api.open_room(anchor_id(seed, index)).context("a room could not be opened"))
+/// The rooms of a run that are open.
+#[derive(Debug)]
+pub(crate) struct Rooms {
+    seed: u64,
+    /// By place: which of the seed's rooms it is, and its id.
+    open: Vec<(usize, i64)>,
 }
 
-/// Closes what [`open_rooms`] opened. A failure is reported and not fatal: the figures are already taken.
-pub(crate) fn close_rooms(api: &Api, seed: u64, rooms: &[i64]) -> Result<()> {
-    in_threads(rooms.len(), |index| {
-        let room = rooms[index];
-        api.close_room(room, anchor_id(seed, index)).with_context(|| format!("room {room} was left open"))
-    })?;
-    Ok(())
+impl Rooms {
+    /// Opens `count` rooms. What was opened is there to be closed, whatever became of the others.
+    pub(crate) fn open(api: &Api, seed: u64, count: usize, goes_on: &mut dyn FnMut() -> Result<()>) -> (Self, Result<()>) {
+        let (open, outcome) =
+            in_threads(count, goes_on, |index| api.open_room(anchor_id(seed, index)).context("a room could not be opened"));
+        (Self { seed, open }, outcome)
+    }
+
+    /// Their ids, in order.
+    pub(crate) fn ids(&self) -> Vec<i64> {
+        self.open.iter().map(|&(_, id)| id).collect()
+    }
+
+    /// Closes them. A failure is reported and not fatal: the figures are already taken.
+    pub(crate) fn close(&self, api: &Api) -> Result<()> {
+        let failures = AtomicUsize::new(0);
+        let close = |place: usize| {
+            let (index, id) = self.open[place];
+            match api.close_room(id, anchor_id(self.seed, index)) {
+                Ok(()) => Ok(None),
+                Err(error) if failures.fetch_add(1, Ordering::Relaxed) < CLOSE_FAILURES_MAX => Ok(Some(error)),
+                Err(error) => Err(error),
+            }
+        };
+        let (closed, outcome) = in_threads(self.open.len(), &mut || Ok(()), close);
+        let left = self.open.len() - closed.iter().filter(|(_, failure)| failure.is_none()).count();
+        match closed.into_iter().find_map(|(_, failure)| failure).or(outcome.err()) {
+            Some(error) => Err(error.context(format!("{left} rooms were left open"))),
+            None => Ok(()),
+        }
+    }
 }
 
-/// Calls `each` for 0..count from a few threads; results in order, or the first failure.
-fn in_threads<T: Send>(count: usize, each: impl Fn(usize) -> Result<T> + Sync) -> Result<Vec<T>> {
+/// Calls `each` for 0..count from a few threads, as long as none fails and `goes_on`. What was done, in order, and what ended it before its time.
+fn in_threads<T: Send>(
+    count: usize,
+    goes_on: &mut dyn FnMut() -> Result<()>,
+    each: impl Fn(usize) -> Result<T> + Sync,
+) -> (Vec<(usize, T)>, Result<()>) {
     let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
+    let (told, results) = mpsc::channel();
+    let work = |told: Sender<(usize, Result<T>)>| {
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= count {
-                return Ok(done);
-            }
-            match each(index) {
-                Ok(value) => done.push((index, value)),
-                Err(error) => {
-                    // The others stop at their next turn.
-                    next.store(count, Ordering::Relaxed);
-                    return Err(error);
-                }
+            if index >= count || told.send((index, each(index))).is_err() {
+                return;
             }
         }
     };
-    let mut all = thread::scope(|scope| {
-        let threads: Vec<_> = (0..TOKEN_THREADS.min(count)).map(|_| scope.spawn(work)).collect();
-        let mut all = Vec::with_capacity(count);
-        for thread in threads {
-            all.extend(thread.join().expect("a fetching thread does not panic")?);
+    let (mut done, mut outcome) = (Vec::new(), Ok(()));
+    thread::scope(|scope| {
+        for _ in 0..THREADS.min(count) {
+            let told = told.clone();
+            scope.spawn(|| work(told));
         }
-        anyhow::Ok(all)
-    })?;
-    all.sort_unstable_by_key(|&(index, _)| index);
-    Ok(all.into_iter().map(|(_, value)| value).collect())
+        drop(told);
+        loop {
+            let failure = match results.recv_timeout(ASK_EVERY) {
+                Ok((index, Ok(value))) => {
+                    done.push((index, value));
+                    None
+                }
+                Ok((_, Err(error))) => Some(error),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            if let (Some(error), true) = (failure.or_else(|| goes_on().err()), outcome.is_ok()) {
+                // The others stop at their next turn; what they have under way is waited for.
+                next.store(count, Ordering::Relaxed);
+                outcome = Err(error);
+            }
+        }
+    });
+    done.sort_unstable_by_key(|&(index, _)| index);
+    (done, outcome)
 }
 
 #[cfg(test)]
 mod tests {
     use super::{anchor_id, first_user_id, in_threads};
     use billfish_wire::limits::ID_MAX;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
     fn ids_of_every_seed_are_legal_and_anchors_are_not_members() {
@@ -99,8 +155,29 @@ mod tests {
     }
 
     #[test]
-    fn results_come_in_order_and_one_failure_fails_all() {
-        assert_eq!(in_threads(100, |index| Ok(index * 2)).expect("no call fails"), (0..100).map(|index| index * 2).collect::<Vec<_>>());
-        assert!(in_threads(100, |index| if index == 57 { anyhow::bail!("no") } else { Ok(()) }).is_err());
+    fn results_come_in_order_and_one_failure_ends_all_but_takes_nothing_back() {
+        let (all, outcome) = in_threads(100, &mut || Ok(()), |index| Ok(index * 2));
+        outcome.expect("no call fails");
+        assert_eq!(all, (0..100).map(|index| (index, index * 2)).collect::<Vec<_>>());
+        let (done, outcome) = in_threads(100, &mut || Ok(()), |index| if index == 57 { anyhow::bail!("no") } else { Ok(index) });
+        assert!(outcome.is_err());
+        assert!(done.len() >= 40 && done.iter().all(|&(index, value)| index == value && index != 57), "{done:?}");
+    }
+
+    #[test]
+    fn an_order_to_stop_is_heard_while_calls_are_under_way() {
+        let stopped = AtomicBool::new(false);
+        let mut goes_on = || {
+            stopped.store(true, Ordering::SeqCst);
+            anyhow::bail!("stop")
+        };
+        let (done, outcome) = in_threads(1_000_000, &mut goes_on, |index| {
+            while !stopped.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            Ok(index)
+        });
+        assert_eq!(outcome.expect_err("it was stopped").to_string(), "stop");
+        assert!(done.len() < 1_000_000, "each thread ends with the call it has under way, or one after it");
     }
 }

@@ -5,12 +5,39 @@
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer, Serialize, de};
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Formatter},
+    time::Duration,
+};
+use ureq::http::StatusCode;
 
 /// A call that takes longer than this has failed: the run must end by itself.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections kept alive; more threads than this never share an [`Api`].
 const CONNECTIONS_MAX: usize = 64;
+
+/// The server does not take the key.
+#[derive(Debug)]
+pub(crate) struct KeyRefused(String);
+
+impl Display for KeyRefused {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        to.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for KeyRefused {}
+
+/// The server has not answered.
+#[derive(Debug)]
+pub(crate) struct Unanswered(String);
+
+impl Display for Unanswered {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        to.write_str(&self.0)
+    }
+}
 
 /// One server's HTTP side.
 #[derive(Clone, Debug)]
@@ -130,9 +157,12 @@ impl Api {
             .post(&url)
             .header("Authorization", &self.authorization)
             .send_json(body)
-            .with_context(|| format!("POST {url} was not answered"))?;
+            .with_context(|| Unanswered(format!("POST {url} was not answered")))?;
         let status = response.status();
         let text = response.body_mut().read_to_string().with_context(|| format!("the answer of POST {url} broke off"))?;
+        if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) {
+            bail!(KeyRefused(format!("the API key was refused: POST {url} was answered {status}")));
+        }
         // A room that is live already, from a run with the same seed that was broken off, is as good as a new one.
         if !status.is_success() && !text.contains(r#""already-live""#) {
             bail!("POST {url} was answered {status}: {}", text.trim());

@@ -20,9 +20,10 @@ pub(crate) mod storm;
 pub(crate) mod unicast;
 
 use crate::{
-    accounts, clock,
+    accounts::{self, Rooms},
+    clock,
     crowd::{room::Load as Message, slow::Slow},
-    http::{Api, Counters, Pushed},
+    http::{Api, Counters, KeyRefused, Pushed, Unanswered},
     interrupt::{Interrupt, Signal},
     journal::Journal,
     options::Common,
@@ -182,9 +183,7 @@ impl Unmeasured {
 /// Runs one scenario: `load` is what happens between the last join and the drain.
 pub(crate) fn conduct(common: &Common, script: &Script, load: impl FnOnce(&mut Crew, &Api) -> Result<Load>) -> Result<Run> {
     let script = Script { transport: common.transport, ..*script };
-    if common.connections == 0 {
-        bail!(WrongUse("--connections must be at least 1".to_owned()));
-    }
+    refuse(common, &script)?;
     let server = Server::of(common)?;
     if script.slow.is_some() && server.admin.is_empty() {
         bail!(WrongUse(format!("{} needs --admin or --ports-file: the account is made of the gateway's counters too", script.name)));
@@ -199,22 +198,50 @@ pub(crate) fn conduct(common: &Common, script: &Script, load: impl FnOnce(&mut C
     let held = Interrupt::hold()?;
     let seed = common.seed.unwrap_or_else(|| clock::now_ns() >> 20);
     let api = Api::new(&server.http, &server.api_key);
-    let rooms = accounts::open_rooms(&api, seed, script.rooms)
-        .with_context(|| format!("is the server running? It should answer on {} (start it with: cargo run --release)", server.http))?;
-    let outcome = conduct_in(common, &script, &server, seed, &rooms, &api, &held.signal(), load);
-    if let Err(error) = accounts::close_rooms(&api, seed, &rooms) {
+    let signal = held.signal();
+    api.token(common.app_id, accounts::first_user_id(seed)).map_err(|error| explain(error, &server))?;
+    let (opened, outcome) = Rooms::open(&api, seed, script.rooms, &mut || signal.check());
+    let rooms = opened.ids();
+    let outcome = outcome.and_then(|()| conduct_in(common, &script, &server, seed, &rooms, &api, &signal, load));
+    // Also those of a run that never began.
+    if let Err(error) = opened.close(&api) {
         note(&format!("{error:#}"));
     }
     let (measures, mut report) = outcome?;
     // A report that is kept states its own ceiling: the figures of two machines, or of two days of one, are compared by it.
     if (common.limit || common.report.is_some()) && !report.detail.interrupted {
         // The run is over and paid for: its figures are not lost with those of the probe.
-        if let Err(error) = ceiling::add(&mut report, &held.signal()) {
+        if let Err(error) = ceiling::add(&mut report, &signal) {
             note(&format!("the limit was not measured: {error:#}"));
-            report.detail.interrupted = held.signal().came();
+            report.detail.interrupted = signal.came();
         }
     }
     Ok(Run { script, seed, rooms, measures, report, _held: held })
+}
+
+/// The first call has failed: what to do about it.
+fn explain(error: anyhow::Error, server: &Server) -> anyhow::Error {
+    if error.is::<KeyRefused>() {
+        return WrongUse(format!("{error:#}: the key is from {}; --api-key or --data-dir names another", server.key_source)).into();
+    }
+    if error.is::<Unanswered>() {
+        let http = &server.http;
+        return error.context(format!("is the server running? It should answer on {http} (start it with: cargo run --release)"));
+    }
+    error
+}
+
+/// What no run could do, although each option by itself is right.
+fn refuse(common: &Common, script: &Script) -> Result<()> {
+    let (connections, rooms, users) = (common.connections, script.rooms, accounts::USERS_PER_SEED);
+    // Each room has an anchor among the seed's users.
+    if connections as u64 + rooms as u64 > users.unsigned_abs() {
+        bail!(WrongUse(format!("--connections {connections} and --rooms {rooms} are together more than the {users} users of a seed")));
+    }
+    if common.resume_tls && !common.transport.is_tls() {
+        bail!(WrongUse(format!("--resume-tls needs --transport tls or wss: {} has no tickets", common.transport)));
+    }
+    Ok(())
 }
 
 #[expect(clippy::too_many_arguments, reason = "what a run is made of")]

@@ -18,6 +18,7 @@ use crate::{
     http::Api,
     interrupt::Interrupt,
     latency::Latencies,
+    scenario::spawn_named,
     series::Interval,
     tally::{MessageTally, Totals},
     transport::{TlsPlan, Transport},
@@ -160,7 +161,7 @@ pub(crate) enum News {
 /// How the crowd got in.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Settled {
-    /// Logged in and, where there are rooms, joined.
+    /// Logged in and, where there are rooms, joined; who was lost since then is among them.
     pub(crate) settled: usize,
     /// Logins that failed, by cause.
     pub(crate) failures: BTreeMap<String, u64>,
@@ -338,7 +339,12 @@ impl WorkerReport {
 pub(crate) fn run(plan: &Plan, orders: &Receiver<Order>, tell: &mut dyn FnMut(News)) -> Result<()> {
     let api = Api::new(&plan.http, &plan.api_key);
     let user_id = plan.first_user_id + i64::try_from(plan.first).context("too many clients")?;
-    let tokens = accounts::issue_tokens(&api, plan.app_id, user_id, plan.clients)?;
+    // No order can come before the news that they are there.
+    let mut goes_on = || {
+        ensure!(is_parent_there(orders), "the parent is gone");
+        Ok(())
+    };
+    let tokens = accounts::issue_tokens(&api, plan.app_id, user_id, plan.clients, &mut goes_on)?;
     drop(api);
     tell(News::Prepared);
     let Order::Connect = wait_order(orders)? else { bail!("the crowd is not connected yet") };
@@ -449,14 +455,17 @@ enum Running {
 
 impl Worker {
     /// A worker in a thread of this process. `tell` hears its news.
-    pub(crate) fn in_thread(plan: Plan, mut tell: impl FnMut(News) + Send + 'static) -> Self {
+    ///
+    /// # Errors
+    /// When there is no thread.
+    pub(crate) fn in_thread(plan: Plan, mut tell: impl FnMut(News) + Send + 'static) -> Result<Self> {
         let (orders, receiver) = mpsc::channel();
-        let thread = thread::spawn(move || {
+        let thread = spawn_named("worker", move || {
             if let Err(error) = run(&plan, &receiver, &mut tell) {
                 tell(News::Failed(format!("{error:#}")));
             }
-        });
-        Self { orders: Some(orders), running: Running::Thread(Some(thread)) }
+        })?;
+        Ok(Self { orders: Some(orders), running: Running::Thread(Some(thread)) })
     }
 
     /// A worker in a process of its own.
@@ -465,25 +474,28 @@ impl Worker {
     /// When this executable cannot be started again.
     pub(crate) fn in_process(plan: &Plan, mut tell: impl FnMut(News) + Send + 'static) -> Result<Self> {
         let executable = std::env::current_exe().context("this executable has no path to start it again from")?;
-        let mut child = Command::new(executable)
+        let child = Command::new(executable)
             .arg("worker")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .context("a worker process could not be started")?;
+        let (orders, receiver) = mpsc::channel::<Order>();
+        // From here on dropping it ends the process, whatever fails.
+        let mut worker = Self { orders: Some(orders), running: Running::Process { child, pumps: Vec::new() } };
+        let Running::Process { child, pumps } = &mut worker.running else { unreachable!("it was just made") };
         let mut input = child.stdin.take().expect("standard input was asked for");
         let output = child.stdout.take().expect("standard output was asked for");
-        let (orders, receiver) = mpsc::channel::<Order>();
         write_line(&mut input, plan).context("the worker process ended before it had its plan")?;
-        let writer = thread::spawn(move || {
+        pumps.push(spawn_named("orders", move || {
             // A worker that is gone says so through its closed output.
             while let Ok(order) = receiver.recv() {
                 if write_line(&mut input, &order).is_err() {
                     break;
                 }
             }
-        });
-        let reader = thread::spawn(move || {
+        })?);
+        pumps.push(spawn_named("news", move || {
             let mut has_reported = false;
             for line in BufReader::new(output).lines() {
                 match line.map_err(anyhow::Error::from).and_then(|line| Ok(serde_json::from_str(&line)?)) {
@@ -497,8 +509,8 @@ impl Worker {
             if !has_reported {
                 tell(News::Failed("a worker process ended before its report".to_owned()));
             }
-        });
-        Ok(Self { orders: Some(orders), running: Running::Process { child, pumps: vec![writer, reader] } })
+        })?);
+        Ok(worker)
     }
 
     /// Its process, where it has one of its own.

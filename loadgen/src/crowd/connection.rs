@@ -119,7 +119,7 @@ impl Crowd<'_> {
         };
         let read = match read {
             Ok(0) => {
-                self.fail(index, "closed by the gateway".to_owned());
+                self.fail(index, "closed by the peer".to_owned());
                 return None;
             }
             Ok(read) => read,
@@ -131,7 +131,8 @@ impl Crowd<'_> {
             }
             Err(error) => {
                 self.shared.stats.resets += u64::from(connection.client.pace != Pace::Prompt);
-                self.fail(index, format!("read: {}", error.kind()));
+                let is_reset = error.kind() == io::ErrorKind::ConnectionReset;
+                self.fail(index, if is_reset { "reset by the peer".to_owned() } else { format!("read: {}", error.kind()) });
                 return None;
             }
         };

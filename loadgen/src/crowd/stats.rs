@@ -141,7 +141,7 @@ impl Crowd<'_> {
     /// How the crowd got in.
     pub(crate) fn settled(&self) -> Settled {
         Settled {
-            settled: self.shared.stats.settled,
+            settled: usize::try_from(self.shared.stats.entered).unwrap_or(usize::MAX),
             failures: self.shared.stats.failures.clone(),
             retries: self.shared.stats.retries.clone(),
             members: self.shared.rooms.iter().map(|room| room.members).collect(),

@@ -69,7 +69,7 @@ impl Crew {
             let tell = move |said| {
                 news.send(Heard::News(index, said)).ok();
             };
-            workers.push(if plans.len() == 1 { Worker::in_thread(plan.clone(), tell) } else { Worker::in_process(plan, tell)? });
+            workers.push(if plans.len() == 1 { Worker::in_thread(plan.clone(), tell)? } else { Worker::in_process(plan, tell)? });
         }
         let is_watched = !common.json && io::stderr().is_terminal();
         // Reading the counters costs the server something: it is done for eyes alone.
@@ -137,7 +137,8 @@ impl Crew {
             }
         }
         if all.settled == 0 {
-            bail!("nobody could log in: {:?}", all.failures);
+            let causes: Vec<_> = all.failures.iter().map(|(cause, count)| format!("{count}: {cause}")).collect();
+            bail!("nobody could log in: {}", causes.join("; "));
         }
         Ok(all)
     }

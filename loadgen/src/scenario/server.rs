@@ -22,6 +22,8 @@ pub(crate) struct Server {
     pub(crate) http: String,
     pub(super) admin: Vec<String>,
     pub(super) api_key: String,
+    /// Where that is from, for who must be told that it is wrong.
+    pub(super) key_source: String,
 }
 
 impl Server {
@@ -67,7 +69,8 @@ impl Server {
             (true, Some(address)) => vec![format!("http://{address}")],
             (true, None) | (false, _) => common.admin.clone(),
         };
-        Ok(Self { gateways, http, admin, api_key: api_key(common)? })
+        let (api_key, key_source) = api_key(common)?;
+        Ok(Self { gateways, http, admin, api_key, key_source })
     }
 
     /// What all gateways have counted so far; nothing where none has an admin port.
@@ -103,9 +106,10 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-fn api_key(common: &Common) -> Result<String> {
+/// The key, and where it is from.
+fn api_key(common: &Common) -> Result<(String, String)> {
     if let Some(key) = &common.api_key {
-        return Ok(key.clone());
+        return Ok((key.clone(), "--api-key or BILLFISH_API_KEY".to_owned()));
     }
     let path = common.data_dir.join("api-key");
     let key = fs::read_to_string(&path).map_err(|error| {
@@ -114,5 +118,5 @@ fn api_key(common: &Common) -> Result<String> {
             path.display()
         ))
     })?;
-    Ok(key.trim().to_owned())
+    Ok((key.trim().to_owned(), path.display().to_string()))
 }
