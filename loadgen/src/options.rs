@@ -1,8 +1,12 @@
 //! What can be asked for on the command line.
 
-use crate::{proc::Named, transport::Transport};
+use crate::{accounts, proc::Named, transport::Transport};
 use clap::{Args, Parser, Subcommand};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    ops::RangeInclusive,
+    path::PathBuf,
+};
 
 /// Connection storms and fan-out load with exact accounting.
 ///
@@ -38,6 +42,71 @@ Examples, with `cargo run --release` running in another terminal:
       heartbeats there and back
   loadgen limit --connections 9000
       what this machine can send at all: no server needed";
+
+/// Clients of one run; users of one seed.
+const CONNECTIONS_MAX: u64 = accounts::USERS_PER_SEED.unsigned_abs();
+/// Rooms of one run.
+const ROOMS_MAX: u64 = 100_000;
+/// Messages, heartbeats or connects per second: far beyond what a machine can do, and far below what arithmetic can.
+const RATE_MAX: f64 = 1e8;
+/// A week.
+const SECONDS_MAX: u32 = 604_800;
+
+/// A number that was given in decimal, in a range that ends with `max`.
+fn decimal(text: &str, what: &str, is_low_enough: impl Fn(f64) -> bool, max: f64) -> Result<f64, String> {
+    // Also what is no number, and what is infinite.
+    text.parse::<f64>().ok().filter(|&value| is_low_enough(value) && value <= max).ok_or_else(|| what.to_owned())
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    decimal(text, &format!("a rate must be a number above 0, at most {RATE_MAX}"), |value| value > 0.0, RATE_MAX)
+}
+
+fn rate_or_zero(text: &str) -> Result<f64, String> {
+    decimal(text, &format!("it must be 0 or a rate, a number above 0, at most {RATE_MAX}"), |value| value >= 0.0, RATE_MAX)
+}
+
+/// A time that may be a part of a second.
+fn time(text: &str) -> Result<f64, String> {
+    decimal(text, &format!("a time must be a number of seconds above 0, at most {SECONDS_MAX}"), |value| value > 0.0, SECONDS_MAX.into())
+}
+
+fn time_or_zero(text: &str) -> Result<f64, String> {
+    decimal(text, &format!("a time must be a number of seconds, 0 to {SECONDS_MAX}"), |value| value >= 0.0, SECONDS_MAX.into())
+}
+
+fn times(text: &str) -> Result<f64, String> {
+    decimal(text, "it must be a number above 0, at most 1000000", |value| value > 0.0, 1e6)
+}
+
+fn seconds(text: &str) -> Result<u32, String> {
+    let seconds = text.parse().ok().filter(|seconds| (1..=SECONDS_MAX).contains(seconds));
+    seconds.ok_or_else(|| format!("a time must be a whole number of seconds, 1 to {SECONDS_MAX}"))
+}
+
+fn count(text: &str, range: RangeInclusive<u64>) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| range.contains(count)).and_then(|count| usize::try_from(count).ok());
+    count.ok_or_else(|| format!("it must be a whole number, {} to {}", range.start(), range.end()))
+}
+
+fn connections(text: &str) -> Result<usize, String> {
+    count(text, 1..=CONNECTIONS_MAX)
+}
+
+fn rooms(text: &str) -> Result<usize, String> {
+    count(text, 1..=ROOMS_MAX)
+}
+
+fn rooms_or_none(text: &str) -> Result<usize, String> {
+    count(text, 0..=ROOMS_MAX)
+}
+
+/// An address, or a name that has one; of several an IPv4 one, for its loopback has many source addresses.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let addresses: Vec<SocketAddr> = text.to_socket_addrs().map_err(|error| format!("{error} (it must be HOST:PORT)"))?.collect();
+    let first = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first());
+    first.copied().ok_or_else(|| "this name has no address".to_owned())
+}
 
 /// The scenarios.
 #[derive(Debug, Subcommand)]
@@ -76,8 +145,8 @@ pub(crate) enum Scenario {
 /// Options of every scenario that has a server.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
-    /// Gateway to connect to; may be repeated. [default: 127.0.0.1, port 8085, with ws 8086, with tls and wss 8443, with quic 8087]
-    #[arg(long, value_name = "ADDR")]
+    /// Gateway to connect to, HOST:PORT; may be repeated. [default: 127.0.0.1, port 8085, with ws 8086, with tls and wss 8443, with quic 8087]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) gateway: Vec<SocketAddr>,
     /// What carries the connections.
     #[arg(long, value_enum, value_name = "KIND", default_value_t)]
@@ -107,7 +176,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "ID", default_value_t = billfish_wire::limits::APP_ID_DEFAULT)]
     pub(crate) app_id: i32,
     /// Clients.
-    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = connections, allow_negative_numbers = true)]
     pub(crate) connections: usize,
     /// Processes to spread the clients over. [default: as many as the open-files limit asks for]
     #[arg(long, value_name = "P", value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -119,7 +188,7 @@ pub(crate) struct Common {
     #[arg(long, value_name = "NAME=PID")]
     pub(crate) beside: Vec<Named>,
     /// Redis node whose commands are counted, by INFO commandstats; may be repeated.
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(crate) redis: Vec<SocketAddr>,
     /// Chooses the users' ids. [default: the clock]
     #[arg(long, value_name = "N")]
@@ -128,10 +197,10 @@ pub(crate) struct Common {
     #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) login_window: u32,
     /// Clients begun per second; 0: as fast as the window lets.
-    #[arg(long, value_name = "PER_S", default_value_t = 0.0)]
+    #[arg(long, value_name = "PER_S", default_value_t = 0.0, value_parser = rate_or_zero, allow_negative_numbers = true)]
     pub(crate) connect_rate: f64,
     /// Everyone must be in within this time.
-    #[arg(long, value_name = "S", default_value_t = 120)]
+    #[arg(long, value_name = "S", default_value_t = 120, value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) connect_max: u32,
     /// Loopback source addresses 127.0.0.2 and up to connect from. [default: one per 1,000 clients]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
@@ -157,10 +226,10 @@ pub(crate) struct Hold {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Rooms to spread the clients over; 0: nobody joins.
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = rooms_or_none, allow_negative_numbers = true)]
     pub(crate) rooms: usize,
     /// How long to stay.
-    #[arg(long, value_name = "S", default_value_t = 60)]
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) seconds: u32,
 }
 
@@ -170,16 +239,16 @@ pub(crate) struct RoomBurst {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Rooms to spread the clients over.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(crate) rooms: u32,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = rooms, allow_negative_numbers = true)]
+    pub(crate) rooms: usize,
     /// Messages per second and room.
-    #[arg(long, value_name = "PER_S", default_value_t = 10.0, conflicts_with = "outstanding")]
+    #[arg(long, value_name = "PER_S", default_value_t = 10.0, conflicts_with = "outstanding", value_parser = rate, allow_negative_numbers = true)]
     pub(crate) rate: f64,
     /// Closed loop: this many messages of each room are in flight until their last member has them.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub(crate) outstanding: Option<u32>,
     /// How long to send.
-    #[arg(long, value_name = "S", default_value_t = 30)]
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) seconds: u32,
     /// 1: every copy is acknowledged by its receiver.
     #[arg(long, value_name = "0|1", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
@@ -201,7 +270,7 @@ pub(crate) struct Storm {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Rooms to join after the login; 0: login alone.
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = rooms_or_none, allow_negative_numbers = true)]
     pub(crate) rooms: usize,
 }
 
@@ -212,10 +281,10 @@ pub(crate) struct Echo {
     pub(crate) common: Common,
     /// Heartbeats per second over all clients; 0: a closed loop, each client sends as soon as it has the echo. Mind the gateway's limit of
     /// frames per second and session.
-    #[arg(long, value_name = "PER_S", default_value_t = 0.0)]
+    #[arg(long, value_name = "PER_S", default_value_t = 0.0, value_parser = rate_or_zero, allow_negative_numbers = true)]
     pub(crate) rate: f64,
     /// How long to send.
-    #[arg(long, value_name = "S", default_value_t = 10)]
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) seconds: u32,
 }
 
@@ -225,10 +294,10 @@ pub(crate) struct Unicast {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Messages per second over all clients.
-    #[arg(long, value_name = "PER_S", default_value_t = 1_000.0)]
+    #[arg(long, value_name = "PER_S", default_value_t = 1_000.0, value_parser = rate, allow_negative_numbers = true)]
     pub(crate) rate: f64,
     /// How long to send.
-    #[arg(long, value_name = "S", default_value_t = 10)]
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) seconds: u32,
     /// Characters of each message.
     #[arg(long, alias = "size", value_name = "CHARS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=500))]
@@ -241,16 +310,16 @@ pub(crate) struct ReconnectHerd {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Rooms to spread the clients over; 0: nobody joins.
-    #[arg(long, value_name = "N", default_value_t = 18)]
+    #[arg(long, value_name = "N", default_value_t = 18, value_parser = rooms_or_none, allow_negative_numbers = true)]
     pub(crate) rooms: usize,
     /// Process of the first gateway, killed once everyone is in. Without it, kill it by hand.
     #[arg(long, value_name = "PID")]
     pub(crate) kill: Option<u32>,
     /// Each client waits up to this before its first return, drawn at random.
-    #[arg(long, value_name = "S", default_value_t = 20.0)]
+    #[arg(long, value_name = "S", default_value_t = 20.0, value_parser = time_or_zero, allow_negative_numbers = true)]
     pub(crate) spread: f64,
     /// How long to watch after that.
-    #[arg(long, value_name = "S", default_value_t = 60)]
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) seconds: u32,
 }
 
@@ -260,16 +329,16 @@ pub(crate) struct SlowReaders {
     #[command(flatten)]
     pub(crate) common: Common,
     /// Rooms to spread the clients over.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(crate) rooms: u32,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = rooms, allow_negative_numbers = true)]
+    pub(crate) rooms: usize,
     /// Messages per second and room.
-    #[arg(long, value_name = "PER_S", default_value_t = 20.0)]
+    #[arg(long, value_name = "PER_S", default_value_t = 20.0, value_parser = rate, allow_negative_numbers = true)]
     pub(crate) rate: f64,
     /// How long to send while some are slow.
-    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) seconds: u32,
     /// How long to send before that, with everyone reading at once: what the others' latency is compared with.
-    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) calm_seconds: u32,
     /// Of 1,000 clients, how many read slowly.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(0..=1_000))]
@@ -281,7 +350,7 @@ pub(crate) struct SlowReaders {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(0..=1_000))]
     pub(crate) stopped_permille: u16,
     /// For how long these read and say nothing. Mind the gateway's patience with silence.
-    #[arg(long, value_name = "S", default_value_t = 10.0)]
+    #[arg(long, value_name = "S", default_value_t = 10.0, value_parser = time_or_zero, allow_negative_numbers = true)]
     pub(crate) stop_seconds: f64,
     /// Receive buffer that slow and stopped clients ask the kernel for: the smaller, the sooner the gateway feels them.
     #[arg(long, value_name = "BYTES", default_value_t = 4_096, value_parser = clap::value_parser!(u32).range(1..=16_777_216))]
@@ -300,7 +369,7 @@ pub(crate) struct SlowReaders {
     #[arg(long, value_name = "MIB", default_value_t = 256)]
     pub(crate) memory_growth_max: u64,
     /// The run fails when the p99 of those who read at once became more than this many times what it was before. [default: not judged]
-    #[arg(long, value_name = "TIMES")]
+    #[arg(long, value_name = "TIMES", value_parser = times, allow_negative_numbers = true)]
     pub(crate) p99_growth_max: Option<f64>,
 }
 
@@ -327,7 +396,7 @@ pub(crate) struct LimitOptions {
     #[arg(long, alias = "size", value_name = "BYTES", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) payload: u32,
     /// How long to measure each joining, all runs together.
-    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = time, allow_negative_numbers = true)]
     pub(crate) seconds: f64,
     /// Runs of each joining, taken in turns; the median is stated, and the range.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
@@ -339,8 +408,62 @@ pub(crate) struct LimitOptions {
 
 #[cfg(test)]
 mod tests {
-    use super::Options;
-    use clap::CommandFactory;
+    use super::{Options, Scenario};
+    use clap::{CommandFactory, Parser};
+
+    #[test]
+    fn what_no_run_could_do_is_refused_by_the_name_of_its_option() {
+        let cases = [
+            ("room-burst", "--rate", &["-5", "0", "nan", "inf", "-inf", "1e9", "x"][..]),
+            ("room-burst", "--seconds", &["0", "-1", "604801", "1.5"]),
+            ("room-burst", "--rooms", &["0", "-1", "999999999999"]),
+            ("hold", "--rooms", &["-1", "999999999999"]),
+            ("hold", "--seconds", &["0"]),
+            ("hold", "--connections", &["0", "-1", "1000001", "4000000000000000000", "99999999999999999999"]),
+            ("hold", "--connect-rate", &["-1", "nan", "inf"]),
+            ("hold", "--connect-max", &["0"]),
+            ("hold", "--processes", &["0", "65"]),
+            ("hold", "--gateway", &["127.0.0.1", "127.0.0.1:x"]),
+            ("echo", "--rate", &["-1", "nan"]),
+            ("echo", "--seconds", &["0"]),
+            ("unicast", "--rate", &["0", "-5", "inf"]),
+            ("reconnect-herd", "--spread", &["-1", "nan"]),
+            ("slow-readers", "--rate", &["0", "-5", "nan"]),
+            ("slow-readers", "--stop-seconds", &["-1", "inf"]),
+            ("slow-readers", "--p99-growth-max", &["nan", "0", "-1"]),
+            ("limit", "--seconds", &["0", "-1", "nan"]),
+        ];
+        for (scenario, option, values) in cases {
+            for value in values {
+                let apart = vec!["loadgen", scenario, option, value];
+                let joined = format!("{option}={value}");
+                for line in [apart, vec!["loadgen", scenario, &joined]] {
+                    // A word that begins with a dash and is no number may be meant as an option.
+                    if line.len() == 4 && *value == "-inf" {
+                        continue;
+                    }
+                    let error = Options::try_parse_from(&line).expect_err(&line.join(" "));
+                    let text = error.to_string();
+                    assert!(error.exit_code() == 2 && text.contains(option) && text.contains("invalid value"), "{line:?}: {text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn zero_is_a_rate_where_it_says_as_fast_as_can_be() {
+        for line in
+            [&["echo", "--rate", "0"][..], &["hold", "--connect-rate=0"], &["reconnect-herd", "--spread", "0"], &["hold", "--rooms", "0"]]
+        {
+            Options::try_parse_from([&["loadgen"], line].concat()).expect("it is allowed");
+        }
+    }
+
+    #[test]
+    fn a_gateway_may_have_a_name() {
+        let Scenario::Hold(hold) = Options::parse_from(["loadgen", "hold", "--gateway", "localhost:8085"]).scenario else { panic!("hold") };
+        assert_eq!(hold.common.gateway, ["127.0.0.1:8085".parse().expect("an address")]);
+    }
 
     #[test]
     fn the_command_line_is_consistent_and_its_help_has_examples() {

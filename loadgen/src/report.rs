@@ -62,6 +62,9 @@ pub(crate) struct Report {
 pub(crate) struct Detail {
     /// Which scenario.
     pub(crate) scenario: &'static str,
+    /// What it sends.
+    #[serde(skip)]
+    pub(crate) load: LoadKind,
     /// `--seed`, or the one chosen.
     pub(crate) seed: u64,
     /// How long the load ran.
@@ -131,6 +134,27 @@ pub(crate) struct Detail {
     /// A signal ended it early; the figures are those of the time until then.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) interrupted: bool,
+}
+
+/// What a scenario sends as its load.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum LoadKind {
+    /// Nothing: clients stay, and heartbeats keep them alive.
+    #[default]
+    None,
+    /// Heartbeats.
+    Beats,
+    /// Messages, to rooms or to neighbours.
+    Messages,
+}
+
+impl LoadKind {
+    fn noun(self) -> &'static str {
+        match self {
+            Self::None | Self::Beats => "heartbeats",
+            Self::Messages => "messages",
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -322,6 +346,9 @@ impl Report {
         if self.detail.interrupted {
             problems.push("interrupted: these are the figures until then".to_owned());
         }
+        if self.detail.load != LoadKind::None && self.sent == 0 {
+            problems.push("nothing was sent".to_owned());
+        }
         let mut check = |count: u64, text: &str| {
             if count > 0 {
                 problems.push(format!("{count} {text}"));
@@ -385,8 +412,11 @@ impl Display for Report {
         line(to, "logins/CPU-s", self.logins_per_server_cpu_s, "per second of server CPU")?;
         if self.expected > 0 || self.sent > 0 {
             match detail.frame_bytes {
-                0 => writeln!(to, "  sent             {} heartbeats in {:.1} s", self.sent, detail.seconds)?,
-                bytes => writeln!(to, "  sent             {} in {:.1} s, frames of {bytes} bytes", self.sent, detail.seconds)?,
+                0 => writeln!(to, "  sent             {} {} in {:.1} s", self.sent, detail.load.noun(), detail.seconds)?,
+                bytes => {
+                    let noun = detail.load.noun();
+                    writeln!(to, "  sent             {} {noun} in {:.1} s, frames of {bytes} bytes", self.sent, detail.seconds)?;
+                }
             }
             writeln!(
                 to,
@@ -470,7 +500,7 @@ fn line(to: &mut Formatter<'_>, name: &str, value: Option<f64>, unit: &str) -> f
 
 #[cfg(test)]
 mod tests {
-    use super::{Detail, Report, SlowReport, Spread, Tail};
+    use super::{Detail, LoadKind, Report, SlowReport, Spread, Tail};
     use std::collections::BTreeMap;
 
     fn clean() -> Report {
@@ -511,6 +541,8 @@ mod tests {
             Report { logins_failed: 1, ..clean() },
             Report { detail: Detail { strays: 1, ..Detail::default() }, ..clean() },
             Report { detail: Detail { unsent: 1, ..Detail::default() }, ..clean() },
+            Report { sent: 0, detail: Detail { load: LoadKind::Messages, ..Detail::default() }, ..clean() },
+            Report { sent: 0, detail: Detail { load: LoadKind::Beats, ..Detail::default() }, ..clean() },
             Report { detail: Detail { interrupted: true, ..Detail::default() }, ..clean() },
             Report {
                 detail: Detail { unmeasured: BTreeMap::from([("CPU time".to_owned(), "no process".to_owned())]), ..Detail::default() },
@@ -522,6 +554,13 @@ mod tests {
             assert_eq!(fault.problems().len(), 1, "{fault:?}");
             assert!(fault.to_string().contains("FAILED"), "people read it too");
         }
+    }
+
+    #[test]
+    fn a_load_of_messages_is_not_called_heartbeats() {
+        // Nothing arrived, so nobody has seen how long a frame is.
+        let report = Report { detail: Detail { load: LoadKind::Messages, ..Detail::default() }, received: 0, ..clean() };
+        assert!(report.to_string().contains("3 messages in 0.0 s"), "{report}");
     }
 
     #[test]

@@ -8,7 +8,9 @@ use crate::{
     latency::Latencies,
     proc::Usage,
     redis::RedisLoad,
-    report::{BesideReport, Detail, GeneratorReport, HerdReport, Report, SlowReport, Spread, Tail, microseconds, number, ratio, ratio4},
+    report::{
+        BesideReport, Detail, GeneratorReport, HerdReport, LoadKind, Report, SlowReport, Spread, Tail, microseconds, number, ratio, ratio4,
+    },
     scenario::{Answer, Load, Script, SlowScript},
     series::Series,
     tally::{Balance, LagAccount, LagBalance, MessageTally},
@@ -93,7 +95,7 @@ impl Measures {
         let accepted: u64 = self.load.accepted.iter().map(|&count| u64::from(count)).sum();
         let dropped = self.counted(|counters| counters.by_label(http::DROPPED, "class", None));
         let (sent, expected, received, latency) = match script.activity {
-            Activity::Listen if accepted > 0 => {
+            Activity::Listen if !self.load.accepted.is_empty() => {
                 let copies = self.rooms().map(|(messages, members)| messages * members).sum();
                 (accepted, copies, seen.totals.received - self.unasked(), &seen.latency)
             }
@@ -159,6 +161,11 @@ impl Measures {
         let (copies, fanout_sends) = self.counted(|counters| (counters.sum(http::COPIES), counters.sum(http::FANOUT_SENDS)));
         Detail {
             scenario: script.name,
+            load: match script.activity {
+                Activity::Listen if load.accepted.is_empty() => LoadKind::None,
+                Activity::Listen | Activity::Chat { .. } => LoadKind::Messages,
+                Activity::Echo { .. } => LoadKind::Beats,
+            },
             seed,
             transport: script.transport,
             tls_full: settled.tls_full,

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Descriptors a worker needs apart from its clients.
 const SPARE_FILES: u64 = 100;
+/// Workers of one run.
+const PROCESSES_MAX: usize = 64;
 /// Clients per loopback source address unless told otherwise: below the gateway's live connections per address.
 const CLIENTS_PER_SOURCE: usize = 1_000;
 
@@ -23,6 +25,12 @@ const CLIENTS_PER_SOURCE: usize = 1_000;
 pub(super) fn plans(common: &Common, server: &Server, seed: u64, rooms: &[i64], script: &Script) -> Result<Vec<Plan>> {
     let per_process = clients_per_process();
     let needed = common.connections.div_ceil(per_process);
+    if needed > PROCESSES_MAX {
+        bail!(WrongUse(format!(
+            "{} connections need {needed} processes, for each may open {per_process} files, and there may be {PROCESSES_MAX}: raise the limit of open files (ulimit -n)",
+            common.connections
+        )));
+    }
     let workers = common.processes.map_or(needed, usize::from).min(common.connections);
     if workers < needed {
         bail!(WrongUse(format!("{} connections need at least {needed} processes: each may open {per_process} files", common.connections)));

@@ -39,7 +39,7 @@ pub(crate) const KEPT_MAX: usize = 200_000;
 
 /// Runs it.
 pub(crate) fn run(options: &RoomBurst) -> Result<bool> {
-    let script = Script { rooms: options.rooms as usize, at_least_once: options.qos == 1, ..Script::new("room-burst", Activity::Listen) };
+    let script = Script { rooms: options.rooms, at_least_once: options.qos == 1, ..Script::new("room-burst", Activity::Listen) };
     let traffic = Traffic {
         rate: options.rate,
         outstanding: options.outstanding,

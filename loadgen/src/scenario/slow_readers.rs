@@ -37,7 +37,7 @@ pub(crate) fn run(options: &SlowReaders) -> Result<bool> {
         receive_buffer_bytes: options.receive_buffer,
     };
     let script = Script {
-        rooms: options.rooms as usize,
+        rooms: options.rooms,
         slow: Some(SlowScript {
             slow,
             class: Class::from_number(i32::from(options.class)),

@@ -9,8 +9,8 @@ use anyhow::{Result, bail};
 
 /// Runs it.
 pub(crate) fn run(options: &Unicast) -> Result<bool> {
-    if options.rate <= 0.0 {
-        bail!(WrongUse("--rate must be above 0".to_owned()));
+    if options.common.connections < 2 {
+        bail!(WrongUse("--connections must be at least 2: neighbours talk to each other".to_owned()));
     }
     let activity = Activity::Chat { per_s: options.rate, text_chars: options.payload as usize };
     let script = Script { at_least_once: true, ..Script::new("unicast", activity) };
