@@ -216,6 +216,9 @@ pub(crate) struct GatewayLine {
 pub(crate) struct EndLine {
     #[serde(flatten)]
     pub(crate) stated: Stated,
+    /// What the run found wrong, in the report's sentences; empty: it passed.
+    #[serde(default)]
+    pub(crate) problems: Vec<String>,
     /// Lines before this one.
     pub(crate) lines: u64,
     /// Of these, in hexadecimal: FNV-1a of 64 bits over their bytes, line ends included.
@@ -276,7 +279,7 @@ impl Journal<'_> {
         seen.ends.iter().try_for_each(|end| to.line(&Line::Lost(end.clone())))?;
         seen.failed.iter().try_for_each(|end| to.line(&Line::LoginFailed(end.clone())))?;
         to.line(&Line::Gateway(self.gateway()))?;
-        to.end(Stated::of(self.report))
+        to.end(Stated::of(self.report), self.report.problems())
     }
 
     fn kind(&self) -> Kind {
@@ -389,8 +392,8 @@ impl<W: Write> Digesting<W> {
         self.to.write_all(&bytes)
     }
 
-    fn end(mut self, stated: Stated) -> io::Result<()> {
-        let end = EndLine { stated, lines: self.lines, digest: format!("{:016x}", self.digest) };
+    fn end(mut self, stated: Stated, problems: Vec<String>) -> io::Result<()> {
+        let end = EndLine { stated, problems, lines: self.lines, digest: format!("{:016x}", self.digest) };
         self.line(&Line::End(end))?;
         self.to.flush()
     }

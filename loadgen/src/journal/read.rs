@@ -5,7 +5,10 @@
 //! - Nothing of the report is believed: its figures are only compared.
 
 use super::{Copies, DIGEST_OF_NOTHING, EndLine, GatewayLine, Kind, Line, RoomLine, RunLine, Stated, VERSION, digest};
-use crate::tally::{Balance, LagAccount, LagBalance};
+use crate::{
+    crowd::slow::Pace,
+    tally::{Balance, LagAccount, LagBalance},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Display, Formatter},
@@ -48,8 +51,10 @@ pub(crate) struct Finding {
 /// See [`Unreadable`].
 pub(crate) fn check(journal: impl BufRead, report: Option<&Stated>) -> Result<Finding, Unreadable> {
     let (book, end) = Book::read(journal)?;
+    let (lost, refused) = (book.lost_for_good(), book.refused);
+    let logins_failed = book.run.as_ref().map_or(0, |run| run.logins_failed);
     let mut finding = Finding { sums: book.sums(), disagreements: book.contradictions, losses: Vec::new() };
-    let EndLine { stated, lines, digest } = end;
+    let EndLine { stated, problems, lines, digest } = end;
     if lines != book.lines {
         finding.disagreements.push(format!("the journal has {} lines before its end, and was written with {lines}", book.lines));
     }
@@ -68,6 +73,12 @@ pub(crate) fn check(journal: impl BufRead, report: Option<&Stated>) -> Result<Fi
     lose(finding.sums.missing, "copies are missing and stand in no drop counter");
     lose(finding.sums.order_breaks, "copies broke the order of their room");
     lose(if book.at_least_once { 0 } else { finding.sums.duplicates }, "copies came twice");
+    lose(logins_failed, "logins failed");
+    lose(lost, "connections were lost");
+    lose(refused, "messages were not accepted by the server");
+    // What does not stand in lines, such as a bound that was crossed, stands in the verdict.
+    let others: Vec<_> = problems.into_iter().filter(|problem| !finding.losses.contains(problem)).collect();
+    finding.losses.extend(others.into_iter().map(|problem| format!("the run failed: {problem}")));
     Ok(finding)
 }
 
@@ -104,6 +115,9 @@ struct Book {
     talks_sent: u64,
     beats: (u64, u64),
     lost: u64,
+    /// Of these, clients that were to read at once: others may be given up by the gateway.
+    lost_prompt: u64,
+    refused: u64,
     gateway: GatewayLine,
     contradictions: Vec<String>,
 }
@@ -180,6 +194,7 @@ impl Book {
             }
             Line::Refused(line) => {
                 self.number(line.room, line.n)?;
+                self.refused += 1;
                 self.unasked.add(line.copies);
             }
             Line::Rest(line) => self.add(line.room, line.messages, line.expected, line.copies)?,
@@ -189,7 +204,10 @@ impl Book {
                 self.talks.add(Copies { received: talk.received, twice, overtaken });
             }
             Line::Beats(beats) => self.beats = (self.beats.0 + beats.sent, self.beats.1 + beats.echoed),
-            Line::Lost(_) => self.lost += 1,
+            Line::Lost(end) => {
+                self.lost += 1;
+                self.lost_prompt += u64::from(end.pace == Pace::Prompt);
+            }
             Line::LoginFailed(_) | Line::End(_) => {}
             Line::Gateway(gateway) => self.gateway = gateway,
         }
@@ -227,6 +245,16 @@ impl Book {
         let is_told = self.lost + omitted >= lost && (self.rooms.is_empty() || self.lost <= lost);
         if !is_told {
             self.contradictions.push(format!("the rooms lost {lost} members, and {} connections are told of", self.lost));
+        }
+    }
+
+    /// Connections that ended and should not have. Of a herd everyone is cut; who of it did not come back the verdict says.
+    fn lost_for_good(&self) -> u64 {
+        match &self.run {
+            Some(run) if run.scenario == "reconnect-herd" => 0,
+            // Where some are slow, those without a line may be slow ones.
+            Some(run) if run.lag.is_none() => self.lost_prompt + run.lost_omitted,
+            Some(_) | None => self.lost_prompt,
         }
     }
 
@@ -371,7 +399,33 @@ mod tests {
             copies: Copies { received: 10, ..Copies::default() },
         }));
         let finding = checked(&lines, &Stated { received: 29, missing: 1, ..stated() });
-        assert_eq!((finding.disagreements.len(), finding.losses.len()), (0, 1), "{finding:?}");
+        assert_eq!(finding.disagreements, [""; 0]);
+        assert_eq!(finding.losses, ["1 copies are missing and stand in no drop counter", "1 messages were not accepted by the server"]);
+    }
+
+    #[test]
+    fn a_run_that_failed_is_not_fine_because_its_copies_add_up() {
+        let mut bytes = Vec::new();
+        let mut to = Digesting { to: &mut bytes, lines: 0, digest: DIGEST_OF_NOTHING };
+        let mut lines = rooms(10);
+        let Line::Run(run) = &mut lines[0] else { panic!("the first line") };
+        run.logins_failed = 2;
+        let Line::Room(room) = &mut lines[1] else { panic!("the second line") };
+        room.lost = 1;
+        lines.push(Line::Lost(End { client: 3, cause: "reset by the peer".to_owned(), at_ns: 9, received: 3, pace: Pace::Prompt }));
+        lines.iter().try_for_each(|line| to.line(line)).expect("a vector takes all bytes");
+        let problems = ["1 connections were lost", "the server's memory grew"].map(str::to_owned).to_vec();
+        to.end(stated(), problems).expect("a vector takes all bytes");
+        let finding = check(bytes.as_slice(), None).expect("it can be read");
+        assert_eq!(finding.disagreements, [""; 0]);
+        let losses = ["2 logins failed", "1 connections were lost", "the run failed: the server's memory grew"];
+        assert_eq!(finding.losses, losses);
+        // A journal from before the verdict stood in it.
+        let old = String::from_utf8(bytes)
+            .expect("JSON is text")
+            .replace(r#""problems":["1 connections were lost","the server's memory grew"],"#, "");
+        let finding = check(old.as_bytes(), None).expect("it can be read");
+        assert_eq!(finding.losses, losses[..2]);
     }
 
     #[test]
@@ -430,7 +484,7 @@ mod tests {
         let mut bytes = Vec::new();
         let mut to = Digesting { to: &mut bytes, lines: 0, digest: DIGEST_OF_NOTHING };
         lines.iter().try_for_each(|line| to.line(line)).expect("a vector takes all bytes");
-        to.end(stated.clone()).expect("a vector takes all bytes");
+        to.end(stated.clone(), Vec::new()).expect("a vector takes all bytes");
         String::from_utf8(bytes).expect("JSON is text")
     }
 
