@@ -22,8 +22,9 @@ use crate::{
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
 
-/// The first line is the bar, the rest is text that [`Figures::lines`] makes.
-const TEMPLATE: &str = "{prefix:<12} {wide_bar} {pos}/{len} connected  {elapsed}\n{msg}";
+/// The bar, and text that [`Figures::lines`] makes. An empty line above them: the `^C` that a terminal echoes stands behind the last line and so
+/// moves the view down by one, and what then stays behind is the uppermost line.
+const TEMPLATE: &str = "\n{prefix:<12} {wide_bar} {pos}/{len} connected  {elapsed}\n{msg}";
 /// The clock on the first line goes on when no news come.
 const TICK: Duration = Duration::from_millis(250);
 

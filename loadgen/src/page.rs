@@ -288,7 +288,7 @@ fn provenance(origin: &Origin) -> Markup {
                 }
                 dt { "kernel" } dd { (origin.kernel) }
                 dt { "written" } dd { (origin.written) }
-                dt { "commit" } dd { (origin.commit.unwrap_or("not known to this build")) }
+                dt { "commit" } dd { (origin.commit.unwrap_or("not known: this build was made without BILLFISH_COMMIT")) }
             }
         }
     }

@@ -9,11 +9,14 @@ use rustix::{
 };
 use std::{
     fs::{File, OpenOptions},
-    io::Read,
+    io::{Read, Write},
     num::NonZero,
     path::Path,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
 };
 
@@ -34,14 +37,16 @@ fn rates_latencies_and_costs_are_shown_and_gone_at_the_end() {
 fn an_interrupt_leaves_a_clean_terminal_and_no_room_behind() {
     let server = server();
     let mut run = Run::start(&server, &["room-burst", "--connections", "20", "--rate", "10", "--seconds", "60", "--processes", "2"]);
-    run.shows(&["load ", "p99 "]);
+    run.shows(&["load         █", "p99 "]);
+    // What a terminal echoes of Ctrl-C.
+    run.types("^C");
     eventually("it has a room", || rooms(&server) == 1);
     let pid = i32::try_from(run.child.id()).ok().and_then(Pid::from_raw).expect("a pid");
     kill_process(pid, Signal::INT).expect("it runs");
     let status = run.child.wait().expect("it ends");
     assert_eq!(status.code(), Some(1));
     let screen = run.rest();
-    assert_eq!(screen.contents().trim(), "loadgen: interrupted");
+    assert_eq!(screen.contents().trim(), "loadgen: interrupted: these are the figures until then");
     assert!(!screen.hide_cursor(), "the cursor is back");
     assert_eq!(screen.cursor_position().1, 0, "what comes next begins a line");
     eventually("the room is closed again", || rooms(&server) == 0);
@@ -86,6 +91,9 @@ struct Run {
     child: Child,
     terminal: Arc<Mutex<vt100::Parser>>,
     reader: Option<JoinHandle<()>>,
+    keyboard: File,
+    /// A caret came, which the view has none of.
+    echoed: Arc<AtomicBool>,
 }
 
 impl Run {
@@ -99,14 +107,26 @@ impl Run {
         let child = command(server, arguments).stdout(Stdio::null()).stderr(theirs).spawn().expect("it runs");
         let terminal = Arc::new(Mutex::new(vt100::Parser::new(ROWS, COLUMNS, 0)));
         let (screen, mut ours) = (Arc::clone(&terminal), File::from(ours));
+        let keyboard = ours.try_clone().expect("a descriptor");
+        let (echoed, caret) = (Arc::new(AtomicBool::new(false)), b'^');
+        let saw_caret = Arc::clone(&echoed);
         let reader = thread::spawn(move || {
             let mut bytes = [0; 4096];
             // Reading fails when the last process with the other end is gone.
             while let Ok(read @ 1..) = ours.read(&mut bytes) {
                 screen.lock().expect("no panic while it is held").process(&bytes[..read]);
+                if bytes[..read].contains(&caret) {
+                    saw_caret.store(true, Ordering::SeqCst);
+                }
             }
         });
-        Self { child, terminal, reader: Some(reader) }
+        Self { child, terminal, reader: Some(reader), keyboard, echoed }
+    }
+
+    /// Keys that no program reads: the terminal echoes them, until the next drawing.
+    fn types(&mut self, keys: &str) {
+        self.keyboard.write_all(keys.as_bytes()).expect("a terminal takes keys");
+        eventually("the keys are echoed", || self.echoed.load(Ordering::SeqCst));
     }
 
     /// Waits until all of these are on the screen at once.

@@ -4,20 +4,24 @@
 //! proved able to fail.
 #![forbid(unsafe_code)]
 
+use billfish_testing::eventually;
 use billfish_wire::{Body, Code, Encoding, Reason, Reassembler, frame, limits::BODY_BYTES_MAX};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::{CommandExt, ExitStatusExt},
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 #[test]
@@ -118,7 +122,8 @@ fn journals_of_talks_heartbeats_and_failed_logins_agree_too() {
     let text = fs::read_to_string(&journal).expect("it was written");
     assert_eq!(text.lines().filter(|line| line.contains(r#""t":"login_failed""#) && line.contains("bad_token")).count(), 1, "{text}");
     let (code, finding) = check(&journal);
-    assert_eq!((code, &finding["disagreements"]), (Some(0), &json!([])), "it lost no copy: {finding}");
+    assert_eq!((code, &finding["disagreements"]), (Some(1), &json!([])), "it lost no copy and failed: {finding}");
+    assert_eq!(finding["losses"], json!(["1 logins failed"]));
 }
 
 #[test]
@@ -201,6 +206,202 @@ fn copies_that_the_gateway_counts_late_are_waited_for_and_not_missing() {
 }
 
 #[test]
+fn what_a_server_that_died_can_no_longer_tell_is_named_and_the_rest_is_told() {
+    let house = House::open(Fault::None);
+    let mut server = Command::new("sleep").arg("600").spawn().expect("every system can sleep");
+    let pid = server.id().to_string();
+    let run = house.start(&["room-burst", "--connections", "5", "--rate", "10", "--seconds", "1", "--server-pid", &pid]);
+    eventually("the load runs", || house.pushes() > 2);
+    server.kill().expect("it runs");
+    server.wait().expect("it was killed");
+    let output = run.wait_with_output().expect("it ends");
+    let (report, said) = (report(&output), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert_eq!((output.status.code(), &report["received"], &report["missing"]), (Some(1), &json!(50), &json!(0)), "{said}{report:#}");
+    assert_eq!((&report["server_cpu_s"], &report["server_rss_bytes"]), (&Value::Null, &Value::Null), "not measured is null");
+    assert!(report["detail"]["unmeasured"].to_string().contains(&format!("no process {pid}")), "{report:#}");
+    assert!(said.contains("not measured: CPU time and memory of the server"), "{said}");
+    // One that was never there is found out before anybody connects.
+    let output = house.run(&["hold", "--server-pid", &pid]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains(&format!("--server-pid: no process {pid}")), "{said}");
+}
+
+#[test]
+fn counters_that_cannot_be_read_after_the_run_do_not_take_its_figures_along() {
+    let house = House::open(Fault::LoseCounters);
+    let admin = format!("http://{}", house.http);
+    let output = house.run(&["room-burst", "--connections", "5", "--rate", "10", "--seconds", "1", "--admin", &admin]);
+    let report = report(&output);
+    assert_eq!((output.status.code(), &report["received"], &report["dropped"]), (Some(1), &json!(50), &json!({})), "{report:#}");
+    assert!(report["detail"]["unmeasured"]["the gateway's counters"].as_str().is_some_and(|why| why.contains(&admin)), "{report:#}");
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_found_out_before_anybody_connects() {
+    let house = House::open(Fault::None);
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    for place in ["/proc/loadgen", file.path().to_str().expect("a plain path")] {
+        let output = house.run(&["room-burst", "--connections", "5", "--report", place]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains("--report"), "{said}");
+    }
+    assert_eq!(house.tokens.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn a_report_that_can_no_longer_be_written_was_printed() {
+    let house = House::open(Fault::None);
+    let place = tempfile::tempdir().expect("a temporary directory");
+    let directory = place.path().join("report");
+    let report_to = directory.to_str().expect("a plain path");
+    let run = house.start(&["room-burst", "--connections", "5", "--rate", "10", "--seconds", "1", "--report", report_to]);
+    eventually("the load runs", || house.pushes() > 2);
+    fs::remove_dir(&directory).expect("it is empty");
+    fs::write(&directory, "in the way").expect("it can be written");
+    let output = run.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("--report"), "{said}");
+    assert_eq!(report(&output)["received"], json!(50));
+}
+
+#[test]
+fn an_interrupted_load_is_told_of_and_kept() {
+    let house = House::open(Fault::None);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for burst in [&["--rate", "20"][..], &["--outstanding", "2"]] {
+        let before = house.pushes();
+        let more = ["--connections", "6", "--seconds", "600", "--processes", "2", "--report", path(&directory)];
+        let run = house.start(&[&["room-burst"], burst, &more].concat());
+        eventually("the load runs", || house.pushes() > before + 5);
+        signal_all(&run, Signal::INT);
+        let output = run.wait_with_output().expect("it ends");
+        let (report, said) = (report(&output), String::from_utf8_lossy(&output.stderr).into_owned());
+        assert_eq!((output.status.code(), &report["detail"]["interrupted"]), (Some(1), &json!(true)), "{said}{report:#}");
+        assert!(report["received"].as_u64() >= Some(30) && report["received"] == report["expected"], "{report:#}");
+        assert!(said.contains("interrupted: these are the figures until then"), "{said}");
+        assert!(report["detail"]["unsent"] == json!(0), "what was due later was not due: {report:#}");
+        for file in ["report.html", "report.json", "series.json"] {
+            assert!(directory.path().join(file).exists(), "{file}");
+        }
+        let (code, finding) = check(&directory.path().join("journal.jsonl"));
+        assert_eq!((code, &finding["disagreements"]), (Some(1), &json!([])), "{finding}");
+        assert!(finding["losses"].to_string().contains("interrupted"), "{finding}");
+        assert_eq!(house.open_rooms(), 0);
+    }
+}
+
+#[test]
+fn a_second_interrupt_ends_at_once() {
+    let house = House::open(Fault::LoseOne);
+    // A copy is lost, so the drain waits for seconds.
+    let mut run = house.start(&["room-burst", "--connections", "5", "--rate", "20", "--seconds", "600"]);
+    eventually("the load runs", || house.pushes() > 5);
+    let mut status = None;
+    eventually("it has ended", || {
+        signal_all(&run, Signal::INT);
+        status = run.try_wait().expect("it can be asked");
+        status.is_some()
+    });
+    assert_eq!(status.and_then(|status| status.signal()), Some(Signal::INT.as_raw()));
+}
+
+#[test]
+fn an_interrupted_limit_leaves_the_run_its_figures() {
+    let house = House::open(Fault::None);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let run = house.start(&["room-burst", "--connections", "5", "--rate", "10", "--seconds", "1", "--limit", "--report", path(&directory)]);
+    eventually("its rooms are closed, and the limit begins", || house.closed_rooms() == 1);
+    signal_all(&run, Signal::INT);
+    let output = run.wait_with_output().expect("it ends");
+    let (report, said) = (report(&output), String::from_utf8_lossy(&output.stderr).into_owned());
+    assert_eq!((output.status.code(), &report["received"]), (Some(1), &json!(50)), "{said}{report:#}");
+    assert!(said.contains("the limit was not measured: interrupted"), "{said}");
+    assert!(report["detail"]["limit"].is_null() && directory.path().join("report.html").exists());
+}
+
+#[test]
+fn rooms_that_were_opened_are_closed_when_the_others_cannot_be() {
+    let house = House::open(Fault::RefuseRoom);
+    let output = house.run(&["hold", "--connections", "30", "--rooms", "30", "--seconds", "1"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("a room could not be opened"), "{said}");
+    assert!(house.closed_rooms() > 0 && house.open_rooms() == 0, "{} are open", house.open_rooms());
+}
+
+#[test]
+fn rooms_that_were_opened_are_closed_when_the_opening_is_interrupted() {
+    let house = House::open(Fault::SlowRooms);
+    let run = house.start(&["hold", "--connections", "30", "--rooms", "10000", "--seconds", "1"]);
+    eventually("some are open", || house.open_rooms() > 4);
+    signal_all(&run, Signal::INT);
+    let output = run.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), said.as_ref()), (Some(1), "loadgen: interrupted\n"));
+    assert!(house.closed_rooms() > 0 && house.open_rooms() == 0, "{} are open", house.open_rooms());
+}
+
+#[test]
+fn workers_whose_parent_is_gone_end_while_they_fetch_tokens() {
+    let house = House::open(Fault::SlowTokens);
+    let mut run = house.start(&["storm", "--connections", "100000", "--processes", "8"]);
+    eventually("tokens are fetched", || house.tokens.load(Ordering::SeqCst) > 8);
+    let workers = children(run.id());
+    assert_eq!(workers.len(), 8);
+    run.kill().expect("it runs");
+    run.wait().expect("it was killed");
+    eventually("they have ended", || workers.iter().all(|&worker| !is_running(worker)));
+}
+
+#[test]
+fn a_key_that_is_refused_is_called_that() {
+    let house = House::open(Fault::RefuseKey);
+    for scenario in [&["hold"][..], &["storm"]] {
+        let output = house.run(scenario);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(
+            said.contains("the API key was refused") && said.contains("--api-key") && !said.contains("is the server running"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn who_was_in_and_is_lost_is_not_one_who_could_not_log_in() {
+    let output = House::open(Fault::HangUp).run(&["storm", "--connections", "5"]);
+    let report = report(&output);
+    assert_eq!((output.status.code(), &report["connections"], &report["logins_failed"]), (Some(1), &json!(5), &json!(0)), "{report:#}");
+    assert_eq!(report["detail"]["lost"], json!({"closed by the peer": 5}));
+}
+
+#[test]
+fn a_load_that_sent_nothing_has_failed() {
+    let output = House::open(Fault::None).run(&["room-burst", "--connections", "5", "--rate", "0.01", "--seconds", "1"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && said.contains("nothing was sent"), "{said}");
+}
+
+#[test]
+fn what_no_run_can_do_is_wrong_use_before_anything_is_done() {
+    let house = House::open(Fault::None);
+    for (line, why) in [
+        (&["room-burst", "--rate", "-5"][..], "--rate"),
+        (&["hold", "--connections", "4000000000000000000"], "1 to 1000000"),
+        (&["hold", "--connections", "1000000", "--rooms", "1"], "users of a seed"),
+        (&["unicast", "--connections", "1"], "at least 2"),
+        (&["hold", "--resume-tls"], "--transport tls"),
+    ] {
+        let output = house.run(line);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(why), "{line:?}: {said}");
+    }
+    assert_eq!(house.tokens.load(Ordering::SeqCst), 0);
+    let output = program().args(["limit", "--connections", "4294967295"]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("ulimit"), "{said}");
+}
+
+#[test]
 fn a_doubled_copy_fails_the_run() {
     let output = House::open(Fault::DoubleOne).run(&["room-burst", "--connections", "5", "--rate", "10", "--seconds", "1"]);
     let report = report(&output);
@@ -268,6 +469,18 @@ enum Fault {
     LieOnce,
     /// A login is refused.
     RefuseOne,
+    /// After the first push the counters are not told any more.
+    LoseCounters,
+    /// Every call is answered 401.
+    RefuseKey,
+    /// One room of many is not opened.
+    RefuseRoom,
+    /// Opening a room takes its time.
+    SlowRooms,
+    /// So does a token.
+    SlowTokens,
+    /// A client that is in is hung up on.
+    HangUp,
     /// Copies are counted as written some looks at the counters after they were.
     CountLate,
 }
@@ -276,11 +489,16 @@ struct House {
     http: SocketAddr,
     tcp: SocketAddr,
     acks: Arc<AtomicU64>,
+    /// Tokens asked for.
+    tokens: Arc<AtomicU64>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
 struct State {
     next_room: i64,
+    closed_rooms: usize,
+    pushes: usize,
     /// By room: its last sequence number and its members.
     rooms: BTreeMap<i64, (i64, Vec<TcpStream>)>,
     users: BTreeMap<i64, TcpStream>,
@@ -300,21 +518,44 @@ impl House {
         let acks = Arc::new(AtomicU64::new(0));
         let (http, tcp) = (listen(), listen());
         let addresses = (http.local_addr().expect("bound"), tcp.local_addr().expect("bound"));
-        let shared = Arc::clone(&state);
+        let (shared, tokens) = (Arc::clone(&state), Arc::new(AtomicU64::new(0)));
+        let issued = Arc::clone(&tokens);
         thread::spawn(move || {
             for stream in http.incoming().map_while(Result::ok) {
-                let state = Arc::clone(&shared);
-                thread::spawn(move || serve_http(stream, &state, fault));
+                let (state, tokens) = (Arc::clone(&shared), Arc::clone(&issued));
+                thread::spawn(move || serve_http(stream, &state, &tokens, fault));
             }
         });
-        let counter = Arc::clone(&acks);
+        let (counter, served) = (Arc::clone(&acks), Arc::clone(&state));
         thread::spawn(move || {
             for stream in tcp.incoming().map_while(Result::ok) {
-                let (state, acks) = (Arc::clone(&state), Arc::clone(&counter));
+                let (state, acks) = (Arc::clone(&served), Arc::clone(&counter));
                 thread::spawn(move || serve_frames(stream, &state, &acks, fault));
             }
         });
-        Self { http: addresses.0, tcp: addresses.1, acks }
+        Self { http: addresses.0, tcp: addresses.1, acks, tokens, state }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while it is held")
+    }
+
+    fn pushes(&self) -> usize {
+        self.state().pushes
+    }
+
+    fn open_rooms(&self) -> usize {
+        self.state().rooms.len()
+    }
+
+    fn closed_rooms(&self) -> usize {
+        self.state().closed_rooms
+    }
+
+    /// Begins a run in a process group of its own, as a shell would.
+    fn start(&self, arguments: &[&str]) -> Child {
+        let mut command = self.command(Path::new(env!("CARGO_BIN_EXE_loadgen")), arguments);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0).spawn().expect("it runs")
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -333,7 +574,26 @@ fn listen() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").expect("a free port")
 }
 
-fn serve_http(stream: TcpStream, state: &Mutex<State>, fault: Fault) {
+/// What a terminal does: it tells every process of the run.
+fn signal_all(run: &Child, signal: Signal) {
+    let group = i32::try_from(run.id()).ok().and_then(Pid::from_raw).expect("a pid");
+    // It may have ended by now.
+    kill_process_group(group, signal).ok();
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
+    let of_task = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    tasks.map_while(Result::ok).map(of_task).collect::<String>().split_ascii_whitespace().map(|pid| pid.parse().expect("a pid")).collect()
+}
+
+/// What waits for somebody to ask how it ended runs no more.
+fn is_running(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+fn serve_http(stream: TcpStream, state: &Mutex<State>, tokens: &AtomicU64, fault: Fault) {
     let mut output = stream.try_clone().expect("a descriptor");
     let mut input = BufReader::new(stream);
     loop {
@@ -355,8 +615,22 @@ fn serve_http(stream: TcpStream, state: &Mutex<State>, fault: Fault) {
         input.read_exact(&mut body).expect("a body");
         let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         let path = first.split_ascii_whitespace().nth(1).unwrap_or_default();
+        if path == "/v1/im/tokens" {
+            tokens.fetch_add(1, Ordering::SeqCst);
+        }
+        let is_slow = matches!((fault, path), (Fault::SlowRooms, "/v1/rooms") | (Fault::SlowTokens, "/v1/im/tokens"));
+        if is_slow {
+            thread::sleep(Duration::from_millis(20));
+        }
+        if fault == Fault::LoseCounters && path == "/metrics" && state.lock().expect("no panic while it is held").pushes > 0 {
+            return;
+        }
         let answer = answer_http(path, &body, &mut state.lock().expect("no panic while it is held"), fault);
-        let status = if answer == LIE { "500 Internal Server Error" } else { "200 OK" };
+        let status = match answer.as_str() {
+            LIE => "500 Internal Server Error",
+            REFUSAL => "401 Unauthorized",
+            _ => "200 OK",
+        };
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", answer.len());
         if output.write_all((head + &answer).as_bytes()).is_err() {
             return;
@@ -366,22 +640,31 @@ fn serve_http(stream: TcpStream, state: &Mutex<State>, fault: Fault) {
 
 fn answer_http(path: &str, body: &Value, state: &mut State, fault: Fault) -> String {
     match path {
+        _ if fault == Fault::RefuseKey => REFUSAL.to_owned(),
         "/v1/im/tokens" => json!({ "token": "t", "expiresInMs": 300_000, "gateways": {} }).to_string(),
         "/v1/rooms" => {
             let room = state.next_room;
             state.next_room += 1;
+            if fault == Fault::RefuseRoom && room == 17 {
+                return LIE.to_owned();
+            }
             state.rooms.insert(room, (0, Vec::new()));
             json!({ "roomId": room }).to_string()
         }
         "/v1/im/push" => {
             let seq = push(body, state, fault);
+            state.pushes += 1;
             if fault == Fault::LieOnce && seq == 4 {
                 return LIE.to_owned();
             }
             json!({ "accepted": 1, "seq": seq }).to_string()
         }
         "/metrics" => metrics(state, fault),
-        _ => String::new(),
+        _ => {
+            let closed = path.strip_prefix("/v1/rooms/").and_then(|path| path.strip_suffix("/close")?.parse::<i64>().ok());
+            state.closed_rooms += usize::from(closed.is_some_and(|room| state.rooms.remove(&room).is_some()));
+            String::new()
+        }
     }
 }
 
@@ -404,6 +687,7 @@ fn metrics(state: &mut State, fault: Fault) -> String {
 const LATE_LOOKS: u32 = 3;
 
 const LIE: &str = "nothing was sent";
+const REFUSAL: &str = "who are you";
 
 /// To every member of a room, in order, with what the house does wrong. The message's place in the room.
 fn push(body: &Value, state: &mut State, fault: Fault) -> i64 {
@@ -428,7 +712,7 @@ fn push(body: &Value, state: &mut State, fault: Fault) -> i64 {
         let copies = match fault {
             Fault::LoseOne | Fault::DropOne if is_faulty => 0,
             Fault::DoubleOne if is_faulty => 2,
-            Fault::None | Fault::LoseOne | Fault::DropOne | Fault::DoubleOne | Fault::LieOnce | Fault::RefuseOne | Fault::CountLate => 1,
+            _ => 1,
         };
         state.copies += 1;
         state.dropped += u64::from(fault == Fault::DropOne && is_faulty);
@@ -475,6 +759,10 @@ fn serve_frames(mut stream: TcpStream, state: &Mutex<State>, acks: &AtomicU64, f
             }
         }
         if stream.write_all(&out).is_err() {
+            return;
+        }
+        if fault == Fault::HangUp && user != 0 {
+            stream.shutdown(Shutdown::Both).ok();
             return;
         }
     }
