@@ -125,7 +125,7 @@ pub(crate) enum Scenario {
     ReconnectHerd(ReconnectHerd),
     /// Pushes to rooms in which some read slowly or not at all: the others must not notice, and every copy is accounted for.
     SlowReaders(SlowReaders),
-    /// Does the sums of a run's journal again. 0: they agree and nothing is missing; 1: not so; 2: the journal cannot be read.
+    /// Does the sums of a run's journal again. 0: they agree and the run had passed; 1: not so; 2: the journal cannot be read.
     Check(Check),
     /// The bare send loop of this machine: joined frames to N sockets, no server.
     Limit(LimitOptions),
