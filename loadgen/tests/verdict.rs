@@ -709,10 +709,10 @@ fn push(body: &Value, state: &mut State, fault: Fault) -> i64 {
     for (index, member) in members.iter_mut().enumerate() {
         let is_faulty = index == 1 && *seq == 3 && !state.fault_done;
         state.fault_done |= is_faulty;
-        let copies = match fault {
-            Fault::LoseOne | Fault::DropOne if is_faulty => 0,
-            Fault::DoubleOne if is_faulty => 2,
-            _ => 1,
+        let copies = if is_faulty && matches!(fault, Fault::LoseOne | Fault::DropOne) {
+            0
+        } else {
+            1 + usize::from(is_faulty && fault == Fault::DoubleOne)
         };
         state.copies += 1;
         state.dropped += u64::from(fault == Fault::DropOne && is_faulty);
