@@ -19,7 +19,7 @@ use billfish_gateway::simulation::LinkNumber;
 use billfish_link::message::{RoomPush, envelope::Kind};
 use billfish_session::{
     Time,
-    client::{ClientAction, ClientEvent, Message},
+    client::{ClientAction, ClientEvent, Message, Order},
 };
 use billfish_state::{AppId, LogEntry, RoomId, State};
 use billfish_wire::{BizCode, Code, Encoding, Reason, frame};
@@ -468,7 +468,7 @@ impl World {
         app.connect_at = None;
         app.conn = Some(conn);
         note!(self.trace, "{}/{client} connects to g{gateway}", app.user);
-        app.machine.on_connected(Time(self.now), "token");
+        app.machine.on_connected(Time(self.now), "token", Order::Total);
         self.carry_out(client);
     }
 

@@ -25,7 +25,7 @@ use crate::{
 };
 use billfish_session::{
     Time,
-    client::{CallError, ClientAction, ClientConfig as SessionConfig, ClientEvent, ClientSession, Message},
+    client::{CallError, ClientAction, ClientConfig as SessionConfig, ClientEvent, ClientSession, Message, Order},
 };
 use billfish_wire::Reason;
 use std::{collections::VecDeque, future::Future, io, pin::pin, sync::Arc, time::Duration};
@@ -261,7 +261,7 @@ impl Driver {
         self.transport = transport.endpoint().kind;
         self.since = Instant::now();
         let mut lines = Lines { current: transport, next: None, former: None };
-        self.session.on_connected(self.now(), token);
+        self.session.on_connected(self.now(), token, Order::Total);
         self.carry_out(&mut lines);
         loop {
             if let Some(ended) = self.ended.take() {
@@ -332,7 +332,7 @@ impl Driver {
             Step::Fetched(Ok(Err(_)) | Err(_)) => self.moving.try_again(false, Duration::ZERO),
             Step::Raced(Ok(transport)) => {
                 let Some(token) = self.moving.log_in() else { return };
-                if self.session.on_next_connected(self.now(), &token) {
+                if self.session.on_next_connected(self.now(), &token, Order::Total) {
                     lines.next = Some(transport);
                 } else {
                     // A login that is under way here comes first.

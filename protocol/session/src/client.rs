@@ -9,7 +9,9 @@
 //! - What was sent with an id is kept until the server accepted or refused it, and goes out again with the same id after a reconnect.
 //! - A message to a room that is wanted waits until the room has let the user in on this connection. A JOIN may be refused for a while, and
 //!   is then undone: what was sent behind it would be a stranger's.
-//! - Rooms wanted are entered again by themselves; a room shows each `seq` and each id once and in order, across connections.
+//! - Rooms wanted are entered again by themselves; a room shows each `seq` and each id once and in order, across connections. Where a
+//!   connection keeps an order for each class only, as QUIC does, the order is that of the class, and what comes ahead of a room's snapshot
+//!   waits for it.
 //! - QoS-1 messages are acknowledged when they are handed to the app, and again when they come again.
 //! - A session moves to another connection without a gap: it logs in there while the one it has goes on. Both together are one connection
 //!   to whoever listens.
@@ -17,17 +19,21 @@
 
 mod action;
 mod config;
+mod held;
 mod moving;
 mod rooms;
 mod seen;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod unproven;
 
 pub use self::action::{CallError, ClientAction, ClientEvent, Message};
 pub use self::config::ClientConfig;
+pub use self::shown::Order;
 
 use self::{
+    held::Taken,
     moving::Moving,
     rooms::{Rooms, Standing},
     seen::Seen,
@@ -82,7 +88,11 @@ struct InboxAsk {
 pub struct ClientSession {
     config: ClientConfig,
     state: State,
+    /// Of the connection.
+    order: Order,
     heartbeat_gap_ms: u64,
+    /// Sent on this connection, and not echoed.
+    heartbeats_out: u32,
     heard_at: Time,
     rooms: Rooms,
     /// Oldest first: that is the order in which they go out again.
@@ -107,7 +117,9 @@ impl ClientSession {
         Self {
             config,
             state: State::Offline,
+            order: Order::default(),
             heartbeat_gap_ms: HEARTBEAT_GAP_MS,
+            heartbeats_out: 0,
             heard_at: Time::default(),
             rooms: Rooms::default(),
             in_flight: VecDeque::new(),
@@ -155,11 +167,13 @@ impl ClientSession {
         self.in_flight.len()
     }
 
-    /// A transport stands: logs in, and resumes what was seen before.
-    pub fn on_connected(&mut self, now: Time, token: &str) {
+    /// A transport stands, which keeps this order: logs in, and resumes what was seen before.
+    pub fn on_connected(&mut self, now: Time, token: &str, order: Order) {
         if self.state != State::Offline {
             self.on_disconnected(Reason::TransportFailed);
         }
+        self.order = order;
+        self.heartbeats_out = 0;
         self.state = State::LoggingIn { until: now + self.config.answer_timeout_ms };
         self.heard_at = now;
         let resumed = self.rooms.to_resume();
@@ -189,6 +203,7 @@ impl ClientSession {
             return;
         }
         self.heard_at = self.heard_at.max(now);
+        self.rooms.heard(self.heard_at);
         // A code of a later version is none of ours.
         let Some(code) = Code::from_number(frame.code) else { return };
         let Ok(body) = Body::decode(frame.encoding, frame.body) else {
@@ -200,6 +215,7 @@ impl ClientSession {
             Code::Biz => self.on_push(body),
             Code::Heartbeat => {
                 self.unproven.heartbeat_echoed();
+                self.heartbeats_out = self.heartbeats_out.saturating_sub(1);
                 self.tell(ClientEvent::HeartbeatEcho { audience: body.audience });
             }
             Code::Ack => self.on_accepted(body),
@@ -256,9 +272,7 @@ impl ClientSession {
             State::Live { .. } if now >= self.silence_deadline() => self.close(Reason::HeartbeatLost, None),
             State::Live { heartbeat_at } => {
                 if now >= heartbeat_at {
-                    self.state = State::Live { heartbeat_at: now + self.heartbeat_gap_ms };
-                    self.unproven.heartbeat_sent();
-                    self.send(Code::Heartbeat, Body::default());
+                    self.send_heartbeat(now);
                 }
                 while let Some(room_id) = self.rooms.next_retry(now) {
                     self.send_join(room_id);
@@ -270,6 +284,24 @@ impl ClientSession {
                 }
             }
         }
+    }
+
+    /// Asks whether the connection still stands, before its heartbeat is due: the answer is that many [`ClientEvent::HeartbeatEcho`]s from
+    /// here on. 0: there is none to ask on.
+    pub fn probe(&mut self, now: Time) -> u32 {
+        if self.is_live() {
+            self.send_heartbeat(now);
+            self.heartbeats_out
+        } else {
+            0
+        }
+    }
+
+    fn send_heartbeat(&mut self, now: Time) {
+        self.state = State::Live { heartbeat_at: now + self.heartbeat_gap_ms };
+        self.heartbeats_out += 1;
+        self.unproven.heartbeat_sent();
+        self.send(Code::Heartbeat, Body::default());
     }
 
     /// When [`Self::on_tick`] has something to do next.
@@ -459,19 +491,22 @@ impl ClientSession {
             self.acknowledge(&body);
             return self.show_once(body);
         };
-        let Some(room) = self.rooms.get(room_id) else {
+        let Some(room) = self.rooms.get_mut(room_id) else {
             self.acknowledge(&body);
             return self.leave_unwanted(room_id);
         };
-        // Still of a stay that ended, or ahead of the snapshot that will bring it: not shown, and not acknowledged as if it were.
-        if room.standing == Standing::In {
-            self.show_in_room(room_id, body);
+        match (room.standing, self.order) {
+            (Standing::In, order) => self.show_in_room(room_id, body, order),
+            // The snapshot that it comes ahead of may not have it.
+            (Standing::Asked, Order::PerClass) => room.held.hold(body),
+            // Still of a stay that ended, or ahead of the snapshot that will bring it: not shown, and not acknowledged as if it were.
+            (Standing::Asked, Order::Total) | (Standing::Wanted | Standing::Retrying { .. }, _) => {}
         }
     }
 
-    /// A room's: what is newer than all that was shown, and was not shown under another number.
-    fn show_in_room(&mut self, room_id: i64, body: Body) {
-        let is_new = self.rooms.get_mut(room_id).is_some_and(|room| room.pass(&body));
+    /// A room's: what is newer than all that was shown, of all or of its class, and was not shown under another number.
+    fn show_in_room(&mut self, room_id: i64, body: Body, order: Order) {
+        let is_new = self.rooms.get_mut(room_id).is_some_and(|room| room.pass(&body, order));
         self.acknowledge(&body);
         if is_new {
             self.tell(ClientEvent::Push(Box::new(body)));
@@ -513,23 +548,35 @@ impl ClientSession {
             // The room's numbers began anew: what was shown before says nothing about what is to be shown now.
             room.begin_anew();
             gap = true;
-        } else if room.shown_seq > Some(seq) {
-            // The connection that the session moves away from was ahead: its states are newer than these.
-            snapshot.states.clear();
+        } else if room.is_past(seq) {
+            // The connection that the session moves away from was ahead, or pushes overtook the answer: what they showed is newer than these.
+            snapshot.states.retain(|_, state| !room.was_shown(state));
         }
         let messages = std::mem::take(&mut snapshot.messages);
         let pass = |mut message: Body| {
             message.room_id.get_or_insert(room_id);
-            (room.pass(&message), message)
+            // Newer in its class, that is: on the connection before, one class may have been ahead of another.
+            (room.pass(&message, Order::PerClass), message)
         };
         let messages: Vec<(bool, Body)> = messages.into_iter().map(pass).collect();
         room.enter(seq);
+        let Taken { messages: mut held, is_short } = room.held.take();
         self.tell(ClientEvent::Joined { room_id, seq, snapshot: Box::new(snapshot), gap });
         for (is_new, message) in messages {
             self.acknowledge(&message);
             if is_new {
                 self.tell(ClientEvent::Push(Box::new(message)));
             }
+        }
+        // Each class came in order; so it is kept, and the classes are put in order as well.
+        held.make_contiguous().sort_by_key(|message| message.seq);
+        for message in held {
+            self.show_in_room(room_id, message, self.order);
+        }
+        if is_short && let Some(room) = self.rooms.get_mut(room_id) {
+            // Behind the snapshot came more than could be kept: nothing newer is shown before another one has brought it.
+            room.standing = Standing::Asked;
+            self.send_join(room_id);
         }
         self.send_waiting();
         self.send_joins();
@@ -626,7 +673,7 @@ impl ClientSession {
             return from_seq.is_none();
         }
         let Some(room) = self.rooms.get_mut(room_id).filter(|room| room.standing == Standing::Asked) else { return false };
-        let was_in = room.shown_seq.is_some();
+        let was_in = room.resume_seq().is_some();
         let passes_by = matches!(reason, Reason::Unavailable | Reason::Internal) || retry_after_ms.is_some();
         if was_in && passes_by {
             // As far as the app knows the user is in this room: coming back to it is not the app's business.
@@ -702,8 +749,8 @@ impl ClientSession {
         if room.standing != Standing::In {
             room.standing = Standing::Asked;
         }
-        room.asked_seq = room.shown_seq;
-        let resume = room.shown_seq.map(|seq| Resume { seq: Some(seq), ..Resume::default() });
+        room.asked_seq = room.resume_seq();
+        let resume = room.asked_seq.map(|seq| Resume { seq: Some(seq), ..Resume::default() });
         self.send(Code::Join, Body { room_id: Some(room_id), resume, ..Body::default() });
     }
 

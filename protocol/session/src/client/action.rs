@@ -64,7 +64,7 @@ pub enum ClientEvent {
         /// Which.
         room_id: i64,
     },
-    /// A message that was not shown before; of a room in the order of `seq`.
+    /// A message that was not shown before; of a room in the order of `seq`, or of its class where the connection keeps no other.
     Push(Box<Body>),
     /// One page of a room's log that [`super::ClientSession::sync_room`] asked for; older than what is shown, so nothing is left out.
     History {

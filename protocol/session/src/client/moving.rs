@@ -8,10 +8,11 @@
 //! - Until LOGIN is answered on the next connection the current one is the session. Does the next one fail, nothing has happened.
 //! - Ends the current one meanwhile, the next takes its place, and the login under way is an ordinary one.
 //! - The former connection only tells: pushes of rooms that the current one has not entered yet, and what was accepted. A room's messages
-//!   come from both, each in order and without a hole, so that the largest `seq` shown joins them.
+//!   come from both, each in order and without a hole, so that the largest `seq` shown joins them, of all or of each class.
+//! - What overtakes LOGIN's answer on the next connection, as pushes may on QUIC, waits for it.
 //! - The server ends the former one for a login elsewhere. That login is our own.
 
-use super::{ClientAction, ClientSession, State, reason_of};
+use super::{ClientAction, ClientSession, Order, State, held::Held, reason_of};
 use crate::time::Time;
 use billfish_wire::{Body, Code, Frame, Reason};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,14 +33,18 @@ pub(super) struct Moving {
 #[derive(Debug)]
 struct Next {
     until: Time,
+    order: Order,
     /// Rooms that LOGIN asks for, and from where.
     resumed: BTreeMap<i64, i64>,
+    /// Came ahead of LOGIN's answer.
+    held: Held,
 }
 
 /// The connection that was current before.
 #[derive(Debug)]
 struct Former {
     until: Time,
+    order: Order,
     /// In which the user was there, and is not yet here.
     rooms: BTreeSet<i64>,
 }
@@ -58,15 +63,15 @@ impl ClientSession {
         self.moving.next.is_some()
     }
 
-    /// A transport stands beside the current connection: logs in there. `false` where there is nothing to move: the session is not live, or
+    /// A transport stands beside the current connection, which keeps this order: logs in there. `false` where there is nothing to move: the session is not live, or
     /// moves already.
-    pub fn on_next_connected(&mut self, now: Time, token: &str) -> bool {
+    pub fn on_next_connected(&mut self, now: Time, token: &str, order: Order) -> bool {
         if !self.is_live() || self.is_moving() {
             return false;
         }
         let resumed = self.rooms.to_resume();
         let body = Box::new(self.login(token, resumed.clone()));
-        self.moving.next = Some(Next { until: now + self.config.answer_timeout_ms, resumed });
+        self.moving.next = Some(Next { until: now + self.config.answer_timeout_ms, order, resumed, held: Held::default() });
         self.actions.push_back(ClientAction::SendNext { code: Code::Login, body });
         true
     }
@@ -81,7 +86,17 @@ impl ClientSession {
                 let retry_after_ms = body.retry_after_ms.and_then(|ms| u64::try_from(ms).ok());
                 self.fail_next(now, reason_of(&body), retry_after_ms);
             }
-            Code::Logout | Code::Biz | Code::Heartbeat | Code::Ack | Code::Join | Code::Leave | Code::Sync | Code::Reconnect => {}
+            Code::Biz => self.on_next_push(now, body),
+            Code::Logout | Code::Heartbeat | Code::Ack | Code::Join | Code::Leave | Code::Sync | Code::Reconnect => {}
+        }
+    }
+
+    fn on_next_push(&mut self, now: Time, body: Body) {
+        let Some(next) = &mut self.moving.next else { return };
+        next.held.hold(body);
+        if next.held.is_short() {
+            // Here everything goes on; there it could not.
+            self.fail_next(now, Reason::TooSlow, None);
         }
     }
 
@@ -132,11 +147,12 @@ impl ClientSession {
     fn on_next_login_answer(&mut self, now: Time, body: Body) {
         let Some(next) = self.moving.next.take() else { return };
         self.close_former();
-        self.moving.former = Some(Former { until: now + self.config.answer_timeout_ms, rooms: self.rooms.entered() });
-        self.switch(&next);
-        self.state = State::LoggingIn { until: next.until };
+        let until = now + self.config.answer_timeout_ms;
+        self.moving.former = Some(Former { until, order: self.order, rooms: self.rooms.entered() });
+        let mut held = self.switch(next);
         self.heard_at = now;
         self.on_login_answer(now, body);
+        held.take().messages.into_iter().for_each(|body| self.on_push(body));
         self.settle_former();
     }
 
@@ -148,19 +164,23 @@ impl ClientSession {
         }
         let Some(next) = self.moving.next.take() else { return false };
         self.close_former();
-        self.switch(&next);
+        let mut held = self.switch(next);
         self.actions.push_back(ClientAction::CloseFormer);
-        self.state = State::LoggingIn { until: next.until };
         self.inbox_ask = None;
+        held.take().messages.into_iter().for_each(|body| self.on_push(body));
         true
     }
 
-    /// Everything that belongs to one connection belongs to the next one from here on.
-    fn switch(&mut self, next: &Next) {
+    /// Everything that belongs to one connection belongs to the next one from here on. Gives what came on it.
+    fn switch(&mut self, next: Next) -> Held {
         self.actions.push_back(ClientAction::Switch);
         self.moving.answered.clear();
         self.end_calls();
+        self.order = next.order;
+        self.heartbeats_out = 0;
         self.rooms.resume(&next.resumed);
+        self.state = State::LoggingIn { until: next.until };
+        next.held
     }
 
     fn on_former_push(&mut self, body: Body) {
@@ -168,8 +188,9 @@ impl ClientSession {
             self.acknowledge(&body);
             return self.show_once(body);
         };
-        if self.moving.former.as_ref().is_some_and(|former| former.rooms.contains(&room_id)) {
-            self.show_in_room(room_id, body);
+        let order = self.moving.former.as_ref().filter(|former| former.rooms.contains(&room_id)).map(|former| former.order);
+        if let Some(order) = order {
+            self.show_in_room(room_id, body, order);
         }
     }
 

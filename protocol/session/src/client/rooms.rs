@@ -1,9 +1,13 @@
 //! The rooms a user wants to be in, over all connections.
 //!
-//! Each remembers the last `seq` shown: it is what LOGIN and JOIN resume from, and what keeps a message from being shown twice. One that a
+//! Each remembers what was shown of it: it is what LOGIN and JOIN resume from, and what keeps a message from being shown twice. One that a
 //! server was in doubt about may come again under a larger number, with the id it had: the ids shown last are remembered too.
 
-use super::seen::Seen;
+use super::{
+    held::{Held, class_of},
+    seen::Seen,
+    shown::{Order, Shown},
+};
 use crate::time::Time;
 use billfish_wire::Body;
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,33 +36,52 @@ pub(super) enum Standing {
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) standing: Standing,
-    pub(super) shown_seq: Option<i64>,
+    shown: Shown,
+    /// Came ahead of the snapshot that is awaited.
+    pub(super) held: Held,
     /// From where its answer, when one is awaited, was asked for.
     pub(super) asked_seq: Option<i64>,
     shown_ids: Seen,
 }
 
 impl Room {
-    /// Whether a message may be shown: it is the newest so far, and was not shown under another number. One without a number and an id
-    /// always may.
-    pub(super) fn pass(&mut self, message: &Body) -> bool {
-        if message.seq.is_some() && message.seq <= self.shown_seq {
-            return false;
-        }
-        self.shown_seq = message.seq.or(self.shown_seq);
-        message.msg_id.as_deref().is_none_or(|msg_id| self.shown_ids.insert(msg_id, IDS_MAX))
+    /// Whether a message may be shown: it is the newest so far, of all or of its class, and was not shown under another number. One without
+    /// a number and an id always may.
+    pub(super) fn pass(&mut self, message: &Body, order: Order) -> bool {
+        let is_new = message.seq.is_none_or(|seq| self.shown.pass(seq, class_of(message), order));
+        is_new && message.msg_id.as_deref().is_none_or(|msg_id| self.shown_ids.insert(msg_id, IDS_MAX))
     }
 
     /// The snapshot goes up to `seq`.
     pub(super) fn enter(&mut self, seq: i64) {
         self.standing = Standing::In;
-        self.shown_seq = self.shown_seq.max(Some(seq));
+        self.shown.cover(seq);
+    }
+
+    /// From where to ask for what was not shown; `None`: nothing was.
+    pub(super) fn resume_seq(&self) -> Option<i64> {
+        self.shown.through()
+    }
+
+    /// Whether anything was shown that is newer than `seq`.
+    pub(super) fn is_past(&self, seq: i64) -> bool {
+        self.shown.is_past(seq)
+    }
+
+    /// Whether a state, or a newer one of its class, was shown.
+    pub(super) fn was_shown(&self, state: &Body) -> bool {
+        state.seq.is_none_or(|seq| self.shown.stands_behind(seq, class_of(state)))
     }
 
     /// The room's numbers began anew, and with them the ids that are made of them.
     pub(super) fn begin_anew(&mut self) {
-        self.shown_seq = None;
+        self.shown = Shown::default();
         self.shown_ids = Seen::default();
+    }
+
+    fn begin_connection(&mut self) {
+        self.shown.begin_connection();
+        self.held = Held::default();
     }
 }
 
@@ -89,7 +112,8 @@ impl Rooms {
     pub(super) fn want(&mut self, room_id: i64) {
         self.wanted.entry(room_id).or_insert_with(|| Room {
             standing: Standing::Wanted,
-            shown_seq: None,
+            shown: Shown::default(),
+            held: Held::default(),
             asked_seq: None,
             shown_ids: Seen::default(),
         });
@@ -128,14 +152,22 @@ impl Rooms {
 
     /// What a new LOGIN may resume, by room. The others, and those of which nothing was seen yet, are asked for after it.
     pub(super) fn to_resume(&self) -> BTreeMap<i64, i64> {
-        self.wanted.iter().filter_map(|(room_id, room)| Some((*room_id, room.shown_seq?))).take(ASKED_MAX).collect()
+        self.wanted.iter().filter_map(|(room_id, room)| Some((*room_id, room.resume_seq()?))).take(ASKED_MAX).collect()
     }
 
     /// LOGIN has asked for these, and for nothing else.
     pub(super) fn resume(&mut self, resumed: &BTreeMap<i64, i64>) {
         for (room_id, room) in &mut self.wanted {
+            room.begin_connection();
             room.asked_seq = resumed.get(room_id).copied();
             room.standing = if room.asked_seq.is_some() { Standing::Asked } else { Standing::Wanted };
+        }
+    }
+
+    /// Something came on the connection.
+    pub(super) fn heard(&mut self, now: Time) {
+        for room in self.wanted.values_mut().filter(|room| room.standing == Standing::In) {
+            room.shown.heard(now);
         }
     }
 
@@ -171,6 +203,7 @@ impl Rooms {
     /// The connection is over: the rooms whose LEAVE got no echo are left all the same.
     pub(super) fn end_connection(&mut self) -> Vec<i64> {
         for room in self.wanted.values_mut() {
+            room.begin_connection();
             room.standing = Standing::Wanted;
         }
         std::mem::take(&mut self.leaving).into_iter().filter(|(_, told)| *told).map(|(room_id, _)| room_id).collect()

@@ -3,9 +3,10 @@
 mod calls;
 mod life;
 mod moving;
+mod order;
 mod rooms;
 
-use super::{ClientAction, ClientConfig, ClientEvent, ClientSession, Message};
+use super::{ClientAction, ClientConfig, ClientEvent, ClientSession, Message, Order};
 use crate::time::Time;
 use billfish_wire::{
     Body, Code, Encoding, Frame, Reason,
@@ -16,16 +17,22 @@ use billfish_wire::{
 struct End {
     session: ClientSession,
     now: Time,
+    /// Of the connections to come.
+    order: Order,
 }
 
 impl End {
     fn new() -> Self {
-        Self { session: ClientSession::new(ClientConfig::new(10_001, 10_007)), now: Time(0) }
+        Self { session: ClientSession::new(ClientConfig::new(10_001, 10_007)), now: Time(0), order: Order::Total }
     }
 
     /// Logged in, the inbox read.
     fn live() -> Self {
-        let mut end = Self::new();
+        Self::live_by(Order::Total)
+    }
+
+    fn live_by(order: Order) -> Self {
+        let mut end = Self { order, ..Self::new() };
         end.connect();
         end.login();
         end.receive(Code::Sync, &page(&[], false));
@@ -33,7 +40,7 @@ impl End {
     }
 
     fn connect(&mut self) -> Vec<String> {
-        self.session.on_connected(self.now, "t");
+        self.session.on_connected(self.now, "t", self.order);
         self.drain()
     }
 
@@ -55,7 +62,7 @@ impl End {
 
     /// A second connection stands, and LOGIN was sent on it.
     fn move_on(&mut self) -> Vec<String> {
-        assert!(self.session.on_next_connected(self.now, "t2"));
+        assert!(self.session.on_next_connected(self.now, "t2", self.order));
         self.drain()
     }
 

@@ -4,6 +4,7 @@ use crate::link::{Arrival, Pipe};
 use billfish_session::{
     Form, Push, Time,
     backlog::{Backlog, BacklogLimits, Queued},
+    client::Order,
     server::{LoginRequest, ServerAction, ServerActions, ServerConfig, ServerSession, UpCall},
 };
 use billfish_wire::{Body, Class, Code, Reassembler, frame};
@@ -18,11 +19,16 @@ pub(crate) enum Wish {
 
 pub(crate) struct Gate {
     pub(crate) session: ServerSession,
+    pub(crate) order: Order,
     pub(crate) up: Pipe,
-    pub(crate) down: Pipe,
+    /// One; or where the order is each class's, one for the answers and one for each class.
+    pub(crate) downs: Vec<Pipe>,
+    /// No stream of several stands still alone before.
+    pub(crate) way_stalls_after: u64,
     pub(crate) wishes: Vec<Wish>,
     reassembler: Reassembler,
-    backlog: Backlog<()>,
+    /// By way down.
+    backlog: Backlog<usize>,
     limits: BacklogLimits,
     out: ServerActions,
     /// The machine said Close.
@@ -37,11 +43,14 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    pub(crate) fn new(now: u64, config: &ServerConfig) -> Self {
+    pub(crate) fn new(now: u64, config: &ServerConfig, order: Order) -> Self {
+        let ways = if order == Order::Total { 1 } else { 1 + Class::ALL.len() };
         Self {
             session: ServerSession::new(Time(now), config),
+            order,
             up: Pipe::default(),
-            down: Pipe::default(),
+            downs: (0..ways).map(|_| Pipe::default()).collect(),
+            way_stalls_after: 0,
             wishes: Vec::new(),
             reassembler: Reassembler::default(),
             backlog: Backlog::default(),
@@ -139,14 +148,37 @@ impl Gate {
         Some(arrival.map_or(deadline, |at| at.min(deadline)))
     }
 
-    /// Writes what the window takes.
+    /// Writes what the windows take.
     pub(crate) fn flush(&mut self, now: u64, delay_ms: u64) {
+        match self.order {
+            Order::Total => self.flush_one(now, delay_ms),
+            Order::PerClass => self.flush_each(now, delay_ms),
+        }
+    }
+
+    /// Whole frames, each on its way, up to one beyond the window; what waits on a way holds up what is behind it there.
+    fn flush_each(&mut self, now: u64, delay_ms: u64) {
+        let mut is_full = [false; 1 + Class::ALL.len()];
+        let Self { backlog, downs, delivered, .. } = self;
+        backlog.offer_each(|queued| {
+            let way = queued.tag;
+            is_full[way] |= downs[way].window() == 0;
+            if !is_full[way] {
+                downs[way].write(now, delay_ms, &queued.frame);
+                *delivered += 1;
+            }
+            !is_full[way]
+        });
+    }
+
+    fn flush_one(&mut self, now: u64, delay_ms: u64) {
+        let down = &mut self.downs[0];
         let mut taken = Vec::new();
         for slice in self.backlog.slices() {
-            let room = self.down.window().saturating_sub(taken.len());
+            let room = down.window().saturating_sub(taken.len());
             taken.extend_from_slice(&slice[..slice.len().min(room)]);
         }
-        self.down.write(now, delay_ms, &taken);
+        down.write(now, delay_ms, &taken);
         self.backlog.advance(taken.len(), |_| self.delivered += 1);
     }
 
@@ -181,7 +213,7 @@ impl Gate {
 
     fn write_reply(&mut self, now: u64, delay_ms: u64, code: Code, body: &Body) {
         let frame = frame::encode(self.session.encoding(), code, body);
-        let queued = Queued { frame, class: Class::Control, state: None, tag: () };
+        let queued = Queued { frame, class: Class::Control, state: None, tag: 0 };
         // Last words go ahead of everything that was not begun.
         if self.session.is_closed() && code == Code::Kick {
             self.queued += 1;
@@ -194,10 +226,11 @@ impl Gate {
 
     fn write_push(&mut self, now: u64, delay_ms: u64, push: &Push) {
         let frame = push.frame(Form::bare(self.session.encoding()));
-        self.enqueue(now, delay_ms, Queued { frame, class: push.class(), state: push.state().cloned(), tag: () });
+        let way = if self.order == Order::Total { 0 } else { 1 + push.class() as usize };
+        self.enqueue(now, delay_ms, Queued { frame, class: push.class(), state: push.state().cloned(), tag: way });
     }
 
-    fn enqueue(&mut self, now: u64, delay_ms: u64, queued: Queued<()>) {
+    fn enqueue(&mut self, now: u64, delay_ms: u64, queued: Queued<usize>) {
         self.queued += 1;
         let fits = self.backlog.push(&self.limits, queued, |_, _| self.dropped += 1);
         self.flush(now, delay_ms);
@@ -209,6 +242,6 @@ impl Gate {
     fn end(&mut self, now: u64) {
         self.over = true;
         self.backlog.close(|_, _| self.dropped += 1);
-        self.down.finish(now);
+        self.downs.iter_mut().for_each(|down| down.finish(now));
     }
 }

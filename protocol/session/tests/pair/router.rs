@@ -30,7 +30,7 @@ pub(crate) struct Room {
     pub(crate) log: Vec<Body>,
     pub(crate) states: BTreeMap<String, Body>,
     pub(crate) counter: i64,
-    /// QoS-1 messages: every member that stays must see them.
+    /// What is never dropped silently, and is no state: every member that stays must see it.
     pub(crate) promised: BTreeSet<i64>,
     trimmed_to: i64,
 }
@@ -120,7 +120,7 @@ impl Router {
                 room.trimmed_to = trimmed.seq.unwrap_or(0);
             }
         }
-        if body.qos == Some(1) {
+        if body.key.is_none() && body.class.is_some_and(|class| class <= 1) {
             room.promised.insert(seq);
         }
         Arc::new(Push::new(body))

@@ -11,7 +11,7 @@ use crate::{
 };
 use billfish_session::{
     Push, Time,
-    client::{ClientAction, ClientConfig, ClientEvent, ClientSession, Message},
+    client::{ClientAction, ClientConfig, ClientEvent, ClientSession, Message, Order},
     server::{LoginAccepted, ServerConfig, UpCall},
 };
 use billfish_wire::{Body, Encoding, Reason, Reassembler, frame};
@@ -27,6 +27,9 @@ const TROUBLE_MS: u64 = 120_000;
 const CALM_MS: u64 = 240_000;
 /// More steps than any run takes: two machines that keep each other busy for nothing are a fault.
 const STEPS_MAX: u32 = 400_000;
+
+/// How long one stream of several stands still while the others go on.
+const WAY_STALL_MS: u64 = 2_000;
 
 const TRACE_MAX: usize = 60;
 
@@ -55,8 +58,8 @@ pub(crate) struct World {
     /// The same of the connection that the client moves to, and of the one that it came from.
     next: Option<usize>,
     former: Option<usize>,
-    /// By gate.
-    client_bytes: BTreeMap<usize, Reassembler>,
+    /// By gate and way down.
+    client_bytes: BTreeMap<(usize, usize), Reassembler>,
     /// A drain has told the client to move.
     move_at: Option<u64>,
     /// The client said it is over: nothing may follow until the next connection.
@@ -135,7 +138,8 @@ impl World {
     }
 
     fn next_at(&self) -> Option<u64> {
-        let client_arrival = self.lines().into_iter().filter_map(|gate| self.gates[gate].down.next_at()).min();
+        let client_arrival =
+            self.lines().into_iter().filter_map(|gate| self.gates[gate].downs.iter().filter_map(Pipe::next_at).min()).min();
         let times = [
             Some(self.client.next_deadline().0),
             client_arrival,
@@ -180,19 +184,21 @@ impl World {
 
     fn connect(&mut self) {
         self.connect_at = None;
-        self.gates.push(Gate::new(self.now, &self.config));
+        let order = self.order();
+        self.gates.push(Gate::new(self.now, &self.config, order));
         self.connected_to = Some(self.gates.len() - 1);
         self.move_at = None;
         self.client_over = false;
-        self.client.on_connected(Time(self.now), "token");
+        self.client.on_connected(Time(self.now), "token", order);
         self.carry_out();
     }
 
     /// A second connection beside the one there is.
     fn begin_move(&mut self) {
         self.move_at = None;
-        if self.next.is_none() && self.client.on_next_connected(Time(self.now), "token") {
-            self.gates.push(Gate::new(self.now, &self.config));
+        let order = self.order();
+        if self.next.is_none() && self.client.on_next_connected(Time(self.now), "token", order) {
+            self.gates.push(Gate::new(self.now, &self.config, order));
             self.next = Some(self.gates.len() - 1);
             self.carry_out();
         }
@@ -215,10 +221,18 @@ impl World {
     }
 
     fn hear_from(&mut self, gate: usize) {
+        let ways = self.gates[gate].downs.len();
+        let first = self.rng.usize(0..ways);
+        for way in (first..ways).chain(0..first) {
+            self.hear_way(gate, way);
+        }
+    }
+
+    fn hear_way(&mut self, gate: usize, way: usize) {
         let piece = self.piece();
-        match self.gates[gate].down.read(self.now, piece) {
+        match self.gates[gate].downs[way].read(self.now, piece) {
             Some(Arrival::Bytes(bytes)) => {
-                let mut reassembler = self.client_bytes.remove(&gate).unwrap_or_default();
+                let mut reassembler = self.client_bytes.remove(&(gate, way)).unwrap_or_default();
                 let mut frames = reassembler.feed(&bytes);
                 while let Some(frame) = frames.next(usize::MAX).expect("the gateway's stream is in step") {
                     // Which connection it is may be another after each frame.
@@ -231,11 +245,13 @@ impl World {
                     }
                     self.carry_out();
                 }
-                self.client_bytes.insert(gate, reassembler);
+                self.client_bytes.insert((gate, way), reassembler);
                 // The window has opened.
                 let delay = self.delay();
                 self.gates[gate].flush(self.now, delay);
             }
+            // What came on any of them before the end counts.
+            Some(Arrival::End) if self.gates[gate].downs.iter().any(|down| !down.end_was_read) => {}
             Some(Arrival::End) => {
                 if self.connected_to == Some(gate) {
                     self.client.on_disconnected(Reason::PeerClosed);
@@ -243,7 +259,7 @@ impl World {
                 } else if self.next == Some(gate) {
                     self.client.on_next_disconnected(Time(self.now), Reason::PeerClosed);
                     self.next = None;
-                } else {
+                } else if self.former == Some(gate) {
                     self.client.on_former_disconnected();
                     self.former = None;
                 }
@@ -258,7 +274,7 @@ impl World {
     fn hang_up(&mut self, gate: Option<usize>) {
         if let Some(gate) = gate {
             self.gates[gate].up.finish(self.now);
-            self.gates[gate].down.cut(0, None);
+            self.gates[gate].downs.iter_mut().for_each(|down| down.cut(0, None));
         }
     }
 
@@ -308,7 +324,9 @@ impl World {
     fn hear(&mut self, event: ClientEvent) {
         assert!(!self.client_over || matches!(event, ClientEvent::Left { .. }), "after the end: {event:?}");
         self.note(&format!("<- {event:?}"));
-        self.display.show(&event);
+        let is_total = |gate: Option<usize>| gate.is_none_or(|gate| self.gates[gate].order == Order::Total);
+        let order = if is_total(self.connected_to) && is_total(self.former) { Order::Total } else { Order::PerClass };
+        self.display.show(&event, order);
         match event {
             ClientEvent::Accepted { msg_id, .. } => {
                 assert_eq!(self.router.applied.get(&msg_id), Some(&1), "{msg_id} was accepted");
@@ -479,7 +497,8 @@ impl World {
             }
             9..25 => self.say(room_id),
             25..60 => {
-                let body = match self.rng.u8(0..4) {
+                let body = match self.rng.u8(0..5) {
+                    4 => Body { class: Some(self.rng.i32(0..=1)), ..Body::default() },
                     0 => Body { qos: Some(1), class: Some(1), ..Body::default() },
                     1 => Body { key: Some("likes".to_owned()), class: Some(3), ..Body::default() },
                     _ => Body { class: Some(2), ..Body::default() },
@@ -538,7 +557,9 @@ impl World {
             pipe.cut(keep, at);
         };
         cut(&mut self.gates[gate].up, &mut self.rng, server_hears_at);
-        cut(&mut self.gates[gate].down, &mut self.rng, client_hears_at);
+        for down in &mut self.gates[gate].downs {
+            cut(down, &mut self.rng, client_hears_at);
+        }
     }
 
     /// When an end notices the cut: soon, or not before the silence is too long.
@@ -550,8 +571,19 @@ impl World {
         let lines = self.lines();
         let Some(gate) = self.rng.choice(lines) else { return };
         let until = self.now + self.rng.u64(100..9_000);
-        let pipe = if self.rng.bool() { &mut self.gates[gate].down } else { &mut self.gates[gate].up };
-        pipe.stall(until);
+        let (is_down, is_one) = (self.rng.bool(), self.rng.bool());
+        let way = self.rng.usize(0..self.gates[gate].downs.len());
+        let alone_until = self.now + self.rng.u64(100..WAY_STALL_MS);
+        let gate = &mut self.gates[gate];
+        if !is_down {
+            gate.up.stall(until);
+        } else if gate.order == Order::Total || !is_one {
+            gate.downs.iter_mut().for_each(|down| down.stall(until));
+        } else if self.now >= gate.way_stalls_after {
+            // What was lost on a living connection is sent again before long.
+            gate.way_stalls_after = alone_until + WAY_STALL_MS;
+            gate.downs[way].stall(alone_until);
+        }
     }
 
     fn kick(&mut self) {
@@ -561,6 +593,11 @@ impl World {
         self.gates[gate].with(now, delay, |session, out| {
             if drained { session.on_drain_deadline(out) } else { session.on_kick(Reason::TooSlow, None, out) }
         });
+    }
+
+    /// Of a new connection: what a race between two transports ends with.
+    fn order(&mut self) -> Order {
+        if self.rng.bool() { Order::PerClass } else { Order::Total }
     }
 
     fn delay(&mut self) -> u64 {

@@ -207,7 +207,8 @@ fn an_inbox_that_does_not_answer_is_asked_three_times() {
 
 #[test]
 fn ids_beyond_the_window_are_shown_again_and_those_within_are_not() {
-    let mut end = End { session: ClientSession::new(ClientConfig { seen_max: 2, ..ClientConfig::new(10_001, 10_007) }), now: Time(0) };
+    let mut end =
+        End { session: ClientSession::new(ClientConfig { seen_max: 2, ..ClientConfig::new(10_001, 10_007) }), now: Time(0), ..End::new() };
     end.connect();
     end.login();
     for id in ["1-0", "2-0", "1-0"] {

@@ -14,7 +14,8 @@ fn login_says_who_and_where_the_inbox_was_read_to() {
 
 #[test]
 fn without_an_inbox_a_first_login_resumes_nothing() {
-    let mut end = End { session: ClientSession::new(ClientConfig { inbox: false, ..ClientConfig::new(10_001, 10_007) }), now: Time(0) };
+    let mut end =
+        End { session: ClientSession::new(ClientConfig { inbox: false, ..ClientConfig::new(10_001, 10_007) }), now: Time(0), ..End::new() };
     assert_eq!(end.connect(), [r#"Login {"appId":10001,"userId":10007,"token":"t"}"#]);
     end.login();
     assert_eq!(end.tick(10_000), [""; 0], "nor does it ask later");
@@ -33,6 +34,7 @@ fn frames_are_read_and_written_as_protobuf_too() {
     let mut end = End {
         session: ClientSession::new(ClientConfig { encoding: Encoding::Protobuf, ..ClientConfig::new(10_001, 10_007) }),
         now: Time(0),
+        ..End::new()
     };
     assert_eq!(end.session.encoding(), Encoding::Protobuf);
     end.connect();

@@ -182,6 +182,6 @@ fn without_rooms_the_old_connection_is_closed_at_once_and_a_logout_closes_all() 
     let mut end = on_the_move();
     end.session.logout(end.now);
     assert_eq!(end.drain(), ["CloseNext LoggedOut after None", "Logout {}"]);
-    assert!(!end.session.on_next_connected(end.now, "t"), "there is nothing to move");
-    assert!(!End::new().session.on_next_connected(Time(0), "t"));
+    assert!(!end.session.on_next_connected(end.now, "t", Order::Total), "there is nothing to move");
+    assert!(!End::new().session.on_next_connected(Time(0), "t", Order::Total));
 }
