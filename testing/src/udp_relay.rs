@@ -46,7 +46,15 @@ impl UdpRelay {
     /// # Errors
     /// The kernel gives no socket.
     pub fn start(server: SocketAddr) -> io::Result<Self> {
-        let front = UdpSocket::bind("127.0.0.1:0")?;
+        Self::start_on(SocketAddr::from(([127, 0, 0, 1], 0)), server)
+    }
+
+    /// The same at an address of one's own.
+    ///
+    /// # Errors
+    /// The address cannot be had.
+    pub fn start_on(address: SocketAddr, server: SocketAddr) -> io::Result<Self> {
+        let front = UdpSocket::bind(address)?;
         front.set_read_timeout(Some(LOOK))?;
         let address = front.local_addr()?;
         let shared = Arc::new(Shared {

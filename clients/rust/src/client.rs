@@ -130,8 +130,9 @@ impl Client {
         self.call(|answer| Command::SyncInbox { answer }).await
     }
 
-    /// The device has another network or another address: connects anew at once, and keeps the old connection until the new one is logged
-    /// in. What is known of the old network is forgotten.
+    /// The device has another network or another address. A QUIC connection goes on from there, in the same session; where nothing is heard
+    /// of it within two seconds, and over every other transport at once, the session moves to a new connection, and keeps the old one until
+    /// it is logged in there. What is known of the old network is forgotten.
     ///
     /// # Errors
     /// See [`ClientError`].

@@ -25,7 +25,7 @@ use crate::{
 };
 use billfish_session::{
     Time,
-    client::{CallError, ClientAction, ClientConfig as SessionConfig, ClientEvent, ClientSession, Message, Order},
+    client::{CallError, ClientAction, ClientConfig as SessionConfig, ClientEvent, ClientSession, Message},
 };
 use billfish_wire::Reason;
 use std::{collections::VecDeque, future::Future, io, pin::pin, sync::Arc, time::Duration};
@@ -104,17 +104,17 @@ impl Lines {
     }
 
     /// Waits until something can be done on one of them. Cancel-safe.
-    async fn ready(&self, wants_read: bool) -> (Line, io::Result<()>) {
-        async fn ready(transport: Option<&Transport>, wants_read: bool) -> io::Result<()> {
+    async fn ready(&mut self, wants_read: bool) -> (Line, io::Result<()>) {
+        async fn ready(transport: Option<&mut Transport>, wants_read: bool) -> io::Result<()> {
             match transport {
                 Some(transport) => transport.ready(wants_read).await,
                 None => std::future::pending().await,
             }
         }
         select! {
-            outcome = ready(Some(&self.current), wants_read) => (Line::Current, outcome),
-            outcome = ready(self.next.as_ref(), wants_read) => (Line::Next, outcome),
-            outcome = ready(self.former.as_ref(), wants_read) => (Line::Former, outcome),
+            outcome = ready(Some(&mut self.current), wants_read) => (Line::Current, outcome),
+            outcome = ready(self.next.as_mut(), wants_read) => (Line::Next, outcome),
+            outcome = ready(self.former.as_mut(), wants_read) => (Line::Former, outcome),
         }
     }
 
@@ -260,8 +260,9 @@ impl Driver {
         let events = self.events.clone();
         self.transport = transport.endpoint().kind;
         self.since = Instant::now();
+        let order = transport.order();
         let mut lines = Lines { current: transport, next: None, former: None };
-        self.session.on_connected(self.now(), token, Order::Total);
+        self.session.on_connected(self.now(), token, order);
         self.carry_out(&mut lines);
         loop {
             if let Some(ended) = self.ended.take() {
@@ -275,7 +276,7 @@ impl Driver {
             select! {
                 (line, outcome) = lines.ready(wants_read) => self.on_ready(&mut lines, line, outcome, wants_read),
                 step = moving.step() => self.on_step(&mut lines, step),
-                command = commands.recv(), if !is_mute => self.on_command(command),
+                command = commands.recv(), if !is_mute => self.on_command(command, Some(&mut lines)),
                 permit = events.reserve(), if !wants_read => deliver(permit, &mut self.waiting),
                 () = sleep_until(deadline) => self.session.on_tick(self.now()),
             }
@@ -332,7 +333,7 @@ impl Driver {
             Step::Fetched(Ok(Err(_)) | Err(_)) => self.moving.try_again(false, Duration::ZERO),
             Step::Raced(Ok(transport)) => {
                 let Some(token) = self.moving.log_in() else { return };
-                if self.session.on_next_connected(self.now(), &token, Order::Total) {
+                if self.session.on_next_connected(self.now(), &token, transport.order()) {
                     lines.next = Some(transport);
                 } else {
                     // A login that is under way here comes first.
@@ -356,7 +357,7 @@ impl Driver {
             let (commands, is_mute, is_full) = (&mut self.commands, self.is_mute, !self.waiting.is_empty());
             select! {
                 output = &mut work => return Ok(Some(output)),
-                command = commands.recv(), if !is_mute => self.on_command(command),
+                command = commands.recv(), if !is_mute => self.on_command(command, None),
                 permit = events.reserve(), if is_full => deliver(permit, &mut self.waiting),
                 () = events.closed(), if is_mute => {}
             }
@@ -462,7 +463,12 @@ impl Driver {
             }
             ClientEvent::Kicked { reason, .. } => info!(user = self.config.user_id, reason = reason.label(), "kicked"),
             ClientEvent::Unreadable { code } => debug!(user = self.config.user_id, code, "a frame could not be read"),
-            ClientEvent::HeartbeatEcho { audience } => self.on_audience(audience),
+            ClientEvent::HeartbeatEcho { audience } => {
+                if self.moving.on_echo() {
+                    info!(user = self.config.user_id, "goes on from another address");
+                }
+                self.on_audience(audience);
+            }
             told @ (ClientEvent::LoggedIn { .. }
             | ClientEvent::Joined { .. }
             | ClientEvent::Left { .. }
@@ -483,22 +489,32 @@ impl Driver {
         }
     }
 
-    /// Nothing that was learnt on the old network counts, and nothing is waited for there.
-    fn on_network_changed(&mut self) {
+    /// Nothing that was learnt on the old network counts, and nothing is waited for there. A connection that can goes on from the new one;
+    /// it is asked whether it does, and the session moves to another where it is silent.
+    fn on_network_changed(&mut self, lines: Option<&mut Lines>) {
         self.endpoints.forget_winner();
         self.backoff.reset();
         if self.session.is_live() {
-            if !self.session.is_moving() {
-                let why = if self.moving.is_for_drain() { Why::Drain } else { Why::Network };
-                self.moving = Moving::begin(why, Instant::now(), &self.config);
+            if self.session.is_moving() {
+                return;
             }
+            if self.moving.is_for_drain() {
+                self.moving = Moving::begin(Why::Drain, Instant::now(), &self.config);
+                return;
+            }
+            let has_migrated = lines.is_some_and(|lines| lines.current.migrate());
+            let echoes = if has_migrated { self.session.probe(self.now()) } else { 0 };
+            self.moving = match echoes {
+                0 => Moving::begin(Why::Network, Instant::now(), &self.config),
+                echoes => Moving::migrating(echoes, &self.config),
+            };
         } else {
             self.is_hurried = true;
             self.session.on_disconnected(Reason::TransportFailed);
         }
     }
 
-    fn on_command(&mut self, command: Option<Command>) {
+    fn on_command(&mut self, command: Option<Command>, lines: Option<&mut Lines>) {
         let Some(command) = command else {
             self.is_mute = true;
             return;
@@ -511,7 +527,7 @@ impl Driver {
                 return;
             }
             Command::NetworkChanged { answer } => {
-                self.on_network_changed();
+                self.on_network_changed(lines);
                 (Ok(()), answer)
             }
             Command::Join { answer, .. }

@@ -9,6 +9,9 @@ use std::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum TransportKind {
+    /// `quic://`: frames over QUIC, a stream for each class of push. A lost packet holds up its own class alone, and the connection lives on
+    /// when the device has another address.
+    Quic,
     /// `tls://`: frames over TLS.
     Tls,
     /// `wss://`: WebSocket over TLS, for networks that let nothing else through.
@@ -21,12 +24,13 @@ pub enum TransportKind {
 
 impl TransportKind {
     /// All there are, the one that is liked best first.
-    pub const ALL: [Self; 4] = [Self::Tls, Self::Wss, Self::Tcp, Self::Ws];
+    pub const ALL: [Self; 5] = [Self::Quic, Self::Tls, Self::Wss, Self::Tcp, Self::Ws];
 
     /// The scheme of its addresses.
     #[must_use]
     pub const fn scheme(self) -> &'static str {
         match self {
+            Self::Quic => "quic",
             Self::Tls => "tls",
             Self::Wss => "wss",
             Self::Tcp => "tcp",
@@ -38,6 +42,7 @@ impl TransportKind {
     #[must_use]
     pub const fn listed_as(self) -> &'static str {
         match self {
+            Self::Quic => "quic",
             Self::Tls | Self::Wss => "tls",
             Self::Tcp => "tcp",
             Self::Ws => "ws",
@@ -47,7 +52,7 @@ impl TransportKind {
     /// Whether nobody on the way can read it.
     #[must_use]
     pub const fn is_secure(self) -> bool {
-        matches!(self, Self::Tls | Self::Wss)
+        matches!(self, Self::Quic | Self::Tls | Self::Wss)
     }
 
     pub(crate) const fn is_websocket(self) -> bool {
@@ -59,7 +64,7 @@ impl TransportKind {
         match self {
             Self::Wss => Some(443),
             Self::Ws => Some(80),
-            Self::Tls | Self::Tcp => None,
+            Self::Quic | Self::Tls | Self::Tcp => None,
         }
     }
 }
@@ -74,7 +79,7 @@ impl FromStr for TransportKind {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|kind| kind.scheme() == text).ok_or("a transport is tls, wss, tcp or ws")
+        Self::ALL.into_iter().find(|kind| kind.scheme() == text).ok_or("a transport is quic, tls, wss, tcp or ws")
     }
 }
 
@@ -135,7 +140,13 @@ mod tests {
     #[test]
     fn addresses_are_read_as_a_person_means_them() {
         let read = |text| Endpoint::read(text, TransportKind::Tcp).map(|endpoint| (endpoint.to_string(), endpoint.host().to_owned()));
-        let same = [("gw:8085", "gw"), ("tls://gw.example:8443", "gw.example"), ("ws://gw:8086", "gw"), ("tls://[::1]:8443", "::1")];
+        let same = [
+            ("gw:8085", "gw"),
+            ("tls://gw.example:8443", "gw.example"),
+            ("ws://gw:8086", "gw"),
+            ("tls://[::1]:8443", "::1"),
+            ("quic://gw:8087", "gw"),
+        ];
         for (text, host) in same {
             assert_eq!(read(text), Ok((text.to_owned(), host.to_owned())));
         }
@@ -144,7 +155,9 @@ mod tests {
         assert_eq!(read("wss://[::1]").unwrap(), ("wss://[::1]:443".to_owned(), "::1".to_owned()));
         assert_eq!(read("ws://gw:80/live").unwrap().0, "ws://gw:80/live");
         assert_eq!(Endpoint::read("gw:1", TransportKind::Wss).unwrap().to_string(), "wss://gw:1");
-        for bad in ["", "gw", "tls://gw", "tcp://gw:0", "tcp://gw:1/x", "http://gw:1", ":1", "ws://", "gw:99999"] {
+        for bad in
+            ["", "gw", "tls://gw", "tcp://gw:0", "tcp://gw:1/x", "quic://gw", "quic://gw:1/x", "http://gw:1", ":1", "ws://", "gw:99999"]
+        {
             assert!(read(bad).is_err(), "{bad} was believed");
         }
     }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-/// Something happened. Within a room events come in the room's order, and each message comes once.
+/// Something happened. Within a room events come in the room's order, over QUIC in that of their class, and each message comes once.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {

@@ -3,8 +3,9 @@
 //! - [`Client`] is the app's hand: calls go in and come back at once. [`Events`] is its ear: everything that happens, in order.
 //! - Reconnecting, resuming, de-duplicating and ordering happen inside. The protocol's decisions are those of
 //!   `billfish_session::client::ClientSession`; what is left here is sockets, time, tokens and addresses.
-//! - Plain TCP, TLS, and WebSocket over either; of several kinds of addresses the best that this network lets through.
+//! - QUIC, TLS, plain TCP, and WebSocket over the last two; of several kinds of addresses the best that this network lets through.
 //! - A gateway that goes down, and a device that changes its network, move the session to another connection before the old one is given up.
+//!   A QUIC connection goes on from the new address by itself.
 //! - An [`Event::Closed`] is the last one, and the only end there is: everything else is tried again.
 //!
 //! ```no_run

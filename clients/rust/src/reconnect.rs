@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn of_each_kind_one_is_tried_the_best_first_unless_another_won_lately() {
         let mut endpoints = endpoints(1, &[]);
-        endpoints.offer(&list(&["a:1", "b:1", "ws://a:2", "tls://a:3", "tls://b:3", "quic://a:4"]));
+        endpoints.offer(&list(&["a:1", "b:1", "ws://a:2", "tls://a:3", "tls://b:3", "sctp://a:4"]));
         assert_eq!(chosen(&mut endpoints), ["tls://a:3", "a:1", "ws://a:2"]);
         endpoints.on_failure();
         assert_eq!(chosen(&mut endpoints), ["tls://b:3", "b:1", "ws://a:2"]);

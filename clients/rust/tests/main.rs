@@ -5,6 +5,8 @@ mod backoff;
 mod gateway;
 mod golden;
 mod moves;
+mod quic;
+mod quic_gateway;
 mod race;
 mod resume;
 mod session;

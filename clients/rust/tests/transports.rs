@@ -2,7 +2,7 @@
 
 use crate::gateway::{Heard, connect};
 use billfish_client::{Body, Cause, Client, ClientConfig, ConfigError, Event, Roots, Ticket, TokenError, TokenProvider, TransportKind};
-use billfish_testing::{Api, Chaos, ChaosProxy, Standalone};
+use billfish_testing::{Api, Chaos, ChaosProxy, Standalone, UdpRelay};
 use serde_json::json;
 use std::{
     net::SocketAddr,
@@ -17,7 +17,7 @@ pub(crate) fn binary() -> PathBuf {
     test.parent().and_then(Path::parent).expect("it stands in target/debug/deps").join("billfish")
 }
 
-fn server() -> Standalone {
+pub(crate) fn server() -> Standalone {
     Standalone::beside(&binary(), Path::new(env!("CARGO")))
 }
 
@@ -69,7 +69,7 @@ async fn next_number(events: &mut Heard) -> i64 {
     }
 }
 
-async fn joined(client: &Client, events: &mut Heard, room: i64) -> TransportKind {
+pub(crate) async fn joined(client: &Client, events: &mut Heard, room: i64) -> TransportKind {
     client.join(room).await.expect("taken");
     let mut kind = None;
     loop {
@@ -87,7 +87,8 @@ async fn an_app_works_over_every_transport_and_comes_back_over_it() {
     let server = blocking(server).await;
     let api = server.api();
     let roots = Roots { platform: false, more_pem: std::fs::read_to_string(server.certificate()).expect("it made one") };
-    for (nth, kind) in (0..).zip(TransportKind::ALL) {
+    // What is cut here is TCP; QUIC has tests of its own.
+    for (nth, kind) in (0..).zip(TransportKind::ALL.into_iter().filter(|kind| *kind != TransportKind::Quic)) {
         let user = 40_001 + nth;
         let room = blocking({
             let api = api.clone();
@@ -156,12 +157,15 @@ async fn a_certificate_that_is_not_trusted_or_not_for_the_host_is_refused_by_nam
     let api = server.api();
     let pem = std::fs::read_to_string(server.certificate()).expect("it made one");
     let elsewhere = other_address_of(server.address("tls")).await;
+    let relay =
+        UdpRelay::start_on("127.0.0.2:0".parse().expect("an address"), server.address("quic")).expect("loopback is a whole network");
+    let (here, elsewhere) = ((server.address("tls"), server.address("quic")), (elsewhere, relay.address()));
     let cases = [
-        (server.address("tls"), Roots { platform: false, ..Roots::default() }, "signed by nobody whom we trust"),
+        (here, Roots { platform: false, ..Roots::default() }, "signed by nobody whom we trust"),
         (elsewhere, Roots { platform: false, more_pem: pem }, "not for 127.0.0.2"),
     ];
-    for (address, roots, sentence) in cases {
-        for kind in [TransportKind::Tls, TransportKind::Wss] {
+    for ((tls, quic), roots, sentence) in cases {
+        for (kind, address) in [(TransportKind::Tls, tls), (TransportKind::Wss, tls), (TransportKind::Quic, quic)] {
             // Nor is anything said in the clear instead.
             let addresses = vec![format!("{kind}://{address}"), server.address("tcp").to_string()];
             let (_client, mut events) = connect(ClientConfig { roots: roots.clone(), ..config_of(&api, 40_100, addresses) });

@@ -38,8 +38,8 @@ struct Options {
     /// Where the server wrote its key.
     #[arg(long, value_name = "FILE", default_value = "data/api-key")]
     api_key_file: PathBuf,
-    /// What carries the connection: tls, wss, tcp or ws; may be repeated, and the best that works is taken. [default: tls and tcp where a --ca is
-    /// given, and tcp alone where none is]
+    /// What carries the connection: quic, tls, wss, tcp or ws; may be repeated, and the best that works is taken. [default: quic, tls and tcp
+    /// where a --ca is given, and tcp alone where none is]
     #[arg(long, value_name = "KIND")]
     transport: Vec<TransportKind>,
     /// Certificates, PEM, to believe beside the system's: of a server started here, data/development-cert.pem.
@@ -54,7 +54,7 @@ const EXAMPLES: &str = "\
 Examples, with `cargo run --release` running in another terminal:
   cargo run --release -p billfish-client --example chat -- --name alice
   cargo run --release -p billfish-client --example chat -- --name bob --room 1
-  cargo run --release -p billfish-client --example chat -- --name carol --transport wss --ca data/development-cert.pem
+  cargo run --release -p billfish-client --example chat -- --name carol --transport quic --ca data/development-cert.pem
   echo hello | cargo run --release -p billfish-client --example chat -- --name robot";
 
 fn main() -> ExitCode {
@@ -84,7 +84,7 @@ fn run(options: Options) -> Result<ExitCode> {
     }
     let transports = match (options.transport.is_empty(), &options.ca) {
         (false, _) => options.transport,
-        (true, Some(_)) => vec![TransportKind::Tls, TransportKind::Tcp],
+        (true, Some(_)) => vec![TransportKind::Quic, TransportKind::Tls, TransportKind::Tcp],
         (true, None) => vec![TransportKind::Tcp],
     };
     let api = Api::new(&options.server, key.trim(), &options.name, transports);

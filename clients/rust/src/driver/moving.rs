@@ -8,7 +8,7 @@ use crate::{
     reconnect::Backoff,
     transport::{ConnectError, Transport, Trust, race::race},
 };
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, error::Elapsed, sleep_until, timeout};
 
 type Waiting<T> = Pin<Box<dyn Future<Output = T> + Send>>;
@@ -17,6 +17,8 @@ type Raced = Result<Transport, Vec<(Endpoint, ConnectError)>>;
 
 /// After the network changed: when the old connection still stands after so many tries, the network is the old one.
 const TRIES_MAX: u32 = 5;
+/// How long a connection that goes on from another address may be silent there: some round trips, with a loss in each.
+const MIGRATE_WAIT: Duration = Duration::from_secs(2);
 
 /// Why the session moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +44,11 @@ pub(super) struct Move {
 
 enum Stage {
     Due(Instant),
+    /// The connection goes on from another address, unless nothing is heard there by then: so many echoes are awaited.
+    Migrating {
+        until: Instant,
+        echoes: u32,
+    },
     Fetching(Waiting<Fetched>),
     Racing {
         token: String,
@@ -63,6 +70,23 @@ impl Moving {
         Self::Yes(Move { why, backoff: Backoff::new(config), tries: 0, stage: Stage::Due(at) })
     }
 
+    /// The connection itself moves, and is asked for so many echoes.
+    pub(super) fn migrating(echoes: u32, config: &ClientConfig) -> Self {
+        let stage = Stage::Migrating { until: Instant::now() + MIGRATE_WAIT, echoes };
+        Self::Yes(Move { why: Why::Network, backoff: Backoff::new(config), tries: 0, stage })
+    }
+
+    /// A heartbeat was echoed; whether it is the one that ends a migration.
+    pub(super) fn on_echo(&mut self) -> bool {
+        let Self::Yes(Move { stage: Stage::Migrating { echoes, .. }, .. }) = self else { return false };
+        *echoes = echoes.saturating_sub(1);
+        let has_migrated = *echoes == 0;
+        if has_migrated {
+            *self = Self::No;
+        }
+        has_migrated
+    }
+
     pub(super) fn is_for_drain(&self) -> bool {
         matches!(self, Self::Yes(Move { why: Why::Drain, .. }))
     }
@@ -71,7 +95,7 @@ impl Moving {
     pub(super) async fn step(&mut self) -> Step {
         let Self::Yes(going) = self else { return std::future::pending().await };
         match &mut going.stage {
-            Stage::Due(at) => {
+            Stage::Due(at) | Stage::Migrating { until: at, .. } => {
                 sleep_until(*at).await;
                 Step::Begin
             }
@@ -99,12 +123,12 @@ impl Moving {
         let Self::Yes(going) = self else { return None };
         match std::mem::replace(&mut going.stage, Stage::LoggingIn) {
             Stage::Racing { token, .. } => Some(token),
-            Stage::Due(_) | Stage::Fetching(_) | Stage::LoggingIn => None,
+            Stage::Due(_) | Stage::Migrating { .. } | Stage::Fetching(_) | Stage::LoggingIn => None,
         }
     }
 
     /// A try has failed: the next one comes at once where another address is named, and else after a pause.
-    pub(super) fn try_again(&mut self, has_named: bool, at_least: std::time::Duration) {
+    pub(super) fn try_again(&mut self, has_named: bool, at_least: Duration) {
         let Self::Yes(going) = self else { return };
         if going.why == Why::Network && going.tries >= TRIES_MAX {
             *self = Self::No;

@@ -14,6 +14,8 @@ pub(crate) enum ConnectError {
     Io(#[source] io::Error),
     #[error("TLS failed")]
     Tls(#[from] rustls::Error),
+    #[error("no QUIC")]
+    Quic(#[from] quinn::ConnectionError),
     #[error("no certificate can be for this host")]
     NoHostName,
     #[error("no WebSocket")]
@@ -59,6 +61,7 @@ impl ConnectError {
             Self::Tls(rustls::Error::InvalidCertificate(error)) => distrust(error, host),
             Self::Tls(rustls::Error::InvalidMessage(_)) => "what answers there does not speak TLS".to_owned(),
             Self::Tls(error) => error.to_string(),
+            Self::Quic(error) => error.to_string(),
             Self::Upgrade(error) => error.to_string(),
             Self::Unwritable(error) => error.to_string(),
         }

@@ -7,12 +7,20 @@
 
 use super::{ConnectError, UNSENT_BYTES_MAX};
 use crate::{config::Roots, endpoint::Endpoint, error::ConfigError};
+use quinn::crypto::rustls::QuicClientConfig;
 use rustls::{
-    ClientConfig, ClientConnection, RootCertStore,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
-use std::sync::Arc;
+use std::{
+    fmt::{self, Debug, Formatter},
+    sync::{Arc, Mutex, PoisonError},
+};
 use tokio::{sync::OnceCell, task::spawn_blocking};
 use tracing::debug;
 
@@ -28,10 +36,18 @@ pub(crate) struct Trust {
     made: OnceCell<Configs>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct Configs {
     frames: Arc<ClientConfig>,
     http: Arc<ClientConfig>,
+    quic: Arc<QuicClientConfig>,
+    witness: Arc<Witness>,
+}
+
+impl Debug for Configs {
+    fn fmt(&self, to: &mut Formatter<'_>) -> fmt::Result {
+        to.debug_struct("Configs").field("frames", &self.frames).finish_non_exhaustive()
+    }
 }
 
 impl Trust {
@@ -50,12 +66,22 @@ impl Trust {
 
     /// A connection to this host on which nothing has been said.
     pub(super) async fn begin(&self, endpoint: &Endpoint) -> Result<ClientConnection, ConnectError> {
-        let Configs { frames, http } = self.made.get_or_try_init(|| self.make()).await?;
+        let Configs { frames, http, .. } = self.made.get_or_try_init(|| self.make()).await?;
         let name = ServerName::try_from(endpoint.host().to_owned()).map_err(|_| ConnectError::NoHostName)?;
         let config = if endpoint.kind.is_websocket() { http } else { frames };
         let mut connection = ClientConnection::new(Arc::clone(config), name)?;
         connection.set_buffer_limit(Some(UNSENT_BYTES_MAX));
         Ok(connection)
+    }
+
+    /// The same for QUIC.
+    pub(super) async fn quic(&self) -> Result<Arc<QuicClientConfig>, ConnectError> {
+        Ok(Arc::clone(&self.made.get_or_try_init(|| self.make()).await?.quic))
+    }
+
+    /// Why the certificate of the last handshake of QUIC was refused, if it was: told once.
+    pub(super) fn refusal(&self) -> Option<rustls::Error> {
+        self.made.get()?.witness.refusal.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     async fn make(&self) -> Result<Configs, rustls::Error> {
@@ -69,13 +95,83 @@ impl Trust {
             let (added, ignored) = roots.add_parsable_certificates(found.certs);
             debug!(added, ignored, "roots of the platform");
         }
-        let mut frames = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let roots = Arc::new(roots);
+        let mut frames = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
+            .with_root_certificates(Arc::clone(&roots))
             .with_no_client_auth();
         let mut http = frames.clone();
         frames.alpn_protocols = vec![ALPN_FRAMES.to_vec()];
         http.alpn_protocols = vec![ALPN_HTTP.to_vec()];
-        Ok(Configs { frames: Arc::new(frames), http: Arc::new(http) })
+        let witness = Arc::new(Witness::new(roots, &provider));
+        let mut quic = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::clone(&witness) as Arc<dyn ServerCertVerifier>)
+            .with_no_client_auth();
+        quic.alpn_protocols = vec![ALPN_FRAMES.to_vec()];
+        let quic = QuicClientConfig::try_from(quic).map_err(|error| rustls::Error::General(error.to_string()))?;
+        Ok(Configs { frames: Arc::new(frames), http: Arc::new(http), quic: Arc::new(quic), witness })
+    }
+}
+
+/// Believes whom rustls believes, and remembers why it did not: what comes out of a QUIC handshake is a number and a sentence.
+#[derive(Debug)]
+struct Witness {
+    /// `None`: there are no roots, and nobody is believed.
+    webpki: Option<Arc<WebPkiServerVerifier>>,
+    schemes: Vec<SignatureScheme>,
+    refusal: Mutex<Option<rustls::Error>>,
+}
+
+impl Witness {
+    fn new(roots: Arc<RootCertStore>, provider: &Arc<CryptoProvider>) -> Self {
+        Self {
+            webpki: WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build().ok(),
+            schemes: provider.signature_verification_algorithms.supported_schemes(),
+            refusal: Mutex::default(),
+        }
+    }
+
+    fn webpki(&self) -> Result<&WebPkiServerVerifier, rustls::Error> {
+        self.webpki.as_deref().ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))
+    }
+}
+
+impl ServerCertVerifier for Witness {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verdict = self.webpki().and_then(|webpki| webpki.verify_server_cert(end_entity, intermediates, name, ocsp, now));
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = verdict.as_ref().err().cloned();
+        verdict
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.webpki()?.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.webpki()?.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes.clone()
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Pings and closes are answered here; why a server closes is told as the session's reasons are.
 
-use super::{Arrived, Lost};
+use super::{Arrived, Lost, reason_of_label};
 use billfish_websocket::{Decoder, Event, Opcode, Role, close, close_into, frame_into};
 use billfish_wire::{Encoding, Frame, Reason, envelope, frame, limits::BODY_BYTES_MAX};
 use tracing::debug;
@@ -73,7 +73,7 @@ pub(super) fn random<const N: usize>() -> [u8; N] {
 
 /// Our gateways name the reason by its label; others on the way have numbers alone.
 fn reason_of(code: Option<u16>, text: &str) -> Reason {
-    if let Some(reason) = Reason::ALL.into_iter().find(|reason| reason.label() == text) {
+    if let Some(reason) = reason_of_label(text) {
         return reason;
     }
     match code {
