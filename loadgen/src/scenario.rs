@@ -238,8 +238,8 @@ fn refuse(common: &Common, script: &Script) -> Result<()> {
     if connections as u64 + rooms as u64 > users.unsigned_abs() {
         bail!(WrongUse(format!("--connections {connections} and --rooms {rooms} are together more than the {users} users of a seed")));
     }
-    if common.resume_tls && !common.transport.is_tls() {
-        bail!(WrongUse(format!("--resume-tls needs --transport tls or wss: {} has no tickets", common.transport)));
+    if common.resume_tls && !common.transport.is_encrypted() {
+        bail!(WrongUse(format!("--resume-tls needs --transport tls, wss or quic: {} has no tickets", common.transport)));
     }
     Ok(())
 }
