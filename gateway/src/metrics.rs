@@ -361,7 +361,7 @@ impl Metrics {
         page.counters("gateway_closes", "Connections ended, by reason", "reason", closes)?;
         let told = (0..Reason::ALL.len()).filter(|row| Reason::ALL[*row].number().is_some());
         let errors = told.map(|row| (Reason::ALL[row].label(), self.sum(|shard| &shard.errors[row])));
-        page.counters("gateway_errors", "ERRORs told to clients, by reason", "reason", errors)?;
+        page.counters("gateway_errors", "ERROR frames told to clients, by reason", "reason", errors)?;
         let lost = crate::shard::counters::reason_row(Reason::HeartbeatLost);
         page.counter("gateway_heartbeats_lost", "Sessions that fell silent", self.sum(|shard| &shard.closed[lost]))
     }

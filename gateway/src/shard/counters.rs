@@ -168,7 +168,7 @@ pub struct ShardCounters {
     pub tls_delayed: Counter,
     /// Connections ended, by the place of their [`Reason`] in [`Reason::ALL`].
     pub closed: [Counter; Reason::ALL.len()],
-    /// ERRORs told to clients, by the place of their [`Reason`] in [`Reason::ALL`]; what admission says at accept is not among them.
+    /// ERROR frames told to clients, by the place of their [`Reason`] in [`Reason::ALL`]; what admission says at accept is not among them.
     pub errors: [Counter; Reason::ALL.len()],
     /// Frames read, by [`code_row`].
     pub frames_in: [Counter; CODES],
