@@ -13,7 +13,7 @@ use billfish_state::{State, redis::Redis};
 use prometheus_client::registry::Registry;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::{Map, Value};
-use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -148,27 +148,35 @@ impl Signals {
         Ok(Self { interrupt, terminate, asked: Arc::default() })
     }
 
-    /// Waits for the first signal, or for what the node cannot go on with, then stops by `drain`; a second signal ends the process at once.
+    /// Waits for the first signal, for an operator's call, or for what the node cannot go on with, then stops by `drain`. A second signal ends
+    /// the process at once; a first one behind the call does not, for to drain and then to stop is what an orchestrator does.
     ///
     /// # Errors
     /// What it could not go on with.
     pub(crate) async fn stop_by(mut self, failure: impl Future<Output = Error>, drain: impl Future<Output = ()>) -> Result<()> {
         let asked = Arc::clone(&self.asked);
-        let failure = tokio::select! {
-            () = self.next() => None,
-            () = asked.notified() => None,
-            failure = failure => Some(failure),
+        let (mut is_signalled, failure) = tokio::select! {
+            () = self.next() => (true, None),
+            () = asked.notified() => (false, None),
+            failure = failure => (false, Some(failure)),
         };
         match &failure {
             None => info!("stopping; a second signal ends the process at once"),
             Some(failure) => error!("stopping, for this node cannot go on: {failure:#}"),
         }
-        tokio::select! {
-            () = drain => info!("stopped"),
-            () = self.next() => {
-                warn!("stopped by a second signal; connections were cut");
-                // Nothing more is owed to anyone, and nothing that was confirmed is lost: the records are on the disk.
-                std::process::exit(1);
+        let mut drain = pin!(drain);
+        loop {
+            tokio::select! {
+                () = &mut drain => break info!("stopped"),
+                () = self.next() => {
+                    if !std::mem::replace(&mut is_signalled, true) {
+                        info!("stopping already; one more signal ends the process at once");
+                        continue;
+                    }
+                    warn!("stopped by a second signal; connections were cut");
+                    // Nothing more is owed to anyone, and nothing that was confirmed is lost: the records are on the disk.
+                    std::process::exit(1);
+                }
             }
         }
         failure.map_or(Ok(()), Err)

@@ -36,13 +36,14 @@ fn the_operators_port_drains_whoever_says_the_header_and_nobody_else() {
     let mut house = House::start();
     let mut peer = house.login(20_001);
     let drain = format!("http://{}/drain", house.ports.admin);
-    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    // A connection each: one on which a body was not read is closed, at a moment that nobody knows.
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into();
     let mut refused = agent.post(&drain).send_form([("x", "y")]).unwrap();
     assert_eq!(refused.status(), 403);
     assert!(refused.body_mut().read_to_string().unwrap().contains("Billfish-Drain"));
     assert_eq!(agent.get(&drain).call().unwrap().status(), 405);
     assert_eq!(house.admin("/readyz").0, 200);
-    assert_eq!(agent.post(&drain).header("Billfish-Drain", "yes").send_empty().unwrap().status(), 202);
+    house.drain();
     peer.expect(Code::Reconnect);
     let status = house.wait(Duration::from_secs(60));
     assert!(status.success(), "{status}\n{}", house.log());
@@ -104,6 +105,33 @@ fn an_idle_server_stops_at_once_on_either_signal() {
         rustix::process::kill_process(pid, signal).unwrap();
         assert!(house.wait(Duration::from_secs(10)).success());
     }
+}
+
+/// What an orchestrator does: it has the node drained, and then stops it.
+#[test]
+fn a_signal_behind_the_operators_call_cuts_nobody_and_one_more_does() {
+    let mut house = House::with("[gateway.drain]\nspread_max = \"2s\"\nclose_per_s = 10\n");
+    let mut peers: Vec<_> = (0..20).map(|user| house.login(20_001 + user)).collect();
+    house.drain();
+    eventually("it drains", || house.admin("/readyz").0 == 503);
+    house.terminate();
+    for (number, peer) in peers.iter_mut().enumerate() {
+        let heard: Vec<_> = peer.until_closed().into_iter().map(|(code, _)| code).filter(|code| *code != Code::Biz).collect();
+        assert_eq!(heard, [Code::Reconnect], "peer {number}");
+    }
+    let status = house.wait(Duration::from_secs(60));
+    assert!(status.success(), "{status}\n{}", house.log());
+    assert!(house.log().contains("stopping already"), "{}", house.log());
+
+    let mut house = House::with("[gateway.drain]\nspread_max = \"60s\"\nclose_per_s = 1\n");
+    let peers: Vec<_> = (0..30).map(|user| house.login(20_001 + user)).collect();
+    house.drain();
+    eventually("it drains", || house.admin("/readyz").0 == 503);
+    house.terminate();
+    eventually("the first is heard", || house.log().contains("stopping already"));
+    house.terminate();
+    assert_eq!(house.wait(Duration::from_secs(10)).code(), Some(1));
+    drop(peers);
 }
 
 #[test]

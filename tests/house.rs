@@ -159,6 +159,12 @@ impl House {
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
 
+    /// Has it drained as an operator does, by a call of the admin port.
+    pub(crate) fn drain(&self) {
+        let answer = ureq::post(format!("http://{}/drain", self.ports.admin)).header("Billfish-Drain", "yes").send_empty().unwrap();
+        assert_eq!(answer.status(), 202);
+    }
+
     /// Waits until it has stopped by itself.
     pub(crate) fn wait(&mut self, patience: Duration) -> ExitStatus {
         let deadline = Instant::now() + patience;
