@@ -1,6 +1,6 @@
 //! A business backend's hand on a router: the HTTP API with its key.
 
-use crate::patience::PATIENCE;
+use crate::patience::{PATIENCE, eventually_within};
 use serde_json::{Value, json};
 use std::{net::SocketAddr, time::Duration};
 
@@ -59,7 +59,13 @@ impl Api {
 
     /// A token of a user of the default app.
     pub fn token(&self, user: i64) -> String {
-        let (status, answer) = self.call("POST", "/v1/im/tokens", &json!({"appId": 10001, "userId": user})).expect("an answer");
+        let mut asked = (0, Value::Null);
+        // As a backend does that is told to come again: a router which is ready may have seen no gateway of a cluster just started.
+        eventually_within(PATIENCE, || {
+            asked = self.call("POST", "/v1/im/tokens", &json!({"appId": 10001, "userId": user})).expect("an answer");
+            asked.0 != 503
+        });
+        let (status, answer) = asked;
         assert_eq!(status, 200, "{answer}");
         answer["token"].as_str().unwrap_or_else(|| panic!("no token in {answer}")).to_owned()
     }
