@@ -145,6 +145,8 @@ impl RedisServer {
             // Replicas come from addresses of their own, which are loopback too and which Redis takes for strangers.
             put("protected-mode", "no");
             put("cluster-node-timeout", "1000");
+            // On a busy machine an election may fail for longer than twenty seconds, after which a replica would give up for good.
+            put("cluster-replica-validity-factor", "0");
         }
         if let Some((user, password)) = &self.options.credentials {
             if user == "default" {
