@@ -21,7 +21,7 @@ const GOOD: i64 = 200;
 fn two_thousand_slow_strangers_are_cut_and_cost_no_good_login() {
     let house = House::with(
         "[gateway.session]\nlogin_timeout = \"2s\"\n\
-         [gateway.admission]\nexempt = []\nconnections_max = 4000\nunlogged_percent_max = 60\nnew_per_s = 1000\nhalf_open_max = 200\n\
+         [gateway.admission]\nexempt = []\nconnections_max = 6000\nunlogged_percent_max = 60\nnew_per_s = 1000\nhalf_open_max = 200\n\
          logins_per_minute = 1000\n",
     );
     let tokens: Vec<String> = (0..GOOD).map(|user| house.token(20_001 + user)).collect();

@@ -2,30 +2,35 @@
 //!
 //! - An address is one IPv4 address or one IPv6 /64, the smallest thing one subscriber is given.
 //! - Nothing here waits: shards ask from their threads, and a question costs one short lock; exempt networks cost none.
-//! - The table is bounded. An address that has no connection and whose allowances are full again is forgotten; when even that makes no
-//!   room, unknown addresses are refused.
+//! - The table of addresses is bounded. When it is full, an unknown one gets the place of one that has no connection (`addresses`).
+//! - What an address may hold without login shrinks as the places for strangers run out, so that few cannot take them all.
 //!
 //! Not for what a session does: its own limits are in `protocol/session`.
 
+mod addresses;
+
+pub(crate) use self::addresses::Holds;
+
+use self::addresses::{Address, Addresses};
 use crate::{
     config::{AdmissionConfig, ProxyConfig},
     metrics::ControlCounters,
-    shard::message::Admission,
+    shard::message::{Admission, TurnedAway},
     watermarks::{Watermarks, files_max},
 };
 use billfish_wire::Reason;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::HashMap,
     fmt,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     str::FromStr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::Instant,
 };
+use tracing::warn;
 
 /// Addresses that begin alike: `10.0.0.0/8`, `2001:db8::/32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -173,40 +178,11 @@ pub(crate) struct Gate {
     connections: AtomicU32,
     /// Without login, exempt networks left out.
     unlogged: AtomicU32,
-    addresses: Mutex<HashMap<Address, Entry, foldhash::fast::RandomState>>,
-    addresses_max: usize,
+    addresses: Mutex<Addresses>,
     start: Instant,
+    /// An operator is told next that addresses are forgotten before their time.
+    warn_from_ms: AtomicU64,
     counters: Arc<ControlCounters>,
-}
-
-/// What limits are counted for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Address {
-    V4(Ipv4Addr),
-    /// The upper half.
-    V6(u64),
-}
-
-impl From<IpAddr> for Address {
-    fn from(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(address),
-            IpAddr::V6(address) => Self::V6((u128::from(address) >> 64) as u64),
-        }
-    }
-}
-
-/// What is known of one address.
-#[derive(Debug)]
-struct Entry {
-    half_open: u32,
-    live: u32,
-    new: Allowance,
-    logins: Allowance,
-    bad_tokens: u32,
-    /// When the first of `bad_tokens` came.
-    bad_since_ms: u64,
-    banned_until_ms: u64,
 }
 
 /// So many per period and not more, refilled evenly: holds the time at which all of it will be there again, in microseconds.
@@ -249,9 +225,9 @@ impl Gate {
             unlogged_max: u32::try_from(unlogged_max).unwrap_or(u32::MAX).max(1),
             connections: AtomicU32::new(0),
             unlogged: AtomicU32::new(0),
-            addresses: Mutex::new(HashMap::default()),
-            addresses_max: ADDRESSES_MAX,
+            addresses: Mutex::new(Addresses::new(ADDRESSES_MAX, u64::try_from(config.bad_token_ban.as_millis()).unwrap_or(u64::MAX))),
             start: Instant::now(),
+            warn_from_ms: AtomicU64::new(0),
             counters,
         }
     }
@@ -311,35 +287,60 @@ impl Gate {
     }
 
     fn accept_address(&self, peer: IpAddr, now_ms: u64) -> Result<(), Refused> {
-        let config = &self.config;
+        let (config, address) = (&self.config, Address::from(peer));
         let mut addresses = self.addresses();
-        let address = Address::from(peer);
-        if !addresses.contains_key(&address) && addresses.len() >= self.addresses_max {
-            addresses.retain(|_, entry| !entry.is_idle(now_ms, config));
-            if addresses.len() >= self.addresses_max {
-                return Err(Refused::Table);
+        // Others only make it smaller while the table is locked.
+        let unlogged = self.unlogged.load(Relaxed);
+        let mut lost = None;
+        let place = match addresses.find(address) {
+            Some(place) => place,
+            // Nobody is forgotten for somebody who is then refused.
+            None if unlogged >= self.unlogged_max => return Err(Refused::Unlogged),
+            None => {
+                let place;
+                (place, lost) = addresses.insert(address, now_ms).map_err(|_| Refused::Table)?;
+                place
             }
+        };
+        let ban_ms = self.ban_ms();
+        let admitted = addresses.change(place, |entry| {
+            entry.expire(now_ms, ban_ms);
+            if entry.banned_until_ms > 0 {
+                return Err(Refused::Banned);
+            }
+            if entry.live >= config.live_max {
+                return Err(Refused::Live);
+            }
+            if entry.half_open >= half_open_allowed(config.half_open_max, self.unlogged_max, unlogged) {
+                return Err(Refused::HalfOpen);
+            }
+            if entry.new.take(now_ms, config.new_per_s, 1000).is_err() {
+                return Err(Refused::NewRate);
+            }
+            if unlogged >= self.unlogged_max {
+                return Err(Refused::Unlogged);
+            }
+            entry.half_open += 1;
+            entry.live += 1;
+            self.unlogged.fetch_add(1, Relaxed);
+            Ok(())
+        });
+        drop(addresses);
+        if let Some(lost) = lost {
+            self.forgot(lost, now_ms);
         }
-        let entry = addresses.entry(address).or_insert_with(Entry::new);
-        if entry.banned_until_ms > now_ms {
-            return Err(Refused::Banned);
+        admitted
+    }
+
+    /// The table is full, and an address had to be forgotten before its time.
+    fn forgot(&self, lost: Holds, now_ms: u64) {
+        self.counters.admission_forgotten[lost as usize].add(1);
+        let warn_from_ms = self.warn_from_ms.load(Relaxed);
+        if now_ms >= warn_from_ms
+            && self.warn_from_ms.compare_exchange(warn_from_ms, now_ms.saturating_add(MINUTE_MS), Relaxed, Relaxed).is_ok()
+        {
+            warn!(addresses = ADDRESSES_MAX, "the table of addresses is full; those without a connection are forgotten before their time");
         }
-        if entry.live >= config.live_max {
-            return Err(Refused::Live);
-        }
-        if entry.half_open >= config.half_open_max {
-            return Err(Refused::HalfOpen);
-        }
-        if entry.new.take(now_ms, config.new_per_s, 1000).is_err() {
-            return Err(Refused::NewRate);
-        }
-        if self.unlogged.fetch_add(1, Relaxed) >= self.unlogged_max {
-            self.unlogged.fetch_sub(1, Relaxed);
-            return Err(Refused::Unlogged);
-        }
-        entry.half_open += 1;
-        entry.live += 1;
-        Ok(())
     }
 
     fn login_at(&self, peer: IpAddr, now_ms: u64) -> Result<(), u64> {
@@ -348,12 +349,14 @@ impl Gate {
         }
         let mut addresses = self.addresses();
         // Its connection may just have gone, and its entry with it; then nobody waits for the answer either.
-        let Some(entry) = addresses.get_mut(&Address::from(peer)) else { return Ok(()) };
-        if entry.banned_until_ms > now_ms {
-            self.refused(Refused::Banned);
-            return Err(entry.banned_until_ms - now_ms);
-        }
-        entry.logins.take(now_ms, self.config.logins_per_minute, MINUTE_MS).inspect_err(|_| self.refused(Refused::LoginRate))
+        let Some(place) = addresses.find(Address::from(peer)) else { return Ok(()) };
+        addresses.change(place, |entry| {
+            if entry.banned_until_ms > now_ms {
+                self.refused(Refused::Banned);
+                return Err(entry.banned_until_ms - now_ms);
+            }
+            entry.logins.take(now_ms, self.config.logins_per_minute, MINUTE_MS).inspect_err(|_| self.refused(Refused::LoginRate))
+        })
     }
 
     fn bad_token_at(&self, peer: IpAddr, now_ms: u64) {
@@ -361,16 +364,24 @@ impl Gate {
             return;
         }
         let ban_ms = self.ban_ms();
+        self.change(peer, |entry| {
+            entry.expire(now_ms, ban_ms);
+            if entry.bad_tokens == 0 {
+                entry.bad_since_ms = now_ms;
+            }
+            entry.bad_tokens += 1;
+            if entry.bad_tokens >= self.config.bad_tokens_max {
+                entry.bad_tokens = 0;
+                entry.banned_until_ms = now_ms.saturating_add(ban_ms);
+            }
+        });
+    }
+
+    /// Changes what is known of an address; nothing where it has been forgotten.
+    fn change(&self, peer: IpAddr, change: impl FnOnce(&mut addresses::Entry)) {
         let mut addresses = self.addresses();
-        let Some(entry) = addresses.get_mut(&Address::from(peer)) else { return };
-        if entry.bad_tokens == 0 || now_ms.saturating_sub(entry.bad_since_ms) >= ban_ms {
-            entry.bad_tokens = 0;
-            entry.bad_since_ms = now_ms;
-        }
-        entry.bad_tokens += 1;
-        if entry.bad_tokens >= self.config.bad_tokens_max {
-            entry.bad_tokens = 0;
-            entry.banned_until_ms = now_ms.saturating_add(ban_ms);
+        if let Some(place) = addresses.find(Address::from(peer)) {
+            addresses.change(place, change);
         }
     }
 
@@ -387,21 +398,31 @@ impl Gate {
         self.counters.admission_refused[why as usize].add(1);
     }
 
+    /// Counts a refusal, and says what the client is told.
+    fn turn_away(&self, peer: IpAddr, why: Refused, now_ms: u64) -> TurnedAway {
+        self.refused(why);
+        let mut refusal = TurnedAway::because(why.reason());
+        if why == Refused::Banned {
+            let mut left_ms = 0;
+            self.change(peer, |entry| left_ms = entry.banned_until_ms.saturating_sub(now_ms));
+            refusal.retry_after_ms = left_ms.max(1);
+        }
+        refusal
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn addresses(&self) -> MutexGuard<'_, HashMap<Address, Entry, foldhash::fast::RandomState>> {
+    fn addresses(&self) -> MutexGuard<'_, Addresses> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Admission for Gate {
-    fn accept(&self, peer: IpAddr) -> Result<(), Reason> {
-        self.accept_at(peer, self.now_ms()).map_err(|why| {
-            self.refused(why);
-            why.reason()
-        })
+    fn accept(&self, peer: IpAddr) -> Result<(), TurnedAway> {
+        let now_ms = self.now_ms();
+        self.accept_at(peer, now_ms).map_err(|why| self.turn_away(peer, why, now_ms))
     }
 
     fn is_open(&self) -> bool {
@@ -412,11 +433,9 @@ impl Admission for Gate {
         self.relays.iter().any(|network| network.contains(peer))
     }
 
-    fn introduce(&self, client: IpAddr) -> Result<(), Reason> {
-        self.introduce_at(client, self.now_ms()).map_err(|why| {
-            self.refused(why);
-            why.reason()
-        })
+    fn introduce(&self, client: IpAddr) -> Result<(), TurnedAway> {
+        let now_ms = self.now_ms();
+        self.introduce_at(client, now_ms).map_err(|why| self.turn_away(client, why, now_ms))
     }
 
     fn logged_in(&self, peer: IpAddr) {
@@ -424,9 +443,7 @@ impl Admission for Gate {
             return;
         }
         self.unlogged.fetch_sub(1, Relaxed);
-        if let Some(entry) = self.addresses().get_mut(&Address::from(peer)) {
-            entry.half_open = entry.half_open.saturating_sub(1);
-        }
+        self.change(peer, |entry| entry.half_open = entry.half_open.saturating_sub(1));
     }
 
     fn closed(&self, peer: IpAddr, was_logged_in: bool) {
@@ -437,34 +454,20 @@ impl Admission for Gate {
         if !was_logged_in {
             self.unlogged.fetch_sub(1, Relaxed);
         }
-        if let Some(entry) = self.addresses().get_mut(&Address::from(peer)) {
+        self.change(peer, |entry| {
             entry.live = entry.live.saturating_sub(1);
             if !was_logged_in {
                 entry.half_open = entry.half_open.saturating_sub(1);
             }
-        }
+        });
     }
 }
 
-impl Entry {
-    fn new() -> Self {
-        Self {
-            half_open: 0,
-            live: 0,
-            new: Allowance::default(),
-            logins: Allowance::default(),
-            bad_tokens: 0,
-            bad_since_ms: 0,
-            banned_until_ms: 0,
-        }
-    }
-
-    /// Forgetting it changes no answer.
-    fn is_idle(&self, now_ms: u64, config: &AdmissionConfig) -> bool {
-        let bad_tokens_count = self.bad_tokens > 0
-            && now_ms.saturating_sub(self.bad_since_ms) < u64::try_from(config.bad_token_ban.as_millis()).unwrap_or(u64::MAX);
-        self.live == 0 && !bad_tokens_count && self.banned_until_ms <= now_ms && self.new.is_full(now_ms) && self.logins.is_full(now_ms)
-    }
+/// How many connections without login an address may have, of `max`: an eighth of the places for strangers that are free, at least one. So
+/// what is free is never less than eight times what the greediest address may still take, and who comes first from an address gets in until
+/// as many addresses as there are places hold them.
+fn half_open_allowed(max: u32, places: u32, taken: u32) -> u32 {
+    (places.saturating_sub(taken) / FREE_PER_HALF_OPEN).clamp(1, max.max(1))
 }
 
 /// 90 % of the files this process may open: links, records and the kernel's own want some too.
@@ -472,17 +475,19 @@ fn default_connections_max() -> u32 {
     u32::try_from(files_max() * 9 / 10).unwrap_or(u32::MAX).max(1)
 }
 
-/// Addresses remembered at once: at 72 bytes each about 6 MiB with the table's slack.
+/// Addresses remembered at once: 5 MiB of entries, and 3 MiB to find them by.
 const ADDRESSES_MAX: usize = 65_536;
+/// Places that are free for each one that an address holds without login.
+const FREE_PER_HALF_OPEN: u32 = 8;
 const MINUTE_MS: u64 = 60_000;
 
 #[cfg(test)]
 mod tests {
-    use super::{Gate, MINUTE_MS, Network, Refused};
+    use super::{Gate, Holds, MINUTE_MS, Network, Refused, half_open_allowed};
     use crate::{
         config::{AdmissionConfig, ProxyConfig},
         metrics::ControlCounters,
-        shard::message::Admission,
+        shard::message::{Admission, TurnedAway},
         watermarks::Watermarks,
     };
     use billfish_wire::Reason;
@@ -562,7 +567,7 @@ mod tests {
         let proxy = IpAddr::from([127, 0, 0, 9]);
         gate.accept(proxy).unwrap();
         gate.accept(proxy).unwrap();
-        assert_eq!(gate.accept(proxy), Err(Reason::Unavailable));
+        assert_eq!(gate.accept(proxy), Err(TurnedAway { reason: Reason::Unavailable, retry_after_ms: 5_000 }));
         assert_eq!(gate.counters.admission_refused[Refused::Connections as usize].value(), 1);
         gate.closed(proxy, false);
         gate.accept(proxy).unwrap();
@@ -574,7 +579,7 @@ mod tests {
         for last in 0..10 {
             gate.accept(peer(last)).unwrap();
         }
-        assert_eq!(gate.accept(peer(10)), Err(Reason::Unavailable));
+        assert_eq!(gate.accept(peer(10)), Err(TurnedAway::because(Reason::Unavailable)));
         assert_eq!(gate.counters.admission_refused[Refused::Files as usize].value(), 1);
         assert!(gate.is_open(), "they are told");
         gate.closed(peer(0), false);
@@ -632,6 +637,21 @@ mod tests {
     }
 
     #[test]
+    fn who_is_banned_is_told_what_is_left_of_it_and_others_five_seconds() {
+        let gate = gate(|config| config.half_open_max = 1);
+        let relayed = peer(2);
+        for address in [peer(1), relayed] {
+            guesses(&gate, address, 10, gate.now_ms());
+            let told = if address == relayed { gate.introduce(address) } else { gate.accept(address) }.unwrap_err();
+            assert_eq!(told.reason, Reason::RateLimited);
+            assert!((500_000..=600_000).contains(&told.retry_after_ms), "{told:?}");
+            assert_eq!(told.body().retry_after_ms, i64::try_from(told.retry_after_ms).ok());
+        }
+        gate.accept(peer(3)).unwrap();
+        assert_eq!(gate.accept(peer(3)), Err(TurnedAway { reason: Reason::RateLimited, retry_after_ms: 5_000 }));
+    }
+
+    #[test]
     fn bad_tokens_of_long_ago_do_not_add_up() {
         let gate = gate(|_| {});
         gate.accept_at(peer(1), 0).unwrap();
@@ -659,17 +679,133 @@ mod tests {
         gate.accept_at("::ffff:127.0.0.1".parse().unwrap(), 0).unwrap();
     }
 
+    /// The gate with room for so few addresses.
+    fn small(max: usize, change: impl FnOnce(&mut AdmissionConfig)) -> Gate {
+        let gate = gate(change);
+        gate.addresses().set_max(max);
+        gate
+    }
+
+    /// It comes, brings bad tokens and goes.
+    fn guesses(gate: &Gate, address: IpAddr, count: u32, now_ms: u64) {
+        gate.accept_at(address, now_ms).unwrap();
+        for _ in 0..count {
+            gate.bad_token_at(address, now_ms);
+        }
+        gate.closed(address, false);
+    }
+
+    fn forgotten(gate: &Gate) -> [u64; 3] {
+        Holds::ALL.map(|holds| gate.counters.admission_forgotten[holds as usize].value())
+    }
+
     #[test]
-    fn a_full_table_forgets_the_idle_and_then_refuses_the_unknown() {
-        let mut gate = gate(|_| {});
-        gate.addresses_max = 2;
+    fn in_a_full_table_the_unknown_get_the_places_of_those_who_have_gone() {
+        let gate = small(2, |_| {});
         gate.accept_at(peer(1), 0).unwrap();
         gate.accept_at(peer(2), 0).unwrap();
-        assert_eq!(gate.accept_at(peer(3), 0), Err(Refused::Table));
+        assert_eq!(gate.accept_at(peer(3), 0), Err(Refused::Table), "both have a connection");
         gate.accept_at(peer(2), 0).unwrap();
         gate.closed(peer(1), false);
-        assert_eq!(gate.accept_at(peer(3), 0), Err(Refused::Table), "its allowance is not full yet");
-        gate.accept_at(peer(3), MINUTE_MS).unwrap();
+        gate.accept_at(peer(3), 0).unwrap();
+        assert_eq!(forgotten(&gate), [1, 0, 0], "its allowance was not full yet");
+        gate.closed(peer(3), false);
+        gate.accept_at(peer(4), MINUTE_MS).unwrap();
+        assert_eq!(forgotten(&gate), [1, 0, 0], "nothing was lost");
+        assert!(gate.addresses().is_in_order());
+    }
+
+    #[test]
+    fn a_network_full_of_guessers_shuts_nobody_out() {
+        let gate = small(1_000, |_| {});
+        for network in 0..3_000_u64 {
+            guesses(&gate, IpAddr::from(((0x2001_0db8_0000_0000 | u128::from(network)) << 64).to_be_bytes()), 1, network);
+        }
+        gate.accept_at(peer(1), 3_000).unwrap();
+        gate.login_at(peer(1), 3_000).unwrap();
+        assert_eq!(forgotten(&gate), [0, 2_001, 0]);
+        assert!(gate.addresses().is_in_order());
+    }
+
+    #[test]
+    fn the_banned_are_forgotten_last_and_those_who_guessed_before_them() {
+        let gate = small(4, |_| {});
+        guesses(&gate, peer(1), 10, 0);
+        guesses(&gate, peer(2), 9, 0);
+        gate.accept_at(peer(3), 0).unwrap();
+        guesses(&gate, peer(4), 0, 0);
+        gate.accept_at(peer(5), 1).unwrap();
+        assert_eq!(forgotten(&gate), [1, 0, 0], "who did nothing goes first, though the others are older");
+        gate.accept_at(peer(6), 1).unwrap();
+        assert_eq!(forgotten(&gate), [1, 1, 0]);
+        assert_eq!(gate.accept_at(peer(1), 1), Err(Refused::Banned));
+        gate.accept_at(peer(7), 1).unwrap();
+        assert_eq!(forgotten(&gate), [1, 1, 1], "all others have connections");
+        assert_eq!(gate.accept_at(peer(8), 1), Err(Refused::Table));
+    }
+
+    #[test]
+    fn a_ban_that_is_over_goes_before_an_allowance_that_is_used() {
+        let gate = small(2, |_| {});
+        guesses(&gate, peer(1), 10, 0);
+        guesses(&gate, peer(2), 0, 600_000);
+        gate.accept_at(peer(3), 600_000).unwrap();
+        assert_eq!(forgotten(&gate), [0, 0, 0]);
+        // Banned when its connection had gone: it is the last all the same.
+        gate.bad_token_at(peer(2), 600_000);
+        for _ in 0..9 {
+            gate.bad_token_at(peer(2), 600_000);
+        }
+        assert_eq!(gate.accept_at(peer(2), 600_001), Err(Refused::Banned));
+        assert!(gate.addresses().is_in_order());
+    }
+
+    #[test]
+    fn who_is_refused_for_want_of_places_costs_nobody_his_entry() {
+        let gate = small(2, |config| config.connections_max = 10);
+        guesses(&gate, peer(1), 10, 0);
+        gate.accept_at(peer(2), 0).unwrap();
+        assert_eq!(gate.accept_at(peer(3), 0), Err(Refused::Unlogged));
+        gate.closed(peer(2), false);
+        assert_eq!(gate.accept_at(peer(1), 0), Err(Refused::Banned));
+        assert_eq!(forgotten(&gate), [0, 0, 0]);
+    }
+
+    #[test]
+    fn an_address_holds_an_eighth_of_what_is_free_for_strangers_and_always_one() {
+        for (max, places, taken, allowed) in [
+            (200, 100_000, 0, 200),
+            (200, 100_000, 98_400, 200),
+            (200, 100_000, 98_399 + 8, 199),
+            (200, 1_800, 200, 200),
+            (200, 1_800, 1_000, 100),
+            (200, 1_800, 1_799, 1),
+            (200, 1_800, 1_800, 1),
+            (200, 1, 2, 1),
+            (3, 1_800, 0, 3),
+        ] {
+            assert_eq!(half_open_allowed(max, places, taken), allowed, "{max} {places} {taken}");
+        }
+    }
+
+    #[test]
+    fn strangers_from_forty_addresses_leave_places_for_newcomers() {
+        // As with 20,000 files.
+        let gate = gate(|config| {
+            config.connections_max = 18_000;
+            config.new_per_s = 1_000_000;
+        });
+        for turn in 0..400_u32 {
+            for last in 0..42 {
+                let admitted = gate.accept_at(peer(last), 0);
+                assert!(matches!(admitted, Ok(()) | Err(Refused::HalfOpen)), "{turn} {admitted:?}");
+            }
+        }
+        let newcomer = |at: u32| IpAddr::from((0x0A00_0000 + at).to_be_bytes());
+        for at in 0..200 {
+            gate.accept_at(newcomer(at), 0).unwrap();
+        }
+        assert!(gate.unlogged.load(super::Relaxed) > 1_500, "strangers have most of it");
     }
 
     #[test]
@@ -685,26 +821,36 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes and goes, the counts return to zero with the last connection.
+        /// Whatever comes and goes, in a table that is too small or not, the counts return to zero with the last connection.
         #[test]
-        fn counts_return_to_rest(steps in proptest::collection::vec((0_u8..6, 0_u8..3), 0..200)) {
-            let gate = gate(|config| { config.connections_max = 20; config.half_open_max = 3; config.live_max = 5; config.new_per_s = 1_000; });
+        fn counts_return_to_rest(steps in proptest::collection::vec((0_u8..8, 0_u8..6), 0..200), max in 1_usize..8) {
+            let gate = small(max, |config| {
+                config.connections_max = 20;
+                config.unlogged_percent_max = 100;
+                config.half_open_max = 3;
+                config.live_max = 5;
+                config.new_per_s = 1_000;
+                config.bad_tokens_max = 2;
+            });
             let mut open: Vec<(IpAddr, bool)> = Vec::new();
-            for (step, last) in steps {
+            for (now_ms, (step, last)) in (0..).step_by(60_000).zip(steps) {
                 match step {
-                    4 => if gate.accept_at(RELAY, 0).is_ok() { open.push((RELAY, false)); },
-                    5 => if let Some(one) = open.iter_mut().find(|one| **one == (RELAY, false)) && gate.introduce_at(peer(last), 0).is_ok() {
+                    4 => if gate.accept_at(RELAY, now_ms).is_ok() { open.push((RELAY, false)); },
+                    5 => if let Some(one) = open.iter_mut().find(|one| **one == (RELAY, false)) && gate.introduce_at(peer(last), now_ms).is_ok() {
                         one.0 = peer(last);
                     },
-                    0 | 1 => if gate.accept_at(peer(last), 0).is_ok() { open.push((peer(last), false)); },
+                    6 => gate.bad_token_at(peer(last), now_ms),
+                    0 | 1 => if gate.accept_at(peer(last), now_ms).is_ok() { open.push((peer(last), false)); },
                     2 => if let Some(one) = open.iter_mut().find(|one| !one.1) { one.1 = true; gate.logged_in(one.0); },
                     _ => if let Some((one, logged_in)) = open.pop() { gate.closed(one, logged_in); },
                 }
+                prop_assert!(gate.addresses().is_in_order());
             }
             for (one, logged_in) in open.drain(..) { gate.closed(one, logged_in); }
             prop_assert_eq!(gate.connections.load(super::Relaxed), 0);
             prop_assert_eq!(gate.unlogged.load(super::Relaxed), 0);
-            prop_assert!(gate.addresses().values().all(|entry| entry.live == 0 && entry.half_open == 0));
+            prop_assert!(gate.addresses().is_in_order());
+            prop_assert!(gate.addresses().entries().all(|entry| entry.live == 0 && entry.half_open == 0));
         }
     }
 }

@@ -171,7 +171,8 @@ pub struct AdmissionConfig {
     pub unlogged_percent_max: u32,
     /// New connections a second from one address.
     pub new_per_s: u32,
-    /// Connections of one address that have not logged in.
+    /// Connections of one address that have not logged in; fewer where that is more than an eighth of the places for strangers that are
+    /// still free, and always one.
     pub half_open_max: u32,
     /// Connections of one address; carriers put thousands of phones behind one, so raise it where that is the audience.
     pub live_max: u32,

@@ -5,7 +5,7 @@
 //! - Labels have few values, all known beforehand, and all of them are always shown: a series that appears late has no rate.
 
 use crate::{
-    admission::Refused,
+    admission::{Holds, Refused},
     certificates::Certificates,
     directory::Directory,
     memory::resident_bytes,
@@ -176,6 +176,8 @@ impl Forgotten {
 pub(crate) struct ControlCounters {
     /// By [`Refused`].
     pub(crate) admission_refused: [Tally; Refused::ALL.len()],
+    /// Addresses forgotten before their time, by [`Holds`].
+    pub(crate) admission_forgotten: [Tally; Holds::ALL.len()],
     /// By [`Incomer`].
     pub(crate) quic_incoming: [Tally; Incomer::ALL.len()],
     /// By [`QuicHandshake`].
@@ -355,6 +357,8 @@ impl Metrics {
         page.gauge("gateway_open_files", "Files the process has open", open_files().unwrap_or_default())?;
         page.gauge("gateway_memory_budget_bytes", "Memory the process may have; 0: any", self.memory_budget_bytes)?;
         page.counters("gateway_admission_refused", "Connections and logins turned away by admission", "reason", refused)?;
+        let forgotten = Holds::ALL.map(|holds| (holds.label(), control.admission_forgotten[holds as usize].value()));
+        page.counters("gateway_admission_forgotten", "Addresses forgotten before their time for unknown ones", "lost", forgotten)?;
         let logins = LoginResult::ALL.map(|(result, label)| (label, control.logins[result as usize].value()));
         page.counters("gateway_logins", "Logins decided, by result", "result", logins)?;
         let closes = (0..Reason::ALL.len()).map(|row| (Reason::ALL[row].label(), self.sum(|shard| &shard.closed[row])));

@@ -367,8 +367,8 @@ impl Hall {
         let peer = connection.remote_address().ip().to_canonical();
         let admitted = match admitted.map_or_else(|| Admitted::ask(&self.admission, peer), Ok) {
             Ok(admitted) => admitted,
-            Err(reason) => {
-                close(&connection, reason);
+            Err(refusal) => {
+                close(&connection, refusal.reason);
                 return None;
             }
         };

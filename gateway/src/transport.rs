@@ -24,7 +24,7 @@ pub use self::websocket::WebSocketRules;
 pub(crate) use self::proxy::{NotProxy, Source};
 
 use self::stream::Stream;
-use crate::quic::ShardEnd;
+use crate::{quic::ShardEnd, shard::message::TurnedAway};
 use billfish_session::Form;
 use billfish_wire::{Code, Encoding, Reason};
 use mio::{Interest, Registry, Token};
@@ -307,9 +307,9 @@ impl Transport {
 
     /// Appends why a peer that has said nothing is not let in: an ERROR, or the answer to the request it is about to make. Nothing where TLS
     /// comes first: the handshake would cost more than the words are worth.
-    pub(crate) fn refusal_into(&self, out: &mut Vec<u8>, reason: Reason) {
+    pub(crate) fn refusal_into(&self, out: &mut Vec<u8>, refusal: TurnedAway) {
         if let Self::Stream(stream) = self {
-            stream.refusal_into(out, reason);
+            stream.refusal_into(out, refusal);
         }
     }
 

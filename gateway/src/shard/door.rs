@@ -5,13 +5,17 @@
 //! - TLS costs the server as much as it costs the client, so its doors share an allowance of handshakes. Who comes beyond it waits in the
 //!   kernel's queue and is not refused.
 
-use super::{Shard, connection::Connection, connection::Tenant, message::Entrant};
+use super::{
+    Shard,
+    connection::{Connection, Tenant},
+    message::{Entrant, TurnedAway},
+};
 use crate::{
     handshakes::Handshakes,
     transport::{Entrance, Transport},
 };
 use billfish_session::{Form, Time, server::ServerSession};
-use billfish_wire::{Body, Code, Reason};
+use billfish_wire::{Code, Reason};
 use mio::{Interest, Registry, Token};
 use std::{
     io,
@@ -151,9 +155,9 @@ impl Shard {
             self.desk.counters.accept_failed.add(1);
             return;
         };
-        if let Err(reason) = self.admission.0.accept(peer) {
+        if let Err(refusal) = self.admission.0.accept(peer) {
             self.desk.counters.accept_refused.add(1);
-            return self.turn_away(transport, reason);
+            return self.turn_away(transport, refusal);
         }
         if self.admission.0.is_relay(peer) {
             transport.expect_header();
@@ -162,10 +166,10 @@ impl Shard {
     }
 
     /// Says why, where that can be said at once.
-    fn turn_away(&mut self, mut transport: Transport, reason: Reason) {
+    fn turn_away(&mut self, mut transport: Transport, refusal: TurnedAway) {
         let Self { desk, buffer, .. } = self;
         let mut words = Vec::new();
-        transport.refusal_into(&mut words, reason);
+        transport.refusal_into(&mut words, refusal);
         if words.is_empty() {
             return;
         }
@@ -180,7 +184,7 @@ impl Shard {
         let Entrant { end, peer, since, admitted } = entrant;
         if self.draining.is_some() {
             let mut words = Vec::new();
-            Form::Json.encode_into(&mut words, Code::Error, &Body::refusal(Reason::Unavailable));
+            Form::Json.encode_into(&mut words, Code::Error, &TurnedAway::because(Reason::Unavailable).body());
             return end.leave(words, Reason::Unavailable, true);
         }
         admitted.hand_over();

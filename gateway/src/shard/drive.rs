@@ -106,10 +106,10 @@ impl Shard {
             }
         };
         if let Source::Client(client) = source {
-            if let Err(reason) = admission.0.introduce(client) {
+            if let Err(refusal) = admission.0.introduce(client) {
                 desk.counters.accept_refused.add(1);
-                conn.transport.refusal_into(&mut self.staged.bytes, reason);
-                return self.close(key, reason);
+                conn.transport.refusal_into(&mut self.staged.bytes, refusal);
+                return self.close(key, refusal.reason);
             }
             conn.set_peer(client);
         }

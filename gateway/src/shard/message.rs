@@ -12,7 +12,7 @@ use billfish_session::{
     server::{LoginAccepted, LoginRequest, UpCall},
 };
 use billfish_state::DeviceKind;
-use billfish_wire::{Class, Reason};
+use billfish_wire::{Body, Class, Reason};
 use smallvec::SmallVec;
 use std::{
     collections::BTreeMap,
@@ -64,6 +64,32 @@ pub struct LoginDenied {
     pub reason: Reason,
     /// When to try again, where that helps.
     pub retry_after_ms: Option<u64>,
+}
+
+/// A connection that is not let in, before it has said anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TurnedAway {
+    /// Why.
+    pub reason: Reason,
+    /// When to try again.
+    pub retry_after_ms: u64,
+}
+
+impl TurnedAway {
+    /// By then the strangers of now have logged in or are gone, at the default of `gateway.session.login_timeout`.
+    pub const RETRY_AFTER_MS: u64 = 5_000;
+
+    /// One that may try again when room may have been made.
+    #[must_use]
+    pub const fn because(reason: Reason) -> Self {
+        Self { reason, retry_after_ms: Self::RETRY_AFTER_MS }
+    }
+
+    /// The ERROR that says so.
+    #[must_use]
+    pub fn body(self) -> Body {
+        Body { retry_after_ms: Some(i64::try_from(self.retry_after_ms).unwrap_or(i64::MAX)), ..Body::refusal(self.reason) }
+    }
 }
 
 /// A router's answer to an [`UpCall`].
@@ -376,11 +402,11 @@ impl RoomAccount {
 ///
 /// Every `accept` that is let in is followed by exactly one `closed`.
 pub trait Admission: Send + Sync {
-    /// A connection was accepted, before anything is allocated for it. The reason of a refusal is told and counted.
+    /// A connection was accepted, before anything is allocated for it. A refusal is told and counted.
     ///
     /// # Errors
     /// The connection is not wanted.
-    fn accept(&self, peer: IpAddr) -> Result<(), Reason>;
+    fn accept(&self, peer: IpAddr) -> Result<(), TurnedAway>;
     /// Whether it makes sense to accept anybody now; if not, whoever comes waits in the kernel's queue.
     fn is_open(&self) -> bool {
         true
@@ -393,7 +419,7 @@ pub trait Admission: Send + Sync {
     ///
     /// # Errors
     /// The connection is not wanted.
-    fn introduce(&self, _client: IpAddr) -> Result<(), Reason> {
+    fn introduce(&self, _client: IpAddr) -> Result<(), TurnedAway> {
         Ok(())
     }
     /// It is no longer half-open: its LOGIN was granted.
@@ -414,7 +440,7 @@ impl Admitted {
     ///
     /// # Errors
     /// The connection is not wanted.
-    pub(crate) fn ask(admission: &Arc<dyn Admission>, peer: IpAddr) -> Result<Self, Reason> {
+    pub(crate) fn ask(admission: &Arc<dyn Admission>, peer: IpAddr) -> Result<Self, TurnedAway> {
         let peer = peer.to_canonical();
         admission.accept(peer)?;
         Ok(Self { admission: Arc::clone(admission), peer, is_handed_over: false })

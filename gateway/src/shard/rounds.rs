@@ -409,14 +409,14 @@ mod tests {
     use super::Lap;
     use crate::shard::{
         Doorway, Shard, ShardConfig, ShardParts, WebSocketRules, listeners,
-        message::{Admission, LoginGranted, Origin, RollCall, ShardCommand, ShardEvent, UpReply},
+        message::{Admission, LoginGranted, Origin, RollCall, ShardCommand, ShardEvent, TurnedAway, UpReply},
     };
     use billfish_session::{
         Push,
         server::{LoginAccepted, ServerConfig, UpCall},
     };
     use billfish_state::DeviceKind;
-    use billfish_wire::{Body, Code, Encoding, Reason, frame};
+    use billfish_wire::{Body, Code, Encoding, frame};
     use mio::{Events, Poll};
     use std::{
         io::{ErrorKind, Read, Write},
@@ -427,7 +427,7 @@ mod tests {
 
     struct OpenDoor;
     impl Admission for OpenDoor {
-        fn accept(&self, _peer: IpAddr) -> Result<(), Reason> {
+        fn accept(&self, _peer: IpAddr) -> Result<(), TurnedAway> {
             Ok(())
         }
         fn logged_in(&self, _peer: IpAddr) {}

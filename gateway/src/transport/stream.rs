@@ -7,8 +7,9 @@ use super::{
     tls::{Opened, Tls},
     websocket::{self, WebSocket},
 };
+use crate::shard::message::TurnedAway;
 use billfish_session::Form;
-use billfish_wire::{Body, Code, Encoding, Reason};
+use billfish_wire::{Code, Encoding, Reason};
 use mio::{Interest, Registry, Token};
 use std::io::{self, IoSlice};
 
@@ -269,10 +270,10 @@ impl Stream {
     }
 
     /// Appends why a peer that has said nothing is not let in, unless TLS comes first.
-    pub(super) fn refusal_into(&self, out: &mut Vec<u8>, reason: Reason) {
+    pub(super) fn refusal_into(&self, out: &mut Vec<u8>, refusal: TurnedAway) {
         match self.framing {
-            Framing::Bare if self.tls().is_none() => Form::Json.encode_into(out, Code::Error, &Body::refusal(reason)),
-            Framing::WebSocket(websocket) if self.tls().is_none() => websocket.refusal_into(out, reason),
+            Framing::Bare if self.tls().is_none() => Form::Json.encode_into(out, Code::Error, &refusal.body()),
+            Framing::WebSocket(websocket) if self.tls().is_none() => websocket.refusal_into(out, refusal),
             Framing::Bare | Framing::Undecided | Framing::WebSocket(_) => {}
         }
     }

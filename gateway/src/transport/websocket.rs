@@ -5,6 +5,7 @@
 //! - An idle WebSocket is two bytes of its connection.
 
 use super::{Bounds, End, Scratch};
+use crate::shard::message::TurnedAway;
 use billfish_session::Form;
 use billfish_websocket::{
     Decoder, Event, Opcode, Role, close, close_into, frame_into,
@@ -19,9 +20,6 @@ pub struct WebSocketRules {
     /// Origins that pages may connect from; empty: any. A client that is no page names none, and may.
     pub origins: Vec<String>,
 }
-
-/// By then the strangers of now have logged in or are gone, at the default of `gateway.session.login_timeout`.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl WebSocketRules {
     fn allows(&self, origin: Option<&str>) -> bool {
@@ -210,10 +208,10 @@ impl WebSocket {
     }
 
     /// Appends the answer to a request that has not been read: the peer may not come in, whatever it asks for.
-    pub(super) fn refusal_into(self, out: &mut Vec<u8>, reason: Reason) {
+    pub(super) fn refusal_into(self, out: &mut Vec<u8>, refusal: TurnedAway) {
         debug_assert!(self.is_upgrading(), "who speaks is told by a Close frame");
-        let retry_after = RETRY_AFTER;
-        let is_theirs = reason == Reason::RateLimited;
+        let retry_after = Duration::from_millis(refusal.retry_after_ms);
+        let is_theirs = refusal.reason == Reason::RateLimited;
         let refusal = if is_theirs { Refusal::TooManyRequests { retry_after } } else { Refusal::ServiceUnavailable { retry_after } };
         handshake::refusal_into(out, &refusal);
     }

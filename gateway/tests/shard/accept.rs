@@ -21,7 +21,8 @@ fn who_is_refused_at_the_door_is_told_why() {
     let house = House::new();
     house.door.refuses.store(true, SeqCst);
     let mut client = house.connect();
-    assert_eq!(client.expect(Code::Error).code, Reason::RateLimited.number());
+    let error = client.expect(Code::Error);
+    assert_eq!((error.code, error.retry_after_ms), (Reason::RateLimited.number(), Some(1_234)));
     client.expect_end();
     assert_eq!((house.counters.accept_refused.value(), house.counters.accepted.value()), (1, 0));
     house.door.refuses.store(false, SeqCst);

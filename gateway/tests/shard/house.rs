@@ -5,7 +5,7 @@ use billfish_gateway::shard::{
     counters::{DropReason, ShardCounters, reason_row},
     listeners,
     mailbox::Mailbox,
-    message::{Admission, ConnKey, LoginDenied, LoginGranted, Origin, RoomAccount, ShardCommand, ShardEvent, UpReply},
+    message::{Admission, ConnKey, LoginDenied, LoginGranted, Origin, RoomAccount, ShardCommand, ShardEvent, TurnedAway, UpReply},
 };
 use billfish_session::{
     Push,
@@ -46,9 +46,9 @@ pub(crate) struct Door {
 }
 
 impl Admission for Door {
-    fn accept(&self, _peer: IpAddr) -> Result<(), Reason> {
+    fn accept(&self, _peer: IpAddr) -> Result<(), TurnedAway> {
         if self.refuses.load(SeqCst) {
-            return Err(Reason::RateLimited);
+            return Err(TurnedAway { reason: Reason::RateLimited, retry_after_ms: 1_234 });
         }
         self.inside.fetch_add(1, SeqCst);
         Ok(())

@@ -103,7 +103,10 @@ fn bans_and_limits_are_the_clients_own() {
         let mut heard = Vec::new();
         drop(socket.read_to_end(&mut heard));
         match kind.door() {
-            "tcp" => assert!(!heard.is_empty(), "an ERROR"),
+            "tcp" => assert!(
+                String::from_utf8_lossy(&heard).contains(r#""code":4007"#)
+                    && String::from_utf8_lossy(&heard).contains(r#""retryAfterMs":59"#)
+            ),
             "ws" => assert!(heard.starts_with(b"HTTP/1.1 429 Too Many Requests\r\n"), "{kind:?}: {heard:?}"),
             _ => assert!(heard.is_empty(), "{kind:?}: no handshake is made for it"),
         }
@@ -116,7 +119,8 @@ fn bans_and_limits_are_the_clients_own() {
     let unnamed: Vec<TcpStream> = (0..20).map(|_| socket_from(&open, Kind::Tcp, RELAY)).collect();
     until("they are in", || open.house.running().account().connections >= 23);
     let mut fourth = Peer::bare(Kind::Tcp, Wire::Plain(introduced(&open, Kind::Tcp, "192.0.2.68")));
-    assert_eq!(fourth.expect(Code::Error).code, Reason::RateLimited.number());
+    let error = fourth.expect(Code::Error);
+    assert_eq!((error.code, error.retry_after_ms), (Reason::RateLimited.number(), Some(5_000)));
     assert_eq!(refused(&open, "half_open"), 1.0);
     drop((silent, unnamed, fourth));
     until("all are gone", || open.house.running().account().connections == 0);
