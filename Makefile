@@ -24,7 +24,7 @@ lint: ## formatting, clippy, spelling, the arrows between crates and the licence
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	scripts/with-tools typos
-	scripts/with-tools scripts/lint-deploy
+	scripts/with-tools target/tools/python/bin/python scripts/lint-deploy
 	cargo fetch --locked
 	scripts/with-tools cargo deny --workspace --offline check bans licenses sources
 
