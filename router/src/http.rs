@@ -37,7 +37,8 @@ pub struct HttpConfig {
     pub public_url: String,
     /// Longest body. The longest legal one is a push whose data fills a frame.
     pub body_bytes_max: usize,
-    /// Connections at once; beyond it the next ones wait in the kernel's queue.
+    /// Connections at once. Beyond it the one that has had no call for longest ends for the next one; where each has a call under way, the next
+    /// ones wait in the kernel's queue.
     pub connections_max: usize,
     /// From a connection's start, or the end of its last call, to the last byte of the next header: cuts slow and silent ones.
     #[serde(with = "humantime_serde")]
