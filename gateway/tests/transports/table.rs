@@ -9,6 +9,7 @@ use billfish_wire::{Body, Code, Encoding, Reason, Resume, frame};
 use rustls::ClientConnection;
 use std::{
     io::{Read, Write},
+    net::TcpStream,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -231,6 +232,39 @@ fn who_does_not_log_in_is_closed_however_far_it_came() {
         peer.expect_end(4011);
     }
     until("all are gone", || open.house.running().account().connections == 0);
+}
+
+/// What the kernel holds for the gateway's end of a connection is bounded, however little is read: with the kernel's own bounds it would be 4 MB.
+#[test]
+fn a_reader_that_has_stopped_costs_at_most_100_kb_of_kernel_memory() {
+    for kind in Kind::ALL {
+        let open = Open::new();
+        let stalled = open.join(kind, 20_001, ROOM);
+        let text = "x".repeat(1_000);
+        let mut pushed = 0;
+        while open.house.metric("gateway_backlogs", &[]) == 0.0 {
+            open.router.push_room_as(1, 0, Push { room_id: ROOM, class: 1, ..push(&text) });
+            pushed += 1;
+            until("it is handed out", || open.house.running().account().copies == pushed);
+        }
+        let bytes = kernel_bytes(stalled.wire.socket());
+        assert!((1..=100_000).contains(&bytes), "{kind:?}: {bytes} bytes");
+    }
+}
+
+/// Bytes that the kernel holds for the other end of a connection: read, queued to be sent, and allocated ahead. By `ss`, for reading SO_MEMINFO
+/// is a system call that no safe crate has.
+fn kernel_bytes(socket: &TcpStream) -> u64 {
+    let (server, client) = (socket.peer_addr().unwrap(), socket.local_addr().unwrap());
+    let said = std::process::Command::new("ss").args(["-tmnH", "src", &server.to_string(), "dst", &client.to_string()]).output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    // skmem:(r<in the receive queue>,rb…,t<sent and not acknowledged>,tb…,f<allocated ahead>,w<queued to be sent>,…)
+    let (_, fields) = said.split_once("skmem:(").unwrap_or_else(|| panic!("ss tells nothing of it: {said:?}"));
+    let field = |name: &str| {
+        let number = fields.split(',').find_map(|field| field.strip_prefix(name)?.parse::<u64>().ok());
+        number.unwrap_or_else(|| panic!("no {name} in {fields}"))
+    };
+    field("r") + field("f") + field("w")
 }
 
 /// Chat gives way, events do not: then the session ends with 4012. What arrives is whole and in order, and every copy is accounted for.
