@@ -119,6 +119,8 @@ fn without_free_files_it_backs_off_and_serves_those_inside() {
 #[test]
 fn near_the_end_of_its_files_it_sends_newcomers_elsewhere() {
     let house = House::under("ulimit -n 200; exec \"$@\"", "[gateway.admission]\nconnections_max = 1000\nunlogged_percent_max = 100\n");
+    let log = house.log();
+    assert!(log.contains("WARN") && log.contains("gateway.admission.connections_max is more than"), "{log}");
     let mut inside = house.login(20_001);
     let mut crowd: Vec<_> = (0..200).map(|_| house.connect()).collect();
     let told = crowd.iter_mut().any(|peer| {

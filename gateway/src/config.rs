@@ -6,9 +6,13 @@
 use crate::{admission::Network, shard::ShardConfig};
 use billfish_link::tcp::TEXT_BYTES_MAX;
 use billfish_session::server::ServerConfig;
-use billfish_wire::limits;
+use billfish_wire::{HEADER_BYTES, limits};
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 /// Everything that can be set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,7 +107,7 @@ pub struct CertificateConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WebSocketConfig {
-    /// Origins that pages may connect from, as `https://live.example`; empty: any. Clients that are no pages name none, and may connect.
+    /// Origins that pages may connect from, as `https://live.example`, none of them a pattern; empty: any. Clients that are no pages name none, and may connect.
     pub origins: Vec<String>,
 }
 
@@ -112,7 +116,7 @@ pub struct WebSocketConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct QuicConfig {
     /// Handshakes under way from addresses that are not proven. Whoever comes beyond it proves his address first, which costs him a round trip
-    /// and us nothing that stays. 0: everyone does.
+    /// and us nothing that stays. 0: everyone does. At most `handshakes_max`.
     pub retry_above: u32,
     /// Handshakes under way in all; beyond it nobody is let in.
     pub handshakes_max: u32,
@@ -155,7 +159,7 @@ pub struct SessionConfig {
     pub frames_burst: u32,
     /// Bytes a second from a client.
     pub bytes_per_s: u32,
-    /// How many of them at once.
+    /// How many of them at once; at least one frame with the longest body.
     pub bytes_burst: u32,
     /// Frames refused for rate in a row after which the connection is closed.
     pub refused_in_a_row_max: u32,
@@ -213,7 +217,7 @@ pub struct FilesConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryConfig {
-    /// Resident memory that the process may have, in bytes; 0: the limit of its control group, and where that has none, any.
+    /// Resident memory that the process may have, in bytes, at least 64 MiB; 0: the limit of its control group, and where that has none, any.
     pub budget_bytes: u64,
     /// From this share of it on, in percent, chat and likes are not passed on.
     pub shed_percent: u32,
@@ -227,7 +231,7 @@ pub struct MemoryConfig {
 pub struct BacklogConfig {
     /// Frames that may wait for one connection.
     pub frames_max: usize,
-    /// Bytes that may wait for one connection.
+    /// Bytes that may wait for one connection; at least one frame with the longest body.
     pub bytes_max: usize,
     /// From this share of either on chat and likes make way.
     pub soft_percent: usize,
@@ -240,7 +244,7 @@ pub struct BacklogConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DrainConfig {
-    /// Clients are told to leave within this, and the fewer there are, the sooner.
+    /// Clients are told to leave within this, and the fewer there are, the sooner; at most `grace`.
     #[serde(with = "humantime_serde")]
     pub spread_max: Duration,
     /// Sessions closed a second, so that they do not come back elsewhere as one storm.
@@ -427,6 +431,11 @@ impl std::fmt::Debug for LinkConfig {
 }
 
 impl SessionConfig {
+    /// The longest frame that a client may send.
+    fn frame_bytes_max(&self) -> usize {
+        self.body_bytes_max.saturating_add(HEADER_BYTES)
+    }
+
     /// Who is silent for so long is gone.
     pub(crate) fn silence(&self) -> Duration {
         self.heartbeat_gap.saturating_mul(self.silent_gaps)
@@ -449,34 +458,50 @@ impl GatewayConfig {
         self.validate_admission()?;
         self.validate_marks()?;
         positive("backlog.frames_max", self.backlog.frames_max)?;
-        positive("backlog.bytes_max", self.backlog.bytes_max)?;
+        let frame_bytes = self.session.frame_bytes_max();
+        ensure("backlog.bytes_max", self.backlog.bytes_max >= frame_bytes, || shorter_than_a_frame(frame_bytes))?;
         ensure("backlog.soft_percent", (1..=100).contains(&self.backlog.soft_percent), || "must be from 1 to 100".to_owned())?;
         ensure("backlog.write_stall", self.backlog.write_stall >= SHORTEST, shortest)?;
         positive("drain.close_per_s", self.drain.close_per_s)?;
+        ensure("drain.grace", self.drain.grace >= SHORTEST, shortest)?;
+        ensure("drain.spread_max", self.drain.spread_max <= self.drain.grace, || {
+            "is longer than gateway.drain.grace: the last are closed before they are told to leave".to_owned()
+        })?;
         let addresses = &self.drain.addresses;
         ensure("drain.addresses", addresses.len() <= limits::ADDRESSES_MAX, || format!("has more than {} entries", limits::ADDRESSES_MAX))?;
-        let bad = addresses.iter().find(|address| !has_port(address));
-        ensure("drain.addresses", bad.is_none(), || format!("has an entry that is not host:port: {bad:?}"))?;
-        let bad = self.link.routers.iter().find(|router| !has_port(router));
-        ensure("link.routers", bad.is_none(), || format!("has an entry that is not host:port: {bad:?}"))
+        none_that("drain.addresses", addresses, |address| !has_port(address), "that is not host:port")?;
+        none_that("link.routers", &self.link.routers, |router| !has_port(router), "that is not host:port")
     }
 
     fn validate_listen(&self) -> Result<(), ConfigError> {
         const KEYS: [&str; 4] = ["listen.advertise.tcp", "listen.advertise.ws", "listen.advertise.tls", "listen.advertise.quic"];
         for (key, (transport, address, advertise)) in KEYS.into_iter().zip(self.listen.ports()) {
-            ensure(key, advertise.is_empty() || has_port(advertise), || format!("is not host:port: {advertise:?}"))?;
+            ensure(key, advertise.is_empty() || has_port(advertise), || format!("is not host:port: {advertise}"))?;
             // Without a certificate it is not opened, and nobody is told of it.
             let is_open = !matches!(transport, "tls" | "quic") || !self.tls.certificates.is_empty();
             let is_nowhere = address.is_some_and(|address| address.ip().is_unspecified());
             ensure(key, !is_open || !advertise.is_empty() || !is_nowhere, || {
-                format!("is required where listen.{transport} is 0.0.0.0 or [::]: clients are told it, and cannot connect to that")
+                format!("is required where gateway.listen.{transport} is 0.0.0.0 or [::]: clients are told it, and cannot connect to that")
             })?;
         }
+        // QUIC is on UDP, and may have the number of one of the others.
+        let streams = [("listen.tcp", Some(self.listen.tcp)), ("listen.ws", self.listen.ws), ("listen.tls", self.listen.tls)];
+        for (at, (key, address)) in streams.into_iter().enumerate() {
+            let Some(address) = address.filter(|address| address.port() != 0) else { continue };
+            if let Some((before, _)) = streams[..at].iter().find(|(_, before)| *before == Some(address)) {
+                let problem = format!("is {address}, as gateway.{before} is: each listens at an address of its own");
+                return Err(ConfigError { key, problem });
+            }
+        }
         positive("quic.handshakes_max", self.quic.handshakes_max)?;
+        ensure("quic.retry_above", self.quic.retry_above <= self.quic.handshakes_max, || {
+            "is more than gateway.quic.handshakes_max: beyond that all are refused, and nobody would ever prove an address".to_owned()
+        })?;
         let origins = &self.websocket.origins;
         ensure("websocket.origins", origins.len() <= ORIGINS_MAX, || format!("has more than {ORIGINS_MAX} entries"))?;
-        let bad = origins.iter().find(|origin| !is_origin(origin));
-        ensure("websocket.origins", bad.is_none(), || format!("has an entry that is not scheme://host[:port]: {bad:?}"))?;
+        let patterns = "with a `*`, and none is a pattern: name each origin as https://live.example, or none of them to let in any";
+        none_that("websocket.origins", origins, |origin| origin.contains('*'), patterns)?;
+        none_that("websocket.origins", origins, |origin| !is_origin(origin), "that is not scheme://host[:port]")?;
         let certificates = self.tls.certificates.len();
         ensure("tls.certificates", certificates <= CERTIFICATES_MAX, || format!("has more than {CERTIFICATES_MAX} entries"))
     }
@@ -491,12 +516,12 @@ impl GatewayConfig {
         ensure("session.heartbeat_gap", gap <= GAP_MAX, || "is longer than an hour: nobody would be missed".to_owned())?;
         positive("session.silent_gaps", session.silent_gaps)?;
         ensure("session.silent_gaps", session.silence() <= SILENCE_MAX, || {
-            format!("times session.heartbeat_gap is longer than {SILENCE_MAX:?}: the shared state forgets who was here")
+            format!("times gateway.session.heartbeat_gap is longer than {SILENCE_MAX:?}: the shared state forgets who was here")
         })?;
         ensure("session.frame_timeout", session.frame_timeout >= SHORTEST, shortest)?;
         positive("session.login_body_bytes_max", session.login_body_bytes_max)?;
         ensure("session.body_bytes_max", session.body_bytes_max >= session.login_body_bytes_max, || {
-            "is less than session.login_body_bytes_max".to_owned()
+            "is less than gateway.session.login_body_bytes_max".to_owned()
         })?;
         ensure("session.body_bytes_max", session.body_bytes_max <= TEXT_BYTES_MAX, || {
             format!("is more than {TEXT_BYTES_MAX}, what the link to a router carries")
@@ -512,7 +537,8 @@ impl GatewayConfig {
         positive("session.frames_per_s", session.frames_per_s)?;
         positive("session.frames_burst", session.frames_burst)?;
         positive("session.bytes_per_s", session.bytes_per_s)?;
-        positive("session.bytes_burst", session.bytes_burst)?;
+        let (burst, frame_bytes) = (usize::try_from(session.bytes_burst).unwrap_or(usize::MAX), session.frame_bytes_max());
+        ensure("session.bytes_burst", burst >= frame_bytes, || shorter_than_a_frame(frame_bytes))?;
         positive("session.refused_in_a_row_max", session.refused_in_a_row_max)
     }
 
@@ -540,10 +566,22 @@ impl GatewayConfig {
         for (key, percent) in marks {
             ensure(key, (1..=100).contains(&percent), || "must be from 1 to 100".to_owned())?;
         }
-        ensure("files.stop_percent", files.stop_percent >= files.refuse_percent, || "is less than files.refuse_percent".to_owned())?;
-        ensure("memory.refuse_percent", memory.refuse_percent >= memory.shed_percent, || "is less than memory.shed_percent".to_owned())?;
-        let relays = self.proxy.trusted.len();
-        ensure("proxy.trusted", relays <= RELAYS_MAX, || format!("has more than {RELAYS_MAX} entries"))
+        ensure("files.stop_percent", files.stop_percent >= files.refuse_percent, || {
+            "is less than gateway.files.refuse_percent".to_owned()
+        })?;
+        ensure("memory.refuse_percent", memory.refuse_percent >= memory.shed_percent, || {
+            "is less than gateway.memory.shed_percent".to_owned()
+        })?;
+        let budget_bytes = memory.budget_bytes;
+        ensure("memory.budget_bytes", budget_bytes == 0 || budget_bytes >= BUDGET_BYTES_MIN, || {
+            format!(
+                "is less than {BUDGET_BYTES_MIN} (64 MiB), what a gateway needs before anyone comes; 0 is the limit of the control group"
+            )
+        })?;
+        let relays = &self.proxy.trusted;
+        ensure("proxy.trusted", relays.len() <= RELAYS_MAX, || format!("has more than {RELAYS_MAX} entries"))?;
+        let everyone = "that is every address: whoever connects could say that he is somebody else. Name the relays alone";
+        none_that("proxy.trusted", relays, |relay| is_everyone(**relay), everyone)
     }
 
     /// The sessions' part, as the machines take it.
@@ -589,6 +627,8 @@ impl GatewayConfig {
     }
 }
 
+/// Smallest budget of memory: a gateway without clients has a part of it, and the marks are shares of it.
+const BUDGET_BYTES_MIN: u64 = 64 << 20;
 /// Networks are compared one by one at each accept.
 const RELAYS_MAX: usize = 64;
 /// Origins are compared one by one at each handshake.
@@ -614,6 +654,30 @@ fn ensure(key: &'static str, holds: bool, problem: impl FnOnce() -> String) -> R
 
 fn positive<N: Default + PartialOrd>(key: &'static str, value: N) -> Result<(), ConfigError> {
     ensure(key, value > N::default(), || "must be at least 1".to_owned())
+}
+
+/// Names the first entry that is wrong as it was written.
+fn none_that<E: std::fmt::Display>(
+    key: &'static str,
+    entries: &[E],
+    is_wrong: impl Fn(&&E) -> bool,
+    what: &str,
+) -> Result<(), ConfigError> {
+    match entries.iter().find(is_wrong) {
+        Some(entry) => Err(ConfigError { key, problem: format!("has the entry {entry}, {what}") }),
+        None => Ok(()),
+    }
+}
+
+fn shorter_than_a_frame(frame_bytes: usize) -> String {
+    format!("is less than {frame_bytes}, one frame with a body of gateway.session.body_bytes_max: it could never pass")
+}
+
+/// Whether a network is all of IPv4 or all of IPv6.
+fn is_everyone(network: Network) -> bool {
+    let ends: [[IpAddr; 2]; 2] =
+        [[Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::BROADCAST.into()], [Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::from(u128::MAX).into()]];
+    ends.into_iter().any(|ends| ends.into_iter().all(|end| network.contains(end)))
 }
 
 fn shortest() -> String {
@@ -700,7 +764,7 @@ mod tests {
     #[test]
     fn a_wrong_value_is_refused_with_its_key() {
         type Change = fn(&mut GatewayConfig);
-        let changes: [(&str, Change); 21] = [
+        let changes: [(&str, Change); 36] = [
             ("node", |config| config.node = "a b".to_owned()),
             ("node", |config| config.node = "x".repeat(33)),
             ("shards", |config| config.shards = 257),
@@ -728,11 +792,64 @@ mod tests {
             ("memory.refuse_percent", |config| config.memory.refuse_percent = 101),
             ("drain.close_per_s", |config| config.drain.close_per_s = 0),
             ("link.routers", |config| config.link.routers = vec!["router:0".to_owned()]),
+            ("listen.ws", |config| config.listen.ws = Some(config.listen.tcp)),
+            ("listen.tls", |config| config.listen.tls = Some(config.listen.tcp)),
+            ("listen.tls", |config| config.listen.tls = config.listen.ws),
+            ("websocket.origins", |config| config.websocket.origins = vec!["https://*.live.example".to_owned()]),
+            ("websocket.origins", |config| config.websocket.origins = vec!["*".to_owned()]),
+            ("quic.retry_above", |config| config.quic.retry_above = config.quic.handshakes_max + 1),
+            ("session.bytes_burst", |config| config.session.bytes_burst = 65_536 + 9),
+            ("session.bytes_burst", |config| config.session.body_bytes_max = 131_072),
+            ("backlog.bytes_max", |config| config.backlog.bytes_max = 65_536 + 9),
+            ("memory.budget_bytes", |config| config.memory.budget_bytes = (64 << 20) - 1),
+            ("proxy.trusted", |config| config.proxy.trusted = vec!["10.0.0.0/8".parse().unwrap(), "0.0.0.0/0".parse().unwrap()]),
+            ("proxy.trusted", |config| config.proxy.trusted = vec!["::/0".parse().unwrap()]),
+            ("drain.grace", |config| config.drain.grace = Duration::ZERO),
+            ("drain.spread_max", |config| config.drain.spread_max = config.drain.grace + Duration::from_secs(1)),
+            ("drain.addresses", |config| config.drain.addresses = vec!["gateway-2".to_owned()]),
         ];
         for (key, change) in changes {
             let mut config = GatewayConfig::default();
             change(&mut config);
             assert_eq!(config.validate().unwrap_err().key, key);
+        }
+    }
+
+    #[test]
+    fn what_just_fits_is_legal() {
+        let mut config = GatewayConfig::default();
+        (config.session.bytes_burst, config.backlog.bytes_max) = (65_536 + 10, 65_536 + 10);
+        config.quic.retry_above = config.quic.handshakes_max;
+        config.drain.spread_max = config.drain.grace;
+        config.memory.budget_bytes = 64 << 20;
+        config.proxy.trusted = vec!["128.0.0.0/1".parse().unwrap(), "::/1".parse().unwrap()];
+        config.websocket.origins = vec!["https://live.example:8443".to_owned()];
+        // No limit, and said so; and UDP has ports of its own.
+        config.tls.handshakes_per_s = 0;
+        config.listen.quic = config.listen.tls;
+        config.validate().unwrap();
+        // Port 0 is another one each time.
+        let any = "127.0.0.1:0".parse().unwrap();
+        (config.listen.tcp, config.listen.ws, config.listen.tls) = (any, Some(any), Some(any));
+        config.validate().unwrap();
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_as_it_was_written() {
+        type Change = fn(&mut GatewayConfig);
+        let changes: [(&str, Change); 6] = [
+            ("has the entry live.example, that is not", |config| config.websocket.origins = vec!["live.example".to_owned()]),
+            ("has the entry https://*.example, with a `*`", |config| config.websocket.origins = vec!["https://*.example".to_owned()]),
+            ("has the entry gateway-2, that", |config| config.drain.addresses = vec!["gateway-2".to_owned()]),
+            ("has the entry router:0, that", |config| config.link.routers = vec!["router:0".to_owned()]),
+            ("is not host:port: example.com", |config| config.listen.advertise.tcp = "example.com".to_owned()),
+            ("is 127.0.0.1:8085, as gateway.listen.tcp is", |config| config.listen.tls = Some(config.listen.tcp)),
+        ];
+        for (problem, change) in changes {
+            let mut config = GatewayConfig::default();
+            change(&mut config);
+            let told = config.validate().unwrap_err().to_string();
+            assert!(told.contains(problem), "{told}");
         }
     }
 

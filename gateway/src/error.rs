@@ -9,14 +9,16 @@ use std::{io, net::SocketAddr};
 #[non_exhaustive]
 pub enum StartError {
     /// A key cannot be run with.
-    #[error("the configuration cannot be run with")]
-    Config(#[source] ConfigError),
+    #[error("the configuration cannot be run with: `gateway.{}` {}", .0.key, .0.problem)]
+    Config(ConfigError),
     /// A certificate cannot be served with.
     #[error("cannot serve TLS: `gateway.tls.certificates`")]
     Certificates(#[source] CertificateError),
     /// The address is taken, not ours, or not allowed.
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address} (`gateway.listen.{transport}`)")]
     Listen {
+        /// For which transport: the key below `gateway.listen`.
+        transport: &'static str,
         /// Which address.
         address: SocketAddr,
         /// Why.

@@ -32,7 +32,7 @@ use crate::{
     },
     store::Store,
     upstream::Upstream,
-    watermarks::Watermarks,
+    watermarks::{Watermarks, files_max},
 };
 use billfish_link::{Link, PeerKind, tcp::Identity};
 use billfish_state::{Displacement, State};
@@ -142,6 +142,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     // From the first connection on.
     watermarks.look(0);
     let connections_max = gate.connections_max();
+    warn_of_too_few_files(connections_max, &watermarks);
     let handles = spawn_shards(&config, doors, &gate)?;
     let quic = match (udp, &certificates) {
         (Some((address, socket)), Some(certificates)) => {
@@ -149,7 +150,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
             let door = QuicDoor::open(socket, &config, certificates, &handles, admission, handshakes, Arc::clone(&counters));
             Some(door.map_err(|cause| {
                 stop_shards(&handles);
-                StartError::Listen { address, cause }
+                StartError::Listen { transport: "quic", address, cause }
             })?)
         }
         _ => None,
@@ -285,6 +286,20 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     Ok(Running { parts: Some(parts), bound })
 }
 
+/// Whoever set `connections_max` reckons with so many, and would learn of the mark from those who are refused.
+fn warn_of_too_few_files(connections_max: u32, watermarks: &Watermarks) {
+    let files_refuse_from = watermarks.files_refuse_from();
+    if u64::from(connections_max) > files_refuse_from {
+        warn!(
+            connections_max,
+            files_refuse_from,
+            files_max = files_max(),
+            "gateway.admission.connections_max is more than the open files of this process allow (gateway.files.refuse_percent of ulimit -n): \
+             connections are refused before there are as many"
+        );
+    }
+}
+
 /// What is listened on.
 struct Doors {
     /// Those of each shard.
@@ -319,7 +334,7 @@ fn open_doors(config: &GatewayConfig, certificates: Option<&Arc<Certificates>>, 
             _ => Entrance::Plain,
         };
         let Some(address) = address else { continue };
-        let wrong = |cause| StartError::Listen { address, cause };
+        let wrong = |cause| StartError::Listen { transport, address, cause };
         let mut at = address;
         if transport == "quic" {
             let socket = quic::bind(address).map_err(wrong)?;

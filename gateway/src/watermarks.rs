@@ -62,6 +62,11 @@ impl Watermarks {
         self.files(connections) >= self.files_refuse_from
     }
 
+    /// Open files from which on connections are refused.
+    pub(crate) const fn files_refuse_from(&self) -> u64 {
+        self.files_refuse_from
+    }
+
     /// Whether one connection more than these is not even to be accepted.
     pub(crate) fn stops_accepting(&self, connections: u32) -> bool {
         self.files(connections) >= self.files_stop_from

@@ -53,6 +53,7 @@ fn a_drain_sends_everybody_elsewhere_and_tells_the_routers() {
 fn while_it_drains_it_is_not_ready_and_lets_nobody_in() {
     let (mut house, _router) = House::with(|config| {
         config.drain.spread_max = Duration::from_secs(3600);
+        config.drain.grace = Duration::from_secs(3600);
         config.drain.close_per_s = 1;
     });
     until("the link is up", || house.running().ready().is_ok());

@@ -12,7 +12,10 @@ const ROOM: i64 = 30_001;
 
 #[test]
 fn above_the_last_mark_nobody_is_let_in_and_is_told_when_to_come_back() {
-    let open = Open::with(|config| config.memory.budget_bytes = 1);
+    // One percent of the smallest budget: less than any process has.
+    let open = Open::with(|config| {
+        (config.memory.budget_bytes, config.memory.shed_percent, config.memory.refuse_percent) = (64 << 20, 1, 1);
+    });
     for kind in Kind::ALL {
         let token = open.house.token(20_001, None, 60_000);
         let mut peer = open.knock(kind, 20_001, &token, Body::default());
@@ -21,7 +24,7 @@ fn above_the_last_mark_nobody_is_let_in_and_is_told_when_to_come_back() {
         assert!(error.retry_after_ms.is_some_and(|ms| ms >= 1_000), "{error:?}");
     }
     assert_eq!(open.house.metric("gateway_admission_refused_total", &[r#"reason="memory""#]), 6.0);
-    assert_eq!(open.house.metric("gateway_memory_budget_bytes", &[]), 1.0);
+    assert_eq!(open.house.metric("gateway_memory_budget_bytes", &[]), f64::from(64 << 20));
 }
 
 /// Chat and likes are given up and counted; gifts, and what is to be confirmed, go out. Who is in stays in.

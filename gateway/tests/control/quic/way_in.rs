@@ -70,7 +70,7 @@ fn everyone_proves_his_address_where_that_is_wanted() {
 
 #[test]
 fn too_many_on_their_way_are_refused() {
-    let house = QuicHouse::with(|config| config.quic.handshakes_max = 4);
+    let house = QuicHouse::with(|config| (config.quic.retry_above, config.quic.handshakes_max) = (4, 4));
     let flood = UdpSocket::bind("127.0.0.1:0").unwrap();
     for packet in first_packets(&house, 4) {
         flood.send_to(&packet, house.address()).unwrap();
