@@ -6,6 +6,7 @@
 
 use crate::config::{CertificateConfig, TlsConfig};
 use arc_swap::ArcSwap;
+use humantime::Rfc3339Timestamp;
 use rustls::{
     ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
@@ -21,10 +22,11 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// A certificate that cannot be served with.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +72,28 @@ struct ByName {
     names: HashMap<String, Arc<CertifiedKey>>,
     /// For a client that names nobody, or somebody else.
     first: Arc<CertifiedKey>,
+    /// Of each file that says it.
+    validities: Vec<Validity>,
+}
+
+/// From when to when a certificate is good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Validity {
+    pub(crate) file: PathBuf,
+    /// The first of its DNS names, where it has one.
+    name: String,
+    /// Unix time in seconds.
+    not_before: i64,
+    /// Unix time in seconds.
+    pub(crate) not_after: i64,
+}
+
+/// Why clients refuse a certificate, or will soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lapse {
+    NotYetValid,
+    ExpiresSoon,
+    Expired,
 }
 
 impl Certificates {
@@ -101,11 +125,32 @@ impl Certificates {
             Ok(by_name) => {
                 self.in_force.store(Arc::new(by_name));
                 self.reloaded.fetch_add(1, Relaxed);
+                self.warn_of_validity();
                 Ok(())
             }
             Err(error) => {
                 self.reload_failed.fetch_add(1, Relaxed);
                 Err(error)
+            }
+        }
+    }
+
+    /// From when to when those in force are good.
+    pub(crate) fn validities(&self) -> Vec<Validity> {
+        self.in_force.load().validities.clone()
+    }
+
+    /// Warns of each in force that clients refuse, or will refuse soon. It is served all the same: whoever trusts it by other means goes on.
+    pub(crate) fn warn_of_validity(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        for validity in &self.in_force.load().validities {
+            let (file, name) = (validity.file.display(), &validity.name);
+            let (not_before, not_after) = (date(validity.not_before), date(validity.not_after));
+            match validity.lapse(i64::try_from(now).unwrap_or(i64::MAX)) {
+                Some(Lapse::Expired) => warn!(%file, name, %not_after, "a certificate has expired: clients refuse it"),
+                Some(Lapse::ExpiresSoon) => warn!(%file, name, %not_after, "a certificate expires within 14 days"),
+                Some(Lapse::NotYetValid) => warn!(%file, name, %not_before, "a certificate is not valid yet: clients refuse it"),
+                None => {}
             }
         }
     }
@@ -174,14 +219,16 @@ impl ByName {
     fn read(files: &[CertificateConfig], provider: &CryptoProvider) -> Result<Self, CertificateError> {
         let mut names = HashMap::new();
         let mut first = None;
+        let mut validities = Vec::new();
         for file in files {
             let key = Arc::new(certified(file, provider)?);
+            validities.extend(Validity::of(&file.certificate, &key));
             for name in names_of(&key) {
                 names.entry(name).or_insert_with(|| Arc::clone(&key));
             }
             first.get_or_insert(key);
         }
-        Ok(Self { names, first: first.expect("validate() asks for one at least") })
+        Ok(Self { names, first: first.expect("validate() asks for one at least"), validities })
     }
 
     fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
@@ -192,6 +239,42 @@ impl ByName {
             self.names.get(&format!("*.{parent}"))
         })
     }
+}
+
+impl Validity {
+    fn of(file: &Path, key: &CertifiedKey) -> Option<Self> {
+        let end_entity = key.cert.first()?;
+        let Ok((_, parsed)) = X509Certificate::from_der(end_entity) else {
+            warn!(file = %file.display(), "cannot read from when to when a certificate is good");
+            return None;
+        };
+        let validity = parsed.validity();
+        Some(Self {
+            file: file.to_owned(),
+            name: names_of(key).into_iter().next().unwrap_or_default(),
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+        })
+    }
+
+    /// The last second is still a good one, as RFC 5280 has it.
+    fn lapse(&self, now: i64) -> Option<Lapse> {
+        if now > self.not_after {
+            Some(Lapse::Expired)
+        } else if now < self.not_before {
+            Some(Lapse::NotYetValid)
+        } else if self.not_after - now <= EXPIRES_SOON_S {
+            Some(Lapse::ExpiresSoon)
+        } else {
+            None
+        }
+    }
+}
+
+/// A Unix time for a person. Before 1970 there was no certificate.
+fn date(unix_s: i64) -> Rfc3339Timestamp {
+    let since = Duration::from_secs(u64::try_from(unix_s).unwrap_or(0)).min(LAST_DATE);
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + since)
 }
 
 fn certified(file: &CertificateConfig, provider: &CryptoProvider) -> Result<CertifiedKey, CertificateError> {
@@ -256,3 +339,54 @@ impl std::fmt::Display for Chain<'_> {
 
 /// How soon a certificate that was replaced is noticed.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Time enough to renew by hand what should have been renewed by itself.
+const EXPIRES_SOON_S: i64 = 14 * 24 * 3600;
+/// The end of the year 9999: later ones can be neither in a certificate nor written down.
+const LAST_DATE: Duration = Duration::from_secs(253_402_300_799);
+
+#[cfg(test)]
+mod tests {
+    use super::{Certificates, EXPIRES_SOON_S, Lapse, date};
+    use crate::config::{CertificateConfig, TlsConfig};
+    use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    #[test]
+    fn a_certificate_says_from_when_to_when_it_is_good() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = CertificateConfig { certificate: directory.path().join("chain.pem"), key: directory.path().join("key.pem") };
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["Live.Example".to_owned(), "other.example".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+        std::fs::write(&files.certificate, params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(&files.key, key.serialize_pem()).unwrap();
+        let certificates = Certificates::load(&TlsConfig { certificates: vec![files.clone()], ..TlsConfig::default() }).unwrap();
+        let validities = certificates.validities();
+        let [validity] = &validities[..] else { panic!("{validities:?}") };
+        assert_eq!((&validity.file, validity.name.as_str()), (&files.certificate, "live.example"));
+        let (begin, end) = (1_577_836_800, 1_609_459_200);
+        assert_eq!((validity.not_before, validity.not_after), (begin, end));
+        assert_eq!(date(end).to_string(), "2021-01-01T00:00:00Z");
+        for (now, lapse) in [
+            (begin - 1, Some(Lapse::NotYetValid)),
+            (begin, None),
+            (end - EXPIRES_SOON_S - 1, None),
+            (end - EXPIRES_SOON_S, Some(Lapse::ExpiresSoon)),
+            (end, Some(Lapse::ExpiresSoon)),
+            (end + 1, Some(Lapse::Expired)),
+        ] {
+            assert_eq!(validity.lapse(now), lapse, "{now}");
+        }
+
+        // What is renewed is seen by the next scrape.
+        params.not_after = date_time_ymd(2022, 1, 1);
+        std::fs::write(&files.certificate, params.self_signed(&key).unwrap().pem()).unwrap();
+        certificates.reload().unwrap();
+        assert_eq!(certificates.validities()[0].not_after, 1_640_995_200);
+    }
+
+    #[test]
+    fn a_date_that_cannot_be_written_is_the_next_that_can() {
+        assert_eq!(date(-1).to_string(), "1970-01-01T00:00:00Z");
+        assert_eq!(date(i64::MAX).to_string(), "9999-12-31T23:59:59Z");
+    }
+}

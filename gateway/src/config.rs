@@ -380,7 +380,7 @@ impl Default for AdmissionConfig {
             bad_tokens_max: 10,
             bad_token_ban: Duration::from_secs(600),
             user_logins_per_minute: 5,
-            exempt: vec![Network::new([127, 0, 0, 0].into(), 8), Network::new(std::net::Ipv6Addr::LOCALHOST.into(), 128)],
+            exempt: vec![Network::new([127, 0, 0, 0].into(), 8), Network::new(Ipv6Addr::LOCALHOST.into(), 128)],
         }
     }
 }

@@ -43,4 +43,4 @@ pub use config::{ConfigError, GatewayConfig};
 pub use error::StartError;
 pub use memory::resident_bytes;
 pub use metrics::Account;
-pub use running::{GatewayParts, Links, Running, start};
+pub use running::{GatewayParts, Links, Running, check_certificates, start};

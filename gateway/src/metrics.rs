@@ -353,6 +353,7 @@ impl Metrics {
         let reloads = self.certificates.as_ref().map_or((0, 0), |certificates| certificates.reloads());
         let reloads = [("ok", reloads.0), ("failed", reloads.1)];
         page.counters("gateway_certificate_reloads", "Certificates read anew because their files were written", "result", reloads)?;
+        page.certificate_expiries(self.certificates.as_deref())?;
         let refused = Refused::ALL.map(|why| (why.label(), control.admission_refused[why as usize].value()));
         page.gauge("gateway_open_files", "Files the process has open", open_files().unwrap_or_default())?;
         page.gauge("gateway_memory_budget_bytes", "Memory the process may have; 0: any", self.memory_budget_bytes)?;
@@ -501,6 +502,17 @@ impl Page<'_> {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (value_of_label, value) in rows {
             metric.encode_family(&[(label, value_of_label)])?.encode_gauge(&signed(value))?;
+        }
+        Ok(())
+    }
+
+    /// By file: the operator knows them beforehand, and `gateway.tls.certificates` bounds them.
+    fn certificate_expiries(&mut self, certificates: Option<&Certificates>) -> fmt::Result {
+        let help = "Unix time at which a certificate in force expires, by its file";
+        let mut metric = self.0.encode_descriptor("gateway_certificate_expiry_seconds", help, None, MetricType::Gauge)?;
+        for validity in certificates.map(Certificates::validities).unwrap_or_default() {
+            let file = validity.file.display().to_string();
+            metric.encode_family(&[("file", file.as_str())])?.encode_gauge(&validity.not_after)?;
         }
         Ok(())
     }

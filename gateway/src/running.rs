@@ -131,6 +131,13 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     let GatewayParts { config, state, links, registry: metrics_registry } = parts;
     config.validate().map_err(StartError::Config)?;
     let certificates = certificates(&config)?;
+    match &certificates {
+        Some(certificates) => certificates.warn_of_validity(),
+        None if config.listen.tls.is_some() || config.listen.quic.is_some() => {
+            info!("gateway.tls.certificates is empty: gateway.listen.tls and gateway.listen.quic stay closed");
+        }
+        None => {}
+    }
     let handshakes = Arc::new(Handshakes::new(config.tls.handshakes_per_s));
     let Doors { doors, udp, bound, advertised } = open_doors(&config, certificates.as_ref(), &handshakes)?;
     let joined = registry::join(&state, &config.node, &advertised).await;
@@ -311,13 +318,17 @@ struct Doors {
     advertised: Vec<(String, String)>,
 }
 
+/// Reads the certificates as [`start`] does, and opens nothing.
+///
+/// # Errors
+/// The first file that [`start`] would refuse.
+pub fn check_certificates(config: &GatewayConfig) -> Result<(), StartError> {
+    certificates(config).map(drop)
+}
+
 /// The certificates, where TLS or QUIC is asked for and there are any.
 fn certificates(config: &GatewayConfig) -> Result<Option<Arc<Certificates>>, StartError> {
-    if config.listen.tls.is_none() && config.listen.quic.is_none() {
-        return Ok(None);
-    }
-    if config.tls.certificates.is_empty() {
-        info!("gateway.tls.certificates is empty: gateway.listen.tls and gateway.listen.quic stay closed");
+    if config.listen.tls.is_none() && config.listen.quic.is_none() || config.tls.certificates.is_empty() {
         return Ok(None);
     }
     Certificates::load(&config.tls).map(|certificates| Some(Arc::new(certificates))).map_err(StartError::Certificates)
