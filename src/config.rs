@@ -5,12 +5,13 @@
 //! - A key that does not exist, or a value that cannot be, is refused here and named with its path.
 
 use anyhow::{Context, Result, anyhow, bail};
-use billfish_gateway::GatewayConfig;
+use billfish_gateway::{GatewayConfig, config::CertificateConfig};
 use billfish_router::{HttpConfig, RouterConfig, is_mask, ledger::LedgerConfig};
 use billfish_state::redis::RedisConfig;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -128,8 +129,12 @@ impl Config {
             bail!("configuration key `gateway.admin.listen`: the admin port is set by `admin.listen`");
         }
         self.validate()?;
+        self.validate_addresses(role)?;
         match role {
-            Role::All => self.validate_leases()?,
+            Role::All => {
+                self.validate_with_own_certificate()?;
+                self.validate_leases()?;
+            }
             Role::Gateway => self.validate_gateway()?,
             Role::Router => {
                 self.validate_router()?;
@@ -137,6 +142,36 @@ impl Config {
             }
         }
         Ok(self)
+    }
+
+    /// Two listeners of one process at one address: the second would only learn that it is taken. QUIC is on UDP.
+    fn validate_addresses(&self, role: Role) -> Result<()> {
+        let listen = &self.gateway.listen;
+        let gateway = [("gateway.listen.tcp", Some(listen.tcp)), ("gateway.listen.ws", listen.ws), ("gateway.listen.tls", listen.tls)];
+        let router = [("router.link.listen", self.router.link.listen)];
+        let http = [("http.listen", Some(self.http.listen))];
+        let of_role = match role {
+            Role::All => [&gateway[..], &http],
+            Role::Gateway => [&gateway[..], &[]],
+            Role::Router => [&router[..], &http],
+        };
+        let mut taken = BTreeMap::new();
+        for (key, address) in of_role.into_iter().flatten().copied().chain([("admin.listen", Some(self.admin.listen))]) {
+            let Some(address) = address.filter(|address| address.port() != 0) else { continue };
+            if let Some(before) = taken.insert(address, key) {
+                bail!("configuration key `{key}`: is {address}, as `{before}` is: each listens at an address of its own");
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything in one process makes a certificate where it is given none, and opens what needs one.
+    fn validate_with_own_certificate(&self) -> Result<()> {
+        let mut gateway = self.gateway.clone();
+        if gateway.tls.certificates.is_empty() {
+            gateway.tls.certificates.push(CertificateConfig { certificate: PathBuf::new(), key: PathBuf::new() });
+        }
+        gateway.validate().map_err(|error| anyhow!("configuration key `gateway.{}`: {}", error.key, error.problem))
     }
 
     /// What a gateway of its own must be told.

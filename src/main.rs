@@ -39,7 +39,11 @@ fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "the command's result")]
 fn check_config(options: &CheckOptions) -> anyhow::Result<()> {
-    print!("{}", read(&options.config, options.role)?.masked()?);
+    let config = read(&options.config, options.role)?;
+    if options.role != Role::Router {
+        billfish_gateway::check_certificates(&config.gateway)?;
+    }
+    print!("{}", config.masked()?);
     Ok(())
 }
 

@@ -124,6 +124,50 @@ fn values_that_contradict_each_other_are_refused_with_their_keys() {
 }
 
 #[test]
+fn certificates_that_could_not_be_served_with_are_refused_as_at_the_start() {
+    let (ours, another) = (billfish_testing::Certificates::new(), billfish_testing::Certificates::new());
+    let list = |certificate: &std::path::Path, key: &std::path::Path| {
+        format!("[{{ certificate = \"{}\", key = \"{}\" }}]", certificate.display(), key.display())
+    };
+    let cases = [
+        (list(&ours.certificate(), &ours.key()), None),
+        (list(&ours.certificate(), &another.key()), Some(ours.certificate())),
+        (list("nowhere.pem".as_ref(), &ours.key()), Some("nowhere.pem".into())),
+        (list(&ours.certificate(), "nowhere.key".as_ref()), Some("nowhere.key".into())),
+    ];
+    for (certificates, named) in cases {
+        for role in ["all", "gateway"] {
+            let mut environment = OF_ITS_OWN.to_vec();
+            environment.push(("BILLFISH__GATEWAY__TLS__CERTIFICATES", &certificates));
+            let output = billfish(&["check-config", "--role", role], &environment);
+            let why = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(i32::from(named.is_some())), "{role} {certificates}: {why}");
+            if let Some(file) = &named {
+                assert!(why.contains("gateway.tls.certificates") && why.contains(&*file.to_string_lossy()), "{role}: {why}");
+            }
+        }
+    }
+}
+
+/// A port that everything in one process opens for a certificate of its own counts as well.
+#[test]
+fn two_listeners_at_one_address_are_refused_with_both_keys() {
+    let cases = [
+        (("BILLFISH__GATEWAY__LISTEN__TLS", "127.0.0.1:8085"), &["gateway.listen.tls", "gateway.listen.tcp"][..]),
+        (("BILLFISH__HTTP__LISTEN", "127.0.0.1:8086"), &["http.listen", "gateway.listen.ws"]),
+        (("BILLFISH__ADMIN__LISTEN", "127.0.0.1:8080"), &["admin.listen", "http.listen"]),
+        (("BILLFISH__GATEWAY__LISTEN__TLS", "0.0.0.0:8443"), &["gateway.listen.advertise.tls", "gateway.listen.tls"]),
+        (("BILLFISH__GATEWAY__LISTEN__QUIC", "127.0.0.1:8443"), &[]),
+    ];
+    for (variable, named) in cases {
+        let output = billfish(&["check-config"], &[variable]);
+        let why = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(i32::from(!named.is_empty())), "{variable:?}: {why}");
+        assert!(named.iter().all(|word| why.contains(word)), "{variable:?}: {why}");
+    }
+}
+
+#[test]
 fn an_address_that_is_taken_is_named() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -151,7 +195,8 @@ fn a_client_port_that_another_gateway_listens_on_is_not_shared() {
     let output =
         billfish(&[], &[("BILLFISH__GATEWAY__LISTEN__TCP", &address), ("BILLFISH__HTTP__LISTEN", any), ("BILLFISH__ADMIN__LISTEN", any)]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains(&address), "{}", text(&output.stderr));
+    let why = text(&output.stderr);
+    assert!(why.contains(&address) && why.contains("gateway.listen.tcp"), "{why}");
 }
 
 /// What a role of its own must be told, one missing at a time.
