@@ -61,12 +61,12 @@ impl Api {
     pub fn token(&self, user: i64) -> String {
         let mut asked = (0, Value::Null);
         // As a backend does that is told to come again: a router which is ready may have seen no gateway of a cluster just started.
-        eventually_within(PATIENCE, || {
+        let is_answered = eventually_within(PATIENCE, || {
             asked = self.call("POST", "/v1/im/tokens", &json!({"appId": 10001, "userId": user})).expect("an answer");
             asked.0 != 503
         });
         let (status, answer) = asked;
-        assert_eq!(status, 200, "{answer}");
+        assert!(is_answered && status == 200, "{status}: {answer}");
         answer["token"].as_str().unwrap_or_else(|| panic!("no token in {answer}")).to_owned()
     }
 
