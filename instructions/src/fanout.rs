@@ -6,14 +6,14 @@
 use crate::Path;
 use billfish_gateway::shard::{
     Doorway, Shard, ShardConfig, ShardHandle, ShardParts, WebSocketRules, listeners,
-    message::{Admission, LoginGranted, Origin, ShardCommand, ShardEvent, UpReply},
+    message::{Admission, LoginGranted, Origin, ShardCommand, ShardEvent, TurnedAway, UpReply},
 };
 use billfish_session::{
     Form, Push,
     server::{LoginAccepted, ServerConfig, UpCall},
 };
 use billfish_state::DeviceKind;
-use billfish_wire::{Body, Code, Encoding, Reason, frame};
+use billfish_wire::{Body, Code, Encoding, frame};
 use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
@@ -148,7 +148,7 @@ fn push() -> Push {
 struct OpenDoor;
 
 impl Admission for OpenDoor {
-    fn accept(&self, _peer: IpAddr) -> Result<(), Reason> {
+    fn accept(&self, _peer: IpAddr) -> Result<(), TurnedAway> {
         Ok(())
     }
     fn logged_in(&self, _peer: IpAddr) {}
