@@ -23,6 +23,7 @@ mod proxy;
 mod redis;
 mod redis_cluster;
 mod resp;
+mod seeds;
 mod standalone;
 mod udp_relay;
 
@@ -38,5 +39,6 @@ pub use process::Process;
 pub use proxy::{Chaos, ChaosProxy};
 pub use redis::{RedisOptions, RedisServer};
 pub use redis_cluster::{RedisCluster, RedisClusterOptions, slot_of};
+pub use seeds::fuzz_seeds;
 pub use standalone::Standalone;
 pub use udp_relay::UdpRelay;

@@ -2,37 +2,19 @@
 //! answered or ended, and nobody else notices.
 
 use crate::client::{Kind, Open};
+use billfish_testing::fuzz_seeds;
 use billfish_websocket::{Opcode, frame_into};
 use std::{
-    fs,
     io::{ErrorKind, Read, Write},
     net::Shutdown,
-    path::Path,
 };
-
-/// Every seed of the targets whose bytes come from clients.
-fn seeds() -> Vec<(String, Vec<u8>)> {
-    let protocol = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol");
-    let mut seeds = Vec::new();
-    for targets in ["wire/fuzz/seeds", "websocket/fuzz/seeds"] {
-        for target in fs::read_dir(protocol.join(targets)).unwrap() {
-            for seed in fs::read_dir(target.unwrap().path()).unwrap() {
-                let path = seed.unwrap().path();
-                seeds.push((path.display().to_string(), fs::read(&path).unwrap()));
-            }
-        }
-    }
-    seeds.sort();
-    assert!(seeds.len() > 100, "the corpora are there: {}", seeds.len());
-    seeds
-}
 
 #[test]
 fn no_seed_of_the_fuzz_targets_hurts_anybody() {
     let open = Open::new();
     let mut bystanders: Vec<_> = (20_001..).zip(Kind::ALL).map(|(user, kind)| open.join(kind, user, 30_001)).collect();
     let mut user = 30_000;
-    for (name, seed) in seeds() {
+    for (name, seed) in fuzz_seeds() {
         for kind in Kind::ALL {
             // As it is, and for WebSockets also as a message of each kind.
             let mut forms = vec![seed.clone()];

@@ -3,25 +3,9 @@
 
 use super::client::{QuicClient, QuicHouse, patiently};
 use crate::house::{PATIENCE, until};
+use billfish_testing::fuzz_seeds;
 use billfish_wire::{Code, Reason, frame, limits};
-use std::{fs, path::Path, thread};
-
-/// Every seed of the targets whose bytes come from clients. Those of WebSocket are another protocol's here.
-fn seeds() -> Vec<(String, Vec<u8>)> {
-    let protocol = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol");
-    let mut seeds = Vec::new();
-    for targets in ["wire/fuzz/seeds", "websocket/fuzz/seeds"] {
-        for target in fs::read_dir(protocol.join(targets)).unwrap() {
-            for seed in fs::read_dir(target.unwrap().path()).unwrap() {
-                let path = seed.unwrap().path();
-                seeds.push((path.display().to_string(), fs::read(&path).unwrap()));
-            }
-        }
-    }
-    seeds.sort();
-    assert!(seeds.len() > 100, "the corpora are there: {}", seeds.len());
-    seeds
-}
+use std::thread;
 
 /// Side by side, for most of a connection's time is waiting. Who looks on sends a heartbeat before each lot: it is neither silent for too long,
 /// nor says more than a session may.
@@ -32,7 +16,7 @@ fn no_seed_of_the_fuzz_targets_hurts_anybody() {
     // Whoever is slow to speak because the machine is would end for that.
     let house = QuicHouse::with(|config| config.session.login_timeout = PATIENCE);
     let mut bystander = house.join(20_001, 30_001);
-    for (lot, user) in seeds().chunks(LOT).zip((30_000..).step_by(LOT)) {
+    for (lot, user) in fuzz_seeds().chunks(LOT).zip((30_000..).step_by(LOT)) {
         bystander.beat();
         thread::scope(|scope| {
             for ((name, seed), user) in lot.iter().zip(user..) {
