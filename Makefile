@@ -13,7 +13,7 @@ cluster: ## two routers, three gateways and a Redis on this machine, until Ctrl-
 	scripts/cluster
 
 test: ## every test: unit, property, end to end with real processes; and that no hot path takes more instructions than before
-	scripts/need cc python3 venv aioquic npm chromium redis-server mariadbd faketime valgrind ip hadolint yamllint systemd-analyze
+	scripts/need cc python3 venv aioquic npm chromium redis-server mariadbd faketime valgrind ip hadolint yamllint cryptography systemd-analyze
 	cargo build --workspace --bins
 	scripts/with-tools target/tools/python/bin/python scripts/lint-deploy target/debug/billfish
 	scripts/test
