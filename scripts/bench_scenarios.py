@@ -235,7 +235,7 @@ SCENARIOS = [
     Scenario(
         "hold-100000",
         "100,000 connections over 6 gateways, 10 minutes of heartbeats",
-        "hold --processes 6 --rooms 100 --connect-max 240",
+        "hold --processes 6 --rooms 100 --login-window 512 --connect-max 240",
         {
             "lost": Figure("lost, failed, dropped or unanswered", "", lambda report: lost(report), ("<", 0)),
             "cpu_us": Figure("CPU of the gateways per connection and second", "µs", cpu_us_per(connection_seconds)),
