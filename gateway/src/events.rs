@@ -64,7 +64,7 @@ impl Desk {
             }
             ShardEvent::Gone { key: _, origin, rooms, reason, logged_out } => {
                 debug!(user = origin.user_id, session = origin.session, reason = reason.label(), "session over");
-                self.upstream.gone(shard, origin, &rooms);
+                self.upstream.gone(shard, origin, &rooms, logged_out);
                 self.vacate(origin, logged_out);
             }
             ShardEvent::LeftRoom { origin, room_id, cause } => self.upstream.left(shard, origin, room_id, cause),

@@ -248,7 +248,7 @@ mod tests {
         let (fanout, _mailbox) = house();
         let (first, filled) = fanout.upstream.link_up("r1");
         for session in 1..=3 {
-            fanout.upstream.gone(0, origin(session), &[7]);
+            fanout.upstream.gone(0, origin(session), &[7], false);
         }
         let (sender, _receiver) = mpsc::channel(1);
         let mut outbox = VecDeque::new();

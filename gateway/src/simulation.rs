@@ -99,7 +99,7 @@ impl Control {
 
     /// A session has ended and has left these rooms.
     pub fn gone(&self, shard: u16, origin: Origin, rooms: &[i64]) {
-        self.fanout.upstream.gone(shard, origin, rooms);
+        self.fanout.upstream.gone(shard, origin, rooms, false);
         drop(self.fanout.directory.take(origin));
     }
 

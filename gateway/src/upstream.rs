@@ -208,11 +208,11 @@ impl Upstream {
         refused
     }
 
-    /// A session has ended: its rooms lose a member, their owners hear of it, and rooms that it was entering are to forget it. What else it
-    /// asked for is not sent any more.
-    pub(crate) fn gone(&self, shard: u16, origin: Origin, rooms: &[i64]) {
+    /// A session has ended, because its user logged out or otherwise: its rooms lose a member, their owners hear of it, and rooms that it was
+    /// entering are to forget it. What else it asked for is not sent any more.
+    pub(crate) fn gone(&self, shard: u16, origin: Origin, rooms: &[i64], logged_out: bool) {
         let mut table = self.table();
-        table.tell_gone(origin, rooms);
+        table.tell_gone(origin, rooms, logged_out);
         for room in rooms {
             table.leave(*room, shard);
         }
@@ -251,7 +251,7 @@ impl Upstream {
         match cause {
             LeftCause::NotEntered => {
                 table.is_out(origin.session, room_id);
-                table.tell_gone(origin, &[room_id]);
+                table.tell_gone(origin, &[room_id], false);
             }
             // The router has heard of it, or said so itself.
             LeftCause::Left | LeftCause::Evicted => table.is_out(origin.session, room_id),

@@ -258,7 +258,14 @@ fn close_code(reason: Reason) -> u16 {
         Reason::LoggedOut | Reason::PeerClosed => close::NORMAL,
         Reason::Drained => close::GOING_AWAY,
         Reason::TooLarge => close::TOO_LARGE,
-        Reason::Internal => close::INTERNAL,
+        // A service's answer ends no connection.
+        Reason::Internal
+        | Reason::PkTaken
+        | Reason::NotCovered
+        | Reason::UnknownGift
+        | Reason::UuidReused
+        | Reason::NotAReceiver
+        | Reason::PriceChanged => close::INTERNAL,
         Reason::Unavailable => close::TRY_AGAIN_LATER,
         Reason::HeartbeatLost | Reason::FrameTimeout | Reason::WriteStalled | Reason::TransportFailed => close::PROTOCOL_ERROR,
         Reason::Malformed

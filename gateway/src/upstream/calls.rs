@@ -316,11 +316,11 @@ impl Table {
                 UpKind::Join(Join { room_id, .. }) => {
                     self.join_is_over(*room_id);
                     if call.is_undone() {
-                        self.word(Kind::Gone(Gone { origin: Some(*origin), room_ids: vec![*room_id] }));
+                        self.word(Kind::Gone(Gone { origin: Some(*origin), room_ids: vec![*room_id], logged_out: false }));
                     }
                 }
                 UpKind::Leave(Leave { room_id }) if !call.superseded => {
-                    self.word(Kind::Gone(Gone { origin: Some(*origin), room_ids: vec![*room_id] }));
+                    self.word(Kind::Gone(Gone { origin: Some(*origin), room_ids: vec![*room_id], logged_out: true }));
                 }
                 UpKind::Leave(_) | UpKind::Biz(_) | UpKind::Sync(_) | UpKind::Redeliver(_) | UpKind::Order(_) => {}
             }

@@ -171,9 +171,9 @@ impl Table {
         }
     }
 
-    pub(super) fn tell_gone(&mut self, origin: Origin, rooms: &[i64]) {
+    pub(super) fn tell_gone(&mut self, origin: Origin, rooms: &[i64], logged_out: bool) {
         if !rooms.is_empty() {
-            self.word(Kind::Gone(Gone { origin: Some(link_origin(origin)), room_ids: rooms.to_vec() }));
+            self.word(Kind::Gone(Gone { origin: Some(link_origin(origin)), room_ids: rooms.to_vec(), logged_out }));
         }
     }
 
@@ -203,7 +203,7 @@ impl Table {
             }
         }
         for (link, room_ids) in by_link {
-            self.post(link, Kind::Gone(Gone { origin: gone.origin, room_ids }));
+            self.post(link, Kind::Gone(Gone { origin: gone.origin, room_ids, logged_out: gone.logged_out }));
         }
     }
 

@@ -55,10 +55,20 @@ fn a_session_that_ends_takes_its_rooms_with_it_and_the_router_hears_of_it() {
     house.enter(1, ROOM);
     house.enter(1, 8);
     house.sent(link);
-    house.upstream.gone(0, origin(1), &[ROOM, 8]);
+    house.upstream.gone(0, origin(1), &[ROOM, 8], false);
     assert_eq!(house.sent(link), ["gone 1 from [7, 8]", "interest 7 false 0", "interest 8 false 0"]);
-    house.upstream.gone(0, origin(2), &[]);
+    house.upstream.gone(0, origin(2), &[], false);
     assert_eq!(house.sent(link), [""; 0], "who was in no room left none");
+}
+
+#[test]
+fn a_router_hears_whether_a_user_has_logged_out_or_was_lost() {
+    let house = House::new();
+    let link = house.up("r1");
+    house.enter(1, ROOM);
+    house.sent(link);
+    house.upstream.gone(0, origin(1), &[ROOM], true);
+    assert_eq!(house.sent(link), ["gone 1 from [7], logged out", "interest 7 false 0"]);
 }
 
 #[test]
@@ -80,7 +90,7 @@ fn joining_twice_counts_twice_and_the_second_is_counted_down() {
     house.sent(link);
     house.upstream.left(0, origin(1), ROOM, LeftCause::AlreadyIn);
     assert_eq!(house.sent(link), [""; 0]);
-    house.upstream.gone(0, origin(1), &[ROOM]);
+    house.upstream.gone(0, origin(1), &[ROOM], false);
     assert_eq!(house.sent(link), ["gone 1 from [7]", "interest 7 false 0"]);
 }
 
@@ -205,7 +215,7 @@ fn a_join_asked_again_after_its_time_is_not_undone_by_the_first() {
     house.upstream.expire(MEMBERSHIP_WAIT_MS);
     assert_eq!(house.sent(link), [""; 0], "a live member is left alone");
     assert_eq!(house.counters.upstream_in_flight.value(), 0);
-    house.upstream.gone(0, origin(1), &[ROOM]);
+    house.upstream.gone(0, origin(1), &[ROOM], false);
     assert_eq!(house.sent(link), ["gone 1 from [7]", "interest 7 false 0"], "the first JOIN is no longer counted");
 }
 
@@ -259,7 +269,7 @@ fn a_leave_outlives_the_patience_of_its_caller() {
 #[test]
 fn endings_wait_for_a_router() {
     let house = House::new();
-    house.upstream.gone(0, origin(1), &[ROOM]);
+    house.upstream.gone(0, origin(1), &[ROOM], false);
     let first = house.up("r1");
     assert!(house.upstream.link_down(first), "before it took anything");
     let second = house.up("r2");
@@ -331,10 +341,10 @@ fn a_router_that_takes_nothing_gets_no_more_calls_and_is_given_up_in_the_end() {
     }
     assert!(!house.try_biz(1, ROOM, ""), "its outbox is full");
     for _ in 0..3 * OUTBOX_CALLS_MAX {
-        house.upstream.gone(0, origin(1), &[ROOM]);
+        house.upstream.gone(0, origin(1), &[ROOM], false);
     }
     assert_eq!(house.upstream.links(), 1);
-    house.upstream.gone(0, origin(2), &[ROOM]);
+    house.upstream.gone(0, origin(2), &[ROOM], false);
     assert_eq!(house.upstream.links(), 0);
     assert!(!house.upstream.take_outbox(link, &mut VecDeque::new()));
 }
@@ -426,8 +436,9 @@ fn line(kind: Kind) -> String {
     if let Kind::Interest(Interest { room_id, interested, members, .. }) = kind {
         return format!("interest {room_id} {interested} {members}");
     }
-    if let Kind::Gone(Gone { origin, room_ids }) = kind {
-        return format!("gone {} from {room_ids:?}", origin.unwrap().session);
+    if let Kind::Gone(Gone { origin, room_ids, logged_out }) = kind {
+        let how = if logged_out { ", logged out" } else { "" };
+        return format!("gone {} from {room_ids:?}{how}", origin.unwrap().session);
     }
     if let Kind::Seats(Seats { room_id, epoch, number, members, parts, last }) = kind {
         return format!("seats {room_id} {epoch}.{number}: {} of {parts} parts, last {last}", members.len());

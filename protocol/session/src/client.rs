@@ -391,6 +391,11 @@ impl ClientSession {
         Ok(())
     }
 
+    /// Gives a message up: it is not sent again, and an answer that comes all the same is nobody's. `false`: it does not wait for one.
+    pub fn withdraw(&mut self, msg_id: &str) -> bool {
+        self.take_in_flight(Some(msg_id)).is_some()
+    }
+
     /// Asks for the log after `from_seq` of a room the user is in, page by page: [`ClientEvent::History`] until its `more` is false. Ends
     /// with the connection.
     ///

@@ -3,7 +3,8 @@
 /// A cause with, where the peer is told, its number on the wire.
 ///
 /// The range tells a client what to do: 4000–4999 is about what it did, and sending the same again will not help (4007 and 4012 carry
-/// their own cure); 5000–5999 is about the server, and the client comes back with back-off.
+/// their own cure); 5000–5999 is about the server, and the client comes back with back-off; 10000 and above is a service's answer: the call
+/// was understood, and nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     /// 4000: the header or the body cannot be read.
@@ -36,6 +37,18 @@ pub enum Reason {
     Internal,
     /// 5001: the service behind is away; `retryAfterMs` says when to try again.
     Unavailable,
+    /// 10007: the seat of the challenger in this PK room is taken.
+    PkTaken,
+    /// 10012: the sender has not enough coins.
+    NotCovered,
+    /// 10013: the catalogue has no such gift.
+    UnknownGift,
+    /// 10014: the sender has used this `uuid` for another gift.
+    UuidReused,
+    /// 10015: the receiver cannot be given this here: himself, nobody of the room, or for a PK gift not one of its two sides.
+    NotAReceiver,
+    /// 10016: the gift costs something else than the sender was shown.
+    PriceChanged,
     /// The peer closed its end.
     PeerClosed,
     /// The transport failed: reset, unreachable.
@@ -54,7 +67,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for tables, metrics and tests.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 28] = [
         Self::Malformed,
         Self::NotLoggedIn,
         Self::BadToken,
@@ -70,6 +83,12 @@ impl Reason {
         Self::TooSlow,
         Self::Internal,
         Self::Unavailable,
+        Self::PkTaken,
+        Self::NotCovered,
+        Self::UnknownGift,
+        Self::UuidReused,
+        Self::NotAReceiver,
+        Self::PriceChanged,
         Self::PeerClosed,
         Self::TransportFailed,
         Self::HeartbeatLost,
@@ -98,6 +117,12 @@ impl Reason {
             Self::TooSlow => 4012,
             Self::Internal => 5000,
             Self::Unavailable => 5001,
+            Self::PkTaken => 10_007,
+            Self::NotCovered => 10_012,
+            Self::UnknownGift => 10_013,
+            Self::UuidReused => 10_014,
+            Self::NotAReceiver => 10_015,
+            Self::PriceChanged => 10_016,
             Self::PeerClosed
             | Self::TransportFailed
             | Self::HeartbeatLost
@@ -133,6 +158,12 @@ impl Reason {
             Self::TooSlow => "too_slow",
             Self::Internal => "internal",
             Self::Unavailable => "unavailable",
+            Self::PkTaken => "pk_taken",
+            Self::NotCovered => "not_covered",
+            Self::UnknownGift => "unknown_gift",
+            Self::UuidReused => "uuid_reused",
+            Self::NotAReceiver => "not_a_receiver",
+            Self::PriceChanged => "price_changed",
             Self::PeerClosed => "peer_closed",
             Self::TransportFailed => "transport_failed",
             Self::HeartbeatLost => "heartbeat_lost",
@@ -162,6 +193,12 @@ impl Reason {
             Self::TooSlow => "reading too slowly; reconnect and resume",
             Self::Internal => "internal error",
             Self::Unavailable => "the service is away; try again after retryAfterMs",
+            Self::PkTaken => "somebody else challenges the anchor now; try again later",
+            Self::NotCovered => "not enough coins",
+            Self::UnknownGift => "there is no such gift",
+            Self::UuidReused => "this uuid was used for another gift; choose a new one",
+            Self::NotAReceiver => "this user cannot be given that here",
+            Self::PriceChanged => "the price of this gift has changed; load the list of gifts again",
             Self::PeerClosed => "the peer closed the connection",
             Self::TransportFailed => "the connection failed",
             Self::HeartbeatLost => "no sign of life for two heartbeat gaps",

@@ -88,7 +88,7 @@ fn whose_session_has_ended_or_was_taken_out_is_undone_as_ever() {
         let link = house.up("r1");
         let id = house.joins_again_in_vain();
         if is_ended {
-            house.upstream.gone(0, origin(1), &[ROOM]);
+            house.upstream.gone(0, origin(1), &[ROOM], false);
         } else {
             house.upstream.left(0, origin(1), ROOM, LeftCause::Evicted);
         }

@@ -19,7 +19,7 @@ fn what_a_session_asked_for_ends_with_it_but_for_leaving() {
         call(&house, session, UpCall::Leave { room_id: 8 });
         assert!(house.upstream.redeliver(origin(session), 0));
     }
-    house.upstream.gone(0, origin(1), &[]);
+    house.upstream.gone(0, origin(1), &[], false);
     assert_eq!(house.counters.upstream_in_flight.value(), 5);
     let link = house.up("r1");
     assert_eq!(house.sent(link), ["leave 8 of 1", "biz hello of 2", "sync 7 of 2", "leave 8 of 2", "redeliver to 2"]);
@@ -33,7 +33,7 @@ fn what_a_session_that_ended_had_asked_is_not_asked_again_of_the_next_owner() {
     sync(&house, 1);
     call(&house, 1, UpCall::Leave { room_id: ROOM });
     house.sent(first);
-    house.upstream.gone(0, origin(1), &[]);
+    house.upstream.gone(0, origin(1), &[], false);
     house.upstream.link_down(first);
     let second = house.up("r2");
     assert_eq!(house.sent(second), ["leave 7 of 1"]);
@@ -45,7 +45,7 @@ fn an_answer_to_a_session_that_ended_is_taken_and_given_to_nobody() {
     let house = House::new();
     let link = house.up("r1");
     house.biz(1, ROOM, "hello");
-    house.upstream.gone(0, origin(1), &[]);
+    house.upstream.gone(0, origin(1), &[], false);
     assert_eq!(house.sent(link), ["biz hello of 1"]);
     assert_eq!(house.answered(1), None);
     assert_eq!((house.counters.upstream_in_flight.value(), house.counters.replies_stale.value()), (0, 0));
@@ -60,7 +60,7 @@ fn a_call_that_was_moved_after_its_session_ended_is_over() {
     house.biz(1, ROOM, "hello");
     let owner = house.upstream.table().calls[&1].link.unwrap();
     let named = if owner == first { "r2" } else { "r1" };
-    house.upstream.gone(0, origin(1), &[]);
+    house.upstream.gone(0, origin(1), &[], false);
     house.upstream.moved(owner, 1, named, 0);
     assert_eq!(house.counters.upstream_in_flight.value(), 0);
 }

@@ -211,7 +211,7 @@ fn an_ending_goes_to_every_router_that_knows_of_the_interest() {
     house.upstream.moved(first, 3, "r2", 0);
     house.sent(first);
     house.sent(second);
-    house.upstream.gone(0, origin(1), &[room]);
+    house.upstream.gone(0, origin(1), &[room], false);
     for link in [first, second] {
         assert_eq!(house.sent(link), [format!("gone 1 from [{room}]")]);
     }

@@ -227,7 +227,7 @@ fn a_join_of_a_session_that_ended_is_not_sent_to_the_next_owner_its_undoing_is()
     let first = house.up("r1");
     house.join(1, ROOM);
     house.sent(first);
-    house.upstream.gone(0, origin(1), &[]);
+    house.upstream.gone(0, origin(1), &[], false);
     assert_eq!(house.sent(first), [""; 0], "it may be granted yet");
     house.upstream.link_down(first);
     let second = house.up("r2");
@@ -239,7 +239,7 @@ fn a_join_granted_to_a_session_that_ended_is_undone() {
     let house = House::new();
     let link = house.up("r1");
     house.join(1, ROOM);
-    house.upstream.gone(0, origin(1), &[]);
+    house.upstream.gone(0, origin(1), &[], false);
     house.sent(link);
     assert_eq!(house.joined(1, 1), None);
     assert_eq!(house.sent(link), ["leave 7 of 1", "interest 7 false 0"]);
@@ -250,7 +250,7 @@ fn a_session_that_ends_before_its_join_was_sent_leaves_nothing_behind() {
     let house = House::new();
     house.join(1, ROOM);
     house.join(2, ROOM);
-    house.upstream.gone(0, origin(1), &[]);
+    house.upstream.gone(0, origin(1), &[], false);
     let link = house.up("r1");
     assert_eq!(house.sent(link), ["interest 7 true 0", "join 7 of 2"]);
 }
@@ -261,7 +261,7 @@ fn a_join_that_was_moved_after_its_session_ended_is_undone_at_the_owner() {
     house.join(1, room);
     house.biz(2, room, "a");
     house.sent(first);
-    house.upstream.gone(0, origin(1), &[]);
+    house.upstream.gone(0, origin(1), &[], false);
     house.upstream.moved(first, 1, "r2", 0);
     let expected =
         [format!("interest {room} true 0"), format!("leave {room} of 1"), format!("interest {room} false 0"), "biz a of 2".into()];

@@ -95,7 +95,8 @@ mod tests {
                 origin,
                 call: Some(call)
             })),
-            (proptest::option::of(origin.clone()), users.clone()).prop_map(|(origin, room_ids)| Kind::Gone(Gone { origin, room_ids })),
+            (proptest::option::of(origin.clone()), users.clone(), any::<bool>())
+                .prop_map(|(origin, room_ids, logged_out)| Kind::Gone(Gone { origin, room_ids, logged_out })),
             (any::<i64>(), any::<u64>(), any::<u32>()).prop_map(|(room_id, epoch, number)| Kind::RollCall(RollCall {
                 room_id,
                 epoch,

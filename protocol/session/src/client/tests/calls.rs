@@ -31,6 +31,20 @@ fn a_refused_message_is_not_sent_again() {
 }
 
 #[test]
+fn a_message_that_was_given_up_is_not_sent_again_and_its_id_is_free() {
+    let mut end = End::live();
+    end.session.biz(message("a")).unwrap();
+    end.drain();
+    assert!(end.session.withdraw("a"));
+    assert!(!end.session.withdraw("a"), "it is given up once");
+    assert_eq!(end.receive(Code::Ack, &Body { msg_id: text("a"), ..Body::default() }), [""; 0]);
+    end.disconnect();
+    end.connect();
+    assert_eq!(end.login().len(), 1, "nothing goes out behind the login");
+    assert_eq!(end.session.biz(message("a")), Ok(()));
+}
+
+#[test]
 fn a_message_without_a_connection_waits_for_the_login_and_for_its_room() {
     let mut end = End::new();
     end.session.join(3).unwrap();
