@@ -3,7 +3,7 @@
 use crate::store::Line;
 use async_trait::async_trait;
 use billfish_router::services::ports::{
-    Moderation, NewRoom, OpenOutcome, Profile, RecordError, Result, RoomKind, RoomRecord, RoomRecords, Sanction,
+    BeginPk, Moderation, NewRoom, OpenOutcome, PkRecord, Profile, RecordError, Result, RoomKind, RoomRecord, RoomRecords, Sanction,
 };
 use billfish_state::{AppId, RoomId, UserId};
 use std::{
@@ -104,6 +104,18 @@ impl RoomRecords for Records {
 
     async fn set_block_words(&self, _words: &[String]) -> Result<()> {
         self.call("set_block_words", |_| ()).await
+    }
+
+    async fn pk(&self, _room: RoomId) -> Result<Option<PkRecord>> {
+        self.call("pk", |_| None).await
+    }
+
+    async fn begin_pk(&self, _room: RoomId, _epoch: u64, _challenger: UserId, _now_ms: u64) -> Result<BeginPk> {
+        Err(RecordError::Unreadable { what: "no PK is begun in a simulation".to_owned() })
+    }
+
+    async fn end_pk(&self, _room: RoomId, _challenger: UserId) -> Result<bool> {
+        self.call("end_pk", |_| false).await
     }
 
     async fn profiles(&self, _app: AppId, _users: &[UserId]) -> Result<Vec<Profile>> {

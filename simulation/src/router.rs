@@ -14,6 +14,7 @@ use billfish_link::Link;
 use billfish_router::{
     ChatConfig, LinkConfig, RoomConfig, RouterConfig, RouterParts, Running, StartError,
     handle::{PushRequest, Target},
+    services::ports::Absent,
 };
 use billfish_state::{AppId, Clock, RoomId, State, Watch};
 use billfish_wire::{BizCode, Class};
@@ -84,7 +85,16 @@ impl Router {
         let config = config(name, shared.room_lease);
         let starting = runtime.spawn(async move {
             let mut registry = Registry::default();
-            billfish_router::start(RouterParts { config, state, records, registry: &mut registry }).await
+            billfish_router::start(RouterParts {
+                config,
+                state,
+                records,
+                money: Arc::new(Absent),
+                till: Arc::new(Absent),
+                people: Arc::new(Absent),
+                registry: &mut registry,
+            })
+            .await
         });
         drop(inside);
         Self {

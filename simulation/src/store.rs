@@ -12,8 +12,9 @@ use crate::{
 use async_trait::async_trait;
 use billfish_state::{
     Acks, AppId, Appended, AppendedOnce, Cache, Clock, Dedup, Inbox, InboxAppend, InboxEntry, Lease, LeaseAsk, Leases, LogAppend, LogEntry,
-    Member, MemberPage, Members, MessageClaim, NodeInfo, NodeKind, Page, PendingAck, Presence, RateWindows, Registry, RoomId, RoomLog,
-    Route, Routes, State, StateError, TokenOwner, Tokens, UserId, Watch, WindowHit, WindowVerdict, port::Result,
+    Member, MemberPage, Members, MessageClaim, NodeInfo, NodeKind, Page, PendingAck, PkBar, PkBars, PkStep, PkStepped, Presence,
+    RateWindows, Registry, RoomId, RoomLog, Route, Routes, State, StateError, TokenOwner, Tokens, UserId, Watch, WindowHit, WindowVerdict,
+    port::Result,
 };
 use bytes::Bytes;
 use std::{
@@ -203,7 +204,11 @@ impl Reached {
             leases: reached.clone(),
             rate_windows: reached.clone(),
             dedup: reached.clone(),
-            cache: reached,
+            // Nobody logs in by phone here.
+            login_codes: Arc::clone(&reached.truth.login_codes),
+            sessions: Arc::clone(&reached.truth.sessions),
+            cache: reached.clone(),
+            pk_bars: reached,
         }
     }
 
@@ -366,6 +371,28 @@ impl Inbox for Reached {
 
     async fn ack(&self, acked: &[(AppId, UserId, String)]) -> Result<()> {
         self.call("inbox.ack", 0, self.truth.inbox.ack(acked)).await
+    }
+}
+
+#[async_trait]
+impl PkBars for Reached {
+    async fn step(&self, room: RoomId, step: PkStep, now_ms: u64) -> Result<PkStepped> {
+        let late = move |truth: &State| drop(at_once(truth.pk_bars.step(room, step, now_ms)));
+        self.call_or_late("pk_bars.step", room.key(), self.truth.pk_bars.step(room, step, now_ms), Some(late)).await
+    }
+
+    async fn put(&self, room: RoomId, bar: PkBar, now_ms: u64) -> Result<PkBar> {
+        let late = move |truth: &State| drop(at_once(truth.pk_bars.put(room, bar, now_ms)));
+        self.call_or_late("pk_bars.put", room.key(), self.truth.pk_bars.put(room, bar, now_ms), Some(late)).await
+    }
+
+    async fn bar(&self, room: RoomId, now_ms: u64) -> Result<Option<PkBar>> {
+        self.call("pk_bars.bar", room.key(), self.truth.pk_bars.bar(room, now_ms)).await
+    }
+
+    async fn clear(&self, room: RoomId, challenger: UserId, since_seq: i64) -> Result<bool> {
+        let late = move |truth: &State| drop(at_once(truth.pk_bars.clear(room, challenger, since_seq)));
+        self.call_or_late("pk_bars.clear", room.key(), self.truth.pk_bars.clear(room, challenger, since_seq), Some(late)).await
     }
 }
 

@@ -3,7 +3,7 @@
 //! `cargo run -p billfish-state --example memory`
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for a person at a terminal")]
 
-use billfish_state::{AppId, DeviceKind, LogEntry, Member, PendingAck, RoomId, Route, State, TokenOwner, UserId, WindowHit};
+use billfish_state::{AppId, DeviceKind, LogEntry, Member, PendingAck, PkBar, RoomId, Route, State, TokenOwner, UserId, WindowHit};
 use bytes::Bytes;
 
 /// Not a power of two: a table's spare room is then neither the least nor the most.
@@ -74,6 +74,10 @@ async fn main() {
         state.leases.acquire(&format!("room:{number}:owner"), "router-1", NOW, LATER).await.unwrap();
     }
     report("lease");
+    for user in users() {
+        state.pk_bars.put(RoomId(user.0), PkBar::begin(user, 0), NOW + user.0.unsigned_abs()).await.unwrap();
+    }
+    report("pk bar");
 }
 
 fn resident() -> u64 {

@@ -15,12 +15,15 @@ mod dedup;
 mod expiring;
 mod inbox;
 mod leases;
+mod login_codes;
 mod members;
+mod pk_bars;
 mod presence;
 mod rate_windows;
 mod registry;
 mod room_log;
 mod routes;
+mod sessions;
 mod tokens;
 
 use crate::clock::Clock;
@@ -50,6 +53,9 @@ impl State {
             rate_windows: Arc::new(rate_windows::RateWindowTable::new()),
             dedup: Arc::new(dedup::DedupTable::new()),
             cache: Arc::new(cache::CacheTable::new()),
+            pk_bars: Arc::new(pk_bars::PkBarTable::new()),
+            login_codes: Arc::new(login_codes::LoginCodeTable::new()),
+            sessions: Arc::new(sessions::SessionTable::new()),
         }
     }
 }

@@ -2,13 +2,17 @@
 
 use crate::clock::Clock;
 use crate::types::{
-    AppId, Appended, AppendedOnce, InboxAppend, InboxEntry, Lease, LeaseAsk, LogAppend, LogEntry, Member, MemberPage, MessageClaim,
-    NodeInfo, NodeKind, Page, PendingAck, RoomId, Route, StateError, TokenOwner, UserId, WindowHit, WindowVerdict,
+    AppId, Appended, AppendedOnce, CodeAsk, CodeKept, CodeVerdict, InboxAppend, InboxEntry, Lease, LeaseAsk, LogAppend, LogEntry, Member,
+    MemberPage, MessageClaim, NodeInfo, NodeKind, Page, PendingAck, PkBar, PkStep, PkStepped, RoomId, Route, SessionOwner, StateError,
+    TokenOwner, UserId, WindowHit, WindowVerdict,
 };
 use crate::watch::Watch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::{collections::BTreeMap, sync::Arc};
+
+#[cfg(doc)]
+use crate::types::PK_SEQ_MAX;
 
 /// A user is forgotten this long after the last sign of life, where nobody sweeps: a lost gateway's users do not stay for ever.
 pub const PRESENCE_KEPT_MS: u64 = 5 * 60 * 1000;
@@ -41,11 +45,17 @@ pub const ROOM_LOG_KEPT_MS: u64 = 12 * 3600 * 1000;
 /// A member list that nobody joins or leaves for so long is of a room that was never closed properly.
 pub const MEMBERS_KEPT_MS: u64 = 12 * 3600 * 1000;
 
+/// A bar that no gift has moved for so long is of a room that was never closed properly.
+pub const PK_BAR_KEPT_MS: u64 = 12 * 3600 * 1000;
+
 /// How long a bind tells whom earlier ones displaced: whoever was let in with an answer that got lost, or was turned away for it and comes
 /// again, is back by then.
 pub const DISPLACED_KEPT_MS: u64 = 5 * 60 * 1000;
 /// Sessions that one bind tells of, the newest: as many as a device has one after the other while answers are lost.
 pub const DISPLACED_MAX: usize = 4;
+
+/// Sessions of one user at the HTTP API: two of each kind of device.
+pub const SESSIONS_PER_USER_MAX: usize = 10;
 
 /// Result of every call.
 pub type Result<T> = std::result::Result<T, StateError>;
@@ -284,6 +294,27 @@ pub trait Dedup: Send + Sync {
     async fn release(&self, app: AppId, user: UserId, msg_ids: &[String]) -> Result<()>;
 }
 
+/// The bars of PKs: `living_online_pk:{roomId}`, `living_pk_key:{roomId}`, `living_pk_send_seq:{roomId}`, `living_pk_is_over:{roomId}`.
+///
+/// A bar here is a projection of the ledger: what is lost is put back from there. It is known by the gifts that it is made of: the
+/// [`PkBar::since_seq`] of a PK rises from one PK of a room to the next, and [`PkBar::seq`] from one gift to the next. Kept for
+/// [`PK_BAR_KEPT_MS`] after the last change. Places below 0 or beyond [`PK_SEQ_MAX`], and a bar whose winner is not that of its value, are
+/// [`StateError::Malformed`].
+#[async_trait]
+pub trait PkBars: Send + Sync {
+    /// Moves a bar by one gift, in one atomic step: value, sequence, winner and whether it is over change together, or nothing does. A gift
+    /// is applied once: one whose `seq` the bar has passed is told as [`PkStepped::Before`], however often it comes. The range is clamped; at
+    /// its ends the winner is set, and from then on only `seq` moves.
+    async fn step(&self, room: RoomId, step: PkStep, now_ms: u64) -> Result<PkStepped>;
+    /// Puts a bar, unless the one there is newer: of a later PK, or with a later gift. Gives what stands then.
+    async fn put(&self, room: RoomId, bar: PkBar, now_ms: u64) -> Result<PkBar>;
+    /// The bar of a room, if there is one.
+    async fn bar(&self, room: RoomId, now_ms: u64) -> Result<Option<PkBar>>;
+    /// Ends the PK of this challenger that began after `since_seq`: challenger, value, sequence and winner go together. Another one's is left
+    /// alone. Whether there was one to end; one that has run out may count.
+    async fn clear(&self, room: RoomId, challenger: UserId, since_seq: i64) -> Result<bool>;
+}
+
 /// Small cached values: `living_room_obj:{roomId}` and others.
 #[async_trait]
 pub trait Cache: Send + Sync {
@@ -293,6 +324,35 @@ pub trait Cache: Send + Sync {
     async fn put(&self, key: &str, value: Bytes, now_ms: u64, until_ms: u64) -> Result<()>;
     /// Forgets a value.
     async fn remove(&self, key: &str) -> Result<()>;
+}
+
+/// Codes sent to phones: `loginCode:{appId}:{phone}`. A phone is whatever text stands for it, without its number to be seen.
+#[async_trait]
+pub trait LoginCodes: Send + Sync {
+    /// Keeps a code of digits that is about to be sent, in the place of the one before, unless one was kept less than `gap_ms` ago, or as many
+    /// as may be in the window that the first of them opened. Where the clock was set back, nobody waits for longer than the gap or the window.
+    /// A repeat of a call (the same code, at the same time) gives the same answer.
+    async fn keep(&self, ask: &CodeAsk, now_ms: u64) -> Result<CodeKept>;
+    /// Compares a code with the one that is kept, counts the try if it is another, and uses the kept one up if it is the one: one atomic step.
+    /// After `tries_max` wrong ones also the right one is refused. What is not there, has run out or was used is answered as a wrong one is.
+    ///
+    /// A call that failed may have counted the try, or used the code up.
+    async fn check(&self, app: AppId, phone: &str, code: &str, tries_max: u32, now_ms: u64) -> Result<CodeVerdict>;
+}
+
+/// Users' sessions at the HTTP API: `session:{print}`. A print stands for the token that a user shows, and cannot be turned back into it; none
+/// is given twice.
+#[async_trait]
+pub trait Sessions: Send + Sync {
+    /// Opens a session until `until_ms`. Beyond [`SESSIONS_PER_USER_MAX`], that of its user's others which ends soonest has ended by then, of
+    /// several the first by print.
+    async fn open(&self, print: &str, owner: SessionOwner, now_ms: u64, until_ms: u64) -> Result<()>;
+    /// Whose each session is; `None` for one that is unknown, has run out or was closed. Answers in the order asked.
+    async fn resolve(&self, prints: &[String], now_ms: u64) -> Result<Vec<Option<SessionOwner>>>;
+    /// Closes a session of its owner; one that is not there is no error.
+    async fn close(&self, print: &str, owner: SessionOwner) -> Result<()>;
+    /// Closes every session that a user has had when this was called.
+    async fn close_all(&self, owner: SessionOwner) -> Result<()>;
 }
 
 /// Every port, as the nodes carry them: cheap to clone.
@@ -317,6 +377,9 @@ pub struct State {
     pub rate_windows: Arc<dyn RateWindows>,
     pub dedup: Arc<dyn Dedup>,
     pub cache: Arc<dyn Cache>,
+    pub pk_bars: Arc<dyn PkBars>,
+    pub login_codes: Arc<dyn LoginCodes>,
+    pub sessions: Arc<dyn Sessions>,
 }
 
 impl std::fmt::Debug for State {

@@ -22,8 +22,10 @@ mod inbox;
 mod keeper;
 mod keys;
 mod leases;
+mod login_codes;
 mod members;
 mod metrics;
+mod pk_bars;
 mod presence;
 mod pulse;
 mod rate_windows;
@@ -32,6 +34,7 @@ mod registry;
 mod room_log;
 mod routes;
 mod server;
+mod sessions;
 mod slots;
 mod stream;
 mod tokens;
@@ -166,6 +169,9 @@ impl Redis {
             rate_windows: Arc::new(rate_windows::RedisRateWindows::new(connection.clone(), &gathering)),
             dedup: Arc::new(dedup::RedisDedup::new(connection.clone())),
             cache: Arc::new(cache::RedisCache::new(connection.clone(), &gathering)),
+            pk_bars: Arc::new(pk_bars::RedisPkBars::new(connection.clone())),
+            login_codes: Arc::new(login_codes::RedisLoginCodes::new(connection.clone())),
+            sessions: Arc::new(sessions::RedisSessions::new(connection.clone(), &gathering)),
             watch,
             layout: Arc::new([("state.redis.presence_buckets".to_owned(), config.presence_buckets.to_string())].into()),
         };

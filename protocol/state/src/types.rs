@@ -379,6 +379,67 @@ pub enum WindowVerdict {
     },
 }
 
+/// A login code that is about to be sent to a phone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CodeAsk {
+    /// Business line.
+    pub app: AppId,
+    /// What stands for the phone.
+    pub phone: String,
+    /// The code: digits.
+    pub code: String,
+    /// Until when it is good.
+    pub until_ms: u64,
+    /// Between two codes.
+    pub gap_ms: u64,
+    /// Codes in a window.
+    pub sends_max: u32,
+    /// Length of a window.
+    pub window_ms: u64,
+}
+
+/// Shows no code.
+impl fmt::Debug for CodeAsk {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("CodeAsk").field("app", &self.app).field("until_ms", &self.until_ms).finish_non_exhaustive()
+    }
+}
+
+/// What became of a [`CodeAsk`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodeKept {
+    /// It is good from now on, and no other.
+    Kept,
+    /// The phone has had one a moment ago, or too many; nothing was changed.
+    TooSoon {
+        /// When there may be another.
+        retry_after_ms: u64,
+    },
+}
+
+/// What a code is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CodeVerdict {
+    /// It was the one, and is none any more.
+    Right,
+    /// It is not the one, or there is none.
+    Wrong,
+    /// There were as many wrong ones as may be: only another code helps.
+    Spent {
+        /// When there may be another.
+        retry_after_ms: u64,
+    },
+}
+
+/// Whose a session at the HTTP API is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionOwner {
+    /// Business line.
+    pub app: AppId,
+    /// The user.
+    pub user: UserId,
+}
+
 /// A store that cannot answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -415,4 +476,186 @@ pub enum StateError {
         /// Which argument.
         what: &'static str,
     },
+}
+
+/// The last place of a gift among those of its room that a bar can have: above it, not every store can count.
+pub const PK_SEQ_MAX: i64 = (1 << 53) - 1;
+
+/// The bar of a PK in a room: 0 is the challenger's end, 100 the anchor's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PkBar {
+    /// Who challenges the anchor.
+    pub challenger: UserId,
+    /// The PK is about gifts after this one: the place of the room's last gift before it began; 0: there was none.
+    pub since_seq: i64,
+    /// The place, among the room's gifts, of the last PK gift that has been applied; at first `since_seq`.
+    pub seq: i64,
+    /// 0..=100.
+    pub value: i32,
+    /// Set once, when an end is reached.
+    pub winner: Option<PkWinner>,
+}
+
+/// Who has won a PK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PkWinner {
+    /// At 100.
+    Anchor,
+    /// At 0.
+    Challenger,
+}
+
+/// One gift that moves a bar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PkStep {
+    /// Of which PK.
+    pub since_seq: i64,
+    /// The last gift that was applied before, as the caller knows it.
+    pub after_seq: i64,
+    /// The gift's place, above `after_seq`.
+    pub seq: i64,
+    /// How far: up for the anchor, down for the challenger; -1,000,000,000..=1,000,000,000.
+    pub by: i64,
+}
+
+/// What became of a [`PkStep`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PkStepped {
+    /// Applied now: this stands.
+    Applied(PkBar),
+    /// Applied before, or the PK is over for this caller: a later PK, or a later gift of this one, stands. Nothing was changed.
+    Before(PkBar),
+    /// There is no such bar, or it has not seen `after_seq`: it was lost, and is to be [put](crate::PkBars::put).
+    Missing,
+}
+
+impl PkBar {
+    /// Where a bar begins.
+    pub const START: i32 = 50;
+    /// The anchor's end; the challenger's is 0.
+    pub const TOP: i32 = 100;
+
+    /// The bar of a PK that begins.
+    #[must_use]
+    pub const fn begin(challenger: UserId, since_seq: i64) -> Self {
+        Self { challenger, since_seq, seq: since_seq, value: Self::START, winner: None }
+    }
+
+    /// The bar after one more gift. One that it has passed changes nothing; once it is over only `seq` moves.
+    #[must_use]
+    pub fn after(self, seq: i64, by: i64) -> Self {
+        if seq <= self.seq {
+            return self;
+        }
+        if self.winner.is_some() {
+            return Self { seq, ..self };
+        }
+        let moved = i64::from(self.value).saturating_add(by).clamp(0, i64::from(Self::TOP));
+        let value = i32::try_from(moved).expect("0..=100");
+        Self { seq, value, winner: Self::winner_at(value), ..self }
+    }
+
+    /// A bar has a winner at its ends, and nowhere else.
+    const fn winner_at(value: i32) -> Option<PkWinner> {
+        match value {
+            Self::TOP => Some(PkWinner::Anchor),
+            0 => Some(PkWinner::Challenger),
+            _ => None,
+        }
+    }
+
+    /// Refuses what does not fit together, or what not every store can count.
+    pub(crate) fn check(&self) -> Result<(), StateError> {
+        let is_ordered = 0 <= self.since_seq && self.since_seq <= self.seq && self.seq <= PK_SEQ_MAX;
+        let is_whole = (0..=Self::TOP).contains(&self.value) && self.winner == Self::winner_at(self.value);
+        if is_ordered && is_whole { Ok(()) } else { Err(StateError::Malformed { what: "bar of a PK" }) }
+    }
+}
+
+impl PkStep {
+    /// Refuses what not every store can count.
+    pub(crate) fn check(&self) -> Result<(), StateError> {
+        let is_countable = [self.since_seq, self.after_seq, self.seq].iter().all(|seq| (0..=PK_SEQ_MAX).contains(seq));
+        if is_countable { Ok(()) } else { Err(StateError::Malformed { what: "step of a PK" }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PkBar, PkWinner, UserId};
+    use proptest::prelude::*;
+
+    const SINCE: i64 = 10;
+
+    fn begin() -> PkBar {
+        PkBar::begin(UserId(7), SINCE)
+    }
+
+    fn after_all(bar: PkBar, gifts: &[(i64, i64)]) -> PkBar {
+        gifts.iter().fold(bar, |bar, (seq, by)| bar.after(*seq, *by))
+    }
+
+    #[test]
+    fn a_gift_of_200_coins_moves_a_bar_by_20() {
+        let (coins, bar) = (200, begin());
+        assert_eq!((bar.value, bar.seq, bar.winner), (50, SINCE, None));
+        assert_eq!(bar.after(11, coins / 10), PkBar { value: 70, seq: 11, ..bar });
+        assert_eq!(bar.after(11, -coins / 10), PkBar { value: 30, seq: 11, ..bar });
+    }
+
+    #[test]
+    fn at_an_end_the_winner_is_set_and_then_only_the_place_moves() {
+        for (by, end, winner) in [(50, 100, PkWinner::Anchor), (-50, 0, PkWinner::Challenger), (i64::MAX, 100, PkWinner::Anchor)] {
+            let over = begin().after(12, by);
+            assert_eq!(over, PkBar { value: end, seq: 12, winner: Some(winner), ..begin() });
+            for back in [-by, by, i64::MIN, i64::MAX, 0] {
+                assert_eq!(over.after(13, back), PkBar { seq: 13, ..over }, "{winner:?} has won");
+            }
+        }
+        assert_eq!(begin().after(11, 49).winner, None);
+        assert_eq!(begin().after(11, -49).winner, None);
+    }
+
+    /// Gifts by their place, each some places after the one before.
+    fn any_gifts() -> impl Strategy<Value = Vec<(i64, i64)>> {
+        let by = prop_oneof![6 => -30i64..=30, 1 => -1_000_000_000i64..=1_000_000_000, 1 => prop_oneof![Just(i64::MIN), Just(i64::MAX)]];
+        proptest::collection::vec((1i64..4, by), 0..30).prop_map(|gifts| {
+            let place = |seq: &mut i64, (ahead, by): (i64, i64)| {
+                *seq += ahead;
+                Some((*seq, by))
+            };
+            gifts.into_iter().scan(SINCE, place).collect()
+        })
+    }
+
+    proptest! {
+        /// Whoever puts a bar back from the ledger may have read a part of the gifts before, and others may have come in between.
+        #[test]
+        fn a_list_of_gifts_gives_the_same_in_pieces_and_twice(gifts in any_gifts(), cut in 0usize..30, again in 0usize..30) {
+            let whole = after_all(begin(), &gifts);
+            let (first, second) = gifts.split_at(cut.min(gifts.len()));
+            prop_assert_eq!(after_all(after_all(begin(), first), second), whole);
+            prop_assert_eq!(after_all(whole, &gifts), whole, "all of it twice");
+            let overlapping = &gifts[again.min(first.len())..];
+            prop_assert_eq!(after_all(after_all(begin(), first), overlapping), whole, "a part of it twice");
+        }
+
+        /// By a walk of another kind: the value up to the first end that is reached, and the place of the last gift.
+        #[test]
+        fn a_bar_stays_in_its_range_and_is_over_once(gifts in any_gifts()) {
+            let mut value = 50i128;
+            let mut winner = None;
+            let mut bar = begin();
+            for (seq, by) in gifts {
+                if winner.is_none() {
+                    value += i128::from(by);
+                    winner = if value >= 100 { Some(PkWinner::Anchor) } else if value <= 0 { Some(PkWinner::Challenger) } else { None };
+                }
+                bar = bar.after(seq, by);
+                prop_assert!((0..=100).contains(&bar.value));
+                prop_assert_eq!((i128::from(bar.value), bar.winner, bar.seq), (value.clamp(0, 100), winner, seq));
+                prop_assert_eq!((bar.challenger, bar.since_seq), (UserId(7), SINCE));
+            }
+        }
+    }
 }

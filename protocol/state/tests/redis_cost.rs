@@ -125,8 +125,31 @@ async fn calls_cost_what_the_readme_says() {
     meter.count("`RateWindows::hit`, one more in the window", state.rate_windows.hit(&hit, now)).await;
     let hits: Vec<_> = (0..1000).map(|key| WindowHit { key: format!("k{key}"), limit: 3, window_ms: 1000 }).collect();
     meter.count("`RateWindows::hit` of 1,000", state.rate_windows.hit(&hits, now)).await;
+    let ask = CodeAsk {
+        app: APP,
+        phone: "p".to_owned(),
+        code: "1234".to_owned(),
+        until_ms: later,
+        gap_ms: 60_000,
+        sends_max: 10,
+        window_ms: 86_400_000,
+    };
+    meter.count("`LoginCodes::keep`", state.login_codes.keep(&ask, now)).await;
+    meter.count("`LoginCodes::check`", state.login_codes.check(APP, "p", "1234", 5, now)).await;
+    let owner = SessionOwner { app: APP, user: USER };
+    meter.count("`Sessions::open`", state.sessions.open("s", owner, now, later)).await;
+    meter.count("`Sessions::resolve`", state.sessions.resolve(&["s".to_owned()], now)).await;
+    meter.count("`Sessions::close`", state.sessions.close("s", owner)).await;
     meter.count("`Dedup::claim`, one", state.dedup.claim(APP, USER, &["m".to_owned()], now, later)).await;
     meter.count("`Cache::get`, `put`, each", state.cache.get("k", now)).await;
+    let bar = PkBar::begin(USER, 10);
+    meter.count("`PkBars::put`", state.pk_bars.put(ROOM, bar, now)).await;
+    let gift = |seq: i64, by: i64| PkStep { since_seq: 10, after_seq: seq - 1, seq, by };
+    meter.count("`PkBars::step`", state.pk_bars.step(ROOM, gift(11, 20), now)).await;
+    meter.count("`PkBars::step`, a repeat", state.pk_bars.step(ROOM, gift(11, 20), now)).await;
+    meter.count("`PkBars::step` to an end, and from there on", state.pk_bars.step(ROOM, gift(12, 30), now)).await;
+    meter.count("`PkBars::bar`", state.pk_bars.bar(ROOM, now)).await;
+    meter.count("`PkBars::clear`", state.pk_bars.clear(ROOM, USER, 10)).await;
     let tokens: Vec<_> = (0..1000).map(|token| token.to_string()).collect();
     meter.count("`Tokens::resolve` of 1,000, none of them known", state.tokens.resolve(&tokens, now)).await;
 

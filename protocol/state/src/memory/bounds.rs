@@ -1,7 +1,12 @@
 //! Every bound of this adapter, crossed by one; and that what has run out leaves by itself.
 
-use super::{acks, cache, dedup, expiring::Expiring, inbox, leases, members, presence, rate_windows, registry, room_log, routes, tokens};
-use crate::port::{Acks, Cache, Dedup, Inbox, Leases, Members, Presence, RateWindows, Registry, RoomLog, Routes, Tokens};
+use super::{
+    acks, cache, dedup, expiring::Expiring, inbox, leases, login_codes, members, pk_bars, presence, rate_windows, registry, room_log,
+    routes, sessions, tokens,
+};
+use crate::port::{
+    Acks, Cache, Dedup, Inbox, Leases, LoginCodes, Members, PkBars, Presence, RateWindows, Registry, RoomLog, Routes, Sessions, Tokens,
+};
 use crate::types::*;
 use crate::watch::Watch;
 use bytes::Bytes;
@@ -25,6 +30,39 @@ async fn a_full_token_table_refuses_until_one_runs_out() {
     assert!(is_full(table.issue("c", owner, NOW, LATER).await, "tokens", 2));
     table.issue("b", owner, NOW, LATER).await.expect("issuing again adds none");
     table.issue("c", owner, NOW + 2000, LATER).await.expect("a has run out");
+}
+
+#[tokio::test]
+async fn a_full_table_of_login_codes_refuses_new_phones_until_one_runs_out() {
+    let table = login_codes::LoginCodeTable::with_max(2);
+    let ask = |phone: &str, now_ms| CodeAsk {
+        app: APP,
+        phone: phone.to_owned(),
+        code: "1234".to_owned(),
+        until_ms: now_ms + 500,
+        gap_ms: 100,
+        sends_max: 9,
+        window_ms: 1000,
+    };
+    for phone in ["a", "b"] {
+        table.keep(&ask(phone, NOW), NOW).await.unwrap();
+    }
+    assert!(is_full(table.keep(&ask("c", NOW), NOW).await, "login codes", 2));
+    assert_eq!(table.keep(&ask("a", NOW + 100), NOW + 100).await.expect("it is known"), CodeKept::Kept);
+    table.keep(&ask("c", NOW + 3000), NOW + 3000).await.expect("they have run out");
+}
+
+#[tokio::test]
+async fn a_full_session_table_refuses_until_one_ends() {
+    let table = sessions::SessionTable::with_max(2);
+    let owner = |user| SessionOwner { app: APP, user: UserId(user) };
+    table.open("a", owner(1), NOW, NOW + 1000).await.unwrap();
+    table.open("b", owner(2), NOW, LATER).await.unwrap();
+    assert!(is_full(table.open("c", owner(3), NOW, LATER).await, "sessions", 2));
+    table.open("c", owner(3), NOW + 3000, LATER).await.expect("a has run out");
+    table.close_all(owner(2)).await.unwrap();
+    table.open("d", owner(4), NOW + 3000, LATER).await.expect("b was closed");
+    assert!(is_full(table.open("e", owner(5), NOW + 3000, LATER).await, "sessions", 2));
 }
 
 #[tokio::test]
@@ -181,6 +219,23 @@ async fn beyond_their_bounds_the_window_claim_and_value_that_end_soonest_give_wa
         assert_eq!(values.get("long", NOW).await.unwrap(), Some(value.clone()));
         assert_eq!(values.get("middle", NOW).await.unwrap(), Some(value));
     }
+}
+
+#[tokio::test]
+async fn beyond_the_bound_the_bar_that_no_gift_has_moved_for_longest_gives_way() {
+    let bars = pk_bars::PkBarTable::with_max(2);
+    let begin = PkBar::begin(UserId(1), 0);
+    for room in 1..=2 {
+        bars.put(RoomId(room), begin, NOW).await.unwrap();
+    }
+    let gift = PkStep { since_seq: 0, after_seq: 0, seq: 1, by: 20 };
+    assert_eq!(bars.step(RoomId(1), gift, NOW + 5_000).await.unwrap(), PkStepped::Applied(begin.after(1, 20)));
+    bars.put(RoomId(3), begin, NOW + 10_000).await.unwrap();
+    let now = NOW + 10_000;
+    assert_eq!(bars.bar(RoomId(1), now).await.unwrap(), Some(begin.after(1, 20)));
+    assert_eq!(bars.bar(RoomId(2), now).await.unwrap(), None);
+    assert_eq!(bars.step(RoomId(2), gift, now).await.unwrap(), PkStepped::Missing, "it is to be put again");
+    assert_eq!(bars.bar(RoomId(3), now).await.unwrap(), Some(begin));
 }
 
 #[tokio::test]

@@ -116,6 +116,15 @@ impl Keys {
         format!("{}living_room_user_set:{{{app}:{room}}}", self.prefix)
     }
 
+    /// The bar of a room's PK: challenger, value, place of the last gift, winner.
+    pub(super) fn pk_bar(&self, room: RoomId) -> [String; 4] {
+        let challenger = format!("{}living_online_pk:{{{room}}}", self.prefix);
+        let value = format!("{}living_pk_key:{{{room}}}", self.prefix);
+        let seq = format!("{}living_pk_send_seq:{{{room}}}", self.prefix);
+        let winner = format!("{}living_pk_is_over:{{{room}}}", self.prefix);
+        [challenger, value, seq, winner]
+    }
+
     /// The nodes of a kind.
     pub(super) fn nodes(&self, kind: NodeKind) -> String {
         let kind = match kind {
@@ -145,6 +154,19 @@ impl Keys {
         format!("{}dedup:{app}:{user}:{msg_id}", self.prefix)
     }
 
+    pub(super) fn login_code(&self, app: AppId, phone: &str) -> String {
+        format!("{}loginCode:{app}:{phone}", self.prefix)
+    }
+
+    pub(super) fn session(&self, print: &str) -> String {
+        format!("{}session:{print}", self.prefix)
+    }
+
+    /// The sessions of a user.
+    pub(super) fn sessions(&self, app: AppId, user: UserId) -> String {
+        format!("{}sessions:{app}:{user}", self.prefix)
+    }
+
     /// The pulses of all processes, see `lua/pulse.lua`.
     pub(super) fn pulse(&self) -> String {
         format!("{}pulse", self.prefix)
@@ -155,14 +177,17 @@ impl Keys {
         (0..PROBES_MAX).map(|number| format!("{}probe:{number}", self.prefix)).find(|key| is_wanted(slot_of(key.as_bytes())))
     }
 
-    /// Keys as they may be shown: a token is a secret, and there may be many, or long ones.
+    /// Keys as they may be shown: a token is a secret, a phone is nobody's business, and there may be many, or long ones.
     pub(super) fn shown<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> String {
-        let token = self.token("");
+        let secrets = [self.token(""), [&*self.prefix, "loginCode:"].concat()];
         let mut shown: Vec<String> = keys
             .take(SHOWN_MAX + 1)
             .map(|key| {
                 let key = String::from_utf8_lossy(key);
-                if key.starts_with(&token) { format!("{token}...") } else { key.chars().take(SHOWN_CHARS_MAX).collect() }
+                match secrets.iter().find(|secret| key.starts_with(secret.as_str())) {
+                    Some(secret) => format!("{secret}..."),
+                    None => key.chars().take(SHOWN_CHARS_MAX).collect(),
+                }
             })
             .collect();
         if shown.len() > SHOWN_MAX {
@@ -196,12 +221,16 @@ mod tests {
         assert_eq!(keys.token("abc"), "im:imLoginToken:abc");
         assert_eq!(keys.presence(APP, 5), "im:imOnlineZset:10001:5");
         assert_eq!(keys.route(APP, user), "im:bindIp:10001:-7");
+        let bar = ["im:living_online_pk:{7}", "im:living_pk_key:{7}", "im:living_pk_send_seq:{7}", "im:living_pk_is_over:{7}"];
+        assert_eq!(keys.pk_bar(RoomId(7)), bar);
         assert_eq!(keys.nodes(NodeKind::Gateway), "im:node:gateway");
         assert_eq!(keys.leases("room:1:owner"), ["im:leases:{1}", "im:leases:{1}:before"]);
         assert_eq!(keys.leases("sweeper"), ["im:lease:{sweeper}", "im:lease:{sweeper}:before"]);
         assert_eq!(keys.rate_window("login:10001:1"), "im:limit:login:10001:1");
         assert_eq!(keys.dedup(APP, user, "m"), "im:dedup:10001:-7:m");
         assert_eq!(keys.cache("living_room_obj:1"), "im:living_room_obj:1");
+        assert_eq!(keys.login_code(APP, "86138"), "im:loginCode:10001:86138");
+        assert_eq!((keys.session("p"), keys.sessions(APP, user)), ("im:session:p".to_owned(), "im:sessions:10001:-7".to_owned()));
     }
 
     /// The page is a contract: a key that is made here and not told there fails here.
@@ -262,9 +291,10 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_not_shown_and_of_many_keys_only_some_are() {
+    fn a_token_or_a_phone_is_not_shown_and_of_many_keys_only_some_are() {
         let shown = |shown: &[&str]| keys().shown(shown.iter().map(|key| key.as_bytes()));
         assert_eq!(shown(&["im:imLoginToken:secret"]), "im:imLoginToken:...");
+        assert_eq!(shown(&[&keys().login_code(APP, "8613800138000")]), "im:loginCode:...");
         assert_eq!(shown(&["im:a", "im:b"]), "im:a or im:b");
         assert_eq!(shown(&["a", "b", "c", "d", "e"]), "a or b or c or ...");
         assert_eq!(shown(&[&"x".repeat(1000)]).len(), 120);
@@ -282,6 +312,7 @@ mod tests {
         share(&[keys.inbox(APP, user), keys.inbox_notes(APP, user), taken, before]);
         let [taken, before] = keys.room_log_claims(RoomId(1));
         share(&[keys.room_log(RoomId(1)), keys.room_log_notes(RoomId(1)), taken, before]);
+        share(&keys.pk_bar(RoomId(1)));
         share(&keys.leases("room:1:owner"));
         share(&keys.leases("sweeper"));
     }

@@ -14,7 +14,13 @@ pub(super) struct RedisTokens {
 }
 
 /// Looks at tokens, by key.
-struct Looks(Connection);
+pub(super) struct Looks(Connection);
+
+impl Looks {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self(connection)
+    }
+}
 
 #[async_trait]
 impl Batch for Looks {
@@ -32,7 +38,7 @@ impl Batch for Looks {
 
 impl RedisTokens {
     pub(super) fn new(connection: Connection, gathering: &Gathering) -> Self {
-        Self { looking: gathering.gather(Looks(connection.clone())), connection }
+        Self { looking: gathering.gather(Looks::new(connection.clone())), connection }
     }
 }
 

@@ -30,7 +30,7 @@ const SWEEPS: usize = 40;
 /// Seqs end here: an epoch above and a number below, as large as browsers count.
 const LAST_SEQ: i64 = ((1 << 21) - 1) << 32;
 /// Groups of ports.
-const GROUPS: usize = 7;
+const GROUPS: usize = 9;
 /// Steps of a history, at most.
 const STEPS_MAX: usize = 60;
 
@@ -79,6 +79,16 @@ enum Step {
     GiveBack { user: i64, id: u8 },
     Put { key: u8, text: Text, life: u64 },
     Forget(u8),
+    PutBar { room: i64, challenger: i64, since: i64, gifts: Vec<i64> },
+    AnyGift { room: i64, since: i64, after: i64, seq: i64, by: i64 },
+    NextGift { room: i64, ahead: i64, by: i64, is_one_missed: bool },
+    EndPk { room: i64, challenger: i64, since: i64 },
+    LoseBar(i64),
+    KeepCode { phone: u8, code: u8, life: u64 },
+    CheckCode { phone: u8, code: u8 },
+    OpenSession { user: i64, life: u64 },
+    CloseSession { back: usize },
+    CloseSessions(i64),
 }
 
 #[derive(Clone, Debug)]
@@ -119,6 +129,7 @@ fn any_step(group: usize, is_fat: bool) -> BoxedStrategy<Step> {
     let text = move || (0u8..3, length()).prop_map(|(byte, length)| Text(byte, length));
     let claim = || (0i64..2, 0u8..3, life()).prop_map(|(sender, msg_id, life)| AnyClaim { sender, msg_id, life });
     let members = || vec((0i64..12, 0usize..3), 0..6);
+    let by = || prop_oneof![4 => -30i64..=30, 1 => -1_000_000_000i64..=1_000_000_000];
     match group {
         0 => prop_oneof![
             3 => (0u8..4, user(), life()).prop_map(|(token, user, life)| Step::Issue { token, user, life }),
@@ -182,6 +193,24 @@ fn any_step(group: usize, is_fat: bool) -> BoxedStrategy<Step> {
             2 => (0u8..2, 0u8..3, any::<bool>()).prop_map(|(name, holder, is_late)| Step::Release { name, holder, is_late }),
         ]
         .boxed(),
+        7 => prop_oneof![
+            3 => (room(), 0i64..3, 0i64..4, vec(by(), 0..5))
+                .prop_map(|(room, challenger, since, gifts)| Step::PutBar { room, challenger, since, gifts }),
+            3 => (room(), 0i64..4, 0i64..9, 0i64..9, by()).prop_map(|(room, since, after, seq, by)| Step::AnyGift { room, since, after, seq, by }),
+            6 => (room(), 1i64..4, by(), proptest::bool::weighted(0.1))
+                .prop_map(|(room, ahead, by, is_one_missed)| Step::NextGift { room, ahead, by, is_one_missed }),
+            1 => (room(), 0i64..3, 0i64..4).prop_map(|(room, challenger, since)| Step::EndPk { room, challenger, since }),
+            1 => room().prop_map(Step::LoseBar),
+        ]
+        .boxed(),
+        8 => prop_oneof![
+            4 => (0u8..2, 0u8..3, life()).prop_map(|(phone, code, life)| Step::KeepCode { phone, code, life }),
+            5 => (0u8..2, 0u8..3).prop_map(|(phone, code)| Step::CheckCode { phone, code }),
+            6 => (0i64..2, life()).prop_map(|(user, life)| Step::OpenSession { user, life }),
+            2 => (0usize..20).prop_map(|back| Step::CloseSession { back }),
+            1 => (0i64..2).prop_map(Step::CloseSessions),
+        ]
+        .boxed(),
         _ => (0..GROUPS).prop_flat_map(move |group| any_step(group, is_fat)).boxed(),
     }
 }
@@ -204,6 +233,7 @@ pub(crate) fn answers_are_those_of_the_model<S: Store>() {
             last_seq: 5,
             epochs: BTreeMap::new(),
             lists: BTreeMap::new(),
+            sessions: Vec::new(),
         };
         for step in steps {
             pair.play(step).await?;
@@ -222,6 +252,8 @@ struct Pair {
     epochs: BTreeMap<u8, (u64, u64)>,
     /// By room, when its member list is forgotten.
     lists: BTreeMap<i64, u64>,
+    /// Those that were opened.
+    sessions: Vec<SessionOwner>,
 }
 
 /// Makes a call on both, and compares.
@@ -368,6 +400,56 @@ impl Pair {
             Step::GiveBack { user, id } => same!(self, dedup.release(APP, UserId(user), &[id.to_string()])),
             Step::Put { key, text, life } => same!(self, cache.put(&cached(key), text.bytes(), now, now + life)),
             Step::Forget(key) => same!(self, cache.remove(&cached(key))),
+            Step::PutBar { room, challenger, since, gifts } => {
+                let begun = PkBar::begin(UserId(challenger), pk_seq(room, since));
+                let bar = gifts.into_iter().fold(begun, |bar, by| bar.after(bar.seq + 1, by));
+                same!(self, pk_bars.put(RoomId(room), bar, now));
+            }
+            Step::AnyGift { room, since, after, seq, by } => {
+                let [since_seq, after_seq, seq] = [since, after, seq].map(|place| pk_seq(room, place));
+                same!(self, pk_bars.step(RoomId(room), PkStep { since_seq, after_seq, seq, by }, now));
+            }
+            // The next gift to the PK that stands. Where one before it was missed, the bar cannot know it.
+            Step::NextGift { room, ahead, by, is_one_missed } => {
+                if let Some(bar) = same!(self, pk_bars.bar(RoomId(room), now)) {
+                    let after_seq = bar.seq + i64::from(is_one_missed);
+                    let step = PkStep { since_seq: bar.since_seq, after_seq, seq: after_seq + ahead, by };
+                    same!(self, pk_bars.step(RoomId(room), step, now));
+                }
+            }
+            Step::EndPk { room, challenger, since } => self.end_pk(room, UserId(challenger), pk_seq(room, since)).await?,
+            // Whatever comes next finds none, until one is put.
+            Step::LoseBar(room) => {
+                if let Some(bar) = same!(self, pk_bars.bar(RoomId(room), now)) {
+                    self.end_pk(room, bar.challenger, bar.since_seq).await?;
+                }
+            }
+            Step::KeepCode { phone, code, life } => {
+                let ask = CodeAsk {
+                    app: APP,
+                    phone: phone.to_string(),
+                    code: code.to_string(),
+                    until_ms: now + life,
+                    gap_ms: MINUTE,
+                    sends_max: 3,
+                    window_ms: HOUR,
+                };
+                same!(self, login_codes.keep(&ask, now));
+            }
+            Step::CheckCode { phone, code } => {
+                same!(self, login_codes.check(APP, &phone.to_string(), &code.to_string(), 2, now));
+            }
+            Step::OpenSession { user, life } => {
+                let owner = SessionOwner { app: APP, user: UserId(user) };
+                same!(self, sessions.open(&session(self.sessions.len()), owner, now, now + life));
+                self.sessions.push(owner);
+            }
+            Step::CloseSession { back } => {
+                if let Some(number) = self.sessions.len().checked_sub(back + 1) {
+                    same!(self, sessions.close(&session(number), self.sessions[number]));
+                }
+            }
+            Step::CloseSessions(user) => same!(self, sessions.close_all(SessionOwner { app: APP, user: UserId(user) })),
         }
         Ok(())
     }
@@ -399,6 +481,21 @@ impl Pair {
         for key in 0..3 {
             same!(self, cache.get(&cached(key), now));
         }
+        for room in 0..3 {
+            same!(self, pk_bars.bar(RoomId(room), now));
+        }
+        same!(self, sessions.resolve(&(0..self.sessions.len()).map(session).collect::<Vec<_>>(), now));
+        Ok(())
+    }
+
+    /// Told no time: whether there was one that had run out is the store's own affair.
+    async fn end_pk(&self, room: i64, challenger: UserId, since_seq: i64) -> Checked {
+        let room = RoomId(room);
+        let is_live = same!(self, pk_bars.bar(room, self.now)).is_some();
+        let store = self.store.pk_bars.clear(room, challenger, since_seq).await.unwrap();
+        let model = self.model.pk_bars.clear(room, challenger, since_seq).await.unwrap();
+        prop_assert!(store == model || !is_live, "{} and {}", store, model);
+        same!(self, pk_bars.bar(room, self.now));
         Ok(())
     }
 
@@ -581,8 +678,17 @@ fn lease(name: u8) -> String {
     format!("room:{name}:owner")
 }
 
+fn session(number: usize) -> String {
+    format!("{number:032x}")
+}
+
 fn cached(key: u8) -> String {
     format!("living_room_obj:{key}")
+}
+
+/// A place among a room's gifts: in some rooms as large as they become.
+fn pk_seq(room: i64, place: i64) -> i64 {
+    [0, 1 << 40, PK_SEQ_MAX - 1000][usize::try_from(room).unwrap()] + place
 }
 
 fn devices(members: &[(i64, usize)]) -> Vec<Member> {

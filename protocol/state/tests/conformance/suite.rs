@@ -10,12 +10,15 @@ pub(crate) mod cache;
 pub(crate) mod dedup;
 pub(crate) mod inbox;
 pub(crate) mod leases;
+pub(crate) mod login_codes;
 pub(crate) mod members;
+pub(crate) mod pk_bars;
 pub(crate) mod presence;
 pub(crate) mod rate_windows;
 pub(crate) mod registry;
 pub(crate) mod room_log;
 pub(crate) mod routes;
+pub(crate) mod sessions;
 pub(crate) mod tokens;
 
 use billfish_state::{AppId, State, UserId};
@@ -217,6 +220,34 @@ macro_rules! conformance {
                 cache {
                     a_value_is_there_until_its_end,
                     putting_again_replaces_and_removing_forgets,
+                }
+                pk_bars {
+                    a_bar_is_there_from_its_put_until_its_pk_is_ended,
+                    a_gift_moves_a_bar_once_however_often_it_comes,
+                    a_bar_that_has_not_seen_the_gift_before_is_to_be_put_anew,
+                    a_bar_ends_at_its_ends_and_who_has_won_stays,
+                    the_next_pk_of_a_room_begins_anew,
+                    a_bar_is_not_put_over_a_newer_one,
+                    only_its_challenger_ends_a_pk,
+                    a_bar_is_kept_after_its_last_change,
+                    what_not_every_store_can_keep_is_refused,
+                    of_many_steps_at_once_each_is_applied_once,
+                }
+                login_codes {
+                    a_code_is_good_once_and_until_its_end,
+                    wrong_tries_end_a_code_and_another_begins_anew,
+                    between_two_codes_there_is_a_gap_whether_the_first_was_used_or_not,
+                    a_phone_has_so_many_codes_in_a_window,
+                    a_repeat_of_the_same_call_is_the_same_code,
+                    phones_and_apps_do_not_share_codes,
+                    of_many_checking_the_right_code_at_once_one_is_let_in,
+                }
+                sessions {
+                    a_session_is_its_owners_until_it_runs_out,
+                    a_closed_session_is_nobodys_and_the_others_stay,
+                    all_sessions_of_a_user_are_closed_at_once_and_of_no_other,
+                    beyond_so_many_the_one_that_ends_soonest_has_ended,
+                    of_many_opening_at_once_all_are_found_by_their_user,
                 }
             }
         }
