@@ -1,4 +1,4 @@
-//! The ledger: what must be there after a crash. Rooms, moderation, profiles and stream keys, in an SQLite file or a MySQL database.
+//! The ledger: what must be there after a crash. Rooms, moderation, people, stream keys and money, in an SQLite file or a MySQL database.
 //!
 //! - A call that has answered is on the disk: a kill or a power cut takes nothing that was confirmed. (A MySQL server must be set to it, as it
 //!   is by default: `innodb_flush_log_at_trx_commit = 1`.)
@@ -9,19 +9,33 @@
 //! No rule of a service here, but those that need a transaction: one live room per anchor, a sanction only for a live room. Nothing is cached
 //! here: what was confirmed to one router is read by the next call of any other.
 
+mod accounts;
+mod audit;
 mod config;
 mod database;
+mod gifts;
+mod grants;
 mod guard;
+pub(crate) mod metrics;
+mod money;
 mod mysql;
+mod people;
+mod pk;
+mod recharge;
+mod reconcile;
 mod rooms;
 mod sqlite;
+mod statements;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod till;
 
+pub use audit::Audit;
 pub use config::{LedgerConfig, LedgerConfigError};
 pub use guard::{ForeignLedger, Guard};
 pub use streams::StreamRecord;
+pub use till::Till;
 
 use crate::services::ports::{RecordError, Result};
 use config::Place;
@@ -41,6 +55,10 @@ use tokio::{sync::watch, time::timeout};
 pub struct Ledger {
     database: Database,
     call_timeout: Duration,
+    /// See [`LedgerConfig`].
+    till_writers: usize,
+    till_queue_max: usize,
+    audit_every: Duration,
     /// Where they are, for people: a file, or host, port and database.
     place: Arc<str>,
     /// Whether calls are let through: see [`Guard`].
@@ -130,7 +148,19 @@ impl Ledger {
             }
         };
         let standing = watch::Sender::new(Standing::Own);
-        Ok(Self { database, call_timeout: config.call_timeout, place: place.into(), standing, _lock: lock.map(Arc::new) })
+        let LedgerConfig { call_timeout, till_writers, till_queue_max, audit_every, connections_max, .. } = *config;
+        // Whatever gifts there are, somebody who only reads finds a connection.
+        let others = usize::try_from(connections_max).unwrap_or(usize::MAX).saturating_sub(1).max(1);
+        Ok(Self {
+            database,
+            call_timeout,
+            till_writers: till_writers.min(others),
+            till_queue_max,
+            audit_every,
+            place: place.into(),
+            standing,
+            _lock: lock.map(Arc::new),
+        })
     }
 
     /// Ends the connections when every call under way has ended, or has had its time. Calls after it fail.

@@ -21,6 +21,16 @@ const CONNECTIONS_MAX: u32 = 64;
 const CALL_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 /// Callers wait ten seconds at most for an answer, and two for "try again later".
 const CALL_TIMEOUT_MAX: Duration = Duration::from_secs(5);
+/// More would only wait for each other's rows, and for the server's one log.
+const TILL_WRITERS_MAX: usize = 16;
+/// Less than two transactions' worth refuses gifts that could be paid at once.
+const TILL_QUEUE_MIN: usize = 16;
+/// More could not be paid within a call's time.
+const TILL_QUEUE_MAX: usize = 65_536;
+/// A look reads all there is.
+const AUDIT_EVERY_MIN: Duration = Duration::from_secs(10);
+/// Whoever looks less often wants to look by hand.
+const AUDIT_EVERY_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// What stands where a password was.
 const MASK: &str = "********";
 
@@ -36,6 +46,14 @@ pub struct LedgerConfig {
     /// How long a call waits for its answer, a connection included, before its caller hears that the records are away.
     #[serde(with = "humantime_serde")]
     pub call_timeout: Duration,
+    /// Connections to a MySQL server that pay gifts, each those of its share of the rooms: some of `connections_max`, and always one fewer at
+    /// least. An SQLite file has one.
+    pub till_writers: usize,
+    /// Gifts that wait to be paid at each of them; beyond it the caller hears 5001 at once.
+    pub till_queue_max: usize,
+    /// Between two looks over all the money, whether it adds up; 0: none. One of the routers looks for all.
+    #[serde(with = "humantime_serde")]
+    pub audit_every: Duration,
 }
 
 /// A value that cannot work.
@@ -59,7 +77,15 @@ pub(super) enum Place {
 impl Default for LedgerConfig {
     fn default() -> Self {
         // 1.8 s: with the way back to the caller, "try again later" is there within two seconds.
-        Self { url: String::new(), connections_max: 8, call_timeout: Duration::from_millis(1_800) }
+        Self {
+            url: String::new(),
+            connections_max: 8,
+            call_timeout: Duration::from_millis(1_800),
+            till_writers: 2,
+            // A fifth of a second at 10,000 gifts a second.
+            till_queue_max: 2_048,
+            audit_every: Duration::from_secs(3600),
+        }
     }
 }
 
@@ -71,6 +97,9 @@ impl fmt::Debug for LedgerConfig {
             .field("url", &without_password(&self.url))
             .field("connections_max", &self.connections_max)
             .field("call_timeout", &self.call_timeout)
+            .field("till_writers", &self.till_writers)
+            .field("till_queue_max", &self.till_queue_max)
+            .field("audit_every", &self.audit_every)
             .finish()
     }
 }
@@ -87,6 +116,15 @@ impl LedgerConfig {
         }
         if !(CALL_TIMEOUT_MIN..=CALL_TIMEOUT_MAX).contains(&self.call_timeout) {
             return wrong("call_timeout", "must be from 100ms to 5s");
+        }
+        if !(1..=TILL_WRITERS_MAX).contains(&self.till_writers) {
+            return wrong("till_writers", format!("must be from 1 to {TILL_WRITERS_MAX}"));
+        }
+        if !(TILL_QUEUE_MIN..=TILL_QUEUE_MAX).contains(&self.till_queue_max) {
+            return wrong("till_queue_max", format!("must be from {TILL_QUEUE_MIN} to {TILL_QUEUE_MAX}"));
+        }
+        if !self.audit_every.is_zero() && !(AUDIT_EVERY_MIN..=AUDIT_EVERY_MAX).contains(&self.audit_every) {
+            return wrong("audit_every", "must be 0s, or from 10s to 7days");
         }
         Ok(())
     }
@@ -213,6 +251,17 @@ mod tests {
         for ms in [0, 99, 5_001] {
             let config = LedgerConfig { call_timeout: Duration::from_millis(ms), ..at("") };
             assert_eq!(config.validate().unwrap_err().key, "call_timeout");
+        }
+        for till_writers in [0, 17] {
+            assert_eq!(LedgerConfig { till_writers, ..at("") }.validate().unwrap_err().key, "till_writers");
+        }
+        for till_queue_max in [0, 15, 65_537] {
+            assert_eq!(LedgerConfig { till_queue_max, ..at("") }.validate().unwrap_err().key, "till_queue_max");
+        }
+        LedgerConfig { audit_every: Duration::ZERO, ..at("") }.validate().unwrap();
+        for seconds in [1, 9, 8 * 24 * 3600] {
+            let config = LedgerConfig { audit_every: Duration::from_secs(seconds), ..at("") };
+            assert_eq!(config.validate().unwrap_err().key, "audit_every");
         }
     }
 

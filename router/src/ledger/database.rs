@@ -8,9 +8,9 @@
 //! No statement of a service here.
 
 use super::away;
-use crate::services::ports::Result;
+use crate::services::ports::{RecordError, Result};
 use sqlx::{
-    Database as Driver, Executor, FromRow, MySql, MySqlPool, Pool, SqlSafeStr, Sqlite, SqlitePool,
+    Database as Driver, Executor, FromRow, MySql, MySqlPool, Pool, SqlSafeStr, SqlStr, Sqlite, SqlitePool,
     mysql::{MySqlDatabaseError, MySqlRow},
     pool::PoolConnection,
     sqlite::SqliteRow,
@@ -28,6 +28,11 @@ const SHUT_FOR: Duration = Duration::from_millis(500);
 const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 /// InnoDB chose this transaction to end a deadlock, and has undone it.
 const DEADLOCK: u16 = 1213;
+/// InnoDB has waited long enough for another transaction's lock.
+const LOCK_TIMEOUT: u16 = 1205;
+/// A longer statement is prepared for one use. It is about many rows, so the next one like it is about another number of them, and a
+/// prepared statement about 256 rows takes some 300 KiB: a connection would keep a hundred.
+const KEPT_STATEMENT_BYTES_MAX: usize = 512;
 
 /// Connections to the records.
 #[derive(Clone, Debug)]
@@ -79,6 +84,8 @@ enum Failure {
     NoConnection,
     #[error("it let nobody in a moment ago")]
     Shut,
+    #[error("another transaction was faster, at every try")]
+    Overtaken,
     #[error(transparent)]
     Refused(#[from] sqlx::Error),
 }
@@ -137,9 +144,20 @@ impl Database {
     /// A transaction that writes.
     pub(super) async fn transaction(&self, what: &'static str, limit: Duration) -> Result<Call> {
         let mut call = self.call(what, limit, true).await?;
-        // SQLite gives the write lock now, so that no statement finds the file changed since the first. MySQL locks row by row.
-        let begin = if call.is_on_server() { "START TRANSACTION" } else { "BEGIN IMMEDIATE" };
-        call.plain(begin).await?;
+        call.begin().await?;
+        Ok(call)
+    }
+
+    /// A transaction that reads, and sees the records as they were at its beginning. Nobody waits for it.
+    pub(super) async fn snapshot(&self, what: &'static str, limit: Duration) -> Result<Call> {
+        let mut call = self.call(what, limit, false).await?;
+        if call.is_on_server() {
+            call.plain("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
+            call.plain("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY").await?;
+        } else {
+            // As they were at its first statement.
+            call.plain("BEGIN").await?;
+        }
         Ok(call)
     }
 
@@ -179,12 +197,34 @@ impl Call {
         matches!(self.connection, Some(Connection::MySql(_)))
     }
 
+    async fn begin(&mut self) -> Result<()> {
+        // SQLite gives the write lock now, so that no statement finds the file changed since the first. MySQL locks row by row.
+        let begin = if self.is_on_server() { "START TRANSACTION" } else { "BEGIN IMMEDIATE" };
+        self.plain(begin).await
+    }
+
+    /// Begins a transaction anew: what it has done is undone.
+    pub(super) async fn begin_again(&mut self) -> Result<()> {
+        self.plain("ROLLBACK").await?;
+        self.begin().await
+    }
+
+    /// Gives it so much time from now on, whatever it had.
+    pub(super) fn extend(&mut self, limit: Duration) {
+        self.deadline = Instant::now() + limit;
+    }
+
     /// The rows that a statement finds.
     pub(super) async fn rows<T: Columns>(&mut self, sql: impl SqlSafeStr, params: &[Param<'_>]) -> Result<Vec<T>> {
         let what = self.what;
+        let (sql, is_kept) = text(sql);
         self.in_time(async |connection| match connection {
-            Connection::Sqlite(connection) => bound!(sqlx::query_as::<Sqlite, T>(sql), params).fetch_all(&mut **connection).await,
-            Connection::MySql(connection) => bound!(sqlx::query_as::<MySql, T>(sql), params).fetch_all(&mut **connection).await,
+            Connection::Sqlite(connection) => {
+                bound!(sqlx::query_as::<Sqlite, T>(sql).persistent(is_kept), params).fetch_all(&mut **connection).await
+            }
+            Connection::MySql(connection) => {
+                bound!(sqlx::query_as::<MySql, T>(sql).persistent(is_kept), params).fetch_all(&mut **connection).await
+            }
         })
         .await
         .map_err(away(what))
@@ -210,6 +250,16 @@ impl Call {
             Ok(done) => Ok(Some(done.id)),
             Err(Failure::Refused(sqlx::Error::Database(error))) if is_clash(&*error) => Ok(None),
             Err(failure) => Err(away(what)(failure)),
+        }
+    }
+
+    /// Changes rows within a transaction, unless another one was faster with their key: then the whole transaction is to be carried out again,
+    /// see [`is_contention`].
+    pub(super) async fn claim(&mut self, sql: impl SqlSafeStr, params: &[Param<'_>]) -> Result<Done> {
+        let what = self.what;
+        match self.try_execute(sql, params).await {
+            Err(Failure::Refused(sqlx::Error::Database(error))) if is_clash(&*error) => Err(away(what)(Failure::Overtaken)),
+            done => done.map_err(away(what)),
         }
     }
 
@@ -241,13 +291,14 @@ impl Call {
     }
 
     async fn try_execute(&mut self, sql: impl SqlSafeStr, params: &[Param<'_>]) -> std::result::Result<Done, Failure> {
+        let (sql, is_kept) = text(sql);
         self.in_time(async |connection| match connection {
             Connection::Sqlite(connection) => {
-                let done = bound!(sqlx::query::<Sqlite>(sql), params).execute(&mut **connection).await?;
+                let done = bound!(sqlx::query::<Sqlite>(sql).persistent(is_kept), params).execute(&mut **connection).await?;
                 Ok(Done { rows: done.rows_affected(), id: done.last_insert_rowid() })
             }
             Connection::MySql(connection) => {
-                let done = bound!(sqlx::query::<MySql>(sql), params).execute(&mut **connection).await?;
+                let done = bound!(sqlx::query::<MySql>(sql).persistent(is_kept), params).execute(&mut **connection).await?;
                 Ok(Done { rows: done.rows_affected(), id: i64::try_from(done.last_insert_id()).unwrap_or(i64::MAX) })
             }
         })
@@ -285,8 +336,30 @@ fn give_back<D: Driver>(mut connection: PoolConnection<D>) {
     });
 }
 
+/// A statement, and whether the connection keeps it prepared.
+fn text(sql: impl SqlSafeStr) -> (SqlStr, bool) {
+    let sql = sql.into_sql_str();
+    let is_kept = sql.as_str().len() <= KEPT_STATEMENT_BYTES_MAX;
+    (sql, is_kept)
+}
+
 fn is_clash(error: &dyn sqlx::error::DatabaseError) -> bool {
-    error.is_unique_violation() || error.try_downcast_ref::<MySqlDatabaseError>().is_some_and(|error| error.number() == DEADLOCK)
+    error.is_unique_violation() || number(error) == Some(DEADLOCK)
+}
+
+/// Whether a transaction failed by what another did at the same time: carried out once more, it may succeed.
+pub(super) fn is_contention(error: &RecordError) -> bool {
+    let RecordError::Away { cause, .. } = error else { return false };
+    match cause.downcast_ref() {
+        Some(Failure::Overtaken) => true,
+        Some(Failure::Refused(sqlx::Error::Database(error))) => matches!(number(&**error), Some(DEADLOCK | LOCK_TIMEOUT)),
+        Some(Failure::Late | Failure::NoConnection | Failure::Shut | Failure::Refused(_)) | None => false,
+    }
+}
+
+/// MySQL's number of an error.
+fn number(error: &dyn sqlx::error::DatabaseError) -> Option<u16> {
+    error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
 }
 
 /// Lets callers through to a server, or tells them at once that it is away.

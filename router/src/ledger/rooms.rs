@@ -6,9 +6,13 @@
 use super::{
     Ledger,
     database::{Call, Param, params},
-    signed, unsigned,
+    signed,
+    statements::{marks, rows_of},
+    unsigned,
 };
-use crate::services::ports::{Moderation, NewRoom, OpenOutcome, Profile, RecordError, Result, RoomKind, RoomRecord, RoomRecords, Sanction};
+use crate::services::ports::{
+    BeginPk, Moderation, NewRoom, OpenOutcome, PkRecord, Profile, RecordError, Result, RoomKind, RoomRecord, RoomRecords, Sanction,
+};
 use async_trait::async_trait;
 use billfish_state::{AppId, RoomId, UserId};
 use sqlx::AssertSqlSafe;
@@ -45,7 +49,8 @@ impl RoomRecords for Ledger {
     async fn close_room(&self, room: RoomId, now_ms: u64) -> Result<Option<RoomRecord>> {
         const KEEP: &str = "INSERT INTO t_living_room_record (id, app_id, anchor_id, type, room_name, cover_img, status, start_time, end_time) \
                             SELECT id, app_id, anchor_id, type, room_name, cover_img, 0, start_time, ? FROM t_living_room WHERE id = ?";
-        const FORGET: [&str; 4] = [
+        const FORGET: [&str; 5] = [
+            "DELETE FROM t_room_pk WHERE room_id = ?",
             "DELETE FROM t_room_moderation WHERE room_id = ?",
             "DELETE FROM t_room_setting WHERE room_id = ?",
             "DELETE FROM t_block_word WHERE room_id = ?",
@@ -156,10 +161,22 @@ impl RoomRecords for Ledger {
         call.commit().await
     }
 
+    async fn pk(&self, room: RoomId) -> Result<Option<PkRecord>> {
+        self.read_pk(room).await
+    }
+
+    async fn begin_pk(&self, room: RoomId, epoch: u64, challenger: UserId, now_ms: u64) -> Result<BeginPk> {
+        self.store_pk(room, epoch, challenger, now_ms).await
+    }
+
+    async fn end_pk(&self, room: RoomId, challenger: UserId) -> Result<bool> {
+        self.remove_pk(room, challenger).await
+    }
+
     async fn profiles(&self, app: AppId, users: &[UserId]) -> Result<Vec<Profile>> {
         let mut found = Vec::with_capacity(users.len());
         for chunk in users.chunks(ROWS_PER_STATEMENT) {
-            let marks = vec!["?"; chunk.len()].join(", ");
+            let marks = marks(chunk.len());
             let select = AssertSqlSafe(format!("SELECT user_id, nick_name, avatar FROM t_user WHERE app_id = ? AND user_id IN ({marks})"));
             let mut params = vec![Param::from(app.0)];
             params.extend(chunk.iter().map(|user| Param::from(user.0)));
@@ -203,11 +220,6 @@ async fn replace_words(call: &mut Call, room: RoomId, words: &[String]) -> Resul
         call.execute(put, &params).await?;
     }
     Ok(())
-}
-
-/// A statement that writes several rows.
-fn rows_of(statement: &'static str, row: &'static str, rows: usize) -> AssertSqlSafe<String> {
-    AssertSqlSafe(format!("{statement} {}", vec![row; rows].join(", ")))
 }
 
 /// How often a room is looked for and inserted. Each try beyond the first was overtaken by another opening of the same anchor.

@@ -4,16 +4,30 @@
 //! no server program the test says so and is skipped.
 
 mod away;
+mod crash;
+mod grants;
 mod guard;
+mod money;
+mod people;
+mod pk;
+mod recharge;
+mod reconcile;
 mod rooms;
 mod routers;
 mod streams;
+mod till;
 
 use super::{Ledger, LedgerConfig, Sharing};
-use crate::services::ports::{NewRoom, OpenOutcome, RoomKind, RoomRecord, RoomRecords};
-use billfish_state::{AppId, UserId};
+use crate::services::ports::{
+    NewRoom, OpenOutcome, RoomKind, RoomRecord, RoomRecords,
+    money::{GiftId, GiftOutcome, Money, NewGift, OrderState, PaidGift, PayOutcome, ProductId, RechargeOrder},
+};
+use billfish_state::{AppId, RoomId, UserId};
 use billfish_testing::MariaDb;
-use std::pin::Pin;
+use std::{
+    pin::Pin,
+    sync::atomic::{AtomicI64, Ordering::Relaxed},
+};
 use tempfile::TempDir;
 
 const APP: AppId = AppId(10_001);
@@ -68,9 +82,75 @@ suite! {
         records_keep_the_name_they_were_made_with_and_others_have_another,
         a_state_belongs_to_the_first_records_and_every_router_with_others_is_refused,
     }
+    pk {
+        a_room_has_one_challenger_and_only_he_ends_his_pk,
+        a_pk_is_begun_by_the_owner_of_a_live_room_and_goes_with_the_room,
+        of_thirty_who_challenge_at_once_on_two_routers_one_has_the_seat,
+    }
+    grants {
+        a_grant_is_given_once_and_comes_from_the_source,
+        the_same_grants_at_once_on_two_routers_are_given_once,
+    }
+    people {
+        a_phone_has_one_user_in_each_app_and_keeps_it,
+        an_id_is_given_to_one_phone,
+        of_fifty_first_logins_on_two_routers_all_get_one_user,
+        segments_follow_each_other_and_the_step_is_the_rows,
+        no_two_routers_get_the_same_segment_and_who_is_slower_gets_none,
+        a_sequence_that_cannot_be_is_named,
+        tags_are_set_and_lifted_and_others_stay,
+        tags_that_are_changed_at_once_are_all_there,
+    }
     streams {
         a_stream_key_is_replaced_and_never_printed,
         only_the_connection_that_publishes_can_end_it,
+    }
+    money {
+        a_gift_makes_coins_of_one_beans_of_another_and_stays_so,
+        of_gifts_at_once_on_two_routers_as_many_are_paid_as_are_covered,
+        the_same_gift_a_hundred_times_at_once_is_paid_once,
+        an_id_that_was_used_for_another_gift_is_a_conflict,
+        a_repeat_at_another_price_or_by_another_owner_gets_the_first_answer,
+        a_price_beyond_all_numbers_is_not_covered,
+        nothing_is_paid_in_a_room_that_is_not_live,
+        an_owner_who_is_one_no_more_is_fenced,
+        a_replay_after_a_restart_a_day_and_the_rooms_end_gets_the_first_answer,
+        gifts_of_a_room_are_counted_without_a_hole_across_owners_and_restarts,
+        what_is_to_be_told_waits_until_it_was_told,
+        a_batch_is_decided_in_its_order_and_what_was_received_is_not_spent,
+        more_gifts_than_one_transaction_takes_are_paid_in_order,
+        gifts_of_a_pk_are_read_apart,
+        a_place_in_a_room_that_is_taken_fails_and_changes_nothing,
+        ids_that_differ_in_a_space_or_in_case_are_two,
+        what_is_no_gift_is_refused,
+        the_catalogue_is_there_from_the_start_and_can_be_changed,
+        batches_that_cross_each_other_all_end_and_lose_nothing,
+        gifts_that_meet_closings_and_new_owners_never_fail,
+        random_batches_do_what_a_simple_model_does,
+    }
+    recharge {
+        an_order_is_credited_once_however_often_its_payment_is_told,
+        another_payment_sum_or_currency_is_a_conflict,
+        one_payment_pays_one_order,
+        an_order_is_stored_once_and_its_id_is_not_anothers,
+        coins_that_an_account_cannot_hold_are_not_credited,
+        the_products_are_there_from_the_start_and_can_be_changed,
+    }
+    reconcile {
+        money_that_moved_adds_up_also_while_it_moves,
+        whatever_does_not_add_up_is_found,
+        a_hole_is_found_at_every_place_of_a_large_room,
+        one_router_looks_for_all_and_says_what_it_finds,
+    }
+    till {
+        gifts_of_a_room_are_paid_in_the_order_they_were_handed_in,
+        gifts_that_wait_together_are_paid_together,
+        a_full_queue_takes_nothing_and_nothing_of_it_is_paid,
+        nobody_waits_for_records_that_are_locked,
+        told_gifts_leave_the_outbox_with_gifts_or_by_themselves,
+        a_till_that_closes_pays_what_it_has_taken,
+        tills_that_tell_while_they_pay_never_wait_in_a_circle,
+        a_gift_that_cannot_be_read_does_not_fail_its_neighbours,
     }
 }
 
@@ -141,4 +221,106 @@ async fn sql(ledger: &Ledger, statement: &'static str) {
     let mut call = ledger.database.write("a test", ledger.call_timeout).await.unwrap();
     call.plain(statement).await.unwrap();
     call.finish();
+}
+
+/// A room of an anchor whose first owner has it: epoch 1.
+async fn live(ledger: &Ledger, anchor: i64) -> RoomId {
+    let room = open(ledger, anchor, NOW).await.room;
+    assert_eq!(ledger.raise_epoch(room).await.unwrap(), Some(1));
+    room
+}
+
+/// A gift to an anchor, by the first owner of his room.
+fn gift(room: RoomId, sender: i64, uuid: &str, price: i64) -> NewGift {
+    NewGift {
+        app: APP,
+        sender: UserId(sender),
+        uuid: uuid.to_owned(),
+        room,
+        epoch: 1,
+        receiver: UserId(30_001),
+        gift: GiftId(1),
+        num: 1,
+        price,
+        pk: None,
+        combo: String::new(),
+    }
+}
+
+async fn pay_one(ledger: &Ledger, gift: NewGift) -> GiftOutcome {
+    let mut outcomes = ledger.pay_gifts(&[gift], NOW).await.unwrap();
+    assert_eq!(outcomes.len(), 1);
+    outcomes.remove(0)
+}
+
+/// The gift, where it was paid now.
+fn paid(outcome: GiftOutcome) -> PaidGift {
+    let (gift, is_new) = settled(outcome);
+    assert!(is_new, "{gift:?} was paid before");
+    gift
+}
+
+/// The gift, where it is paid, and whether it was now.
+fn settled(outcome: GiftOutcome) -> (PaidGift, bool) {
+    match outcome {
+        GiftOutcome::Paid { gift, .. } => (gift, true),
+        GiftOutcome::Repeated(gift) => (gift, false),
+        refused @ (GiftOutcome::Conflict | GiftOutcome::NotCovered { .. } | GiftOutcome::NoRoom | GiftOutcome::Fenced) => {
+            panic!("not paid: {refused:?}")
+        }
+    }
+}
+
+/// An order of coins that waits.
+fn order(user: i64, coins: i64) -> RechargeOrder {
+    // One id for each in all tests: they share the process, and some the records.
+    static NEXT: AtomicI64 = AtomicI64::new(1);
+    RechargeOrder {
+        order: NEXT.fetch_add(1, Relaxed),
+        app: APP,
+        user: UserId(user),
+        product: ProductId(1),
+        coins,
+        price_minor: 600,
+        currency: "CNY".to_owned(),
+        state: OrderState::Waiting,
+        made_ms: NOW,
+        payment: String::new(),
+    }
+}
+
+/// Gives a user of an app coins, the one way there is.
+async fn fund_in(ledger: &Ledger, app: AppId, user: i64, coins: i64) {
+    let order = RechargeOrder { app, ..order(user, coins) };
+    ledger.add_order(&order).await.unwrap();
+    let credited = ledger.pay_order(order.order, &format!("payment {}", order.order), 600, "CNY", NOW).await.unwrap();
+    assert!(matches!(credited, PayOutcome::Credited(_)), "{credited:?}");
+}
+
+async fn fund(ledger: &Ledger, user: i64, coins: i64) {
+    fund_in(ledger, APP, user, coins).await;
+}
+
+async fn coins(ledger: &Ledger, user: i64) -> i64 {
+    ledger.balance(APP, UserId(user)).await.unwrap().coins
+}
+
+async fn beans(ledger: &Ledger, user: i64) -> i64 {
+    ledger.balance(APP, UserId(user)).await.unwrap().beans
+}
+
+/// Transactions that the server has broken off because they waited in a circle.
+async fn deadlocks(home: &Home, ledger: &Ledger) -> i64 {
+    const READ: &str =
+        "SELECT CAST(variable_value AS SIGNED INTEGER) FROM information_schema.global_status WHERE variable_name = 'INNODB_DEADLOCKS'";
+    match home.kind {
+        Kind::File => 0,
+        Kind::Server => ledger.row::<(i64,)>("a test", READ, &[]).await.unwrap().unwrap().0,
+    }
+}
+
+/// Whatever else holds, this does.
+async fn adds_up(ledger: &Ledger) {
+    let found = ledger.reconcile(0).await.unwrap();
+    assert_eq!(found.findings, []);
 }

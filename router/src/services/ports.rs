@@ -13,8 +13,16 @@
 //! | the lists of live rooms | within 2 s: one router reads them each second, the others take them from the cache each second |
 //! | words refused everywhere | within 10 s |
 //! | a profile | within 60 s |
+//! | tags | at once: they are not remembered |
+//! | a session that was ended | at once: it is in the shared state, and looked up by each call |
 //!
 //! No SQL here, and no rule: a rule that needs atomicity (one live room per anchor) says so in its method and is held by the adapter.
+
+mod absent;
+pub mod money;
+pub mod people;
+
+pub use absent::Absent;
 
 use async_trait::async_trait;
 use billfish_state::{AppId, RoomId, UserId};
@@ -140,6 +148,28 @@ pub enum Sanction {
     Ban,
 }
 
+/// A PK that is on in a room: a row of `t_room_pk`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PkRecord {
+    /// Who challenges the anchor.
+    pub challenger: UserId,
+    /// It is about the gifts of the room behind this one; 0: about all.
+    pub since_seq: i64,
+}
+
+/// What became of [`RoomRecords::begin_pk`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BeginPk {
+    /// It is on.
+    Begun(PkRecord),
+    /// One is on already, perhaps his own; nothing was stored.
+    Taken(PkRecord),
+    /// The room is not live.
+    NoRoom,
+    /// A later owner has the room; nothing was stored.
+    Fenced,
+}
+
 /// How a user is shown to others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
@@ -181,6 +211,14 @@ pub trait RoomRecords: Send + Sync {
     async fn block_words(&self) -> Result<Vec<String>>;
     /// Replaces the words refused everywhere.
     async fn set_block_words(&self, words: &[String]) -> Result<()>;
+
+    /// The PK that is on in a room.
+    async fn pk(&self, room: RoomId) -> Result<Option<PkRecord>>;
+    /// Begins a PK with this challenger, unless one is on: atomic. Asked by the room's owner of this epoch, behind every gift that it has had
+    /// answered: they are of what was before.
+    async fn begin_pk(&self, room: RoomId, epoch: u64, challenger: UserId, now_ms: u64) -> Result<BeginPk>;
+    /// Ends the PK of this challenger; whether it was on.
+    async fn end_pk(&self, room: RoomId, challenger: UserId) -> Result<bool>;
 
     /// The profiles of those users who have one, in no particular order.
     async fn profiles(&self, app: AppId, users: &[UserId]) -> Result<Vec<Profile>>;

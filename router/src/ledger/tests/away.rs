@@ -1,12 +1,25 @@
 //! A server that is killed, halted, or not the right one.
 
-use super::{Home, NOW, new_room, open, sql};
+use super::{Home, NOW, adds_up, beans, coins, count, fund, gift, live, new_room, open, sql};
 use crate::{
-    ledger::{Ledger, LedgerConfig, LedgerError, Sharing},
-    services::ports::{RecordError, RoomRecords},
+    ledger::{Ledger, LedgerConfig, LedgerError, Sharing, Till},
+    services::ports::{
+        RecordError, RoomRecords,
+        money::{GiftOutcome, PaidGift},
+    },
 };
+use billfish_state::{Clock, RoomId};
 use billfish_testing::{Certificates, MariaDb, PATIENCE};
-use std::{error::Error, time::Duration};
+use prometheus_client::registry::Registry;
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 #[tokio::test]
@@ -43,6 +56,98 @@ async fn calls_fail_while_the_server_is_halted_and_work_when_it_goes_on() {
     server.cont();
     works_again(&ledger).await;
     assert_eq!(ledger.live_room(room.room).await.unwrap(), Some(room));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gifts_that_were_acknowledged_are_there_after_kills_in_the_middle_and_none_is_paid_twice() {
+    const SENDERS: i64 = 8;
+    const FUNDS: i64 = 1_000_000;
+    let Some(mut server) = MariaDb::start() else { return };
+    let ledger = Home::server(server.url()).open().await;
+    let till = Till::start(&ledger, &Clock::start(), &mut Registry::default());
+    let rooms = [live(&ledger, 30_001).await, live(&ledger, 30_002).await, live(&ledger, 30_003).await];
+    for sender in 0..SENDERS {
+        fund(&ledger, sender, FUNDS).await;
+    }
+    let (acked, failed, is_over) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicI64::new(0)), Arc::new(AtomicBool::new(false)));
+    let payers: Vec<_> = (0..SENDERS)
+        .map(|sender| {
+            let (till, acked, failed, is_over) = (till.clone(), Arc::clone(&acked), Arc::clone(&failed), Arc::clone(&is_over));
+            tokio::spawn(async move { pays_until_over(&till, rooms, sender, &acked, &failed, &is_over).await })
+        })
+        .collect();
+    for _ in 0..3 {
+        let before = acked.load(SeqCst);
+        until("gifts are paid", || acked.load(SeqCst) >= before + 100).await;
+        let before = failed.load(SeqCst);
+        server.kill();
+        until("all hear of it", || failed.load(SeqCst) >= before + SENDERS).await;
+        server.start_again();
+    }
+    let before = acked.load(SeqCst);
+    until("gifts are paid again", || acked.load(SeqCst) >= before + 100).await;
+    is_over.store(true, SeqCst);
+    let mut all = 0;
+    for payer in payers {
+        let gifts = payer.await.unwrap();
+        for (uuid, first) in &gifts {
+            let again = till.pay(first.what.clone()).await.unwrap();
+            assert_eq!(again, GiftOutcome::Repeated(first.clone()), "{uuid} was acknowledged");
+        }
+        all += i64::try_from(gifts.len()).unwrap();
+    }
+    till.close().await;
+    assert_eq!(count(&ledger, "t_gift_record").await, all);
+    let mut left = 0;
+    for sender in 0..SENDERS {
+        left += coins(&ledger, sender).await;
+    }
+    assert_eq!((left, beans(&ledger, 30_001).await), (SENDERS * FUNDS - all, all));
+    adds_up(&ledger).await;
+}
+
+/// One gift after the other, each asked for until it is answered; what was answered by the id of each.
+async fn pays_until_over(
+    till: &Till,
+    rooms: [RoomId; 3],
+    sender: i64,
+    acked: &AtomicI64,
+    failed: &AtomicI64,
+    is_over: &AtomicBool,
+) -> BTreeMap<String, PaidGift> {
+    let mut gifts = BTreeMap::new();
+    for turn in 0.. {
+        if is_over.load(SeqCst) {
+            break;
+        }
+        let uuid = format!("{sender} {turn}");
+        let asked = gift(rooms[(turn + usize::try_from(sender).unwrap()) % 3], sender, &uuid, 1);
+        loop {
+            match till.pay(asked.clone()).await {
+                Ok(GiftOutcome::Paid { gift, .. } | GiftOutcome::Repeated(gift)) => {
+                    till.told(&[(gift.what.room, gift.gift_seq)]);
+                    gifts.insert(uuid, gift);
+                    acked.fetch_add(1, SeqCst);
+                    break;
+                }
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => {
+                    assert!(matches!(error, RecordError::Away { .. }), "{error:?}");
+                    failed.fetch_add(1, SeqCst);
+                    sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+    }
+    gifts
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,34 @@
+-- People: the tables of migrations/sqlite/0004_people.sql.
+--
+-- May run again after it broke off half-way.
+
+-- Whose a phone is. Digits with the country's in front, without a plus.
+CREATE TABLE IF NOT EXISTS t_user_phone (
+    app_id    INTEGER     NOT NULL,
+    phone     VARCHAR(16) NOT NULL,
+    user_id   BIGINT      NOT NULL,
+    made_time BIGINT      NOT NULL,
+    PRIMARY KEY (app_id, phone),
+    UNIQUE KEY u_user_phone_user (app_id, user_id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+-- What users may do beyond the others. No row: nothing.
+CREATE TABLE IF NOT EXISTS t_user_tag (
+    app_id  INTEGER NOT NULL,
+    user_id BIGINT  NOT NULL,
+    tags    BIGINT  NOT NULL,               -- bits: 1 VIP, may open rooms
+    PRIMARY KEY (app_id, user_id)
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+-- Ids, given out in segments of `step`. Who takes one raises the version that it has read, or has been too slow. `step` and, upwards,
+-- `next_id` may be changed while routers run: each goes by it from its next segment on.
+CREATE TABLE IF NOT EXISTS sequence_id_generator (
+    name    VARCHAR(64) NOT NULL PRIMARY KEY,
+    next_id BIGINT      NOT NULL,
+    step    BIGINT      NOT NULL,
+    version BIGINT      NOT NULL
+) ENGINE = InnoDB DEFAULT CHARACTER SET = utf8mb4 COLLATE = utf8mb4_bin;
+
+-- Users begin above the ids of examples and tests, and far below those that loadgen makes up. Where a backend gives ids of its own, keep
+-- clear of them.
+INSERT IGNORE INTO sequence_id_generator (name, next_id, step, version) VALUES ('user', 1000000, 1000, 0), ('order', 1000000, 1000, 0);
