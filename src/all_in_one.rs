@@ -16,7 +16,7 @@ use billfish_link::pipe;
 use billfish_router::{
     RouterParts,
     http::{self, HttpParts},
-    ledger::{Guard, Ledger, Sharing},
+    ledger::{Audit, Guard, Ledger, Sharing, Till},
 };
 use prometheus_client::registry::Registry;
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
@@ -49,13 +49,18 @@ async fn serve(mut config: Config, ports_file: Option<&Path>) -> Result<()> {
     let shared = SharedState::open(&config, &format!("all/{}", config.gateway.node), &mut registry).await?;
     let state = shared.state.clone();
     let guard = Guard::start(&ledger, &state).await?;
+    let till = Till::start(&ledger, &state.clock, &mut registry);
     let router = billfish_router::start(RouterParts {
         config: config.router.clone(),
         state: state.clone(),
         records: Arc::new(ledger.clone()),
+        money: Arc::new(ledger.clone()),
+        till: Arc::new(till.clone()),
+        people: Arc::new(ledger.clone()),
         registry: &mut registry,
     })
     .await?;
+    let audit = Audit::start(&ledger, &state, &format!("{}%{}", config.router.node, router.incarnation()), &mut registry);
     let gateway = billfish_gateway::start(GatewayParts {
         config: config.gateway.clone(),
         state: state.clone(),
@@ -91,6 +96,8 @@ async fn serve(mut config: Config, ports_file: Option<&Path>) -> Result<()> {
         gateway.drain_configured().await;
         router.drain().await;
         http.stop().await;
+        till.close().await;
+        drop(audit);
         ledger.close().await;
         shared.close().await;
         admin.stop().await;

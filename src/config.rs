@@ -6,7 +6,7 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use billfish_gateway::{GatewayConfig, config::CertificateConfig};
-use billfish_router::{HttpConfig, RouterConfig, is_mask, ledger::LedgerConfig};
+use billfish_router::{HttpConfig, RouterConfig, SmsProvider, http::RechargeProvider, is_mask, ledger::LedgerConfig};
 use billfish_state::redis::RedisConfig;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -128,6 +128,9 @@ impl Config {
         if self.gateway.admin.listen.is_some() {
             bail!("configuration key `gateway.admin.listen`: the admin port is set by `admin.listen`");
         }
+        if role == Role::All {
+            self.settle_providers();
+        }
         self.validate()?;
         self.validate_addresses(role)?;
         match role {
@@ -142,6 +145,15 @@ impl Config {
             }
         }
         Ok(self)
+    }
+
+    /// Everything in one process is for trying things out: where nobody brings codes to phones, or is paid, it goes on as if somebody had.
+    fn settle_providers(&mut self) {
+        self.router.sms.provider.get_or_insert(SmsProvider::Development);
+        let recharge = &mut self.http.recharge;
+        if recharge.secret.is_empty() {
+            recharge.provider.get_or_insert(RechargeProvider::Development);
+        }
     }
 
     /// Two listeners of one process at one address: the second would only learn that it is taken. QUIC is on UDP.
@@ -234,14 +246,19 @@ impl Config {
 
     /// What `check-config` prints is a configuration, and none to start with: everybody knows the mask.
     pub(crate) fn refuse_mask(&self, role: Role) -> Result<()> {
-        let (key, secret) = match role {
-            Role::Gateway => ("gateway.link.secret", &self.gateway.link.secret),
-            Role::All | Role::Router => ("router.link.secret", &self.router.link.secret),
+        let of_router = [
+            ("router.link.secret", &self.router.link.secret),
+            ("router.sms.secret", &self.router.sms.secret),
+            ("http.recharge.secret", &self.http.recharge.secret),
+        ];
+        let secrets = match role {
+            Role::Gateway => &[("gateway.link.secret", &self.gateway.link.secret)][..],
+            Role::All | Role::Router => &of_router,
         };
-        if is_mask(secret) {
-            bail!("configuration key `{key}`: is the mask that check-config prints; put the secret there");
+        match secrets.iter().find(|(_, secret)| is_mask(secret)) {
+            Some((key, _)) => bail!("configuration key `{key}`: is the mask that check-config prints; put the secret there"),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Everyone can read the examples' secrets: harmless on loopback, an open door elsewhere.
@@ -282,7 +299,7 @@ impl Config {
 }
 
 /// Keys that are text and have no default to tell it.
-const TEXTS: [&str; 3] = ["username", "password", "ca_file"];
+const TEXTS: [&str; 4] = ["username", "password", "ca_file", "provider"];
 
 /// The environment knows only text. Where the default is text too it stays text, so that a node may be called "1"; elsewhere it is read as
 /// a TOML value.

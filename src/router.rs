@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use billfish_router::{
     RouterParts,
     http::{self, HttpParts},
-    ledger::{Guard, Ledger, Sharing},
+    ledger::{Audit, Guard, Ledger, Sharing, Till},
 };
 use prometheus_client::registry::Registry;
 use std::{path::Path, sync::Arc};
@@ -33,13 +33,18 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     let shared = SharedState::open(&config, &format!("router/{}", config.router.node), &mut registry).await?;
     let guard = Guard::start(&ledger, &shared.state).await?;
     let http_address = config.http.listen;
+    let till = Till::start(&ledger, &shared.state.clock, &mut registry);
     let router = billfish_router::start(RouterParts {
         config: config.router.clone(),
         state: shared.state.clone(),
         records: Arc::new(ledger.clone()),
+        money: Arc::new(ledger.clone()),
+        till: Arc::new(till.clone()),
+        people: Arc::new(ledger.clone()),
         registry: &mut registry,
     })
     .await?;
+    let audit = Audit::start(&ledger, &shared.state, &format!("{}%{}", config.router.node, router.incarnation()), &mut registry);
     let parts = HttpParts { handle: router.handle(), state: shared.state.clone(), ledger: ledger.clone() };
     let http =
         http::start(parts, &config.http, &mut registry).await.with_context(|| format!("cannot serve the HTTP API on {http_address}"))?;
@@ -62,6 +67,8 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
             // The rooms go first, for others wait for them; whoever calls meanwhile is answered.
             router.drain().await;
             http.stop().await;
+            till.close().await;
+            drop(audit);
             ledger.close().await;
             shared.close().await;
             admin.stop().await;

@@ -33,6 +33,10 @@ fn a_wrong_key_or_value_is_refused_with_its_path() {
         (("BILLFISH__HTTP__LISTEN", "127.0.0.1"), "http.listen"),
         (("BILLFISH__NO_SUCH_SECTION__KEY", "1"), "no_such_section"),
         (("BILLFISH__ADMIN", "1"), "admin"),
+        (("BILLFISH__ROUTER__SMS__PROVIDER", "pigeon"), "router.sms.provider"),
+        (("BILLFISH__ROUTER__SMS__PROVIDER", "http"), "router.sms.url"),
+        (("BILLFISH__HTTP__RECHARGE__SECRET", "short"), "http.recharge.secret"),
+        (("BILLFISH__HTTP__PROXIES", "[\"proxy.internal\"]"), "http.proxies"),
     ];
     for (variable, named) in cases {
         let output = billfish(&["check-config"], &[variable]);
@@ -64,7 +68,18 @@ fn what_check_config_prints_is_a_configuration_and_hides_secrets() {
     assert!(!printed.contains("a-very-secret-key-of-mine"), "{printed}");
     assert!(printed.contains("api_key = \"********\""), "{printed}");
 
+    let secrets = [
+        ("BILLFISH__HTTP__RECHARGE__SECRET", "a secret of whoever is paid"),
+        ("BILLFISH__ROUTER__SMS__SECRET", "a secret of the provider"),
+        ("BILLFISH__ROUTER__SMS__PROVIDER", "http"),
+        ("BILLFISH__ROUTER__SMS__URL", "https://sms.example.com/send"),
+    ];
+    let output = billfish(&["check-config"], &secrets);
+    let printed = text(&output.stdout);
+    assert!(output.status.success() && !printed.contains("a secret") && printed.contains("https://sms.example.com/send"), "{printed}");
+
     let printed = text(&billfish(&["check-config"], &[]).stdout);
+    assert_eq!(printed.matches("provider = \"development\"").count(), 2, "{printed}");
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("printed.toml");
     std::fs::write(&file, &printed).unwrap();

@@ -1,5 +1,6 @@
 //! The router's configuration: one struct per concern, validated before anything starts.
 
+use crate::callout::Endpoint;
 use serde::{Deserialize, Serialize};
 use std::{fmt, net::SocketAddr, time::Duration};
 
@@ -27,6 +28,14 @@ pub struct RouterConfig {
     pub chat: ChatConfig,
     /// Pushes from the business backend.
     pub push: PushConfig,
+    /// Gifts.
+    pub gift: GiftConfig,
+    /// The bar of a PK.
+    pub pk: PkConfig,
+    /// Logins by phone.
+    pub login: LoginConfig,
+    /// Who brings login codes to phones.
+    pub sms: SmsConfig,
     /// Between two heartbeats of a client; must be the gateways' value. How many of them a client may be silent is theirs to say, too
     /// (`gateway.session.silent_gaps`): the longest silence that any of them waits counts.
     #[serde(with = "humantime_serde")]
@@ -78,6 +87,8 @@ pub struct RoomConfig {
     pub lease: Duration,
     /// Joins of rooms that are not there, per user and minute; beyond it every join is refused until the minute is over.
     pub failed_joins_per_minute: u32,
+    /// Only users with the tag VIP may open rooms.
+    pub vip_only: bool,
 }
 
 /// The guards of chat.
@@ -107,6 +118,98 @@ pub struct PushConfig {
     pub everyone_pace: Duration,
 }
 
+/// Gifts.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct GiftConfig {
+    /// Gifts of one user within `user_window`, repeats among them.
+    pub user_gifts_max: u32,
+    /// The window of `user_gifts_max`.
+    #[serde(with = "humantime_serde")]
+    pub user_window: Duration,
+    /// Gifts of one room that wait for the ledger; beyond it the sender hears 5001 and nothing is paid.
+    pub room_gifts_max: usize,
+    /// Between two pushes of one combo: taps within it are shown as one.
+    #[serde(with = "humantime_serde")]
+    pub combo_every: Duration,
+}
+
+/// The bar of a PK.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PkConfig {
+    /// How long a challenger whose connection is lost may take to come back.
+    #[serde(with = "humantime_serde")]
+    pub grace: Duration,
+    /// Between two pushes of the bar as a state.
+    #[serde(with = "humantime_serde")]
+    pub bar_every: Duration,
+}
+
+impl Default for GiftConfig {
+    fn default() -> Self {
+        Self { user_gifts_max: 30, user_window: Duration::from_secs(3), room_gifts_max: 1_024, combo_every: Duration::from_millis(300) }
+    }
+}
+
+impl Default for PkConfig {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(10), bar_every: Duration::from_millis(200) }
+    }
+}
+
+/// Logins by phone.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoginConfig {
+    /// How long a code is good.
+    #[serde(with = "humantime_serde")]
+    pub code_life: Duration,
+    /// Between two codes to a phone.
+    #[serde(with = "humantime_serde")]
+    pub code_gap: Duration,
+    /// Codes to a phone within a day. With `code_tries_max` it bounds what can be guessed: 50 of 10,000 a day.
+    pub codes_per_day_max: u32,
+    /// Wrong codes after which the right one does not help either.
+    pub code_tries_max: u32,
+    /// Tries to log in with a phone, right or wrong, within a minute.
+    pub logins_per_minute_max: u32,
+    /// Codes asked for and tries to log in from an address (of IPv6: a /64), within a minute.
+    pub address_per_minute_max: u32,
+    /// How long a session lasts from its login on.
+    #[serde(with = "humantime_serde")]
+    pub session_life: Duration,
+}
+
+/// Who brings login codes to phones.
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SmsConfig {
+    /// `development` (nothing is sent, the code is 1000) or `http`; none: nobody logs in by phone. Everything in one process takes
+    /// `development` where none is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<SmsProvider>,
+    /// Where `http` POSTs `{phone, code}`.
+    pub url: String,
+    /// What `http` signs with, as the receiver knows it.
+    pub secret: String,
+    /// How long the receiver has for its answer.
+    #[serde(with = "humantime_serde")]
+    pub timeout: Duration,
+    /// Messages being sent at once; who comes then is told to come again.
+    pub calls_max: usize,
+}
+
+/// A way to phones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SmsProvider {
+    /// Nothing is sent, everybody's code is 1000. For development alone.
+    Development,
+    /// A server of the operator's, which is called for each.
+    Http,
+}
+
 impl Default for RouterConfig {
     fn default() -> Self {
         Self {
@@ -115,6 +218,10 @@ impl Default for RouterConfig {
             room: RoomConfig::default(),
             chat: ChatConfig::default(),
             push: PushConfig::default(),
+            gift: GiftConfig::default(),
+            pk: PkConfig::default(),
+            login: LoginConfig::default(),
+            sms: SmsConfig::default(),
             heartbeat: Duration::from_secs(30),
             token_life: Duration::from_secs(5 * 60),
             dedup_life: Duration::from_secs(5 * 60),
@@ -157,6 +264,7 @@ impl Default for RoomConfig {
             idle_after: Duration::from_secs(5 * 60),
             lease: Duration::from_secs(6),
             failed_joins_per_minute: 20,
+            vip_only: false,
         }
     }
 }
@@ -178,6 +286,47 @@ impl Default for ChatConfig {
             offline_window: Duration::from_secs(3_600),
             room_messages_per_s: 100,
         }
+    }
+}
+
+impl Default for LoginConfig {
+    fn default() -> Self {
+        Self {
+            code_life: Duration::from_secs(5 * 60),
+            code_gap: Duration::from_secs(60),
+            codes_per_day_max: 10,
+            code_tries_max: 5,
+            logins_per_minute_max: 5,
+            address_per_minute_max: 60,
+            session_life: Duration::from_secs(30 * 24 * 60 * 60),
+        }
+    }
+}
+
+impl Default for SmsConfig {
+    fn default() -> Self {
+        Self { provider: None, url: String::new(), secret: String::new(), timeout: Duration::from_secs(3), calls_max: 64 }
+    }
+}
+
+/// The secret is never shown.
+impl fmt::Debug for SmsConfig {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("SmsConfig").field("provider", &self.provider).field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+impl SmsConfig {
+    /// The key that cannot work, and why.
+    fn validate(&self) -> Result<(), (&'static str, String)> {
+        if self.provider != Some(SmsProvider::Http) {
+            return Ok(());
+        }
+        Endpoint::check(&self.url).map_err(|problem| ("sms.url", problem.to_owned()))?;
+        if self.secret.len() < SECRET_BYTES_MIN && !is_mask(&self.secret) {
+            return Err(("sms.secret", "at least 16 characters: whoever knows it can send messages to any phone".to_owned()));
+        }
+        Ok(())
     }
 }
 
@@ -225,12 +374,31 @@ impl RouterConfig {
             ("chat.user_messages_max", self.chat.user_messages_max as usize),
             ("chat.offline_messages_max", self.chat.offline_messages_max as usize),
             ("chat.room_messages_per_s", self.chat.room_messages_per_s as usize),
+            ("gift.user_gifts_max", self.gift.user_gifts_max as usize),
+            ("gift.room_gifts_max", self.gift.room_gifts_max),
+            ("login.codes_per_day_max", self.login.codes_per_day_max as usize),
+            ("login.code_tries_max", self.login.code_tries_max as usize),
+            ("login.logins_per_minute_max", self.login.logins_per_minute_max as usize),
+            ("login.address_per_minute_max", self.login.address_per_minute_max as usize),
+            ("sms.calls_max", self.sms.calls_max),
         ];
         if let Some((key, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
             return wrong(key, "must be at least 1");
         }
+        if self.login.code_tries_max > CODE_TRIES_TOP {
+            return wrong("login.code_tries_max", "at most 20: a code has four digits");
+        }
+        if self.sms.calls_max > SMS_CALLS_TOP {
+            return wrong("sms.calls_max", "at most 10000: each is a connection");
+        }
+        if let Err((key, problem)) = self.sms.validate() {
+            return wrong(key, &problem);
+        }
         if self.room.queue_calls_max > QUEUE_CALLS_TOP {
             return wrong("room.queue_calls_max", "at most 65536");
+        }
+        if self.gift.room_gifts_max > QUEUE_CALLS_TOP {
+            return wrong("gift.room_gifts_max", "at most 65536");
         }
         let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
         let durations = [
@@ -244,6 +412,14 @@ impl RouterConfig {
             ("chat.user_window", self.chat.user_window, Duration::from_millis(1), hour),
             ("chat.offline_window", self.chat.offline_window, second, hour * 24 * 7),
             ("push.everyone_pace", self.push.everyone_pace, Duration::ZERO, second),
+            ("gift.user_window", self.gift.user_window, Duration::from_millis(1), hour),
+            ("gift.combo_every", self.gift.combo_every, Duration::ZERO, second * 10),
+            ("pk.grace", self.pk.grace, Duration::ZERO, hour),
+            ("pk.bar_every", self.pk.bar_every, Duration::ZERO, second * 10),
+            ("login.code_life", self.login.code_life, second, hour),
+            ("login.code_gap", self.login.code_gap, second, hour),
+            ("login.session_life", self.login.session_life, second, hour * 24 * 366),
+            ("sms.timeout", self.sms.timeout, Duration::from_millis(1), second * 30),
         ];
         for (key, value, least, most) in durations {
             if value < least || value > most {
@@ -261,6 +437,11 @@ impl RouterConfig {
 
 /// A longer queue would only hide that the room cannot keep up.
 const QUEUE_CALLS_TOP: usize = 65_536;
+
+/// With more tries guessing is worth it.
+const CODE_TRIES_TOP: u32 = 20;
+/// More connections than that no provider takes.
+const SMS_CALLS_TOP: usize = 10_000;
 
 /// Shortest secret of links: 16 characters of hex are 64 bits.
 const SECRET_BYTES_MIN: usize = 16;
@@ -284,7 +465,7 @@ fn has_host_and_port(address: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::RouterConfig;
+    use super::{RouterConfig, SmsProvider};
     use std::time::Duration;
 
     #[test]
@@ -299,7 +480,7 @@ mod tests {
     fn a_wrong_value_is_named_by_its_key() {
         type Case = (&'static str, fn(&mut RouterConfig));
         const SECRET: &str = "0123456789abcdef";
-        let cases: [Case; 9] = [
+        let cases: [Case; 15] = [
             ("node", |config| config.node = "a b".to_owned()),
             ("link.secret", |config| config.link.listen = Some(([127, 0, 0, 1], 0).into())),
             ("link.secret", |config| {
@@ -319,6 +500,18 @@ mod tests {
             ("room.queue_calls_max", |config| config.room.queue_calls_max = 0),
             ("chat.room_messages_per_s", |config| config.chat.room_messages_per_s = 0),
             ("room.lease", |config| config.room.lease = Duration::from_millis(1)),
+            ("login.code_tries_max", |config| config.login.code_tries_max = 21),
+            ("login.codes_per_day_max", |config| config.login.codes_per_day_max = 0),
+            ("login.session_life", |config| config.login.session_life = Duration::ZERO),
+            ("sms.url", |config| {
+                config.sms.provider = Some(SmsProvider::Http);
+                config.sms.secret = SECRET.to_owned();
+            }),
+            ("sms.secret", |config| {
+                config.sms.provider = Some(SmsProvider::Http);
+                config.sms.url = "https://sms.example.com/send".to_owned();
+            }),
+            ("sms.calls_max", |config| config.sms.calls_max = 0),
         ];
         for (key, spoil) in cases {
             let mut config = RouterConfig::default();

@@ -19,17 +19,27 @@ use crate::{
     ownership::Ownership,
     peers::{Dials, Peers, Remembered, RoomAnswer, RoomOrder},
     reach::Reach,
-    room::{Order, snapshot},
+    room::{GiftPaid, Order, read_pk, snapshot},
     services::{
-        KEEP_ALL, Outgoing, chat, is_room, is_user,
-        ports::{NewRoom, OpenOutcome, Profile, RoomRecord, RoomRecords, Sanction},
+        KEEP_ALL, Outgoing, chat,
+        gift::{self, GiftRequest, catalogue::Catalogue},
+        ids::Ids,
+        is_room, is_user,
+        login::{Address, LoggedIn, Logins, Phone},
+        ports::{
+            NewRoom, OpenOutcome, Profile, RoomRecord, RoomRecords, Sanction,
+            money::{Gift, Grant, GrantOutcome, Money, PayOutcome, ProductId, RechargeOrder, Till},
+            people::{People, Tags},
+        },
         profile::{Profiles, USERS_PER_CALL_MAX},
+        recharge::{Payment, Recharges},
         room::{catalog::Catalog, check_block_words, check_new, folded, lists::RoomLists},
     },
+    sms::SmsSender,
 };
 use arc_swap::ArcSwapOption;
 use billfish_link::message::{Kick, envelope::Kind};
-use billfish_state::{AppId, DeviceKind, Displacement, RoomId, State, TokenOwner, UserId};
+use billfish_state::{AppId, DeviceKind, Displacement, PkBar, RoomId, SessionOwner, State, TokenOwner, UserId, WindowHit, WindowVerdict};
 use billfish_wire::{BizCode, Class, Reason};
 use std::{
     collections::BTreeMap,
@@ -50,6 +60,13 @@ pub(crate) struct Core {
     pub(crate) incarnation: u64,
     pub(crate) state: State,
     pub(crate) records: Arc<dyn RoomRecords>,
+    pub(crate) money: Arc<dyn Money>,
+    pub(crate) catalogue: Catalogue,
+    /// Where gifts are paid, many in one transaction.
+    pub(crate) till: Arc<dyn Till>,
+    pub(crate) people: Arc<dyn People>,
+    pub(crate) logins: Logins,
+    pub(crate) recharges: Recharges,
     pub(crate) metrics: Metrics,
     pub(crate) links: Links,
     pub(crate) peers: Peers,
@@ -92,6 +109,17 @@ impl fmt::Debug for Core {
     }
 }
 
+/// What a router keeps elsewhere.
+pub(crate) struct Stores {
+    pub(crate) state: State,
+    pub(crate) records: Arc<dyn RoomRecords>,
+    pub(crate) money: Arc<dyn Money>,
+    pub(crate) till: Arc<dyn Till>,
+    pub(crate) people: Arc<dyn People>,
+    /// Who brings codes to phones.
+    pub(crate) sms: Option<Arc<dyn SmsSender>>,
+}
+
 /// Members on one page.
 const MEMBERS_PER_PAGE_MAX: usize = 1_000;
 /// Random bytes of a token.
@@ -100,15 +128,14 @@ const TOKEN_BYTES: usize = 16;
 const KICK_MESSAGE_CHARS_MAX: usize = 200;
 
 impl Core {
-    pub(crate) fn new(
-        config: RouterConfig,
-        state: State,
-        records: Arc<dyn RoomRecords>,
-        metrics: Metrics,
-        lanes: Lanes,
-        incarnation: u64,
-        me: Weak<Self>,
-    ) -> Self {
+    pub(crate) fn new(config: RouterConfig, stores: Stores, metrics: Metrics, lanes: Lanes, incarnation: u64, me: Weak<Self>) -> Self {
+        let Stores { state, records, money, till, people, sms } = stores;
+        let tasks = TaskTracker::new();
+        let ids = |sequence| Ids::new(sequence, Arc::clone(&people), tasks.clone(), metrics.clone());
+        let (users, orders) = (ids("user"), ids("order"));
+        let of_people = (Arc::clone(&people), Arc::clone(&records));
+        let logins = Logins::new(&state, of_people, users, sms, config.login.clone(), metrics.clone());
+        let recharges = Recharges::new(Arc::clone(&money), orders, metrics.clone());
         let ownership = Ownership::new(&config.node, incarnation, Arc::clone(&state.leases), Arc::clone(&records), config.room.lease);
         Self {
             me,
@@ -131,7 +158,7 @@ impl Core {
             lists: RoomLists::default(),
             profiles: Profiles::new(Arc::clone(&records), metrics.clone()),
             house_words: ArcSwapOption::default(),
-            tasks: TaskTracker::new(),
+            tasks,
             stop: CancellationToken::new(),
             stop_lanes: CancellationToken::new(),
             drains: CancellationToken::new(),
@@ -142,6 +169,12 @@ impl Core {
             config,
             state,
             records,
+            catalogue: Catalogue::new(Arc::clone(&money)),
+            till,
+            money,
+            people,
+            logins,
+            recharges,
             metrics,
         }
     }
@@ -286,6 +319,9 @@ impl Core {
         let OpenRoom { app, anchor, kind, name, cover } = request;
         let room = NewRoom { app, anchor, kind, name: name.trim().to_owned(), cover };
         check_new(&room)?;
+        if self.config.room.vip_only && !self.people.tags(app, anchor).await?.has(Tags::VIP) {
+            return Err(Refusal::because(Reason::NotYourUser, "only users with the tag VIP may open rooms here"));
+        }
         let now_ms = self.state.clock.now_ms();
         match self.records.open_room(&room, now_ms).await? {
             OpenOutcome::Opened(record) => {
@@ -390,9 +426,103 @@ impl Core {
         self.profiles.put(app, &profiles).await
     }
 
+    /// Profiles, at most a minute old.
     pub(crate) async fn users(&self, app: AppId, users: &[UserId]) -> Result<Vec<Profile>> {
         check_count(users.len())?;
-        Ok(self.records.profiles(app, users).await?)
+        self.profiles.stored(app, users, self.state.clock.now_ms()).await
+    }
+
+    /// A profile as it is now, for who wants to change a part of it.
+    pub(crate) async fn profile_now(&self, app: AppId, user: UserId) -> Result<Option<Profile>> {
+        Ok(self.records.profiles(app, &[user]).await?.pop())
+    }
+
+    pub(crate) async fn set_vip(&self, app: AppId, user: UserId, is_vip: bool) -> Result<Tags> {
+        check_app(app)?;
+        check_user(user)?;
+        let (set, lift) = if is_vip { (Tags::VIP, Tags::default()) } else { (Tags::default(), Tags::VIP) };
+        Ok(self.people.change_tags(app, user, set, lift).await?)
+    }
+
+    // ---- logins by phone ----
+
+    pub(crate) async fn send_code(&self, app: AppId, phone: &Phone, address: Address) -> Result<()> {
+        check_app(app)?;
+        self.logins.send_code(app, phone, address, self.state.clock.now_ms()).await
+    }
+
+    pub(crate) async fn login(&self, app: AppId, phone: &Phone, code: &str, address: Address) -> Result<Option<LoggedIn>> {
+        check_app(app)?;
+        self.logins.login(app, phone, code, address, self.state.clock.now_ms()).await
+    }
+
+    pub(crate) async fn session(&self, token: &str) -> Result<Option<SessionOwner>> {
+        self.logins.session(token, self.state.clock.now_ms()).await
+    }
+
+    // ---- wallets ----
+
+    pub(crate) async fn order_recharge(&self, owner: SessionOwner, product: ProductId) -> Result<Option<RechargeOrder>> {
+        self.recharges.order(owner.app, owner.user, product, self.state.clock.now_ms()).await
+    }
+
+    pub(crate) async fn pay_recharge(&self, payment: &Payment) -> Result<PayOutcome> {
+        self.recharges.pay(payment, self.state.clock.now_ms()).await
+    }
+
+    // ---- gifts and PKs ----
+
+    pub(crate) async fn send_gift(&self, app: AppId, sender: UserId, room: RoomId, request: GiftRequest) -> Result<GiftPaid> {
+        gift::check(&request)?;
+        match self.ask_room(room, RoomOrder::Gift { app, sender, request }).await? {
+            RoomAnswer::Gift(paid) => Ok(paid),
+            RoomAnswer::Pushed(_) | RoomAnswer::Done => Err(Refusal::new(Reason::Internal)),
+        }
+    }
+
+    pub(crate) async fn grant(&self, grants: &[Grant]) -> Result<Vec<GrantOutcome>> {
+        if grants.is_empty() || grants.len() > GRANTS_MAX {
+            return Err(Refusal::because(Reason::Malformed, "1 to 1000 grants at a time"));
+        }
+        for grant in grants {
+            check_app(grant.app)?;
+            check_user(grant.user)?;
+            if !(1..=GRANT_COINS_MAX).contains(&grant.coins) {
+                return Err(Refusal::because(Reason::Malformed, "coins is 1 to 1000000000000"));
+            }
+            if grant.uuid.is_empty() || grant.uuid.len() > billfish_wire::limits::ID_BYTES_MAX || grant.uuid.chars().any(char::is_control) {
+                return Err(Refusal::because(Reason::Malformed, "uuid is 1 to 64 bytes without control characters"));
+            }
+        }
+        Ok(self.money.grant(grants, self.state.clock.now_ms()).await?)
+    }
+
+    pub(crate) async fn put_gift(&self, gift: &Gift) -> Result<()> {
+        gift::check_new(gift)?;
+        Ok(self.catalogue.put(gift).await?)
+    }
+
+    pub(crate) async fn pk_online(&self, room: RoomId, challenger: UserId) -> Result<()> {
+        check_user(challenger)?;
+        // One try in three seconds, as by hand.
+        let hit = WindowHit { key: format!("pk:{room}:{challenger}"), limit: 1, window_ms: PK_TRY_WINDOW_MS };
+        if let Some(WindowVerdict::Refused { retry_after_ms }) =
+            self.state.rate_windows.hit(&[hit], self.state.clock.now_ms()).await?.first()
+        {
+            return Err(Refusal::new(Reason::RateLimited).retry_after(*retry_after_ms));
+        }
+        self.order(room, Order::PkOnline { challenger }).await
+    }
+
+    pub(crate) async fn pk_offline(&self, room: RoomId, challenger: UserId) -> Result<()> {
+        check_user(challenger)?;
+        self.order(room, Order::PkOffline { challenger }).await
+    }
+
+    pub(crate) async fn pk(&self, room: RoomId) -> Result<(RoomRecord, Option<PkBar>)> {
+        let record = self.live(room).await?;
+        let bar = read_pk(self, room, self.state.clock.now_ms()).await?;
+        Ok((record, bar))
     }
 
     // ---- for rooms and lanes ----
@@ -468,6 +598,12 @@ impl Core {
     }
 }
 
+/// Grants in one transaction.
+const GRANTS_MAX: usize = 1_000;
+/// Most coins in one grant: nine million of them fit into an account.
+const GRANT_COINS_MAX: i64 = 1_000_000_000_000;
+/// Between two tries of a user to challenge in a room.
+const PK_TRY_WINDOW_MS: u64 = 3_000;
 /// Told to who finds another push to everyone under way.
 const EVERYONE_RETRY_MS: u64 = 1_000;
 

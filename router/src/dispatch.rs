@@ -12,11 +12,11 @@ use crate::{
     core::Core,
     delivery::{self, Delivered},
     link::Gateway,
-    room::{self, RoomCall, snapshot},
+    room::{self, Giver, RoomCall, snapshot},
     services::{
         Asker, Outgoing,
         chat::{self, Destination},
-        is_room, is_user,
+        gift, is_room, is_user,
     },
     whispers::{self, Whisper, is_repeat},
 };
@@ -60,10 +60,10 @@ pub(crate) async fn on_message(core: &Arc<Core>, gateway: &Arc<Gateway>, kind: K
             gateway.set_wanted(room, after_seq);
             to_room(core, room, RoomCall::Interest { gateway: Arc::clone(gateway), after_seq }).await;
         }
-        Kind::Gone(Gone { origin, room_ids }) => {
+        Kind::Gone(Gone { origin, room_ids, logged_out }) => {
             let Some(asker) = origin.and_then(asker) else { return };
             for room in room_ids {
-                to_room(core, RoomId(room), RoomCall::Leave { gateway: Arc::clone(gateway), id: None, asker }).await;
+                to_room(core, RoomId(room), RoomCall::Leave { gateway: Arc::clone(gateway), id: None, asker, of_will: logged_out }).await;
             }
         }
         Kind::Seats(seats) => {
@@ -123,7 +123,9 @@ async fn on_up(core: &Arc<Core>, gateway: &Arc<Gateway>, up: Up) {
         Some(Call::Join(join)) => {
             to_room(core, RoomId(join.room_id), RoomCall::Join { gateway, id, asker, resume_seq: join.resume_seq }).await;
         }
-        Some(Call::Leave(leave)) => to_room(core, RoomId(leave.room_id), RoomCall::Leave { gateway, id: Some(id), asker }).await,
+        Some(Call::Leave(leave)) => {
+            to_room(core, RoomId(leave.room_id), RoomCall::Leave { gateway, id: Some(id), asker, of_will: true }).await
+        }
         Some(Call::Sync(sync)) if sync.room_id != 0 => {
             to_room(core, RoomId(sync.room_id), RoomCall::Sync { gateway, id, asker, from_seq: sync.from_seq }).await;
         }
@@ -137,10 +139,30 @@ async fn on_up(core: &Arc<Core>, gateway: &Arc<Gateway>, up: Up) {
 
 async fn on_biz(core: &Arc<Core>, gateway: Arc<Gateway>, id: u64, asker: Asker, biz: Biz) {
     let received = Instant::now();
-    if BizCode(biz.biz_code) != BizCode::ROOM_CHAT {
-        core.metrics.decided("unknown", Reason::UnknownCode.label());
-        return gateway.refuse(id, &Refusal::new(Reason::UnknownCode)).await;
+    match BizCode(biz.biz_code) {
+        BizCode::ROOM_CHAT => on_chat(core, gateway, id, asker, biz, received).await,
+        BizCode::GIFT_SEND => on_gift(core, gateway, id, asker, biz, received).await,
+        _ => {
+            core.metrics.decided("unknown", Reason::UnknownCode.label());
+            gateway.refuse(id, &Refusal::new(Reason::UnknownCode)).await;
+        }
     }
+}
+
+async fn on_gift(core: &Arc<Core>, gateway: Arc<Gateway>, id: u64, asker: Asker, biz: Biz, received: Instant) {
+    match gift::parse(&biz.data, biz.room_id) {
+        Ok((room, request)) => {
+            let giver = Giver::Session { gateway, id, asker, received };
+            to_room(core, room, RoomCall::Gift { giver, request }).await;
+        }
+        Err(refusal) => {
+            core.metrics.decided("gift", refusal.reason.label());
+            gateway.refuse(id, &refusal).await;
+        }
+    }
+}
+
+async fn on_chat(core: &Arc<Core>, gateway: Arc<Gateway>, id: u64, asker: Asker, biz: Biz, received: Instant) {
     let message = match chat::parse(&biz.data, biz.room_id) {
         Ok(message) => message,
         Err(refusal) => {

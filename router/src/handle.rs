@@ -7,11 +7,22 @@
 use crate::{
     core::Core,
     error::Refusal,
-    services::ports::{Profile, RoomKind},
+    metrics::Metrics,
+    services::{
+        gift::GiftRequest,
+        login::{Address, LoggedIn, Phone},
+        ports::{
+            Profile, RoomKind,
+            money::{Balance, Gift, GiftId, GiftKind, Grant, GrantOutcome, PayOutcome, Product, ProductId, RechargeOrder},
+            people::Tags,
+        },
+    },
 };
-use billfish_state::{AppId, DeviceKind, RoomId, UserId};
+use billfish_state::{AppId, DeviceKind, PkBar, RoomId, SessionOwner, UserId};
 use billfish_wire::Class;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+pub use crate::services::recharge::Payment;
 
 /// Result of every call.
 pub type Result<T> = std::result::Result<T, Refusal>;
@@ -187,6 +198,49 @@ pub struct MuteRequest {
     pub duration: Option<Duration>,
 }
 
+/// A gift of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SendGift {
+    /// Business line of the sender.
+    pub app: AppId,
+    /// Who pays.
+    pub sender: UserId,
+    /// Where.
+    pub room: RoomId,
+    /// Who gets it: the room's anchor or the challenger of its PK.
+    pub receiver: UserId,
+    /// What, of the catalogue.
+    pub gift: GiftId,
+    /// Whether it moves the bar of a PK.
+    pub kind: GiftKind,
+    /// The sender's own id of it, 1 to 64 bytes: sent again it is not paid again.
+    pub uuid: String,
+    /// How many, 1 to 9,999.
+    pub num: i64,
+    /// The price of one that the sender was shown; none: whatever it is.
+    pub price: Option<i64>,
+    /// Ties taps together that are shown as one; may be empty, at most 64 bytes.
+    pub combo: String,
+}
+
+/// A gift that is paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GiftReceipt {
+    /// Its place among the gifts of the room, from 1.
+    pub gift_seq: i64,
+    /// What the sender has left; none where it was paid by an earlier call with the same `uuid`.
+    pub balance: Option<i64>,
+}
+
+/// The PK of a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PkView {
+    /// The room's anchor.
+    pub anchor: UserId,
+    /// The bar; none while nobody challenges him.
+    pub bar: Option<PkBar>,
+}
+
 impl Handle {
     pub(crate) fn new(core: Arc<Core>) -> Self {
         Self { core }
@@ -204,6 +258,75 @@ impl Handle {
     /// 4000 for ids out of range, 5001 when the state store is away or no gateway is up.
     pub async fn issue_token(&self, app: AppId, user: UserId, device: Option<DeviceKind>) -> Result<IssuedToken> {
         self.core.issue_token(app, user, device).await
+    }
+
+    /// Pays a gift. Answers when it is committed; the room hears of it by itself.
+    ///
+    /// # Errors
+    /// 4000 for a form that cannot be, 4004 when the sender is not in the room, 4007 for too many, 5001 when ledger, state or the room's owner
+    /// are away: then it may have been paid, and the same `uuid` says so. 10012 to 10016: see [`billfish_wire::Reason`].
+    pub async fn send_gift(&self, gift: SendGift) -> Result<GiftReceipt> {
+        let SendGift { app, sender, room, receiver, gift, kind, uuid, num, price, combo } = gift;
+        let request = GiftRequest { gift, receiver, kind, uuid, num, price, combo };
+        let paid = self.core.send_gift(app, sender, room, request).await?;
+        Ok(GiftReceipt { gift_seq: paid.gift_seq, balance: paid.balance })
+    }
+
+    /// Gives coins to users, all or none; an outcome each. If one of them is refused as a conflict, so are all.
+    ///
+    /// # Errors
+    /// 4000 for none, for more than 1,000, or for a sum or id that cannot be, 5001 when the records are away.
+    pub async fn grant(&self, grants: &[Grant]) -> Result<Vec<GrantOutcome>> {
+        self.core.grant(grants).await
+    }
+
+    /// The catalogue of gifts, by id.
+    ///
+    /// # Errors
+    /// 5001 when the records are away.
+    pub async fn gifts(&self) -> Result<Vec<Gift>> {
+        Ok(self.core.catalogue.gifts().await?.values().cloned().collect())
+    }
+
+    /// Puts a gift into the catalogue, or replaces it. Other routers sell it within five seconds.
+    ///
+    /// # Errors
+    /// 4000 for a price or text that cannot be, 5001 when the records are away.
+    pub async fn put_gift(&self, gift: &Gift) -> Result<()> {
+        self.core.put_gift(gift).await
+    }
+
+    /// Takes a gift out of the catalogue.
+    ///
+    /// # Errors
+    /// 5001 when the records are away.
+    pub async fn remove_gift(&self, gift: GiftId) -> Result<()> {
+        Ok(self.core.catalogue.remove(gift).await?)
+    }
+
+    /// A user challenges the anchor of a PK room that he has joined.
+    ///
+    /// # Errors
+    /// 4004 when he is not in the room, 4007 for too many tries, 10007 when somebody else challenges, 10015 where there cannot be a PK.
+    pub async fn pk_online(&self, room: RoomId, challenger: UserId) -> Result<()> {
+        self.core.pk_online(room, challenger).await
+    }
+
+    /// The challenger of a PK leaves it; without a PK nothing happens.
+    ///
+    /// # Errors
+    /// 4003 when somebody else challenges.
+    pub async fn pk_offline(&self, room: RoomId, challenger: UserId) -> Result<()> {
+        self.core.pk_offline(room, challenger).await
+    }
+
+    /// The PK of a room.
+    ///
+    /// # Errors
+    /// 4004 for a room that is not live, 5001 when the records are away.
+    pub async fn pk(&self, room: RoomId) -> Result<PkView> {
+        let (record, bar) = self.core.pk(room).await?;
+        Ok(PkView { anchor: record.anchor, bar })
     }
 
     /// Which of the users are connected. Answers in the order asked.
@@ -242,7 +365,7 @@ impl Handle {
     /// Opens a room.
     ///
     /// # Errors
-    /// 4000 for a field out of bounds, 5001 when the records are away.
+    /// 4000 for a field out of bounds, 4003 for an anchor who may open none, 5001 when the records are away.
     pub async fn open_room(&self, request: OpenRoom) -> Result<Opened> {
         self.core.open_room(request).await
     }
@@ -343,11 +466,122 @@ impl Handle {
         self.core.put_users(app, profiles).await
     }
 
-    /// The profiles of those users who have one.
+    /// The profiles of those users who have one, at most a minute old.
     ///
     /// # Errors
     /// 4000 for more than 1,000 users, 5001 when the records are away.
     pub async fn users(&self, app: AppId, users: &[UserId]) -> Result<Vec<Profile>> {
         self.core.users(app, users).await
+    }
+
+    /// A user's profile as it is now, for who changes a part of it.
+    ///
+    /// # Errors
+    /// 5001 when the records are away.
+    pub async fn profile_now(&self, app: AppId, user: UserId) -> Result<Option<Profile>> {
+        self.core.profile_now(app, user).await
+    }
+
+    /// Gives a user the tag VIP, or takes it; all tags the user has then.
+    ///
+    /// # Errors
+    /// 4000 for ids out of range, 5001 when the records are away.
+    pub async fn set_vip(&self, app: AppId, user: UserId, is_vip: bool) -> Result<Tags> {
+        self.core.set_vip(app, user, is_vip).await
+    }
+
+    // ---- logins by phone ----
+
+    /// Whether anybody can log in by phone: there is somebody who brings codes.
+    #[must_use]
+    pub fn has_logins(&self) -> bool {
+        self.core.logins.are_set_up()
+    }
+
+    /// How long a login code is good, and how long after it there is no other.
+    pub(crate) fn code_times(&self) -> (Duration, Duration) {
+        self.core.logins.code_times()
+    }
+
+    /// Sends a login code to a phone.
+    ///
+    /// # Errors
+    /// 4007 for a phone that had one a moment ago, and an address that asks too much; 5001 when it could not be sent.
+    pub(crate) async fn send_code(&self, app: AppId, phone: &Phone, address: Address) -> Result<()> {
+        self.core.send_code(app, phone, address).await
+    }
+
+    /// Lets in who shows the code that was sent to the phone; `None` where it is another.
+    ///
+    /// # Errors
+    /// 4007 for too many tries, 5001 when a store is away.
+    pub(crate) async fn login(&self, app: AppId, phone: &Phone, code: &str, address: Address) -> Result<Option<LoggedIn>> {
+        self.core.login(app, phone, code, address).await
+    }
+
+    /// Whose session a token is, if it is one that is good.
+    ///
+    /// # Errors
+    /// 5001 when the state store is away.
+    pub async fn session(&self, token: &str) -> Result<Option<SessionOwner>> {
+        self.core.session(token).await
+    }
+
+    /// Ends the session of a token.
+    ///
+    /// # Errors
+    /// 5001 when the state store is away: it may go on then.
+    pub async fn log_out(&self, token: &str, owner: SessionOwner) -> Result<()> {
+        self.core.logins.log_out(token, owner).await
+    }
+
+    /// Ends every session of a user.
+    ///
+    /// # Errors
+    /// 5001 when the state store is away: some may go on then.
+    pub async fn log_out_everywhere(&self, owner: SessionOwner) -> Result<()> {
+        self.core.logins.log_out_everywhere(owner).await
+    }
+
+    // ---- wallets ----
+
+    /// What a user has.
+    ///
+    /// # Errors
+    /// 5001 when the records are away.
+    pub async fn balance(&self, owner: SessionOwner) -> Result<Balance> {
+        self.core.recharges.balance(owner.app, owner.user).await
+    }
+
+    /// What can be bought, by id.
+    ///
+    /// # Errors
+    /// 5001 when the records are away.
+    pub async fn products(&self) -> Result<Vec<Product>> {
+        self.core.recharges.products().await
+    }
+
+    /// An order of a user's that waits for its payment; `None` where there is no such product.
+    ///
+    /// # Errors
+    /// 5001 when the records are away, or no id could be had.
+    pub async fn order_recharge(&self, owner: SessionOwner, product: ProductId) -> Result<Option<RechargeOrder>> {
+        self.core.order_recharge(owner, product).await
+    }
+
+    /// Credits an order, once, however often its payment is told.
+    ///
+    /// # Errors
+    /// 4000 for an id of a payment that cannot be, 5001 when the records are away: told again, it says what became of it.
+    pub async fn pay_recharge(&self, payment: &Payment) -> Result<PayOutcome> {
+        self.core.pay_recharge(payment).await
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.core.metrics
+    }
+
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.core.state.clock.now_ms()
     }
 }

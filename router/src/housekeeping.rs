@@ -6,8 +6,8 @@
 //!   everyone who lives must have registered again: that an entry ran out says nothing then of the node.
 //! - A router that no gateway reaches registers as draining: see [`crate::reach`].
 
-use crate::{RouterConfig, StartError, clock::millis, core::Core, dispatch, services::room::lists::REFRESH_MS};
-use billfish_state::{NodeInfo, NodeKind, State, labels};
+use crate::{RouterConfig, StartError, clock::millis, core::Core, dispatch, room::RoomCall, services::room::lists::REFRESH_MS};
+use billfish_state::{NodeInfo, NodeKind, RoomId, State, labels};
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
@@ -28,6 +28,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const WORDS_EVERY: Duration = Duration::from_secs(10);
 /// The same, while the records are away: how soon a router is ready again.
 const WORDS_AGAIN: Duration = Duration::from_secs(1);
+
+/// Between two looks at the outbox.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+/// A room that lives has told its gifts by then, and the ledger has heard so.
+const UNTOLD_FOR: Duration = Duration::from_secs(5);
+/// Rooms woken in one turn, and gifts forgotten.
+const ROOMS_TO_TELL: usize = 500;
 
 /// What the registry said last.
 #[derive(Debug, Default)]
@@ -104,7 +111,43 @@ pub(crate) async fn keep_words(core: Arc<Core>) {
     }
 }
 
+/// Wakes rooms that have gifts to tell and do not: their owner has died, and nobody has asked for them since.
+pub(crate) async fn keep_told(core: Arc<Core>) {
+    let mut ticks = every(TELL_EVERY);
+    while tick(&core, &mut ticks).await {
+        let now_ms = core.state.clock.now_ms();
+        match core.money.rooms_to_tell(now_ms.saturating_sub(millis(UNTOLD_FOR)), ROOMS_TO_TELL).await {
+            Ok(rooms) => {
+                for room in rooms.into_iter().filter(|room| core.ownership.is_mine(*room)) {
+                    core.tell_room(room, now_ms).await;
+                }
+            }
+            Err(error) => core.metrics.store_failed("outbox", &error),
+        }
+    }
+}
+
 impl Core {
+    async fn tell_room(self: &Arc<Self>, room: RoomId, now_ms: u64) {
+        match self.catalog.room(room, now_ms).await {
+            Ok(Some(_)) => dispatch::to_room(self, room, RoomCall::Tell).await,
+            // It has closed: nobody is there to be told.
+            Ok(None) => {
+                if let Err(error) = self.forget_untold(room).await {
+                    self.metrics.store_failed("outbox", &error);
+                }
+            }
+            // The next turn asks again.
+            Err(_) => {}
+        }
+    }
+
+    async fn forget_untold(&self, room: RoomId) -> crate::services::ports::Result<()> {
+        let gifts = self.money.untold(room, ROOMS_TO_TELL).await?;
+        let places: Vec<(RoomId, i64)> = gifts.into_iter().map(|gift| (room, gift.gift_seq)).collect();
+        self.money.told(&places).await
+    }
+
     /// Registers this router, and takes the rings from the registry.
     pub(crate) async fn register(&self) {
         // One at a time: what is said last is what is true last, also when the router drains meanwhile.

@@ -1,7 +1,9 @@
-//! The HTTP API: tokens, online, push, kick, rooms, moderation, profiles and stream hooks, for the business backend.
+//! The HTTP API: tokens, online, push, kick, rooms, moderation, profiles and stream hooks, for the business backend; logins, sessions and
+//! wallets for users; callbacks for who is paid.
 //!
 //! - A thin skin: reads what was sent, asks the [`Handle`], writes what it answered. No rule of a service stands here.
-//! - Every business route wants the API key; every error is a problem document (RFC 9457) with a stable `code`.
+//! - Every business route wants the API key, every route of a user his session; the rest is signed, or limited. Every error is a problem
+//!   document (RFC 9457) with a stable `code`.
 //! - Everything is bounded: connections, header time, call time, body, and what is remembered of repeated calls.
 //! - What is documented is what is routed: `openapi.json` is made from the handlers, and a test walks it.
 //!
@@ -9,6 +11,7 @@
 
 mod api;
 mod auth;
+mod caller;
 mod docs_page;
 mod idempotency;
 mod input;
@@ -17,6 +20,7 @@ mod openapi;
 mod problem;
 mod server;
 
+pub use caller::Network;
 pub use server::{Bounds, HttpServer};
 
 use crate::{Handle, config::is_mask, ledger::Ledger};
@@ -52,8 +56,54 @@ pub struct HttpConfig {
     /// How long a stop waits for calls under way.
     #[serde(with = "humantime_serde")]
     pub grace: Duration,
+    /// Who stands between callers and this API and says in `X-Forwarded-For` who calls: addresses, or networks as `10.0.0.0/8`. From others
+    /// that header is not believed.
+    pub proxies: Vec<Network>,
+    /// Recharges.
+    pub recharge: RechargeConfig,
     /// Addresses of video.
     pub streams: StreamsConfig,
+}
+
+/// Recharges.
+#[derive(Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RechargeConfig {
+    /// Who is paid. None: whoever signs with `secret`. Everything in one process takes `development` where neither is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub provider: Option<RechargeProvider>,
+    /// What callbacks are signed with. Empty: none is taken, and nobody can order anything.
+    pub secret: String,
+}
+
+/// Who is paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RechargeProvider {
+    /// Somebody outside, who calls back.
+    External,
+    /// Nobody: an order counts as paid at once. For development alone.
+    Development,
+}
+
+/// Shows no secret.
+impl std::fmt::Debug for RechargeConfig {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("RechargeConfig").field("provider", &self.provider).finish_non_exhaustive()
+    }
+}
+
+impl RechargeConfig {
+    fn validate(&self) -> Result<(), HttpConfigError> {
+        let wrong = |key, problem: &str| Err(HttpConfigError { key, problem: problem.to_owned() });
+        if !self.secret.is_empty() && self.secret.len() < API_KEY_BYTES_MIN && !is_mask(&self.secret) {
+            return wrong("recharge.secret", "must have at least 16 characters: whoever knows it can fill any wallet");
+        }
+        if self.provider == Some(RechargeProvider::External) && self.secret.is_empty() {
+            return wrong("recharge.secret", "is empty; with an external provider it is what callbacks are signed with");
+        }
+        Ok(())
+    }
 }
 
 /// Addresses of video at the media server. `{stream}` stands for the name of an anchor's stream, `{key}` for its secret.
@@ -87,6 +137,8 @@ impl Default for HttpConfig {
             call_timeout: Duration::from_secs(10),
             repeat_life: Duration::from_secs(24 * 60 * 60),
             grace: Duration::from_secs(5),
+            proxies: Vec::new(),
+            recharge: RechargeConfig::default(),
             streams: StreamsConfig::default(),
         }
     }
@@ -117,6 +169,8 @@ pub struct HttpConfigError {
 const API_KEY_BYTES_MIN: usize = 16;
 /// Longest API key: a header is bounded too.
 const API_KEY_BYTES_MAX: usize = 256;
+/// Networks that are looked through for each login.
+const PROXIES_MAX: usize = 64;
 /// Largest `body_bytes_max`: a body is held in memory whole.
 const BODY_BYTES_TOP: usize = 16 * 1024 * 1024;
 
@@ -160,6 +214,10 @@ impl HttpConfig {
                 return wrong(key, format!("must be between {least:?} and {most:?}"));
             }
         }
+        if self.proxies.len() > PROXIES_MAX {
+            return wrong("proxies", format!("must be at most {PROXIES_MAX}"));
+        }
+        self.recharge.validate()?;
         let streams = &self.streams;
         let has_both = streams.push.contains("{stream}") && streams.push.contains("{key}");
         if !streams.push.is_empty() && !has_both {
@@ -198,6 +256,12 @@ pub enum HttpError {
     /// The key is what `check-config` prints in place of one: a key that everybody knows.
     #[error("http.api_key is the mask that check-config prints; put the key there, or nothing")]
     MaskedApiKey,
+    /// The same of what recharges are signed with.
+    #[error("http.recharge.secret is the mask that check-config prints; put the secret there, or nothing")]
+    MaskedSecret,
+    /// The system gives no random numbers to make a secret of.
+    #[error("no random numbers from the system")]
+    NoRandom(#[source] getrandom::Error),
     /// The address is taken, or not ours.
     #[error("cannot listen on {address} for the HTTP API")]
     Listen {
@@ -237,14 +301,27 @@ pub(crate) fn service(parts: HttpParts, config: &HttpConfig, registry: &mut Regi
     if is_mask(&config.api_key) {
         return Err(HttpError::MaskedApiKey);
     }
+    if is_mask(&config.recharge.secret) {
+        return Err(HttpError::MaskedSecret);
+    }
     let running = tokio_util::task::TaskTracker::new();
     let repeats = idempotency::Repeats::new(&parts.state, config.repeat_life, config.call_timeout, running.clone());
-    let (business, open, document) = openapi::routes(api::Api::new(parts, config));
+    let handle = parts.handle.clone();
+    let key = auth::ApiKey::new(&config.api_key);
+    let openapi::Routes { business, users, both, open, document } = openapi::routes(api::Api::new(parts, config)?);
+    let both = both
+        .layer(axum::middleware::from_fn_with_state(repeats.clone(), idempotency::answer_repeats))
+        .layer(axum::middleware::from_fn_with_state((key.clone(), handle.clone()), auth::require_key_or_session));
+    let users = users
+        .layer(axum::middleware::from_fn_with_state(repeats.clone(), idempotency::answer_repeats))
+        .layer(axum::middleware::from_fn_with_state(handle, auth::require_session));
     let business = business
         .layer(axum::middleware::from_fn_with_state(repeats, idempotency::answer_repeats))
-        .layer(axum::middleware::from_fn_with_state(auth::ApiKey::new(&config.api_key), auth::require_api_key));
+        .layer(axum::middleware::from_fn_with_state(key, auth::require_api_key));
     let router = axum::Router::new()
         .merge(business)
+        .merge(users)
+        .merge(both)
         .merge(open)
         .merge(docs_page::routes(&document))
         .fallback(problem::no_such_route)

@@ -5,6 +5,7 @@
 //! - The gateway is a peer on a link: nothing here knows a socket of a client.
 #![forbid(unsafe_code)]
 
+mod callout;
 mod clock;
 mod config;
 mod core;
@@ -12,6 +13,7 @@ mod delivery;
 mod dispatch;
 mod drain;
 mod error;
+mod failpoint;
 mod fleet;
 pub mod handle;
 mod housekeeping;
@@ -28,6 +30,8 @@ mod right;
 mod room;
 mod route;
 pub mod services;
+mod signature;
+mod sms;
 mod sweeper;
 #[cfg(test)]
 mod testing;
@@ -36,7 +40,11 @@ mod tests;
 mod timers;
 mod whispers;
 
-pub use config::{ChatConfig, ConfigError, LinkConfig, PushConfig, RoomConfig, RouterConfig, is_mask};
+pub use callout::EndpointError;
+pub use config::{
+    ChatConfig, ConfigError, GiftConfig, LinkConfig, LoginConfig, PkConfig, PushConfig, RoomConfig, RouterConfig, SmsConfig, SmsProvider,
+    is_mask,
+};
 pub use error::Refusal;
 pub use handle::Handle;
 pub use http::HttpConfig;
@@ -46,10 +54,14 @@ use billfish_link::{
     tcp::{Acceptor, Timing},
 };
 use billfish_state::{Displacement, NotJoined, State};
-use core::Core;
+use core::{Core, Stores};
 use metrics::Metrics;
 use prometheus_client::registry::Registry;
-use services::ports::{RecordError, RoomRecords};
+use services::ports::{
+    RecordError, RoomRecords,
+    money::{Money, Till},
+    people::People,
+};
 use std::{collections::HashMap, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::Instant};
 
@@ -61,6 +73,12 @@ pub struct RouterParts<'a> {
     pub state: State,
     /// What outlives a restart.
     pub records: Arc<dyn RoomRecords>,
+    /// Wallets, gifts and recharges.
+    pub money: Arc<dyn Money>,
+    /// Where gifts are paid.
+    pub till: Arc<dyn Till>,
+    /// Users, their phones and tags, and ids.
+    pub people: Arc<dyn People>,
     /// Where its metrics go.
     pub registry: &'a mut Registry,
 }
@@ -75,6 +93,9 @@ pub enum StartError {
     /// The records have something that cannot be read. Those that do not answer are waited for.
     #[error("the records cannot be read")]
     Records(#[from] RecordError),
+    /// Messages to phones cannot be sent as configured.
+    #[error("configuration key `router.sms.url`")]
+    Sms(#[from] EndpointError),
     /// It may not register under its name, or as it is set.
     #[error("cannot join the others as `router.node` = {node:?}")]
     Join {
@@ -107,8 +128,9 @@ pub struct Running {
 /// # Errors
 /// A configuration that cannot work, records that cannot be read, an address that is taken. What had begun has ended then.
 pub async fn start(parts: RouterParts<'_>) -> Result<Running, StartError> {
-    let RouterParts { mut config, state, records, registry } = parts;
+    let RouterParts { mut config, state, records, money, till, people, registry } = parts;
     config.validate()?;
+    let sms = sms::sender(&config.sms)?;
     let listener = match config.link.listen {
         Some(address) => Some(TcpListener::bind(address).await.map_err(|cause| StartError::Listen { address, cause })?),
         None => None,
@@ -120,7 +142,8 @@ pub async fn start(parts: RouterParts<'_>) -> Result<Running, StartError> {
     let words = first_words(&*records).await?;
     let (lanes, lane_receivers) = dispatch::Lanes::new();
     registry.register_collector(Box::new(metrics::Kept(state.watch.clone())));
-    let core = Arc::new_cyclic(|me| Core::new(config, state, records, Metrics::register(registry), lanes, incarnation, me.clone()));
+    let stores = Stores { state, records, money, till, people, sms };
+    let core = Arc::new_cyclic(|me| Core::new(config, stores, Metrics::register(registry), lanes, incarnation, me.clone()));
     match words {
         Some(words) => core.set_house_words(&words),
         None => core.set_records_away(true),
@@ -132,6 +155,7 @@ pub async fn start(parts: RouterParts<'_>) -> Result<Running, StartError> {
     core.tasks.spawn(housekeeping::keep_registered(Arc::clone(&core)));
     core.tasks.spawn(housekeeping::keep_lists(Arc::clone(&core)));
     core.tasks.spawn(housekeeping::keep_words(Arc::clone(&core)));
+    core.tasks.spawn(housekeeping::keep_told(Arc::clone(&core)));
     core.tasks.spawn(sweeper::keep_swept(Arc::clone(&core)));
     if let Some(listener) = listener {
         core.tasks.spawn(accept(Arc::clone(&core), listener));

@@ -75,6 +75,9 @@ pub(crate) struct Metrics {
     /// `router_acks_expired_total`
     pub(crate) acks_expired: Counter,
     acks_given_up: Family<ReasonLabels, Counter>,
+    codes: Family<ResultLabels, Counter>,
+    logins: Family<ResultLabels, Counter>,
+    recharges: Family<ResultLabels, Counter>,
     delivery: Histogram,
     list_refresh: Histogram,
     /// Lines about stores that fail.
@@ -186,6 +189,9 @@ impl Metrics {
             resent: Counter::default(),
             acks_expired: Counter::default(),
             acks_given_up: Family::default(),
+            codes: Family::default(),
+            logins: Family::default(),
+            recharges: Family::default(),
             delivery: Histogram::new(SECONDS),
             list_refresh: Histogram::new(SECONDS),
             quiet: Arc::default(),
@@ -238,6 +244,9 @@ impl Metrics {
         registry.register("router_acks_expired", "Deliveries whose ACK was overdue, looked at once more", metrics.acks_expired.clone());
         let help = "Deliveries that are not looked at any more though nobody acknowledged them, by reason";
         registry.register("router_acks_given_up", help, metrics.acks_given_up.clone());
+        registry.register("router_login_codes", "Login codes asked for, by what became of it", metrics.codes.clone());
+        registry.register("router_logins", "Logins by phone tried, by result", metrics.logins.clone());
+        registry.register("router_recharges", "Orders and payments of recharges, by what became of them", metrics.recharges.clone());
         registry.register("router_resent", "Pushes to users sent once more because their ACK was overdue", metrics.resent.clone());
         registry.register_with_unit(
             "router_delivery",
@@ -267,6 +276,21 @@ impl Metrics {
     /// Messages of a room are let go at a bound.
     pub(crate) fn given_up(&self, what: &'static str, messages: u64) {
         self.given_up.get_or_create(&StoreLabels { what }).inc_by(messages);
+    }
+
+    /// Somebody asked for a login code.
+    pub(crate) fn code_asked(&self, result: &'static str) {
+        self.codes.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// Somebody tried to log in by phone.
+    pub(crate) fn logged_in(&self, result: &'static str) {
+        self.logins.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// Something happened to a recharge.
+    pub(crate) fn recharged(&self, result: &'static str) {
+        self.recharges.get_or_create(&ResultLabels { result }).inc();
     }
 
     /// A link took no more, or was gone.
@@ -349,6 +373,7 @@ const SECONDS: [f64; 10] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 
 #[cfg(test)]
 mod tests {
     use super::{Audience, Kept, Metrics};
+    use crate::ledger::metrics::{AuditMetrics, TillMetrics};
     use billfish_state::Watch;
     use billfish_wire::{Class, Reason};
     use prometheus_client::registry::Registry;
@@ -360,6 +385,9 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         registry.register_collector(Box::new(Kept(Watch::default())));
+        // Those of the ledger stand beside it.
+        TillMetrics::register(&mut registry);
+        AuditMetrics::register(&mut registry);
         metrics.pushed(Audience::Users, Class::Chat);
         metrics.link_dropped(Class::Chat, "no_link");
         metrics.given_up("behind", 1);
@@ -372,6 +400,9 @@ mod tests {
         metrics.asked("answered");
         metrics.seat_told("seated");
         metrics.ordered("done");
+        metrics.code_asked("sent");
+        metrics.logged_in("new");
+        metrics.recharged("credited");
         metrics.store_failed("test", &std::fmt::Error);
         metrics.delivered_in(Duration::ZERO);
         metrics.list_refreshed_in(Duration::ZERO);

@@ -21,11 +21,11 @@ use crate::{
     Refusal,
     core::Core,
     dispatch,
-    room::{Order, RoomCall, RoomPushed},
-    services::Outgoing,
+    room::{GiftPaid, Giver, Order, RoomCall, RoomPushed},
+    services::{Asker, Outgoing, gift::GiftRequest},
 };
 use billfish_link::message::{self, Up, envelope::Kind, reply, up::Call};
-use billfish_state::{AppId, RoomId};
+use billfish_state::{AppId, DeviceKind, RoomId, UserId};
 use billfish_wire::Reason;
 use std::{
     collections::{BTreeMap, HashMap},
@@ -50,6 +50,12 @@ pub(crate) enum RoomOrder {
         once: Option<String>,
     },
     Order(Order),
+    /// A user of this business line gives. Known by his `uuid`.
+    Gift {
+        app: AppId,
+        sender: UserId,
+        request: GiftRequest,
+    },
 }
 
 /// What became of it.
@@ -57,6 +63,7 @@ pub(crate) enum RoomOrder {
 pub(crate) enum RoomAnswer {
     Pushed(RoomPushed),
     Done,
+    Gift(GiftPaid),
 }
 
 /// How long another router may take to answer: more than any room takes whose stores answer in their 300 ms.
@@ -327,6 +334,12 @@ impl Core {
                 dispatch::to_room(&core, room, RoomCall::Order { order, answer }).await;
                 answered.await.unwrap_or_else(|_| Err(Refusal::unavailable())).map(|()| RoomAnswer::Done)
             }
+            RoomOrder::Gift { app, sender, request } => {
+                let (answer, answered) = oneshot::channel();
+                let asker = Asker { app, user: sender, device: DeviceKind::default(), session: 0 };
+                dispatch::to_room(&core, room, RoomCall::Gift { giver: Giver::Api { asker, answer }, request }).await;
+                answered.await.unwrap_or_else(|_| Err(Refusal::unavailable())).map(RoomAnswer::Gift)
+            }
         }
     }
 }
@@ -335,7 +348,7 @@ impl RoomOrder {
     /// Whether it may be carried out by one router and then by another, and things are as if it had been once.
     fn may_be_repeated(&self) -> bool {
         match self {
-            Self::Order(_) => true,
+            Self::Order(_) | Self::Gift { .. } => true,
             Self::Push { push, once, .. } => push.key.is_none() && once.is_some(),
         }
     }

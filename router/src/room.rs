@@ -8,18 +8,22 @@
 //! Rules are the services'; here is only order.
 
 mod door;
+mod gifts;
 mod joining;
 mod orders;
 mod outbox;
 mod parting;
+mod pk;
 mod replay;
 mod roll;
 pub(crate) mod snapshot;
 mod taken;
 mod upkeep;
 
+pub(crate) use gifts::{GiftPaid, Giver};
 pub(crate) use orders::Order;
 pub(crate) use outbox::RoomPushed;
+pub(crate) use pk::read as read_pk;
 
 use crate::{
     Refusal,
@@ -31,7 +35,8 @@ use crate::{
     services::{
         Asker, Effects, Outgoing,
         chat::{self, Guard},
-        ports::RoomRecord,
+        gift::{GiftRequest, PK_KEY},
+        ports::{RoomKind, RoomRecord},
         room::{AUDIENCE_KEY, Rules},
     },
     timers::RoomTimers,
@@ -40,9 +45,11 @@ use billfish_link::message::{Evict, Seats, Synced, envelope::Kind, reply};
 use billfish_state::{AppId, DeviceKind, LogEntry, Member, MessageClaim, Quiet, RoomId, UserId};
 use billfish_wire::{Class, Reason};
 use bytes::Bytes;
+use gifts::Gifts;
 use joining::Joining;
 use outbox::{Out, Outbox, Waiting};
 use parting::Fate;
+use pk::Pk;
 use roll::Rolls;
 use snapshot::States;
 use std::{collections::VecDeque, sync::Arc, time::Instant};
@@ -85,6 +92,8 @@ pub(crate) enum RoomCall {
         gateway: Arc<Gateway>,
         id: Option<u64>,
         asker: Asker,
+        /// He has left or logged out, and is not merely lost.
+        of_will: bool,
     },
     Sync {
         gateway: Arc<Gateway>,
@@ -111,6 +120,13 @@ pub(crate) enum RoomCall {
         order: Order,
         answer: oneshot::Sender<Result<(), Refusal>>,
     },
+    /// Somebody gives.
+    Gift {
+        giver: Giver,
+        request: GiftRequest,
+    },
+    /// The ledger has gifts that the room has not heard of.
+    Tell,
     /// The router goes.
     Stop,
 }
@@ -119,21 +135,30 @@ impl RoomCall {
     /// Over which link a session calls.
     const fn caller(&self) -> Option<&Arc<Gateway>> {
         match self {
-            Self::Join { gateway, .. } | Self::Leave { gateway, .. } | Self::Sync { gateway, .. } | Self::Say { gateway, .. } => {
-                Some(gateway)
-            }
-            Self::Interest { .. } | Self::Seats { .. } | Self::Push { .. } | Self::Order { .. } | Self::Stop => None,
+            Self::Join { gateway, .. }
+            | Self::Leave { gateway, .. }
+            | Self::Sync { gateway, .. }
+            | Self::Say { gateway, .. }
+            | Self::Gift { giver: Giver::Session { gateway, .. }, .. } => Some(gateway),
+            Self::Interest { .. }
+            | Self::Seats { .. }
+            | Self::Push { .. }
+            | Self::Order { .. }
+            | Self::Gift { giver: Giver::Api { .. }, .. }
+            | Self::Tell
+            | Self::Stop => None,
         }
     }
 
     /// Tells whoever waits that it will not be done.
     pub(crate) async fn refuse(self, refusal: Refusal) {
         match self {
-            Self::Interest { .. } | Self::Seats { .. } | Self::Leave { id: None, .. } | Self::Stop => {}
+            Self::Interest { .. } | Self::Seats { .. } | Self::Leave { id: None, .. } | Self::Tell | Self::Stop => {}
+            Self::Gift { giver, request } => giver.refuse(0, &request.uuid, refusal).await,
             Self::Join { gateway, id, .. } | Self::Sync { gateway, id, .. } | Self::Say { gateway, id, .. } => {
                 gateway.refuse(id, &refusal).await
             }
-            Self::Leave { gateway, id: Some(id), asker: _ } => gateway.refuse(id, &refusal).await,
+            Self::Leave { gateway, id: Some(id), .. } => gateway.refuse(id, &refusal).await,
             // Where the receiver is gone the caller has given up.
             Self::Push { answer, .. } => drop(answer.send(Err(refusal))),
             Self::Order { answer, .. } => drop(answer.send(Err(refusal))),
@@ -203,6 +228,7 @@ pub(crate) async fn run(core: Arc<Core>, id: RoomId, mut receiver: mpsc::Receive
 async fn live(core: &Core, mut room: Room, first: Option<RoomCall>, receiver: &mut mpsc::Receiver<RoomCall>) -> End {
     core.metrics.rooms.inc();
     let end = room.serve(first, receiver).await;
+    room.end_gifts().await;
     room.refuse_held(end).await;
     room.heal().await;
     room.show_degraded(false);
@@ -291,6 +317,8 @@ struct Room {
     /// Gateways that could not be told yet what they missed after this `seq`, and hear nothing newer.
     unreplayed: Vec<(Arc<Gateway>, i64)>,
     rolls: Rolls,
+    gifts: Gifts,
+    pk: Pk,
     is_degraded: bool,
     opened_ms: u64,
     end: Option<End>,
@@ -319,14 +347,15 @@ impl Room {
             let audience = core.state.members.count(record.app, id).await?;
             let recent = core.state.room_log.last(id, NEWCOMER_MESSAGES, now_ms).await?;
             let states = core.state.cache.get(&states_key(id), now_ms).await?;
-            Ok::<_, Refusal>((newest_seq, moderation, audience, recent, states))
+            let pk = Self::open_pk(&core, id, record.kind, now_ms).await?;
+            Ok::<_, Refusal>((newest_seq, moderation, audience, recent, states, pk))
         };
-        let (moderation, audience, recent, states) = match read.await {
+        let (moderation, audience, recent, states, pk) = match read.await {
             Ok((newest_seq, ..)) if newest_seq > first_seq => {
                 core.ownership.release(&claim).await;
                 return Err(NotClaimed::overtaken(now_ms));
             }
-            Ok((_, moderation, audience, recent, states)) => (moderation, audience, recent, states),
+            Ok((_, moderation, audience, recent, states, pk)) => (moderation, audience, recent, states, pk),
             Err(refusal) => {
                 core.ownership.release(&claim).await;
                 return Err(refusal.into());
@@ -364,6 +393,8 @@ impl Room {
             fenced_generation,
             unreplayed: Vec::new(),
             rolls: Rolls::default(),
+            gifts: Gifts::begin(),
+            pk,
             is_degraded: false,
             opened_ms: now_ms,
             end: None,
@@ -390,18 +421,25 @@ impl Room {
         }
         loop {
             self.release_held().await;
+            for answered in self.gifts.ready() {
+                self.on_settled(answered).await;
+            }
             let now_ms = self.core.state.clock.now_ms();
             self.watch_idle(now_ms);
             if now_ms >= self.timers.next_ms() {
                 self.on_tick(now_ms).await;
             }
+            self.tell_gifts(now_ms).await;
+            self.on_pk_tick(now_ms).await;
             self.flush().await;
+            self.after_telling(now_ms);
             self.show_degraded(self.claim.is_unproven());
             if let Some(end) = self.end {
                 return end;
             }
-            let due_ms = self.outbox.due_ms().unwrap_or(u64::MAX);
-            let wake = self.core.state.clock.instant(due_ms.min(self.timers.next_ms()));
+            let pk_ms = self.pk.next_ms(crate::clock::millis(self.core.config.pk.bar_every));
+            let due = [self.outbox.due_ms(), self.gifts.next_ms(), pk_ms].into_iter().flatten();
+            let wake = self.core.state.clock.instant(due.fold(self.timers.next_ms(), u64::min));
             // Cancel-safe: `recv_many` takes nothing unless it returns.
             // Calls come first: that starves nothing, for the timers are looked at before each turn, and a replayed history stays the same.
             tokio::select! {
@@ -409,6 +447,11 @@ impl Room {
                 received = receiver.recv_many(&mut batch, BATCH) => {
                     if received == 0 {
                         return End::Stopped;
+                    }
+                }
+                answers = self.gifts.next(), if self.gifts.is_paying() => {
+                    for answered in answers {
+                        self.on_settled(answered).await;
                     }
                 }
                 () = tokio::time::sleep_until(wake) => {}
@@ -463,7 +506,7 @@ impl Room {
             }
             RoomCall::Seats { gateway, seats } => self.on_seats(&gateway, seats).await,
             RoomCall::Join { gateway, id, asker, resume_seq } => self.on_joins(vec![Joining { gateway, id, asker, resume_seq }]).await,
-            RoomCall::Leave { gateway, id, asker } => self.on_leave(&gateway, id, asker).await,
+            RoomCall::Leave { gateway, id, asker, of_will } => self.on_leave(&gateway, id, asker, of_will).await,
             RoomCall::Sync { gateway, id, asker, from_seq } => self.on_sync(&gateway, id, asker, from_seq).await,
             RoomCall::Say { gateway, id, asker, content, msg_id, received } => {
                 let ts_ms = self.core.state.clock.now_ms();
@@ -476,7 +519,12 @@ impl Room {
                 self.flush().await;
                 drop(answer.send(done));
             }
-            RoomCall::Stop => self.end = Some(End::Stopped),
+            RoomCall::Gift { giver, request } => self.on_gift(giver, request).await,
+            RoomCall::Tell => self.gifts.look(),
+            RoomCall::Stop => {
+                self.tell_all_gifts().await;
+                self.end.get_or_insert(End::Stopped);
+            }
         }
     }
 
@@ -606,8 +654,8 @@ impl Room {
     }
 
     fn check_state(&self, key: &str, push: &Outgoing) -> Result<(), Refusal> {
-        if key == AUDIENCE_KEY {
-            return Err(Refusal::because(Reason::Malformed, "the key audience is the room's own"));
+        if key == AUDIENCE_KEY || (key == PK_KEY && self.record.kind == RoomKind::Pk) {
+            return Err(Refusal::because(Reason::Malformed, format!("the key {key} is the room's own")));
         }
         let others = self.states.iter().filter(|(known, _)| *known != key && *known != AUDIENCE_KEY);
         let (count, bytes) =

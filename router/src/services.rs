@@ -6,7 +6,11 @@
 pub mod ports;
 
 pub(crate) mod chat;
+pub(crate) mod gift;
+pub(crate) mod ids;
+pub(crate) mod login;
 pub(crate) mod profile;
+pub(crate) mod recharge;
 pub(crate) mod room;
 
 use billfish_state::{AppId, DeviceKind, RoomId, UserId};

@@ -1,6 +1,16 @@
 //! What the tests of this crate share: records in memory that can be held, failed and counted.
 
-use crate::services::ports::{Moderation, NewRoom, OpenOutcome, Profile, RecordError, Result, RoomKind, RoomRecord, RoomRecords, Sanction};
+mod money;
+mod people;
+mod shop;
+
+pub(crate) use money::TestTill;
+pub(crate) use people::TestPeople;
+pub(crate) use shop::TestMoney;
+
+use crate::services::ports::{
+    BeginPk, Moderation, NewRoom, OpenOutcome, PkRecord, Profile, RecordError, Result, RoomKind, RoomRecord, RoomRecords, Sanction,
+};
 use async_trait::async_trait;
 use billfish_state::{AppId, RoomId, UserId};
 use std::{
@@ -22,6 +32,8 @@ struct Tables {
     live: BTreeMap<RoomId, (RoomRecord, u64, Moderation)>,
     closed: Vec<(RoomRecord, u64)>,
     words: Vec<String>,
+    pks: BTreeMap<RoomId, PkRecord>,
+    wallets: money::Wallets,
     profiles: BTreeMap<(AppId, UserId), Profile>,
     calls: HashMap<&'static str, usize>,
     failing: bool,
@@ -36,6 +48,15 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
+    fn closed() -> Arc<Self> {
+        Arc::new(Self { open: watch::Sender::new(false), callers: watch::Sender::new(0) })
+    }
+
+    async fn pass(&self) {
+        self.callers.send_modify(|callers| *callers += 1);
+        self.open.subscribe().wait_for(|open| *open).await.unwrap();
+    }
+
     pub(crate) fn open(&self) {
         self.open.send_replace(true);
     }
@@ -63,7 +84,7 @@ impl TestRecords {
 
     /// From now on calls of a method wait at a gate.
     pub(crate) fn hold(&self, method: &'static str) -> Arc<Gate> {
-        let gate = Arc::new(Gate { open: watch::Sender::new(false), callers: watch::Sender::new(0) });
+        let gate = Gate::closed();
         self.gates.lock().unwrap_or_else(PoisonError::into_inner).insert(method, gate.clone());
         gate
     }
@@ -81,8 +102,7 @@ impl TestRecords {
         *self.lock().calls.entry(method).or_default() += 1;
         let gate = self.gates.lock().unwrap_or_else(PoisonError::into_inner).get(method).cloned();
         if let Some(gate) = gate {
-            gate.callers.send_modify(|callers| *callers += 1);
-            gate.open.subscribe().wait_for(|open| *open).await.unwrap();
+            gate.pass().await;
         }
         let tables = self.lock();
         if tables.failing || tables.allowed.get(method).is_some_and(|allowed| tables.calls[method] > *allowed) {
@@ -187,6 +207,37 @@ impl RoomRecords for TestRecords {
         self.enter("set_block_words").await?;
         self.lock().words = words.to_vec();
         Ok(())
+    }
+
+    async fn pk(&self, room: RoomId) -> Result<Option<PkRecord>> {
+        self.enter("pk").await?;
+        Ok(self.lock().pks.get(&room).copied())
+    }
+
+    async fn begin_pk(&self, room: RoomId, epoch: u64, challenger: UserId, _now_ms: u64) -> Result<BeginPk> {
+        self.enter("begin_pk").await?;
+        let mut tables = self.lock();
+        let since_seq = tables.wallets.last(room);
+        let Some(stands) = tables.live.get(&room).map(|(_, stands, _)| *stands) else { return Ok(BeginPk::NoRoom) };
+        if stands != epoch {
+            return Ok(BeginPk::Fenced);
+        }
+        if let Some(pk) = tables.pks.get(&room) {
+            return Ok(BeginPk::Taken(*pk));
+        }
+        let pk = PkRecord { challenger, since_seq };
+        tables.pks.insert(room, pk);
+        Ok(BeginPk::Begun(pk))
+    }
+
+    async fn end_pk(&self, room: RoomId, challenger: UserId) -> Result<bool> {
+        self.enter("end_pk").await?;
+        let mut tables = self.lock();
+        let is_his = tables.pks.get(&room).is_some_and(|pk| pk.challenger == challenger);
+        if is_his {
+            tables.pks.remove(&room);
+        }
+        Ok(is_his)
     }
 
     async fn profiles(&self, app: AppId, users: &[UserId]) -> Result<Vec<Profile>> {

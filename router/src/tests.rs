@@ -9,7 +9,7 @@ mod sweep;
 use crate::{
     Handle, RouterConfig, RouterParts, Running,
     handle::{OpenRoom, Opened, PushRequest, Target},
-    services::ports::RoomKind,
+    services::ports::{Absent, RoomKind},
     testing::TestRecords,
 };
 use billfish_link::{
@@ -56,7 +56,15 @@ impl World {
         let mut config = RouterConfig { node: node.to_owned(), ..RouterConfig::default() };
         change(&mut config);
         let mut registry = Registry::default();
-        let parts = RouterParts { config, state: self.state.clone(), records: self.records.clone(), registry: &mut registry };
+        let parts = RouterParts {
+            config,
+            state: self.state.clone(),
+            records: self.records.clone(),
+            money: Arc::new(Absent),
+            till: Arc::new(Absent),
+            people: Arc::new(Absent),
+            registry: &mut registry,
+        };
         let running = crate::start(parts).await.unwrap();
         let handle = running.handle();
         Node { running, handle, registry }

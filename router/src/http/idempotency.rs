@@ -1,6 +1,7 @@
 //! Repeated POSTs: the same key gives the first answer.
 //!
-//! - The key is the header `Idempotency-Key` or the field `uuid` of the body; it stands for one method and path.
+//! - The key is the header `Idempotency-Key` or the field `uuid` of the body; it stands for one method and path, and, on a route for users, for
+//!   one user.
 //! - Once begun, a call with a key runs to its end, also when its caller has hung up; whoever repeats it waits for that end.
 //! - A success is kept and given again; a failure is not kept, so that a repetition is a new attempt. It has the same [`CallId`], by which
 //!   a room knows a push that it had said before the answer was lost.
@@ -8,7 +9,10 @@
 //!
 //! What is kept is bounded by the cache, and lives for a day. What was paid for does not rest on this: the ledger has keys of its own.
 
-use super::problem::{Problem, ProblemCode, Result};
+use super::{
+    auth::Session,
+    problem::{Problem, ProblemCode, Result},
+};
 use crate::Refusal;
 use axum::{
     body::{Body, Bytes, to_bytes},
@@ -34,6 +38,9 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const CLAIM_MARGIN: Duration = Duration::from_secs(5);
 /// Claims of the API stand beside those of users, under a user that cannot exist.
 const NOBODY: (AppId, UserId) = (AppId(0), UserId(0));
+
+/// What the ledger knows by the `uuid` of one user, for ever: nothing of it is kept here, and two users may have the same.
+const LEDGERS: [&str; 1] = ["/v1/gifts/send"];
 
 /// Lines about a store that is away: each call with a key would make one.
 static NOT_DONE: Quiet = Quiet::new();
@@ -91,8 +98,10 @@ impl Repeats {
     async fn once(self, request: Request, next: Next) -> Result<Response> {
         let (head, body) = request.into_parts();
         let body = Bytes::from_request(Request::from_parts(head.clone(), body), &()).await.map_err(super::input::body_refused)?;
-        let key = key_of(&head.headers, &body)?;
-        let name = key.map(|key| format!("http:{:032x}", fingerprint(format!("{}\n{key}", head.uri.path()).as_bytes())));
+        let is_ledgers = LEDGERS.contains(&head.uri.path());
+        let key = key_of(&head.headers, if is_ledgers { &[] } else { &body })?;
+        let caller = head.extensions.get::<Session>().map(|session| format!("\n{}", session.caller())).unwrap_or_default();
+        let name = key.map(|key| format!("http:{:032x}", fingerprint(format!("{}\n{key}{caller}", head.uri.path()).as_bytes())));
         let request_print = format!("{:032x}", fingerprint(&canonical(&body)));
         let mut request = Request::from_parts(head, Body::from(body));
         let Some(name) = name else { return Ok(next.run(request).await) };

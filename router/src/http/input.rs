@@ -3,6 +3,7 @@
 //! Unknown fields are refused: a misspelt one would otherwise do nothing, silently.
 
 use super::problem::{Problem, ProblemCode, Result};
+use crate::services::ports::money::GiftId;
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, RawPathParams, Request, rejection::BytesRejection},
@@ -32,6 +33,9 @@ pub(crate) struct RoomUserPath(pub(crate) RoomId, pub(crate) UserId);
 
 /// `{id}` of a user's address.
 pub(crate) struct UserPath(pub(crate) UserId);
+
+/// The gift in an address.
+pub(crate) struct GiftPath(pub(crate) GiftId);
 
 impl<T: for<'a> Deserialize<'a>, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
@@ -90,6 +94,14 @@ impl<S: Send + Sync> FromRequestParts<S> for UserPath {
     }
 }
 
+impl<S: Send + Sync> FromRequestParts<S> for GiftPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        Ok(Self(path_id::<Gift, S>(parts, state, "id").await?.into()))
+    }
+}
+
 async fn path_id<I: Id, S: Send + Sync>(parts: &mut Parts, state: &S, name: &'static str) -> Result<I> {
     let params = RawPathParams::from_request_parts(parts, state)
         .await
@@ -112,7 +124,8 @@ fn declares_json(headers: &HeaderMap) -> bool {
     declared.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
 }
 
-fn read_json<T: for<'a> Deserialize<'a>>(declared: bool, bytes: &[u8]) -> Result<T> {
+/// Reads a body that is, or is declared to be, JSON.
+pub(crate) fn read_json<T: for<'a> Deserialize<'a>>(declared: bool, bytes: &[u8]) -> Result<T> {
     if !declared {
         return Err(
             Problem::new(ProblemCode::NotJson, "send the body as JSON with the header `Content-Type: application/json`").at("Content-Type")
@@ -194,6 +207,9 @@ ids! {
     /// A room.
     #[schema(minimum = 1, maximum = 9007199254740991_i64, example = 1)]
     Room(i64) => RoomId, 1, ID_MAX, "a whole number from 1 to 9007199254740991 (2^53 - 1); no larger id exists here";
+    /// A gift.
+    #[schema(minimum = 1, maximum = 9007199254740991_i64, example = 1)]
+    Gift(i64) => GiftId, 1, ID_MAX, "a whole number from 1 to 9007199254740991 (2^53 - 1); no larger id exists here";
 }
 
 impl Default for App {

@@ -1,7 +1,7 @@
 //! The list of routes, and the OpenAPI document made from it: what is routed is documented, and the other way round.
 
 use super::{
-    api::{Api, im, moderation, rooms, streams, users},
+    api::{Api, gifts, grants, im, login, moderation, rooms, streams, users, wallet},
     problem::ProblemDocument,
 };
 use axum::Router;
@@ -18,13 +18,15 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 /// Name of the API key in the document.
 const API_KEY: &str = "apiKey";
+/// Name of a user's token.
+const SESSION: &str = "session";
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(
         title = "Billfish",
-        description = "Live-room messaging for a business backend: login tokens, pushes, rooms, moderation, profiles.\n\n\
-            Business routes want `Authorization: Bearer <api key>`. Errors are problem documents (RFC 9457) with a stable `code`. Ids are whole numbers \
+        description = "Live-room messaging for a business backend: login tokens, pushes, rooms, moderation, profiles, logins by phone, wallets.\n\n\
+            Business routes want `Authorization: Bearer <api key>`, routes of a user the token of his login in its place. Errors are problem documents (RFC 9457) with a stable `code`. Ids are whole numbers \
             up to 2^53 - 1; what could be larger travels as text. A repeated POST with the same `uuid` or `Idempotency-Key` gets the first answer. \
             Unknown fields are refused.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
@@ -33,17 +35,34 @@ const API_KEY: &str = "apiKey";
         (name = "im", description = "Tokens, online, push, kick"),
         (name = "rooms", description = "Live rooms"),
         (name = "moderation", description = "Mutes, bans, slow mode, block-lists"),
-        (name = "users", description = "How users are shown"),
+        (name = "login", description = "Logins by phone"),
+        (name = "users", description = "How users are shown, what they may do"),
+        (name = "gifts", description = "Gifts, and the bar of a PK"),
+        (name = "wallet", description = "What users have, and how it comes there"),
         (name = "streams", description = "Hooks of the media server")
     )
 )]
 struct Document;
 
-/// The routes that want the API key, those that do not, and their document.
-pub(super) fn routes(api: Api) -> (Router, Router, OpenApi) {
+/// The routes by what they want, and their document.
+pub(super) struct Routes {
+    /// The API key.
+    pub(super) business: Router,
+    /// A user's session.
+    pub(super) users: Router,
+    /// The API key or a user's session.
+    pub(super) both: Router,
+    /// Neither: they are limited, or signed.
+    pub(super) open: Router,
+    pub(super) document: OpenApi,
+}
+
+pub(super) fn routes(api: Api) -> Routes {
     let (business, business_document) = business().with_state(api.clone()).split_for_parts();
+    let (users, users_document) = of_users().with_state(api.clone()).split_for_parts();
+    let (both, both_document) = of_both().with_state(api.clone()).split_for_parts();
     let (open, open_document) = open().with_state(api).split_for_parts();
-    (business, open, document(business_document, open_document))
+    Routes { business, users, both, open, document: document(business_document, users_document, both_document, open_document) }
 }
 
 fn business() -> OpenApiRouter<Api> {
@@ -63,47 +82,98 @@ fn business() -> OpenApiRouter<Api> {
         .routes(routes!(moderation::block_words, moderation::put_block_words, moderation::delete_block_words))
         .routes(routes!(users::put_user))
         .routes(routes!(users::users))
+        .routes(routes!(gifts::put_gift, gifts::remove_gift))
+        .routes(routes!(grants::grant))
+        .routes(routes!(users::put_tags))
+        .routes(routes!(users::end_sessions))
+        .routes(routes!(wallet::products))
+}
+
+/// A backend calls them for its users, and so do the users themselves.
+fn of_both() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(gifts::gifts))
+        .routes(routes!(gifts::send_gift))
+        .routes(routes!(gifts::pk_online))
+        .routes(routes!(gifts::pk_offline))
+        .routes(routes!(gifts::pk))
+}
+
+fn of_users() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(im::config))
+        .routes(routes!(login::logout))
+        .routes(routes!(wallet::wallet))
+        .routes(routes!(wallet::order))
 }
 
 fn open() -> OpenApiRouter<Api> {
     OpenApiRouter::default()
         .routes(routes!(streams::on_publish, streams::on_publish_get))
         .routes(routes!(streams::on_publish_done, streams::on_publish_done_get))
+        .routes(routes!(login::send_code))
+        .routes(routes!(login::login))
+        .routes(routes!(wallet::callback))
 }
 
 /// What every operation shares is written once, here.
-fn document(mut business: OpenApi, mut open: OpenApi) -> OpenApi {
-    for item in business.paths.paths.values_mut() {
-        for (method, operation) in operations(item) {
-            operation.security = Some(vec![SecurityRequirement::new(API_KEY, Vec::<String>::new())]);
-            operation.responses.responses.insert("default".to_owned(), problem("Any error"));
-            operation.responses.responses.insert("401".to_owned(), problem("No API key, or a wrong one"));
-            if method == "post" {
-                operation.parameters.get_or_insert_default().push(RefOr::T(idempotency_key()));
+fn document(mut business: OpenApi, mut users: OpenApi, mut both: OpenApi, mut open: OpenApi) -> OpenApi {
+    let no_token = "No token, or one that is unknown or has expired";
+    for (routes, schemes, refused) in [
+        (&mut business, &[API_KEY][..], "No API key, or a wrong one"),
+        (&mut users, &[SESSION], no_token),
+        (&mut both, &[API_KEY, SESSION], no_token),
+    ] {
+        for item in routes.paths.paths.values_mut() {
+            for (method, operation) in operations(item) {
+                let wants = schemes.iter().map(|scheme| SecurityRequirement::new(*scheme, Vec::<String>::new()));
+                operation.security = Some(wants.collect());
+                operation.responses.responses.insert("default".to_owned(), problem("Any error"));
+                operation.responses.responses.insert("401".to_owned(), problem(refused));
+                if method == "post" {
+                    operation.parameters.get_or_insert_default().push(RefOr::T(idempotency_key()));
+                }
             }
         }
     }
-    for item in open.paths.paths.values_mut() {
+    for (path, item) in &mut open.paths.paths {
         for (_, operation) in operations(item) {
             operation.security = Some(Vec::new());
             operation.responses.responses.insert("default".to_owned(), problem("Any error"));
-            operation.responses.responses.insert("403".to_owned(), problem("Unknown stream or wrong key"));
+            operation.responses.responses.insert("403".to_owned(), problem(refusal_of(path)));
         }
     }
-    for item in business.paths.paths.values_mut().chain(open.paths.paths.values_mut()) {
-        for (_, operation) in operations(item) {
-            describe_success(operation);
+    for routes in [&mut business, &mut users, &mut both, &mut open] {
+        for item in routes.paths.paths.values_mut() {
+            for (_, operation) in operations(item) {
+                describe_success(operation);
+            }
         }
     }
     let mut document = Document::openapi();
     document.info.version = "1".to_owned();
     document.merge(business);
+    document.merge(users);
+    document.merge(both);
     document.merge(open);
     let components = document.components.get_or_insert_default();
     add_schema::<ProblemDocument<'_>>(components);
     let key = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The API key")).build();
     components.add_security_scheme(API_KEY, SecurityScheme::Http(key));
+    let token = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("The token of a user's login by phone")).build();
+    components.add_security_scheme(SESSION, SecurityScheme::Http(token));
     document
+}
+
+/// Why a route that wants neither key nor session refuses a caller.
+fn refusal_of(path: &str) -> &'static str {
+    if path.starts_with("/v1/login") {
+        "Wrong or expired code"
+    } else if path.starts_with("/v1/recharge") {
+        "Not signed"
+    } else {
+        "Unknown stream or wrong key"
+    }
 }
 
 /// A response without a description is no OpenAPI. What a success means stands in the operation's own sentence.

@@ -93,19 +93,31 @@ codes! {
     MissingKey, "missing-key", UNAUTHORIZED, "No API key";
     WrongKey, "wrong-key", UNAUTHORIZED, "Wrong API key";
     BadToken, "bad-token", UNAUTHORIZED, "Unknown or expired token";
+    WrongCode, "wrong-code", FORBIDDEN, "Wrong or expired login code";
     NotAllowed, "not-allowed", FORBIDDEN, "This user may not do that";
     Muted, "muted", FORBIDDEN, "The user is muted";
     Banned, "banned", FORBIDDEN, "The user is banned";
     StreamRefused, "stream-refused", FORBIDDEN, "Unknown stream or wrong stream key";
+    BadSignature, "bad-signature", FORBIDDEN, "Not signed, or not by whom it must be";
     NotFound, "not-found", NOT_FOUND, "No such address";
     RoomNotFound, "room-not-found", NOT_FOUND, "Room not found";
+    ProductNotFound, "product-not-found", NOT_FOUND, "Product not found";
+    OrderNotFound, "order-not-found", NOT_FOUND, "Order not found";
     MethodNotAllowed, "method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed here";
     AlreadyLive, "already-live", CONFLICT, "The anchor is live already";
     KeyReused, "key-reused", CONFLICT, "Idempotency key used for another request";
     InProgress, "in-progress", CONFLICT, "The same request is under way";
+    PaymentConflict, "payment-conflict", CONFLICT, "The payment does not fit the order";
     TooLarge, "too-large", PAYLOAD_TOO_LARGE, "Body too large";
     NotJson, "not-json", UNSUPPORTED_MEDIA_TYPE, "Body is not declared as what it must be";
+    PkTaken, "pk-taken", CONFLICT, "The PK has a challenger already";
+    NotCovered, "not-covered", PAYMENT_REQUIRED, "Not enough coins";
+    UnknownGift, "unknown-gift", NOT_FOUND, "No such gift";
+    UuidReused, "uuid-reused", CONFLICT, "The uuid was used for another gift";
+    NotAReceiver, "not-a-receiver", UNPROCESSABLE_ENTITY, "The receiver cannot be given that";
+    PriceChanged, "price-changed", CONFLICT, "The price has changed";
     RateLimited, "rate-limited", TOO_MANY_REQUESTS, "Too many, too fast";
+    NotConfigured, "not-configured", NOT_IMPLEMENTED, "Not set up here";
     Internal, "internal", INTERNAL_SERVER_ERROR, "Internal error";
     Unavailable, "unavailable", SERVICE_UNAVAILABLE, "Something behind the API is away";
     TimedOut, "timed-out", SERVICE_UNAVAILABLE, "The call took too long";
@@ -163,6 +175,12 @@ impl From<Refusal> for Problem {
             Reason::TooLarge => ProblemCode::TooLarge,
             Reason::UnknownCode => ProblemCode::UnknownCode,
             Reason::Unavailable | Reason::Drained => ProblemCode::Unavailable,
+            Reason::PkTaken => ProblemCode::PkTaken,
+            Reason::NotCovered => ProblemCode::NotCovered,
+            Reason::UnknownGift => ProblemCode::UnknownGift,
+            Reason::UuidReused => ProblemCode::UuidReused,
+            Reason::NotAReceiver => ProblemCode::NotAReceiver,
+            Reason::PriceChanged => ProblemCode::PriceChanged,
             // About a connection: no call of this API ends so.
             Reason::DuplicateLogin
             | Reason::LoginTimeout
@@ -276,7 +294,7 @@ mod tests {
         for reason in Reason::ALL {
             let problem = Problem::from(Refusal::new(reason));
             match reason.number() {
-                Some(number) if number < 5_000 && problem.code != ProblemCode::Internal => {
+                Some(number) if !(5_000..10_000).contains(&number) && problem.code != ProblemCode::Internal => {
                     assert!(problem.code.status().is_client_error(), "{reason:?}")
                 }
                 _ => assert!(problem.code.status().is_server_error(), "{reason:?}"),

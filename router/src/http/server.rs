@@ -6,7 +6,7 @@
 //! - Stopping: no new connection, calls under way end, then what is left is cut.
 //! - Other pages of the process (the operator's) are served by the same rules: see [`HttpServer::serve`].
 
-use super::{HttpConfig, HttpError, Service, problem::Problem};
+use super::{HttpConfig, HttpError, Service, caller::Peer, problem::Problem};
 use axum::{
     extract::{Request, State},
     http::{HeaderValue, StatusCode, header, uri::Authority},
@@ -295,14 +295,18 @@ async fn serve(
     header_timeout: Duration,
     stop: CancellationToken,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        debug!(error = &error as &dyn std::error::Error, "an HTTP connection was gone before it was served");
-        return;
-    }
+    let peer = match stream.set_nodelay(true).and_then(|()| stream.peer_addr()) {
+        Ok(peer) => Peer(peer.ip()),
+        Err(error) => {
+            debug!(error = &error as &dyn std::error::Error, "an HTTP connection was gone before it was served");
+            return;
+        }
+    };
     let calls = service_fn({
         let seat = Arc::clone(seat);
-        move |request| {
+        move |mut request: hyper::Request<hyper::body::Incoming>| {
             seat.on_call();
+            request.extensions_mut().insert(peer);
             let (answer, seat) = (service.call(request), Arc::clone(&seat));
             async move {
                 let answer = answer.await;

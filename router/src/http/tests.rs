@@ -1,9 +1,9 @@
 //! The API as a caller sees it: real layers, real router behind them.
 
-use super::{HttpConfig, HttpParts, service};
+use super::{HttpConfig, HttpParts, RechargeConfig, RechargeProvider, service};
 use crate::{
-    RouterConfig, RouterParts, Running,
-    ledger::{Ledger, LedgerConfig, Sharing},
+    RouterConfig, RouterParts, Running, SmsProvider,
+    ledger::{Ledger, LedgerConfig, Sharing, Till},
 };
 use axum::{
     Router,
@@ -21,6 +21,7 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 
 mod calls;
+mod people;
 mod routers;
 mod video;
 
@@ -48,11 +49,14 @@ async fn the_page_written_by_a_person_names_every_route_and_every_code() {
 
 /// Reliability page, row *admin*: every route, from the document.
 #[tokio::test]
-async fn every_operation_wants_the_key_or_a_stream_key() {
+async fn every_operation_wants_the_key_a_session_or_a_proof_of_its_own() {
     let api = Api::start().await;
     let operations = api.operations().await;
-    assert!(operations.len() >= 24, "the document has only {} operations", operations.len());
-    for Operation { method, path, open } in operations {
+    assert!(operations.len() >= 34, "the document has only {} operations", operations.len());
+    let session = "0".repeat(32);
+    let (owner, now) = (billfish_state::SessionOwner { app: AppId(10_001), user: UserId(20_001) }, api.state.clock.now_ms());
+    api.state.sessions.open(&crate::signature::print(session.as_bytes()), owner, now, now + 600_000).await.unwrap();
+    for Operation { method, path, wants } in operations {
         let path = path.replace("{id}", "1").replace("{userId}", "20001");
         let with = |key: Option<&str>| {
             let mut request = Request::builder().method(method.as_str()).uri(&path).header(header::CONTENT_TYPE, "application/json");
@@ -61,19 +65,58 @@ async fn every_operation_wants_the_key_or_a_stream_key() {
             }
             request.body(Body::from("{")).unwrap()
         };
-        let user_token = "00112233445566778899aabbccddeeff%10001";
-        if open {
-            for key in [None, Some("wrong"), Some(KEY)] {
-                let problem = api.problem(with(key)).await;
-                assert!(matches!(problem["status"].as_u64(), Some(400 | 403 | 415)), "{method} {path}: {problem}");
+        let im_token = "00112233445566778899aabbccddeeff%10001";
+        let stranger = "00112233445566778899aabbccddeeff";
+        let (good, refusals) = match wants {
+            // What is wrong with the call is told before, and none of the others' proofs helps.
+            Wants::Nothing => {
+                for key in [None, Some("wrong"), Some(KEY), Some(&*session)] {
+                    let problem = api.problem(with(key)).await;
+                    assert!(matches!(problem["status"].as_u64(), Some(400 | 403 | 415)), "{method} {path}: {problem}");
+                }
+                continue;
             }
-            continue;
-        }
-        for (key, code) in [(None, "missing-key"), (Some("wrong"), "wrong-key"), (Some(user_token), "wrong-key"), (Some(""), "wrong-key")] {
+            Wants::ApiKey => (
+                KEY,
+                [
+                    (None, "missing-key"),
+                    (Some("wrong"), "wrong-key"),
+                    (Some(im_token), "wrong-key"),
+                    (Some(&*session), "wrong-key"),
+                    (Some(""), "wrong-key"),
+                ],
+            ),
+            Wants::Either => {
+                let (status, ..) = api.send(with(Some(KEY))).await;
+                assert_ne!(status, StatusCode::UNAUTHORIZED, "{method} {path} with the key");
+                (
+                    &*session,
+                    [
+                        (None, "bad-token"),
+                        (Some("wrong"), "bad-token"),
+                        (Some(im_token), "bad-token"),
+                        (Some(stranger), "bad-token"),
+                        (Some(""), "bad-token"),
+                    ],
+                )
+            }
+            Wants::Session => (
+                &*session,
+                [
+                    (None, "bad-token"),
+                    (Some("wrong"), "bad-token"),
+                    (Some(im_token), "bad-token"),
+                    (Some(KEY), "bad-token"),
+                    (Some(stranger), "bad-token"),
+                ],
+            ),
+        };
+        for (key, code) in refusals {
             let problem = api.problem(with(key)).await;
             assert_eq!((problem["status"].as_u64(), problem["code"].as_str()), (Some(401), Some(code)), "{method} {path} with {key:?}");
         }
-        let (status, _, body) = api.send(with(Some(KEY))).await;
+        // Logging out would end what the next ones show: a body that cannot be read changes nothing.
+        let (status, _, body) = api.send(with(Some(good))).await;
         assert_ne!(status, StatusCode::UNAUTHORIZED, "{method} {path}");
         assert_ne!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
         assert!(!body.starts_with(b"no such"), "{method} {path}");
@@ -342,7 +385,7 @@ fn the_defaults_are_valid_and_a_wrong_value_is_named_by_its_key() {
     assert_eq!(read, HttpConfig::default());
     assert!(serde_json::from_str::<HttpConfig>(r#"{"lisen":"127.0.0.1:1"}"#).is_err());
     type Spoil = fn(&mut HttpConfig);
-    let cases: [(&str, Spoil); 9] = [
+    let cases: [(&str, Spoil); 12] = [
         ("api_key", |config| config.api_key = "short".to_owned()),
         ("api_key", |config| config.api_key = "has a space in the middle".to_owned()),
         ("public_url", |config| config.public_url = "api.example.com".to_owned()),
@@ -350,6 +393,9 @@ fn the_defaults_are_valid_and_a_wrong_value_is_named_by_its_key() {
         ("connections_max", |config| config.connections_max = 0),
         ("call_timeout", |config| config.call_timeout = Duration::ZERO),
         ("repeat_life", |config| config.repeat_life = Duration::ZERO),
+        ("recharge.secret", |config| config.recharge.secret = "too short".to_owned()),
+        ("recharge.secret", |config| config.recharge.provider = Some(RechargeProvider::External)),
+        ("proxies", |config| config.proxies = vec!["10.0.0.0/8".parse().unwrap(); 65]),
         ("streams.push", |config| config.streams.push = "rtmp://host/live/{stream}".to_owned()),
         ("streams.flv", |config| config.streams.flv = "http://host/{stream}?key={key}".to_owned()),
     ];
@@ -364,21 +410,29 @@ fn the_defaults_are_valid_and_a_wrong_value_is_named_by_its_key() {
 async fn it_does_not_start_with_no_key_or_with_one_that_everybody_knows() {
     for (key, says) in [("", "empty"), ("********", "mask")] {
         let config = HttpConfig { api_key: key.to_owned(), ..HttpConfig::default() };
-        assert_eq!(config.validate(), Ok(()));
-        let directory = tempfile::tempdir().unwrap();
-        let (parts, _running) = behind(&directory).await;
-        let error = super::start(parts, &config, &mut Registry::default()).await.unwrap_err().to_string();
-        assert!(error.contains("http.api_key") && error.contains(says), "{error}");
+        refused_at_start(&config, &["http.api_key", says]).await;
     }
+    let recharge = RechargeConfig { secret: "********".to_owned(), ..RechargeConfig::default() };
+    refused_at_start(&HttpConfig { recharge, ..config() }, &["http.recharge.secret", "mask"]).await;
+}
+
+async fn refused_at_start(config: &HttpConfig, says: &[&str]) {
+    assert_eq!(config.validate(), Ok(()));
+    let directory = tempfile::tempdir().unwrap();
+    let (parts, _running) = behind(&directory).await;
+    let error = super::start(parts, config, &mut Registry::default()).await.unwrap_err().to_string();
+    assert!(says.iter().all(|word| error.contains(word)), "{error}");
 }
 
 #[test]
 fn a_configuration_in_a_log_shows_no_key() {
-    assert!(!format!("{:?}", config()).contains(KEY));
+    let (config, shown) = (config(), format!("{:?} {:?}", config(), config().recharge));
+    assert!(!shown.contains(KEY) && !shown.contains(&config.recharge.secret), "{shown}");
 }
 
 fn config() -> HttpConfig {
-    HttpConfig { api_key: KEY.to_owned(), ..HttpConfig::default() }
+    let recharge = RechargeConfig { provider: None, secret: "a secret of whoever is paid".to_owned() };
+    HttpConfig { api_key: KEY.to_owned(), recharge, ..HttpConfig::default() }
 }
 
 fn get(path: &str) -> Request<Body> {
@@ -397,8 +451,16 @@ fn authorized(method: &str, path: &str, body: Body) -> Request<Body> {
 
 /// A router with one gateway registered and none linked.
 async fn behind(directory: &TempDir) -> (HttpParts, Running) {
+    behind_with(directory, |_| {}).await
+}
+
+async fn behind_with(directory: &TempDir, change: impl FnOnce(&mut RouterConfig)) -> (HttpParts, Running) {
+    let mut config = RouterConfig::default();
+    config.sms.provider = Some(SmsProvider::Development);
+    change(&mut config);
     let ledger = Ledger::open(&LedgerConfig::default(), directory.path(), Sharing::Exclusive).await.unwrap();
     let state = State::in_memory();
+    let mut registry = Registry::default();
     let gateway = NodeInfo {
         kind: NodeKind::Gateway,
         id: "gateway-1".to_owned(),
@@ -412,10 +474,13 @@ async fn behind(directory: &TempDir) -> (HttpParts, Running) {
     };
     state.registry.register(&gateway, 0, u64::MAX).await.unwrap();
     let parts = RouterParts {
-        config: RouterConfig::default(),
+        config,
         state: state.clone(),
         records: Arc::new(ledger.clone()),
-        registry: &mut Registry::default(),
+        money: Arc::new(ledger.clone()),
+        till: Arc::new(Till::start(&ledger, &state.clock, &mut registry)),
+        people: Arc::new(ledger.clone()),
+        registry: &mut registry,
     };
     let running = crate::start(parts).await.unwrap();
     (HttpParts { handle: running.handle(), state, ledger }, running)
@@ -432,7 +497,16 @@ struct Api {
 struct Operation {
     method: String,
     path: String,
-    open: bool,
+    wants: Wants,
+}
+
+/// What a route asks of its caller, by the document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wants {
+    ApiKey,
+    Session,
+    Either,
+    Nothing,
 }
 
 impl Api {
@@ -441,8 +515,12 @@ impl Api {
     }
 
     async fn with(config: &HttpConfig) -> Self {
+        Self::of(config, |_| {}).await
+    }
+
+    async fn of(config: &HttpConfig, change: impl FnOnce(&mut RouterConfig)) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (parts, running) = behind(&directory).await;
+        let (parts, running) = behind_with(&directory, change).await;
         let state = parts.state.clone();
         let router = service(parts, config, &mut Registry::default()).unwrap().router;
         Self { router, state, _running: running, _directory: directory }
@@ -483,8 +561,14 @@ impl Api {
         let mut found = Vec::new();
         for (path, item) in document["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
-                let open = operation["security"] == json!([]);
-                found.push(Operation { method: method.to_uppercase(), path: path.clone(), open });
+                let wants = match &operation["security"] {
+                    security if *security == json!([]) => Wants::Nothing,
+                    security if *security == json!([{"apiKey": []}]) => Wants::ApiKey,
+                    security if *security == json!([{"session": []}]) => Wants::Session,
+                    security if *security == json!([{"apiKey": []}, {"session": []}]) => Wants::Either,
+                    other => panic!("{method} {path} wants {other}"),
+                };
+                found.push(Operation { method: method.to_uppercase(), path: path.clone(), wants });
             }
         }
         found

@@ -6,8 +6,15 @@
 use super::{RoomAnswer, RoomOrder};
 use crate::{
     handle::Operator,
-    room::{Order, RoomPushed},
-    services::{KEEP_ALL, Outgoing, ports},
+    room::{GiftPaid, Order, RoomPushed},
+    services::{
+        KEEP_ALL, Outgoing,
+        gift::{self, GiftRequest},
+        ports::{
+            self,
+            money::{GiftId, GiftKind},
+        },
+    },
 };
 use billfish_state::{AppId, UserId};
 use billfish_wire::{BizCode, Class};
@@ -29,6 +36,9 @@ enum Written {
     Lift { by: By, user: i64, sanction: Kind },
     SlowMode { by: By, gap_ms: u64 },
     Words { by: By, words: Vec<String> },
+    PkOnline { challenger: i64 },
+    PkOffline { challenger: i64 },
+    Gift { app: i32, sender: i64, gift: i64, receiver: i64, is_pk: bool, uuid: String, num: i64, price: Option<i64>, combo: String },
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -50,6 +60,7 @@ enum Kind {
 enum Answer {
     Pushed { seq: i64, gateways: u64 },
     Done,
+    Gift { gift_seq: i64, balance: Option<i64> },
 }
 
 /// Longest id of an order that is taken; ours are 32.
@@ -74,6 +85,19 @@ pub(super) fn write(id: &str, order: &RoomOrder) -> String {
         RoomOrder::Order(Order::Lift { by, user, sanction }) => Written::Lift { by: by.into(), user: user.0, sanction: sanction.into() },
         RoomOrder::Order(Order::SlowMode { by, gap_ms }) => Written::SlowMode { by: by.into(), gap_ms },
         RoomOrder::Order(Order::Words { by, words }) => Written::Words { by: by.into(), words },
+        RoomOrder::Order(Order::PkOnline { challenger }) => Written::PkOnline { challenger: challenger.0 },
+        RoomOrder::Order(Order::PkOffline { challenger }) => Written::PkOffline { challenger: challenger.0 },
+        RoomOrder::Gift { app, sender, request: GiftRequest { gift, receiver, kind, uuid, num, price, combo } } => Written::Gift {
+            app: app.0,
+            sender: sender.0,
+            gift: gift.0,
+            receiver: receiver.0,
+            is_pk: kind == GiftKind::Pk,
+            uuid,
+            num,
+            price,
+            combo,
+        },
     };
     serde_json::to_string(&Text { id: id.to_owned(), order }).expect("structs of texts and numbers are JSON")
 }
@@ -102,6 +126,14 @@ pub(super) fn read(text: &str) -> Option<(String, RoomOrder)> {
         }
         Written::SlowMode { by, gap_ms } => RoomOrder::Order(Order::SlowMode { by: by.into(), gap_ms }),
         Written::Words { by, words } => RoomOrder::Order(Order::Words { by: by.into(), words }),
+        Written::PkOnline { challenger } => RoomOrder::Order(Order::PkOnline { challenger: UserId(challenger) }),
+        Written::PkOffline { challenger } => RoomOrder::Order(Order::PkOffline { challenger: UserId(challenger) }),
+        Written::Gift { app, sender, gift, receiver, is_pk, uuid, num, price, combo } => {
+            let kind = if is_pk { GiftKind::Pk } else { GiftKind::Normal };
+            let request = GiftRequest { gift: GiftId(gift), receiver: UserId(receiver), kind, uuid, num, price, combo };
+            gift::check(&request).ok()?;
+            RoomOrder::Gift { app: AppId(app), sender: UserId(sender), request }
+        }
     };
     Some((id, order))
 }
@@ -111,6 +143,7 @@ pub(super) fn write_answer(answer: &RoomAnswer) -> String {
     let answer = match answer {
         RoomAnswer::Pushed(RoomPushed { seq, gateways }) => Answer::Pushed { seq: *seq, gateways: *gateways },
         RoomAnswer::Done => Answer::Done,
+        RoomAnswer::Gift(GiftPaid { gift_seq, balance }) => Answer::Gift { gift_seq: *gift_seq, balance: *balance },
     };
     serde_json::to_string(&answer).expect("an enum of numbers is JSON")
 }
@@ -120,6 +153,7 @@ pub(super) fn read_answer(text: &str) -> Option<RoomAnswer> {
     Some(match serde_json::from_str(text).ok()? {
         Answer::Pushed { seq, gateways } => RoomAnswer::Pushed(RoomPushed { seq, gateways }),
         Answer::Done => RoomAnswer::Done,
+        Answer::Gift { gift_seq, balance } => RoomAnswer::Gift(GiftPaid { gift_seq, balance }),
     })
 }
 

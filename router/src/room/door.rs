@@ -50,7 +50,7 @@ pub(super) async fn turn_away(
         if matches!(call, RoomCall::Stop) {
             return After::Stopped;
         }
-        came |= !matches!(call, RoomCall::Interest { .. } | RoomCall::Seats { .. } | RoomCall::Leave { .. });
+        came |= !matches!(call, RoomCall::Interest { .. } | RoomCall::Seats { .. } | RoomCall::Leave { .. } | RoomCall::Tell);
         call.refuse(refusal.clone()).await;
     }
     if came || is_wanted(core, room) { After::Again } else { After::Nobody }
@@ -85,11 +85,12 @@ pub(super) async fn first(core: &Core, room: RoomId, receiver: &mut mpsc::Receiv
                 next = receiver.try_recv().ok();
                 continue;
             }
-            RoomCall::Interest { .. } | RoomCall::Push { .. } | RoomCall::Order { .. } | RoomCall::Stop => Ok(()),
+            RoomCall::Gift { giver, .. } => check_member(core, room, giver.asker()).await,
+            RoomCall::Interest { .. } | RoomCall::Push { .. } | RoomCall::Order { .. } | RoomCall::Tell | RoomCall::Stop => Ok(()),
         };
         let Err(refusal) = checked else { return Some(call) };
         core.metrics.room_queue_depth.dec();
-        if matches!(call, RoomCall::Leave { .. }) {
+        if matches!(call, RoomCall::Leave { .. }) || (matches!(call, RoomCall::Gift { .. }) && refusal.reason == Reason::RoomNotFound) {
             after_the_end(core, room, call).await;
         } else {
             refuse_counted(core, call, refusal).await;
@@ -144,6 +145,9 @@ pub(super) async fn after_the_end(core: &Core, id: RoomId, call: RoomCall) {
             let refusal = stranger(core, asker).await;
             refuse_counted(core, call, refusal).await;
         }
+        RoomCall::Gift { giver, request } => {
+            super::gifts::refuse_unless_paid(core, giver, id, &request, Refusal::new(Reason::RoomNotFound)).await;
+        }
         RoomCall::Sync { .. } | RoomCall::Say { .. } => refuse_counted(core, call, Refusal::new(Reason::RoomNotFound)).await,
         // It closed while this gateway was away: its members must hear of it. The largest epoch is never behind.
         RoomCall::Interest { gateway, after_seq: Some(_) } => {
@@ -156,6 +160,7 @@ pub(super) async fn after_the_end(core: &Core, id: RoomId, call: RoomCall) {
         | RoomCall::Leave { id: None, .. }
         | RoomCall::Push { .. }
         | RoomCall::Order { .. }
+        | RoomCall::Tell
         | RoomCall::Stop => call.refuse(Refusal::new(Reason::RoomNotFound)).await,
     }
 }
@@ -170,6 +175,8 @@ async fn refuse_counted(core: &Core, call: RoomCall, refusal: Refusal) {
         | RoomCall::Sync { .. }
         | RoomCall::Push { .. }
         | RoomCall::Order { .. }
+        | RoomCall::Gift { .. }
+        | RoomCall::Tell
         | RoomCall::Stop => {}
     }
     call.refuse(refusal).await;

@@ -24,6 +24,8 @@ pub(crate) enum Order {
     Lift { by: Operator, user: UserId, sanction: Sanction },
     SlowMode { by: Operator, gap_ms: u64 },
     Words { by: Operator, words: Vec<String> },
+    PkOnline { challenger: UserId },
+    PkOffline { challenger: UserId },
 }
 
 impl Room {
@@ -39,6 +41,8 @@ impl Room {
         }
         match order {
             Order::Close { anchor } => self.close(anchor, now_ms).await,
+            Order::PkOnline { challenger } => self.begin_pk(challenger, now_ms).await,
+            Order::PkOffline { challenger } => self.end_pk(challenger, now_ms).await,
             Order::Sanction { by, user, sanction, for_ms } => {
                 self.may_order(by)?;
                 if user == self.record.anchor {
@@ -102,6 +106,8 @@ impl Room {
             return Err(Refusal::because(Reason::NotYourUser, "only its anchor closes a room"));
         }
         let (app, room) = (self.record.app, self.record.room);
+        // Nobody is told of gifts once the room is closed.
+        self.tell_all_gifts().await;
         // `None`: an earlier try got this far.
         self.core.records.close_room(room, now_ms).await?;
         self.core.catalog.closed(room, now_ms).await;
@@ -112,6 +118,9 @@ impl Room {
         let removed = async {
             self.core.state.members.remove(app, room).await?;
             self.core.state.room_log.remove(room).await?;
+            if let Some(bar) = self.pk.bar.take() {
+                self.core.state.pk_bars.clear(room, bar.challenger, bar.since_seq).await?;
+            }
             self.core.state.cache.remove(&super::states_key(room)).await
         };
         if let Err(error) = removed.await {

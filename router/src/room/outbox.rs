@@ -25,7 +25,7 @@
 //! - What was in doubt for a former owner may be in the log below numbers that gateways have passed. The repeat of its sender, who was
 //!   refused or sent on, finds it there and is pushed under a new number. The id is that of the first: viewers show an id once.
 
-use super::{End, NEWCOMER_MESSAGES, Room, snapshot::States, states_key, taken::Key};
+use super::{End, NEWCOMER_MESSAGES, Room, gifts::Told, snapshot::States, states_key, taken::Key};
 use crate::{
     Refusal,
     core::Core,
@@ -114,6 +114,8 @@ pub(super) enum Waiting {
     Sayer { gateway: Arc<Gateway>, id: u64, received: Instant, ts_ms: u64 },
     /// The business backend.
     Backend { answer: oneshot::Sender<Result<RoomPushed, Refusal>> },
+    /// The ledger, whose outbox has it until then.
+    Ledger { gift_seq: i64, told: Arc<Told> },
 }
 
 impl Waiting {
@@ -128,6 +130,8 @@ impl Waiting {
             }
             // Where the receiver is gone the caller has given up.
             Self::Backend { answer } => drop(answer.send(Err(refusal))),
+            // It stays there, and is tried again.
+            Self::Ledger { .. } => {}
         }
     }
 }
@@ -422,6 +426,7 @@ impl Room {
                 self.core.metrics.delivered_in(received.elapsed());
             }
             Waiting::Backend { answer } => drop(answer.send(Ok(RoomPushed { seq, gateways }))),
+            Waiting::Ledger { gift_seq, told } => told.add(gift_seq),
         }
     }
 

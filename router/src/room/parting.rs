@@ -27,10 +27,14 @@ pub(super) enum Fate {
 }
 
 impl Room {
-    pub(super) async fn on_leave(&mut self, gateway: &Arc<Gateway>, id: Option<u64>, asker: Asker) {
+    /// `of_will`: the user has left or logged out, and is not merely lost.
+    pub(super) async fn on_leave(&mut self, gateway: &Arc<Gateway>, id: Option<u64>, asker: Asker, of_will: bool) {
         if self.membership.leave_seat(gateway, asker.user, asker.device, asker.session) {
             let member = Member { user: asker.user, device: asker.device };
             self.part(&[Parted { member, session: asker.session, gateway: Arc::clone(gateway) }], Fate::Over).await;
+        }
+        if of_will {
+            self.pk.leave(asker.user, self.core.state.clock.now_ms());
         }
         let Some(id) = id else { return };
         if self.hold().await == Hold::Lost {

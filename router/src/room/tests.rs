@@ -1,6 +1,7 @@
 //! A router with virtual gateways at the ends of in-memory links, on a paused clock: what a gateway hears, in which order.
 
 mod chat;
+mod gifts;
 mod histories;
 mod lives;
 mod members;
@@ -15,9 +16,12 @@ mod users;
 
 use crate::{
     Handle, Refusal, RouterConfig, RouterParts, Running,
-    handle::{MuteRequest, OpenRoom, Opened, Operator, PushRequest, Target},
-    services::ports::{Profile, RoomKind},
-    testing::TestRecords,
+    handle::{MuteRequest, OpenRoom, Opened, Operator, PushRequest, SendGift, Target},
+    services::ports::{
+        Absent, Profile, RoomKind,
+        money::{GiftId, GiftKind},
+    },
+    testing::{TestRecords, TestTill},
 };
 use billfish_link::{
     Link,
@@ -63,7 +67,15 @@ impl House {
         config.chat.room_messages_per_s = 1_000_000;
         change(&mut config);
         let mut registry = Registry::default();
-        let parts = RouterParts { config, state: state.clone(), records: records.clone(), registry: &mut registry };
+        let parts = RouterParts {
+            config,
+            state: state.clone(),
+            records: records.clone(),
+            money: records.clone(),
+            till: TestTill::start(&records, &state.clock),
+            people: Arc::new(Absent),
+            registry: &mut registry,
+        };
         let running = crate::start(parts).await.unwrap();
         let handle = running.handle();
         Self { running, handle, records, state, registry }

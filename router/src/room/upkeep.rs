@@ -173,7 +173,7 @@ impl Room {
         if self.announced != Some(self.audience) && self.timers.audience_ms.is_none() {
             self.timers.audience_ms = Some(now_ms.max(self.announced_ms + AUDIENCE_MS));
         }
-        if !self.membership.is_idle() {
+        if !self.membership.is_idle() || !self.gifts.is_idle() {
             self.timers.idle_ms = None;
         } else if self.timers.idle_ms.is_none() {
             self.timers.idle_ms = Some(now_ms + crate::clock::millis(self.core.config.room.idle_after));

@@ -2,13 +2,14 @@
 //!
 //! - A user without a profile is shown by number. So is one whose profile cannot be read: chat goes on without the records.
 //! - The cache holds misses too, so an unknown user costs one query a minute.
+//! - Who misses what somebody else is loading waits for that; where it fails, each asks for himself.
 
 use crate::{
     Refusal,
     metrics::Metrics,
     services::{
         is_user,
-        ports::{Profile, RoomRecords},
+        ports::{Profile, RecordError, RoomRecords},
     },
 };
 use billfish_state::{AppId, UserId};
@@ -17,6 +18,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use tokio::sync::watch;
 
 /// How long a profile is believed.
 const FRESH_MS: u64 = 60_000;
@@ -29,7 +31,25 @@ pub(crate) const URL_BYTES_MAX: usize = 512;
 /// Profiles, or users asked about, in one call.
 pub(crate) const USERS_PER_CALL_MAX: usize = 1_000;
 
-type Cached = HashMap<(AppId, UserId), (Arc<Profile>, u64)>;
+type Key = (AppId, UserId);
+
+/// What the records said of a user.
+#[derive(Clone)]
+struct Known {
+    profile: Arc<Profile>,
+    /// Whether it is the user's own; else it is made of the number.
+    is_stored: bool,
+    until_ms: u64,
+}
+
+#[derive(Default)]
+struct Cached {
+    known: HashMap<Key, Known>,
+    /// Who is being asked about; ends when the answer is in `known`, or there is none.
+    loading: HashMap<Key, watch::Receiver<()>>,
+    /// Profiles stored through this router so far: what was read before one of them may be old.
+    puts: u64,
+}
 
 pub(crate) struct Profiles {
     records: Arc<dyn RoomRecords>,
@@ -37,9 +57,25 @@ pub(crate) struct Profiles {
     metrics: Metrics,
 }
 
+/// Users being asked about by one caller. Dropped, also when the caller goes, nobody waits for it any more.
+struct Asking<'a> {
+    profiles: &'a Profiles,
+    keys: Vec<Key>,
+    _ends: watch::Sender<()>,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        let mut cached = self.profiles.lock();
+        for key in &self.keys {
+            cached.loading.remove(key);
+        }
+    }
+}
+
 impl Profiles {
     pub(crate) fn new(records: Arc<dyn RoomRecords>, metrics: Metrics) -> Self {
-        Self { records, cached: Mutex::new(HashMap::new()), metrics }
+        Self { records, cached: Mutex::default(), metrics }
     }
 
     /// How the user is shown.
@@ -48,42 +84,106 @@ impl Profiles {
     }
 
     /// How each of the users is shown: one question to the records for those of an app who are not cached.
-    pub(crate) async fn shown_each(&self, users: &[(AppId, UserId)], now_ms: u64) -> Vec<Arc<Profile>> {
-        let mut shown: Vec<Option<Arc<Profile>>> = {
-            let cached = self.lock();
-            let fresh = |user| cached.get(user).filter(|(_, until_ms)| now_ms < *until_ms).map(|(profile, _)| Arc::clone(profile));
-            users.iter().map(fresh).collect()
-        };
-        let mut missing: BTreeMap<AppId, BTreeSet<UserId>> = BTreeMap::new();
-        for ((app, user), _) in users.iter().zip(&shown).filter(|(_, shown)| shown.is_none()) {
-            missing.entry(*app).or_default().insert(*user);
+    pub(crate) async fn shown_each(&self, users: &[Key], now_ms: u64) -> Vec<Arc<Profile>> {
+        let (known, error) = self.look(users, now_ms).await;
+        if let Some(error) = error {
+            self.metrics.store_failed("profile", &error);
         }
-        for (app, missing) in missing {
-            let missing: Vec<UserId> = missing.into_iter().collect();
-            let found = match self.records.profiles(app, &missing).await {
-                Ok(found) => Some(found),
-                Err(error) => {
-                    self.metrics.store_failed("profile", &error);
-                    None
-                }
-            };
-            let is_known = found.is_some();
-            let mut found: HashMap<UserId, Profile> = found.into_iter().flatten().map(|profile| (profile.user, profile)).collect();
-            let mut cached = self.lock();
-            for user in missing {
-                let profile = Arc::new(found.remove(&user).unwrap_or_else(|| by_number(user)));
-                for (place, _) in users.iter().enumerate().filter(|(_, other)| **other == (app, user)) {
-                    shown[place] = Some(Arc::clone(&profile));
-                }
-                if is_known {
-                    if cached.len() >= CACHED_MAX {
-                        cached.clear();
-                    }
-                    cached.insert((app, user), (profile, now_ms + FRESH_MS));
+        let shown = |(known, (_, user)): (Option<Known>, &Key)| known.map_or_else(|| Arc::new(by_number(*user)), |known| known.profile);
+        known.into_iter().zip(users).map(shown).collect()
+    }
+
+    /// The profiles of those users who have one, at most a minute old.
+    pub(crate) async fn stored(&self, app: AppId, users: &[UserId], now_ms: u64) -> Result<Vec<Profile>, Refusal> {
+        let keys: Vec<Key> = users.iter().map(|user| (app, *user)).collect::<BTreeSet<_>>().into_iter().collect();
+        let (known, error) = self.look(&keys, now_ms).await;
+        match error {
+            Some(error) => Err(error.into()),
+            None => Ok(known.into_iter().flatten().filter(|known| known.is_stored).map(|known| (*known.profile).clone()).collect()),
+        }
+    }
+
+    /// What is known of each user, and why not of all.
+    async fn look(&self, users: &[Key], now_ms: u64) -> (Vec<Option<Known>>, Option<RecordError>) {
+        let mut found: Vec<Option<Known>> = {
+            let cached = self.lock();
+            users.iter().map(|user| cached.fresh(user, now_ms)).collect()
+        };
+        let missing: BTreeSet<Key> = users.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(user, _)| *user).collect();
+        if missing.is_empty() {
+            return (found, None);
+        }
+        let (own, others) = self.ask_for(&missing);
+        let mut answers = HashMap::new();
+        let mut failed = self.load(&own.keys, now_ms, &mut answers).await.err();
+        drop(own);
+        let mut left = Vec::new();
+        for (key, mut asked) in others {
+            // It never says anything: it ends.
+            drop(asked.changed().await);
+            match self.lock().fresh(&key, now_ms) {
+                Some(known) => drop(answers.insert(key, known)),
+                None => left.push(key),
+            }
+        }
+        if !left.is_empty() {
+            failed = self.load(&left, now_ms, &mut answers).await.err().or(failed);
+        }
+        for (user, found) in users.iter().zip(&mut found) {
+            if found.is_none() {
+                *found = answers.get(user).cloned();
+            }
+        }
+        (found, failed)
+    }
+
+    /// Takes on those nobody asks about; of the others, who does.
+    fn ask_for(&self, missing: &BTreeSet<Key>) -> (Asking<'_>, Vec<(Key, watch::Receiver<()>)>) {
+        let (ends, end) = watch::channel(());
+        let (mut keys, mut others) = (Vec::new(), Vec::new());
+        let mut cached = self.lock();
+        for key in missing {
+            match cached.loading.get(key) {
+                Some(asked) => others.push((*key, asked.clone())),
+                None => {
+                    cached.loading.insert(*key, end.clone());
+                    keys.push(*key);
                 }
             }
         }
-        shown.into_iter().zip(users).map(|(shown, (_, user))| shown.unwrap_or_else(|| Arc::new(by_number(*user)))).collect()
+        (Asking { profiles: self, keys, _ends: ends }, others)
+    }
+
+    /// Asks the records about users, in the order of their apps.
+    async fn load(&self, keys: &[Key], now_ms: u64, answers: &mut HashMap<Key, Known>) -> Result<(), RecordError> {
+        let mut apps: BTreeMap<AppId, Vec<UserId>> = BTreeMap::new();
+        for (app, user) in keys {
+            apps.entry(*app).or_default().push(*user);
+        }
+        let mut failed = None;
+        for (app, users) in apps {
+            let puts = self.lock().puts;
+            let read = match self.records.profiles(app, &users).await {
+                Ok(read) => read,
+                Err(error) => {
+                    failed = Some(error);
+                    continue;
+                }
+            };
+            let mut read: HashMap<UserId, Profile> = read.into_iter().map(|profile| (profile.user, profile)).collect();
+            let mut cached = self.lock();
+            for user in users {
+                let stored = read.remove(&user);
+                let is_stored = stored.is_some();
+                let profile = Arc::new(stored.unwrap_or_else(|| by_number(user)));
+                let known = Known { profile, is_stored, until_ms: now_ms + FRESH_MS };
+                if cached.puts == puts {
+                    cached.keep((app, user), known.clone());
+                }
+                answers.insert((app, user), known);
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Stores profiles; this router shows them from now on, others within a minute.
@@ -96,14 +196,28 @@ impl Profiles {
         }
         self.records.put_profiles(app, profiles).await?;
         let mut cached = self.lock();
+        cached.puts += 1;
         for profile in profiles {
-            cached.remove(&(app, profile.user));
+            cached.known.remove(&(app, profile.user));
         }
         Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Cached> {
         self.cached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Cached {
+    fn fresh(&self, key: &Key, now_ms: u64) -> Option<Known> {
+        self.known.get(key).filter(|known| now_ms < known.until_ms).cloned()
+    }
+
+    fn keep(&mut self, key: Key, known: Known) {
+        if self.known.len() >= CACHED_MAX {
+            self.known.clear();
+        }
+        self.known.insert(key, known);
     }
 }
 
@@ -141,6 +255,8 @@ mod tests {
 
     const APP: AppId = AppId(10_001);
     const ALICE: UserId = UserId(20_001);
+    const BOB: UserId = UserId(20_002);
+    const CAROL: UserId = UserId(20_003);
 
     fn profile(name: &str) -> Profile {
         Profile { user: ALICE, name: name.to_owned(), avatar: "a.png".to_owned() }
@@ -160,6 +276,62 @@ mod tests {
         // Through this router it is seen at once.
         profiles.put(APP, &[profile("Alicia")]).await.unwrap();
         assert_eq!(profiles.shown(APP, ALICE, FRESH_MS).await.name, "Alicia");
+    }
+
+    #[tokio::test]
+    async fn of_many_who_miss_a_profile_one_asks_for_all() {
+        let records = Arc::new(TestRecords::default());
+        records.put_profiles(APP, &[profile("Alice")]).await.unwrap();
+        let profiles = Arc::new(Profiles::new(records.clone(), Metrics::register(&mut Registry::default())));
+        let gate = records.hold("profiles");
+        let callers: Vec<_> = (0..20)
+            .map(|_| {
+                let profiles = Arc::clone(&profiles);
+                tokio::spawn(async move { profiles.stored(APP, &[ALICE, BOB], 0).await.unwrap() })
+            })
+            .collect();
+        gate.wait_for_callers(1).await;
+        // The first to ask goes while it is answered: the others ask again, for themselves.
+        let gone = Arc::clone(&profiles);
+        let carol = tokio::spawn(async move { gone.shown(APP, CAROL, 0).await });
+        gate.wait_for_callers(2).await;
+        let waiting = Arc::clone(&profiles);
+        let also = tokio::spawn(async move { waiting.shown(APP, CAROL, 0).await.name.clone() });
+        carol.abort();
+        gate.wait_for_callers(3).await;
+        gate.open();
+        for caller in callers {
+            assert_eq!(caller.await.unwrap(), [profile("Alice")], "Bob has none");
+        }
+        assert_eq!(also.await.unwrap(), "20003");
+        assert_eq!(records.calls("profiles"), 3, "one for the twenty, one that was given up, one instead of it");
+        assert_eq!(profiles.stored(APP, &[ALICE], 0).await.unwrap(), [profile("Alice")]);
+        assert_eq!(records.calls("profiles"), 3, "and it is kept");
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_a_profile_was_stored_is_not_kept() {
+        let records = Arc::new(TestRecords::default());
+        let profiles = Arc::new(Profiles::new(records.clone(), Metrics::register(&mut Registry::default())));
+        let gate = records.hold("profiles");
+        let reading = Arc::clone(&profiles);
+        let read = tokio::spawn(async move { reading.shown(APP, ALICE, 0).await });
+        gate.wait_for_callers(1).await;
+        profiles.put(APP, &[profile("Alice")]).await.unwrap();
+        gate.open();
+        read.await.unwrap();
+        assert_eq!(profiles.shown(APP, ALICE, 0).await.name, "Alice");
+        assert_eq!(records.calls("profiles"), 2, "it was asked for again");
+    }
+
+    #[tokio::test]
+    async fn who_wants_what_is_stored_is_told_when_that_cannot_be_read() {
+        let records = Arc::new(TestRecords::default());
+        let profiles = Profiles::new(records.clone(), Metrics::register(&mut Registry::default()));
+        records.fail(true);
+        assert_eq!(profiles.stored(APP, &[ALICE], 0).await.unwrap_err().reason, Reason::Unavailable);
+        records.fail(false);
+        assert_eq!(profiles.stored(APP, &[ALICE], 0).await.unwrap(), []);
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! What a router knows of the others by the registry, and what they know of it.
 
 use super::{World, knows, until};
-use crate::StartError;
+use crate::{StartError, services::ports::Absent};
 use async_trait::async_trait;
 use billfish_link::message::{Kick, Relay, envelope::Kind};
 use billfish_state::{NodeInfo, NodeKind, NotJoined, Registry, RoomId, State, StateError, UserId, labels, port::Result};
@@ -174,7 +174,15 @@ async fn a_name_that_is_in_use_elsewhere_is_refused_at_start_and_its_owner_is_le
     let mut config = crate::RouterConfig { node: "r1".to_owned(), ..crate::RouterConfig::default() };
     super::with_link_port(&mut config);
     let mut registry = prometheus_client::registry::Registry::default();
-    let parts = crate::RouterParts { config, state: world.state.clone(), records: world.records.clone(), registry: &mut registry };
+    let parts = crate::RouterParts {
+        config,
+        state: world.state.clone(),
+        records: world.records.clone(),
+        money: Arc::new(Absent),
+        till: Arc::new(Absent),
+        people: Arc::new(Absent),
+        registry: &mut registry,
+    };
     let refused = crate::start(parts).await.unwrap_err();
     assert!(refused.to_string().contains("`router.node` = \"r1\""), "{refused}");
     let StartError::Join { cause: NotJoined::NameTaken { addresses, .. }, .. } = &refused else { panic!("{refused:?}") };

@@ -2,8 +2,9 @@
 
 use super::{Api, users::Profile};
 use crate::{
-    handle::{KickRequest, PushRequest, Target},
+    handle::{IssuedToken, KickRequest, PushRequest, Target},
     http::{
+        auth::Session,
         idempotency::CallId,
         input::{App, Body, Query, Room, User, user_list},
         problem::{Problem, ProblemCode, Result},
@@ -79,15 +80,39 @@ pub(crate) async fn issue_token(State(api): State<Api>, Body(request): Body<Toke
     if request.nick_name.is_some() || request.avatar.is_some() {
         let before = match (&request.nick_name, &request.avatar) {
             (Some(_), Some(_)) => None,
-            _ => api.parts.handle.users(app, &[user]).await?.pop(),
+            _ => api.parts.handle.profile_now(app, user).await?,
         };
         let (name, avatar) = before.map(|profile| (profile.name, profile.avatar)).unwrap_or_default();
         let profile = Profile::new(user, request.nick_name.unwrap_or(name), request.avatar.unwrap_or(avatar));
         api.parts.handle.put_users(app, vec![profile.into()]).await?;
     }
-    let issued = api.parts.handle.issue_token(app, user, request.device.map(DeviceKind::from)).await?;
-    let expires_in_ms = u64::try_from(issued.expires_in.as_millis()).unwrap_or(u64::MAX);
-    Ok(Json(TokenAnswer { token: issued.token, expires_in_ms, gateways: issued.gateways }))
+    Ok(Json(api.parts.handle.issue_token(app, user, request.device.map(DeviceKind::from)).await?.into()))
+}
+
+impl From<IssuedToken> for TokenAnswer {
+    fn from(issued: IssuedToken) -> Self {
+        let expires_in_ms = crate::clock::millis(issued.expires_in);
+        Self { token: issued.token, expires_in_ms, gateways: issued.gateways }
+    }
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ConfigQuery {
+    /// The session's; another one is refused.
+    #[param(value_type = Option<App>)]
+    app_id: Option<App>,
+    /// The token is good for this kind of device alone; left out: for any.
+    #[param(inline)]
+    device: Option<Device>,
+}
+
+/// A login token for the user himself, and where to go with it.
+#[utoipa::path(get, path = "/v1/im/config", tag = "im", params(ConfigQuery), responses((status = 200, body = TokenAnswer)))]
+pub(crate) async fn config(State(api): State<Api>, session: Session, Query(query): Query<ConfigQuery>) -> Result<Json<TokenAnswer>> {
+    session.must_be_of(query.app_id)?;
+    Ok(Json(api.parts.handle.issue_token(session.app, session.user, query.device.map(DeviceKind::from)).await?.into()))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -93,8 +93,7 @@ function drawOperation(path, method, operation, api) {
   title.append(element("span", method, "method " + method), element("code", path));
   section.append(title);
   for (const text of [operation.summary, operation.description]) if (text) section.append(prose("p", text));
-  const open = !operation.security || operation.security.length === 0;
-  section.append(element("p", open ? "No API key; the stream's key is checked." : "Authorization: Bearer <api key>"));
+  section.append(element("p", wanted(operation)));
   part(section, "Parameters", (operation.parameters || []).map((parameter) => [
     parameter.name,
     parameter.in + ", " + typeName(parameter.schema, api) + (parameter.required ? "" : " (optional)"),
@@ -146,3 +145,11 @@ fetch("/openapi.json")
   .catch((error) => {
     document.getElementById("operations").replaceChildren(element("p", "openapi.json cannot be read: " + error.message));
   });
+
+// What a call must show.
+function wanted(operation) {
+  const [scheme] = (operation.security || []).flatMap(Object.keys);
+  if (scheme === "apiKey") return "Authorization: Bearer <api key>";
+  if (scheme === "session") return "Authorization: Bearer <token of a user's login>";
+  return "No API key and no token: calls are limited, or show a stream's key or a signature.";
+}

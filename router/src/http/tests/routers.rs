@@ -1,7 +1,11 @@
 //! The APIs of two routers on one state and one ledger: whichever is called, a call has one effect.
 
 use super::{RouterConfig, RouterParts, Running, authorized, config};
-use crate::http::{HttpParts, service};
+use crate::{
+    SmsProvider,
+    http::{HttpParts, service},
+    services::ports::Absent,
+};
 use axum::{
     Router,
     body::{Body, to_bytes},
@@ -21,10 +25,21 @@ struct Node {
 }
 
 async fn router(node: &str, parts: &HttpParts) -> Node {
-    let config_of = RouterConfig { node: node.to_owned(), ..RouterConfig::default() };
+    let mut config_of = RouterConfig { node: node.to_owned(), ..RouterConfig::default() };
+    config_of.sms.provider = Some(SmsProvider::Development);
     let records = Arc::new(parts.ledger.clone());
     let registry = &mut Registry::default();
-    let running = crate::start(RouterParts { config: config_of, state: parts.state.clone(), records, registry }).await.unwrap();
+    let running = crate::start(RouterParts {
+        config: config_of,
+        state: parts.state.clone(),
+        records: records.clone(),
+        money: records.clone(),
+        till: Arc::new(Absent),
+        people: records,
+        registry,
+    })
+    .await
+    .unwrap();
     let parts = HttpParts { handle: running.handle(), ..parts.clone() };
     let router = service(parts, &config(), &mut Registry::default()).unwrap().router;
     Node { router, _running: running }
@@ -44,6 +59,39 @@ fn with_key(path: &str, key: &str, body: &Value) -> Request<Body> {
     let mut request = authorized("POST", path, Body::from(body.to_string()));
     request.headers_mut().insert("idempotency-key", key.parse().unwrap());
     request
+}
+
+#[tokio::test]
+async fn a_session_that_began_at_one_router_is_good_at_the_other_and_ends_for_both() {
+    let directory: TempDir = tempfile::tempdir().unwrap();
+    let (parts, _first) = super::behind(&directory).await;
+    let (one, other) = (router("r1", &parts).await, router("r2", &parts).await);
+    let public = |path: &str, body: Value| {
+        let request = Request::builder().method("POST").uri(path).header("content-type", "application/json");
+        request.body(Body::from(body.to_string())).unwrap()
+    };
+    let phone = "8613800138000";
+    assert_eq!(one.send(public("/v1/login/code", json!({"phone": phone}))).await.0, 200);
+    // The code for development is the same each time: at the same moment it would be a repeat.
+    let asked_ms = parts.state.clock.now_ms();
+    while parts.state.clock.now_ms() == asked_ms {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(other.send(public("/v1/login/code", json!({"phone": phone}))).await.0, 429, "the gap is everybody's");
+    let (status, answer, _) = other.send(public("/v1/login", json!({"phone": phone, "code": "1000"}))).await;
+    assert_eq!(status, 200, "{answer}");
+    let call = |method: &str, path: &str| {
+        let token = answer["token"].as_str().unwrap();
+        let request = Request::builder().method(method).uri(path).header("authorization", format!("Bearer {token}"));
+        request.body(Body::empty()).unwrap()
+    };
+    for node in [&one, &other] {
+        assert_eq!(node.send(call("GET", "/v1/wallet")).await.0, 200);
+    }
+    assert_eq!(one.send(call("POST", "/v1/logout")).await.0, 204);
+    for node in [&one, &other] {
+        assert_eq!(node.send(call("GET", "/v1/wallet")).await.0, 401);
+    }
 }
 
 #[tokio::test]

@@ -152,7 +152,7 @@ async fn a_user_with_two_devices_counts_once_and_leaves_with_the_last() {
     assert!(matches!(gateway.answer(id).await, reply::Result::Left(_)));
     assert_eq!(house.audience(room).await, 1);
     let origin = Origin { app_id: APP.0, user_id: ALICE, device: DeviceKind::Ios as u32, session: 2 };
-    gateway.send(Kind::Gone(Gone { origin: Some(origin), room_ids: vec![room.0] })).await;
+    gateway.send(Kind::Gone(Gone { origin: Some(origin), room_ids: vec![room.0], logged_out: false })).await;
     settle().await;
     assert_eq!(house.audience(room).await, 0);
 }
@@ -268,7 +268,7 @@ async fn a_room_that_sleeps_wakes_for_who_may_enter_alone() {
         gateway.interest(asleep, false).await;
         assert!(matches!(gateway.ask(ALICE, Call::Leave(Leave { room_id: asleep.0 })).await, reply::Result::Left(_)));
         let origin = Some(Origin { app_id: APP.0, user_id: ALICE, device: WEB as u32, session: 1 });
-        gateway.send(Kind::Gone(Gone { origin, room_ids: vec![asleep.0, other.room.0] })).await;
+        gateway.send(Kind::Gone(Gone { origin, room_ids: vec![asleep.0, other.room.0], logged_out: false })).await;
         gateway.interest(other.room, true).await;
         assert_eq!(gateway.refusal(ALICE, join(other.room, None)).await, Reason::RoomNotFound);
         gateway.interest(asleep, true).await;
@@ -364,7 +364,7 @@ proptest! {
                     Step::Gone { gateway, user, device } => {
                         let device_number = DeviceKind::ALL[device] as u32;
                         let origin = Origin { app_id: APP.0, user_id: user, device: device_number, session: gateway as u64 };
-                        gateways[gateway].send(Kind::Gone(Gone { origin: Some(origin), room_ids: vec![room.0] })).await;
+                        gateways[gateway].send(Kind::Gone(Gone { origin: Some(origin), room_ids: vec![room.0], logged_out: false })).await;
                         settle().await;
                         here.remove(&(user, device, gateway));
                     }

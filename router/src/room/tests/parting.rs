@@ -11,7 +11,7 @@ fn origin(session: u64) -> Origin {
 }
 
 async fn gone(gateway: &Gateway, room: RoomId, session: u64) {
-    gateway.send(Kind::Gone(Gone { origin: Some(origin(session)), room_ids: vec![room.0] })).await;
+    gateway.send(Kind::Gone(Gone { origin: Some(origin(session)), room_ids: vec![room.0], logged_out: false })).await;
     settle().await;
 }
 

@@ -249,7 +249,15 @@ async fn a_gateway_of_another_process_dials_in_with_the_secret() {
         link: crate::LinkConfig { listen: Some(address), secret: secret.to_owned(), ..Default::default() },
         ..Default::default()
     };
-    let parts = RouterParts { config, state: State::in_memory(), records: house.records.clone(), registry: &mut Registry::default() };
+    let parts = RouterParts {
+        config,
+        state: State::in_memory(),
+        records: house.records.clone(),
+        money: Arc::new(Absent),
+        till: Arc::new(Absent),
+        people: Arc::new(Absent),
+        registry: &mut Registry::default(),
+    };
     assert!(matches!(crate::start(parts).await, Err(crate::StartError::Listen { address: taken, .. }) if taken == address));
     house.running.drain().await;
     while gateway.link.receiver.recv().await.is_some() {}
@@ -258,8 +266,15 @@ async fn a_gateway_of_another_process_dials_in_with_the_secret() {
 #[tokio::test]
 async fn a_configuration_that_cannot_work_starts_nothing() {
     let config = RouterConfig { node: String::new(), ..RouterConfig::default() };
-    let parts =
-        RouterParts { config, state: State::in_memory(), records: Arc::new(TestRecords::default()), registry: &mut Registry::default() };
+    let parts = RouterParts {
+        config,
+        state: State::in_memory(),
+        records: Arc::new(TestRecords::default()),
+        money: Arc::new(Absent),
+        till: Arc::new(Absent),
+        people: Arc::new(Absent),
+        registry: &mut Registry::default(),
+    };
     assert!(matches!(crate::start(parts).await, Err(crate::StartError::Config(error)) if error.key == "node"));
 }
 

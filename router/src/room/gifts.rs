@@ -1,0 +1,431 @@
+//! Gifts in a room: handed to the ledger in the order they came, answered when they are paid, and told to the room from the ledger's outbox.
+//!
+//! - Paid means committed. Who gave hears so first; then the room hears of it, in the order of the gifts, through its log like everything.
+//! - What is to be told stands in the ledger until the room's log has it. A router that dies between leaves it to the next owner of the room,
+//!   who tells it by the same id: the log knows what it has.
+//! - The room does not wait for the ledger: what is on its way is bounded, and answered while other calls go on.
+
+use super::{BACKEND, Room, outbox::Waiting};
+use crate::{
+    Refusal,
+    core::Core,
+    link::Gateway,
+    services::{
+        Asker,
+        gift::{
+            self, GiftRequest,
+            combos::{self, Combos},
+        },
+        ports::{
+            RecordError,
+            money::{GiftOutcome, NewGift, PaidGift},
+        },
+    },
+};
+use billfish_link::message::{Accepted, Push, UserPush, envelope::Kind, reply};
+use billfish_state::{MessageClaim, RoomId};
+use billfish_wire::{BizCode, Class, Reason};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+use tokio::sync::oneshot;
+
+/// Gifts to be told that are remembered here, and read in one go; beyond it they are read from the ledger again.
+const TELLING_MAX: usize = 1_000;
+/// After the ledger or the log did not answer.
+const AGAIN_MS: u64 = 500;
+
+/// Who gives, and who is to hear what became of it.
+pub(crate) enum Giver {
+    /// A session, by its gateway.
+    Session { gateway: Arc<Gateway>, id: u64, asker: Asker, received: Instant },
+    /// A user, by the HTTP API.
+    Api { asker: Asker, answer: oneshot::Sender<Result<GiftPaid, Refusal>> },
+}
+
+/// A gift that is paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GiftPaid {
+    pub(crate) gift_seq: i64,
+    /// What the sender has left; none where it was paid before.
+    pub(crate) balance: Option<i64>,
+}
+
+impl Giver {
+    pub(super) const fn asker(&self) -> Asker {
+        match self {
+            Self::Session { asker, .. } | Self::Api { asker, .. } => *asker,
+        }
+    }
+}
+
+/// A gift that is with the ledger.
+struct Paying {
+    giver: Giver,
+    uuid: String,
+    outcome: oneshot::Receiver<Result<GiftOutcome, RecordError>>,
+}
+
+/// The gifts of one life of a room.
+#[derive(Default)]
+pub(super) struct Gifts {
+    /// With the ledger, in the order they came.
+    paying: VecDeque<Paying>,
+    /// Paid and not told, in order.
+    telling: VecDeque<PaidGift>,
+    combos: Combos,
+    /// On their way through the room's log.
+    put: Vec<Vec<PaidGift>>,
+    told: Arc<Told>,
+    /// Places up to this one have been told, or are in one of the above.
+    known_seq: i64,
+    /// The ledger may have some to tell that stand nowhere here.
+    has_more: bool,
+    again_ms: Option<u64>,
+}
+
+/// Places of gifts that the room's log has.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<Vec<i64>>);
+
+impl Told {
+    pub(super) fn add(&self, gift_seq: i64) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(gift_seq);
+    }
+
+    fn take(&self) -> Vec<i64> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Gifts {
+    /// The former owner may have left some.
+    pub(super) fn begin() -> Self {
+        Self { has_more: true, ..Self::default() }
+    }
+
+    /// The ledger has some that this room has not told.
+    pub(super) fn look(&mut self) {
+        self.has_more = true;
+    }
+
+    pub(super) fn is_paying(&self) -> bool {
+        !self.paying.is_empty()
+    }
+
+    /// Whether nothing is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.paying.is_empty() && self.telling.is_empty() && self.combos.is_empty()
+    }
+
+    /// When something is to be done.
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        let now = (self.has_more || !self.telling.is_empty()).then_some(self.again_ms.unwrap_or(0));
+        [now, self.combos.next_ms()].into_iter().flatten().min()
+    }
+
+    /// Waits for the ledger's next answers, all that are there. Cancel-safe: nothing is taken while it waits.
+    pub(super) async fn next(&mut self) -> Vec<Answered> {
+        let Some(first) = self.paying.front_mut() else { return Vec::new() };
+        let outcome = (&mut first.outcome).await.ok();
+        let mut answers = Vec::from_iter(self.answered(outcome));
+        answers.extend(self.ready());
+        answers
+    }
+
+    /// What the ledger said of the first gift that is with it.
+    fn answered(&mut self, outcome: Option<Result<GiftOutcome, RecordError>>) -> Option<Answered> {
+        let Paying { giver, uuid, .. } = self.paying.pop_front()?;
+        // The ledger has stopped; it may have been paid.
+        let stopped = || Err(RecordError::Away { what: "paying a gift", cause: "the ledger has stopped".into() });
+        Some(Answered { giver, uuid, outcome: outcome.unwrap_or_else(stopped) })
+    }
+
+    /// The answers that are there.
+    pub(super) fn ready(&mut self) -> Vec<Answered> {
+        let mut answers = Vec::new();
+        while let Some(first) = self.paying.front_mut() {
+            let outcome = match first.outcome.try_recv() {
+                Ok(outcome) => Some(outcome),
+                Err(oneshot::error::TryRecvError::Empty) => break,
+                Err(oneshot::error::TryRecvError::Closed) => None,
+            };
+            answers.extend(self.answered(outcome));
+        }
+        answers
+    }
+}
+
+/// An answer of the ledger, for [`Room::on_settled`].
+pub(super) struct Answered {
+    giver: Giver,
+    uuid: String,
+    outcome: Result<GiftOutcome, RecordError>,
+}
+
+impl Room {
+    /// Somebody gives.
+    pub(super) async fn on_gift(&mut self, giver: Giver, request: GiftRequest) {
+        let uuid = request.uuid.clone();
+        match self.hand_in(giver.asker(), request.clone()).await {
+            Ok(outcome) => self.gifts.paying.push_back(Paying { giver, uuid, outcome }),
+            Err(refusal) => refuse_unless_paid(&self.core, giver, self.record.room, &request, refusal).await,
+        }
+    }
+
+    async fn hand_in(
+        &mut self,
+        asker: Asker,
+        request: GiftRequest,
+    ) -> Result<oneshot::Receiver<Result<GiftOutcome, RecordError>>, Refusal> {
+        let now_ms = self.core.state.clock.now_ms();
+        let config = &self.core.config.gift;
+        let rate = gift::Rate { gifts_max: config.user_gifts_max, window_ms: crate::clock::millis(config.user_window) };
+        gift::within_rate(&*self.core.state.rate_windows, rate, asker.app, asker.user, now_ms).await?;
+        self.check_member(asker).await?;
+        self.rules.may_enter(asker.user, now_ms)?;
+        if self.gifts.paying.len() >= self.core.config.gift.room_gifts_max {
+            return Err(
+                Refusal::because(Reason::Unavailable, "too many gifts are waiting in this room; wait retryAfterMs").retry_after(AGAIN_MS)
+            );
+        }
+        let catalogue = self.core.catalogue.gifts().await?;
+        let price = gift::price(catalogue.get(&request.gift), &request)?;
+        let pk = gift::side(&self.record, self.pk.bar.as_ref(), asker.user, &request)?;
+        let gift = NewGift {
+            app: asker.app,
+            sender: asker.user,
+            uuid: request.uuid,
+            room: self.record.room,
+            epoch: self.claim.epoch,
+            receiver: request.receiver,
+            gift: request.gift,
+            num: request.num,
+            price,
+            pk,
+            combo: request.combo,
+        };
+        Ok(self.core.till.submit(gift)?)
+    }
+
+    /// The ledger has answered.
+    pub(super) async fn on_settled(&mut self, Answered { giver, uuid, outcome }: Answered) {
+        let refusal = match outcome {
+            Ok(GiftOutcome::Paid { gift, balance }) => {
+                self.accept_gift(giver, GiftPaid { gift_seq: gift.gift_seq, balance: Some(balance) }, "accepted").await;
+                let now_ms = self.core.state.clock.now_ms();
+                self.move_bar(&gift, now_ms).await;
+                return self.gifts.remember(gift);
+            }
+            Ok(GiftOutcome::Repeated(gift)) => {
+                let paid = GiftPaid { gift_seq: gift.gift_seq, balance: None };
+                // The first try may have been one that nobody heard the answer of, and its push be in the outbox alone.
+                self.gifts.has_more |= gift.what.room == self.record.room && gift.gift_seq > self.gifts.known_seq;
+                return self.accept_gift(giver, paid, "repeated").await;
+            }
+            Ok(GiftOutcome::Conflict) => Refusal::new(Reason::UuidReused),
+            Ok(GiftOutcome::NotCovered { balance }) => {
+                Refusal::because(Reason::NotCovered, format!("not enough coins: there are {balance}"))
+            }
+            Ok(GiftOutcome::NoRoom) => Refusal::new(Reason::RoomNotFound),
+            Ok(GiftOutcome::Fenced) => {
+                self.lose().await;
+                self.core.ownership.elsewhere(self.record.room)
+            }
+            Err(error) => {
+                // It may have been paid all the same: then it is in the outbox, and those behind it come after it.
+                self.gifts.has_more = true;
+                self.pk.fall_behind(self.core.state.clock.now_ms());
+                error.into()
+            }
+        };
+        self.refuse_gift(giver, &uuid, refusal).await;
+    }
+
+    /// Waits until the ledger has answered everything that was handed to it. Each call of the ledger has a time of its own.
+    pub(super) async fn settle_gifts(&mut self) {
+        while self.gifts.is_paying() {
+            for settled in self.gifts.next().await {
+                self.on_settled(settled).await;
+            }
+        }
+    }
+
+    async fn accept_gift(&self, giver: Giver, paid: GiftPaid, result: &'static str) {
+        giver.accept(&self.core, paid, result).await;
+    }
+
+    async fn refuse_gift(&self, giver: Giver, uuid: &str, refusal: Refusal) {
+        if refusal.moved_to().is_none() {
+            self.core.metrics.decided("gift", refusal.reason.label());
+        }
+        giver.refuse(self.record.room.0, uuid, refusal).await;
+    }
+
+    /// Tells the room what has been paid, as far as it is due.
+    pub(super) async fn tell_gifts(&mut self, now_ms: u64) {
+        let every_ms = crate::clock::millis(self.core.config.gift.combo_every);
+        if self.gifts.again_ms.is_some_and(|again_ms| now_ms < again_ms) {
+            return;
+        }
+        if self.gifts.next_ms().is_some() && self.claim.is_unproven() {
+            // The log is away, and trying would hold the room's chat up.
+            self.gifts.again_ms = Some(now_ms + AGAIN_MS);
+            return;
+        }
+        self.gifts.again_ms = None;
+        if self.gifts.has_more && self.gifts.telling.is_empty() {
+            self.read_untold(now_ms).await;
+        }
+        for held in self.gifts.combos.due(every_ms, now_ms) {
+            self.put_gifts(held, now_ms).await;
+        }
+        while let Some(gift) = self.gifts.telling.pop_front() {
+            if let Some(shown) = self.gifts.combos.take(gift, every_ms, now_ms) {
+                self.put_gifts(shown, now_ms).await;
+            }
+        }
+    }
+
+    async fn read_untold(&mut self, now_ms: u64) {
+        match self.core.money.untold(self.record.room, TELLING_MAX).await {
+            Ok(gifts) => {
+                self.gifts.has_more = gifts.len() == TELLING_MAX;
+                let known_seq = self.gifts.known_seq;
+                for gift in gifts.into_iter().filter(|gift| gift.gift_seq > known_seq) {
+                    self.gifts.known_seq = self.gifts.known_seq.max(gift.gift_seq);
+                    self.gifts.telling.push_back(gift);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(room = %self.record.room, error = &error as &dyn std::error::Error, "the outbox cannot be read");
+                self.gifts.again_ms = Some(now_ms + AGAIN_MS);
+            }
+        }
+    }
+
+    async fn put_gifts(&mut self, gifts: Vec<PaidGift>, now_ms: u64) {
+        for alike in gifts.chunk_by(combos::is_alike) {
+            let Some(first) = alike.first() else { continue };
+            let url = self.core.catalogue.url(first.what.gift).await;
+            let Some(push) = gift::paid(alike, &url, self.pk.bar.as_ref(), self.record.anchor) else { continue };
+            let until_ms = now_ms + crate::clock::millis(self.core.config.dedup_life);
+            let claim = MessageClaim { app: self.record.app, user: BACKEND, msg_id: format!("gift-{}", first.gift_seq), until_ms };
+            let waiting = Waiting::Ledger { gift_seq: first.gift_seq, told: Arc::clone(&self.gifts.told) };
+            self.put(push, Some(claim), Some(waiting), now_ms);
+            self.gifts.put.push(alike.to_vec());
+        }
+    }
+
+    /// What the log has is told; what it could not take is tried again, before anything newer.
+    pub(super) fn after_telling(&mut self, now_ms: u64) {
+        if self.gifts.put.is_empty() {
+            return;
+        }
+        let told = self.gifts.told.take();
+        let (mut done, mut failed) = (Vec::new(), Vec::new());
+        for gifts in std::mem::take(&mut self.gifts.put) {
+            let is_told = gifts.first().is_some_and(|first| told.contains(&first.gift_seq));
+            if is_told { &mut done } else { &mut failed }.extend(gifts);
+        }
+        if !done.is_empty() {
+            let places: Vec<(RoomId, i64)> = done.iter().map(|gift| (gift.what.room, gift.gift_seq)).collect();
+            self.core.till.told(&places);
+        }
+        if !failed.is_empty() {
+            self.gifts.again_ms = Some(now_ms + AGAIN_MS);
+            for gift in failed.into_iter().rev() {
+                self.gifts.telling.push_front(gift);
+            }
+        }
+    }
+
+    /// The life of the room ends: whoever gave hears what became of it. What is not told is left to the next.
+    pub(super) async fn end_gifts(&mut self) {
+        self.settle_gifts().await;
+        let now_ms = self.core.state.clock.now_ms();
+        self.after_telling(now_ms);
+    }
+
+    /// Tells all that can be told now: the room is about to close, or is given to another.
+    pub(super) async fn tell_all_gifts(&mut self) {
+        self.settle_gifts().await;
+        let now_ms = self.core.state.clock.now_ms();
+        self.tell_gifts(now_ms).await;
+        for held in self.gifts.combos.all() {
+            self.put_gifts(held, now_ms).await;
+        }
+        self.flush().await;
+        self.after_telling(now_ms);
+    }
+}
+
+impl Gifts {
+    /// Keeps a gift to be told.
+    fn remember(&mut self, gift: PaidGift) {
+        // The ledger has some before it, which are told first; or there are too many to keep here.
+        if self.has_more || self.telling.len() >= TELLING_MAX {
+            self.has_more = true;
+            return;
+        }
+        if gift.gift_seq > self.known_seq {
+            self.known_seq = gift.gift_seq;
+            self.telling.push_back(gift);
+        }
+    }
+}
+
+/// Refuses by a rule what was not paid. A gift whose answer was lost is asked for again when the rules may say otherwise by then: its PK has ended,
+/// the room has closed, the sender has left. What was paid stays so, and is told so.
+pub(super) async fn refuse_unless_paid(core: &Core, giver: Giver, room: RoomId, request: &GiftRequest, refusal: Refusal) {
+    let asker = giver.asker();
+    let is_final = gift::failed(&request.uuid, &refusal).is_some();
+    let paid = if is_final { core.money.paid(asker.app, asker.user, &request.uuid).await } else { Ok(None) };
+    let refusal = match paid {
+        Ok(Some(gift)) if gift::is_of(&gift, room, request) => {
+            return giver.accept(core, GiftPaid { gift_seq: gift.gift_seq, balance: None }, "repeated").await;
+        }
+        Ok(Some(_)) => Refusal::new(Reason::UuidReused),
+        Ok(None) => refusal,
+        // Nobody knows: a refusal that is final would say that nothing was paid.
+        Err(error) => error.into(),
+    };
+    if refusal.moved_to().is_none() {
+        core.metrics.decided("gift", refusal.reason.label());
+    }
+    giver.refuse(room.0, &request.uuid, refusal).await;
+}
+
+impl Giver {
+    async fn accept(self, core: &Core, paid: GiftPaid, result: &'static str) {
+        core.metrics.decided("gift", result);
+        match self {
+            Self::Session { gateway, id, received, .. } => {
+                let ts = core.state.clock.now_ms().cast_signed();
+                gateway.reply(id, reply::Result::Accepted(Accepted { ts, seq: 0 })).await;
+                core.metrics.delivered_in(received.elapsed());
+            }
+            // Where the receiver is gone the caller has given up; asked again, he hears the same.
+            Self::Api { answer, .. } => drop(answer.send(Ok(paid))),
+        }
+    }
+
+    /// Tells who gives that nothing was paid, or that nobody knows.
+    pub(crate) async fn refuse(self, room: i64, uuid: &str, refusal: Refusal) {
+        match self {
+            Self::Session { gateway, id, asker, .. } => {
+                // A client of the first version waits for this; the others for the answer to their frame.
+                if let Some(data) = gift::failed(uuid, &refusal) {
+                    let push =
+                        Push { biz_code: BizCode::GIFT_FAIL.0, data, room_id: room, class: Class::Control.number(), ..Push::default() };
+                    let push = UserPush { app_id: asker.app.0, user_ids: vec![asker.user.0], push: Some(push), session: asker.session };
+                    gateway.send(Kind::UserPush(push), Class::Control).await;
+                }
+                gateway.refuse(id, &refusal).await;
+            }
+            Self::Api { answer, .. } => drop(answer.send(Err(refusal))),
+        }
+    }
+}
