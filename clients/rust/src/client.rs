@@ -5,6 +5,7 @@ use crate::{
     driver::{Command, Driver},
     error::{ClientError, ConfigError},
     event::Event,
+    gift::Gift,
 };
 use billfish_session::client::Message;
 use billfish_wire::BizCode;
@@ -42,7 +43,8 @@ impl Display for MessageId {
     }
 }
 
-/// Message ids: the server takes an id once per user within five minutes, so they must not repeat after a restart.
+/// Message ids: the server takes the id of a message once per user within five minutes, and that of a gift once for ever, so they must not
+/// repeat after a restart.
 #[derive(Debug)]
 struct Ids {
     run: u64,
@@ -103,7 +105,8 @@ impl Client {
         self.send_biz(None, BizCode::ROOM_CHAT, data.to_string()).await
     }
 
-    /// Sends any business message. It is kept, and sent again after a reconnect, until the server has accepted or refused it.
+    /// Sends any business message; for gifts there is [`Client::send_gift`]. It is kept, and sent again after a reconnect, until the server
+    /// has accepted or refused it.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -112,6 +115,36 @@ impl Client {
         let message = Message { room_id, biz_code: biz_code.0, data, msg_id: Some(id.clone()) };
         self.call(|answer| Command::Biz { message, answer }).await?;
         Ok(MessageId(id))
+    }
+
+    /// Gives something in a room that was joined. [`Event::Accepted`] with the id that comes back means that it is paid, for good; whoever
+    /// is in the room, the giver too, hears [`Event::Gift`].
+    ///
+    /// The gift is kept, and sent again after a reconnect, until it is paid or refused. Where the server asks to come again
+    /// ([`Reason::Unavailable`], [`Reason::RateLimited`]) it is given again by itself, after the time that the server names, for 30
+    /// seconds; then, and at once for every other reason, [`Event::Refused`] follows. All of it under one id, and **the same id is never
+    /// paid twice**. At most 16 are on their way.
+    ///
+    /// [`Reason::Unavailable`]: crate::Reason::Unavailable
+    /// [`Reason::RateLimited`]: crate::Reason::RateLimited
+    ///
+    /// # Errors
+    /// See [`ClientError`]. A gift that cannot be written is refused here, by the name of its field.
+    pub async fn send_gift(&self, room_id: i64, gift: Gift) -> Result<MessageId, ClientError> {
+        self.send_gift_as(&MessageId(self.ids.next()), room_id, gift).await
+    }
+
+    /// Gives a gift under an id that the app chose, of 1 to 64 bytes: one from before, to ask again what became of it, in this process or
+    /// after a restart; or one of its own, written down before it is given, so that a crash is no second payment. It must be the same gift:
+    /// the server remembers it for ever, answers as if it were paid now where it was paid before, and refuses another gift under the same
+    /// id ([`Reason::UuidReused`](crate::Reason::UuidReused)). All else is as with [`Client::send_gift`].
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`CallError::IdInUse`](crate::CallError::IdInUse) while it is on its way.
+    pub async fn send_gift_as(&self, uuid: &MessageId, room_id: i64, gift: Gift) -> Result<MessageId, ClientError> {
+        let message = gift.message(room_id, uuid.0.clone())?;
+        self.call(|answer| Command::Gift { message, answer }).await?;
+        Ok(uuid.clone())
     }
 
     /// Asks for a room's log after `from_seq`. [`Event::History`] follows, page by page.

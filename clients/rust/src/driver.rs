@@ -12,6 +12,7 @@
 //! - A move is made beside a connection that stands: up to three of them are read, and which is which the machine says.
 //! - Every `select!` arm is cancel-safe: `recv`, `reserve`, `sleep_until` and readiness take nothing before they are chosen.
 
+mod hearing;
 mod moving;
 
 use self::moving::{Moving, Step, Why};
@@ -19,7 +20,8 @@ use crate::{
     config::{ClientConfig, Ticket, TokenError},
     endpoint::{Endpoint, TransportKind},
     error::{ClientError, ConfigError},
-    event::{self, Cause, Event},
+    event::{Cause, Event},
+    gift::{self, giving::Giving, stage::Stage},
     reconnect::{Backoff, Endpoints, STABLE_AFTER},
     transport::{ConnectError, Lost, Transport, Trust, race::race},
 };
@@ -47,6 +49,7 @@ pub(crate) enum Command {
     Join { room_id: i64, answer: Answer },
     Leave { room_id: i64, answer: Answer },
     Biz { message: Message, answer: Answer },
+    Gift { message: Message, answer: Answer },
     SyncRoom { room_id: i64, from_seq: i64, answer: Answer },
     SyncInbox { answer: Answer },
     NetworkChanged { answer: Answer },
@@ -63,6 +66,8 @@ pub(crate) struct Driver {
     events: mpsc::Sender<Event>,
     /// Events the app has no room for yet.
     waiting: VecDeque<Event>,
+    giving: Giving,
+    stage: Stage,
     backoff: Backoff,
     endpoints: Endpoints,
     began: Instant,
@@ -154,6 +159,8 @@ impl Driver {
             is_mute: false,
             events,
             waiting: VecDeque::new(),
+            giving: Giving::new(config.jitter_seed),
+            stage: Stage::default(),
             backoff: Backoff::new(&config),
             endpoints: Endpoints::new(&config, now),
             began: now,
@@ -278,11 +285,17 @@ impl Driver {
                 step = moving.step() => self.on_step(&mut lines, step),
                 command = commands.recv(), if !is_mute => self.on_command(command, Some(&mut lines)),
                 permit = events.reserve(), if !wants_read => deliver(permit, &mut self.waiting),
-                () = sleep_until(deadline) => self.session.on_tick(self.now()),
+                () = sleep_until(deadline) => self.on_tick(),
             }
             self.stop_if_alone();
             self.carry_out(&mut lines);
         }
+    }
+
+    fn on_tick(&mut self) {
+        let now = self.now();
+        self.session.on_tick(now);
+        self.waiting.extend(self.giving.on_tick(now, &mut self.session));
     }
 
     /// Writes and reads what can be on one connection.
@@ -364,7 +377,7 @@ impl Driver {
             // Without a connection only the machine's events can have come: a room left, a message refused.
             while let Some(action) = self.session.next_action() {
                 if let ClientAction::Tell(told) = action {
-                    self.waiting.extend(event::of_session(told, self.transport));
+                    self.hear(told);
                 }
             }
             if std::mem::take(&mut self.is_hurried) {
@@ -448,6 +461,7 @@ impl Driver {
     fn on_session_event(&mut self, event: ClientEvent, here: &Endpoint) {
         match event {
             ClientEvent::Closed { reason, reconnect, retry_after_ms } => {
+                self.giving.on_connection_over();
                 let retry_after = Duration::from_millis(retry_after_ms.unwrap_or(0));
                 // A close that the app asked for is final, whatever ended the connection first.
                 let reconnect = reconnect && self.closing.is_empty();
@@ -476,7 +490,7 @@ impl Driver {
             | ClientEvent::History { .. }
             | ClientEvent::InboxRead { .. }
             | ClientEvent::Accepted { .. }
-            | ClientEvent::Refused { .. }) => self.waiting.extend(event::of_session(told, self.transport)),
+            | ClientEvent::Refused { .. }) => self.hear(told),
         }
     }
 
@@ -533,6 +547,7 @@ impl Driver {
             Command::Join { answer, .. }
             | Command::Leave { answer, .. }
             | Command::Biz { answer, .. }
+            | Command::Gift { answer, .. }
             | Command::SyncRoom { answer, .. }
             | Command::SyncInbox { answer }
                 if self.waiting.len() >= EVENTS_WAITING_MAX =>
@@ -542,7 +557,11 @@ impl Driver {
             }
             Command::Join { room_id, answer } => (self.session.join(room_id), answer),
             Command::Leave { room_id, answer } => (self.session.leave(room_id), answer),
-            Command::Biz { message, answer } => (self.session.biz(message), answer),
+            Command::Biz { message, answer } => {
+                gift::uuid_of(&message).into_iter().for_each(|uuid| self.giving.on_own(uuid));
+                (self.session.biz(message), answer)
+            }
+            Command::Gift { message, answer } => (self.giving.give(&mut self.session, message), answer),
             Command::SyncRoom { room_id, from_seq, answer } => (self.session.sync_room(room_id, from_seq), answer),
             Command::SyncInbox { answer } => (self.session.sync_inbox(now), answer),
         };
@@ -551,7 +570,7 @@ impl Driver {
     }
 
     fn deadline(&self) -> Instant {
-        let Time(ms) = self.session.next_deadline();
+        let Time(ms) = self.session.next_deadline().min(self.giving.next_deadline());
         // `NEVER` is further than an Instant reaches; a day is never here.
         self.began + Duration::from_millis(ms.min(self.now().0 + 86_400_000))
     }

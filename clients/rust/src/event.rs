@@ -1,6 +1,9 @@
 //! What an app hears.
 
-use crate::endpoint::TransportKind;
+use crate::{
+    endpoint::TransportKind,
+    gift::{GiftEvent, PkBar},
+};
 use billfish_session::client::ClientEvent;
 use billfish_wire::{BizCode, Body, Reason};
 use serde::Deserialize;
@@ -37,7 +40,8 @@ pub enum Event {
         room_id: i64,
         /// Members now.
         audience: i64,
-        /// The newest state push of every key.
+        /// The newest state push of every key. A bar of a PK that is behind the one told last is left out; what is to be drawn comes as
+        /// [`Event::PkBar`].
         states: BTreeMap<String, Body>,
         /// Messages are missing that the server no longer has: reload.
         gap: bool,
@@ -55,6 +59,25 @@ pub enum Event {
         room_id: i64,
         /// Members now.
         audience: i64,
+    },
+    /// Somebody has given something. Each gift comes once, whatever was sent again or grouped anew on the way.
+    Gift(GiftEvent),
+    /// The bar of a room's PK has moved, begun or, without a challenger, ended. Comes once for each change, whatever told of it - a gift, a
+    /// state or a snapshot - and never behind one that was told before.
+    PkBar {
+        /// Which room.
+        room_id: i64,
+        /// Where it stands.
+        bar: PkBar,
+    },
+    /// Somebody challenges the anchor.
+    PkOnline {
+        /// Which room.
+        room_id: i64,
+        /// Who.
+        challenger_id: i64,
+        /// Their picture; may be empty.
+        avatar: String,
     },
     /// Any other push: `biz_code` and `data` say what it is.
     Push(Box<Body>),
@@ -74,7 +97,7 @@ pub enum Event {
         /// Messages are missing that the server no longer has.
         gap: bool,
     },
-    /// A message reached its service.
+    /// A message reached its service; of a gift: it is paid.
     Accepted {
         /// What the call gave.
         msg_id: String,
@@ -83,7 +106,8 @@ pub enum Event {
         /// Its place in the room, where it got one.
         seq: Option<i64>,
     },
-    /// The server said no. The session lives.
+    /// The server said no. The session lives. Of a gift that is refused for [`Reason::Unavailable`], [`Reason::Internal`] or
+    /// [`Reason::RateLimited`] it is open whether one of its tries was paid: see [`crate::Client::send_gift_as`]. All others are final.
     Refused {
         /// The message that is meant, where it is one.
         msg_id: Option<String>,
@@ -217,6 +241,7 @@ pub(crate) fn of_session(event: ClientEvent, transport: TransportKind) -> Option
             Event::Joined { room_id, audience: snapshot.audience, states: snapshot.states, gap }
         }
         ClientEvent::Left { room_id } => Event::Left { room_id },
+        // Gifts have a memory: `gift::stage::Stage` tells them.
         ClientEvent::Push(body) => of_push(body),
         ClientEvent::History { room_id, messages, gap, more } => Event::History { room_id, messages, gap, more },
         ClientEvent::InboxRead { gap } => Event::InboxRead { gap },

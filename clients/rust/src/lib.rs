@@ -3,6 +3,7 @@
 //! - [`Client`] is the app's hand: calls go in and come back at once. [`Events`] is its ear: everything that happens, in order.
 //! - Reconnecting, resuming, de-duplicating and ordering happen inside. The protocol's decisions are those of
 //!   `billfish_session::client::ClientSession`; what is left here is sockets, time, tokens and addresses.
+//! - A gift has one id for ever: it may be asked for again and is paid once. Gifts are shown once, and the bar of a PK never goes back.
 //! - QUIC, TLS, plain TCP, and WebSocket over the last two; of several kinds of addresses the best that this network lets through.
 //! - A gateway that goes down, and a device that changes its network, move the session to another connection before the old one is given up.
 //!   A QUIC connection goes on from the new address by itself.
@@ -38,6 +39,7 @@ mod driver;
 mod endpoint;
 mod error;
 mod event;
+mod gift;
 mod reconnect;
 mod transport;
 
@@ -48,3 +50,4 @@ pub use config::{ClientConfig, Roots, Ticket, TokenError, TokenProvider};
 pub use endpoint::TransportKind;
 pub use error::{ClientError, ConfigError};
 pub use event::{Cause, Chat, Event};
+pub use gift::{Gift, GiftEvent, GiftKind, PkBar};

@@ -3,6 +3,7 @@
 
 mod backoff;
 mod gateway;
+mod gifts;
 mod golden;
 mod moves;
 mod quic;

@@ -18,6 +18,13 @@ pub(crate) enum Command<'a> {
     Join(i64),
     Who,
     Rooms,
+    /// What, how many and to whom: read by who knows the catalogue.
+    Gift(&'a str),
+    Gifts,
+    /// Shows the coins there are, or takes some first.
+    Wallet(Option<i64>),
+    /// Challenges the anchor; `false`: no longer.
+    Challenge(bool),
     Help,
     Quit,
     /// With the way it should be written.
@@ -41,6 +48,18 @@ impl<'a> Command<'a> {
             "help" | "h" | "?" => Self::Help,
             "who" | "w" => Self::Who,
             "rooms" => Self::Rooms,
+            "gift" | "g" if argument.is_empty() => {
+                Self::Wrong("/gift [NUM] WHAT [anchor|challenger] takes a gift's name or number; /gifts lists them")
+            }
+            "gift" | "g" => Self::Gift(argument),
+            "gifts" => Self::Gifts,
+            "wallet" if argument.is_empty() => Self::Wallet(None),
+            "wallet" => match argument.parse() {
+                Ok(coins) if coins > 0 => Self::Wallet(Some(coins)),
+                _ => Self::Wrong("/wallet [COINS] shows your coins; with a number it takes so many first"),
+            },
+            "pk" => Self::Challenge(true),
+            "unpk" => Self::Challenge(false),
             "quit" | "q" | "exit" => Self::Quit,
             "join" | "j" => match argument.parse() {
                 Ok(room) if room > 0 => Self::Join(room),
@@ -72,7 +91,11 @@ mod tests {
         assert_eq!(Command::read("/msg 123456789  psst "), Command::Whisper { user_id: 123_456_789, text: "psst" });
         assert_eq!(Command::read("/msg bob psst"), Command::Whisper { user_id: user_id_of("bob"), text: "psst" });
         assert_eq!(Command::read("/join 7"), Command::Join(7));
-        for wrong in ["/join", "/join x", "/join -1", "/msg", "/msg bob", "/dance"] {
+        assert_eq!(Command::read("/gift 3 rose challenger"), Command::Gift("3 rose challenger"));
+        assert_eq!(Command::read("/gifts"), Command::Gifts);
+        assert_eq!((Command::read("/wallet"), Command::read("/wallet 500")), (Command::Wallet(None), Command::Wallet(Some(500))));
+        assert_eq!((Command::read("/pk"), Command::read("/unpk")), (Command::Challenge(true), Command::Challenge(false)));
+        for wrong in ["/join", "/join x", "/join -1", "/msg", "/msg bob", "/dance", "/gift", "/gift  ", "/wallet 0", "/wallet all"] {
             assert!(matches!(Command::read(wrong), Command::Wrong(_)), "{wrong}");
         }
     }

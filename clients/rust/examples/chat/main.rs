@@ -2,11 +2,13 @@
 //!
 //! - At a terminal: lines of others appear above the prompt, one's own when the server has them, commands begin with `/`.
 //! - In a pipe: lines in, lines out, one message after the other; ends at the end of input, when all of it was acknowledged.
-//! - [`api`] is what a backend would do: tokens, rooms. [`screen`] owns the terminal, [`words`] the sentences.
+//! - [`api`] is what a backend would do: tokens, rooms, coins. [`screen`] owns the terminal, [`words`] the sentences, [`gifts`] what is
+//!   given and how often a bar is drawn.
 #![forbid(unsafe_code)]
 
 mod api;
 mod command;
+mod gifts;
 mod screen;
 mod talk;
 mod words;
@@ -29,6 +31,12 @@ struct Options {
     /// The room's number. Without it: the first live room, or a new one.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(1..))]
     room: Option<i64>,
+    /// Opens a PK room of your own, where others may challenge you.
+    #[arg(long, conflicts_with = "room")]
+    pk: bool,
+    /// In a pipe, too, lines that begin with `/` are commands.
+    #[arg(long)]
+    commands: bool,
     /// HTTP API of the server.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080")]
     server: String,
@@ -55,6 +63,7 @@ Examples, with `cargo run --release` running in another terminal:
   cargo run --release -p billfish-client --example chat -- --name alice
   cargo run --release -p billfish-client --example chat -- --name bob --room 1
   cargo run --release -p billfish-client --example chat -- --name carol --transport quic --ca data/development-cert.pem
+  cargo run --release -p billfish-client --example chat -- --name dave --pk
   echo hello | cargo run --release -p billfish-client --example chat -- --name robot";
 
 fn main() -> ExitCode {
@@ -88,12 +97,12 @@ fn run(options: Options) -> Result<ExitCode> {
         (true, None) => vec![TransportKind::Tcp],
     };
     let api = Api::new(&options.server, key.trim(), &options.name, transports);
-    let room = api.choose_room(options.room)?;
+    let room = if options.pk { api.open_pk_room()? } else { api.choose_room(options.room)? };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(async {
         let (screen, input) = Screen::open(&options.name)?;
-        let mut talk = Talk::begin(api, screen, room, roots, options.protobuf).await?;
-        talk.run(input).await
+        let mut talk = Talk::begin(api, screen, room, roots, options.protobuf, options.commands).await?;
+        Ok(talk.run(input).await)
     })
 }
 

@@ -1,9 +1,11 @@
 //! The terminal: lines typed come out of it, lines shown go in, and neither breaks the other.
 //!
 //! - At a terminal rustyline reads in a thread of its own, and everything shown goes through its printer, above the prompt.
+//! - The bar of a PK stays above the prompt: it is drawn over the one before, and what is shown goes above it. A line that is typed ends
+//!   that, for then it is not known what stands there; the next bar begins anew.
 //! - In a pipe a thread reads lines as fast as they are taken: the channel holds one.
 
-use crate::words::Paint;
+use crate::words::{Paint, clean};
 use anyhow::{Context, Result};
 use rustyline::{DefaultEditor, ExternalPrinter, error::ReadlineError};
 use std::{
@@ -23,12 +25,19 @@ pub(crate) enum Input {
     End,
 }
 
+/// To the beginning of the line above, which is wiped.
+const LINE_ABOVE: &str = "\x1b[1A\r\x1b[2K";
+
 /// Where lines are shown.
 pub(crate) struct Screen {
     printer: Printer,
     pub(crate) paint: Paint,
     /// A person sits there.
     pub(crate) is_terminal: bool,
+    /// Of the terminal when it was taken over.
+    columns: usize,
+    /// The bar that is the line above the prompt.
+    bar: Option<String>,
 }
 
 enum Printer {
@@ -42,9 +51,11 @@ impl Screen {
         let (sender, input) = mpsc::channel(LINES_MAX);
         let is_terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
         let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        let mut columns = 0;
         let printer = if is_terminal {
             let mut editor = DefaultEditor::new().context("this terminal cannot be edited in")?;
             let printer = editor.create_external_printer().context("this terminal cannot be printed to")?;
+            columns = editor.dimensions().map_or(0, |(columns, _)| usize::from(columns));
             let prompt = format!("{name}> ");
             thread::spawn(move || read_terminal(&mut editor, &prompt, &sender));
             Printer::Terminal(Box::new(printer))
@@ -52,11 +63,31 @@ impl Screen {
             thread::spawn(move || read_pipe(&sender));
             Printer::Pipe
         };
-        Ok((Self { printer, paint: Paint { colours }, is_terminal }, input))
+        Ok((Self { printer, paint: Paint { colours }, is_terminal, columns, bar: None }, input))
     }
 
     /// Shows a line. A screen that is gone shows nothing more, and the end of input will tell.
     pub(crate) fn show(&mut self, line: &str) {
+        match &self.bar {
+            Some(bar) => self.print(&format!("{LINE_ABOVE}{line}\n{bar}")),
+            None => self.print(line),
+        }
+    }
+
+    /// Shows a bar that is so many columns wide.
+    pub(crate) fn show_bar(&mut self, line: &str, width: usize) {
+        let over = if self.bar.is_some() { LINE_ABOVE } else { "" };
+        self.print(&format!("{over}{line}"));
+        // One that is wrapped is more than a line.
+        self.bar = (self.is_terminal && width < self.columns).then(|| line.to_owned());
+    }
+
+    /// The bar is over, or what stands above the prompt is not known, as after a line was typed. It is left where it is.
+    pub(crate) fn leave_bar(&mut self) {
+        self.bar = None;
+    }
+
+    fn print(&mut self, line: &str) {
         match &mut self.printer {
             Printer::Terminal(printer) => {
                 printer.print(format!("{line}\n")).ok();
@@ -71,20 +102,20 @@ impl Screen {
     /// A remark of the program: in a pipe it goes to standard error, so that the output is chat alone.
     pub(crate) fn remark(&mut self, text: &str) {
         if self.is_terminal {
-            let line = self.paint.remark(text);
+            let line = self.paint.remark(&clean(text));
             self.show(&line);
         } else {
-            complain(&format!("· {text}"));
+            complain(&format!("· {}", clean(text)));
         }
     }
 
     /// Something went wrong; where remarks go.
     pub(crate) fn trouble(&mut self, text: &str) {
         if self.is_terminal {
-            let line = self.paint.trouble(text);
+            let line = self.paint.trouble(&clean(text));
             self.show(&line);
         } else {
-            complain(&format!("! {text}"));
+            complain(&format!("! {}", clean(text)));
         }
     }
 }
