@@ -3,15 +3,16 @@
 //! - User ids follow from the seed and the client's place alone, so workers need no list.
 //! - Tokens are fetched before the clock starts: a run measures the gateway, not the token service. They live five minutes.
 
-use crate::http::Api;
+use crate::http::{Api, Grant, RoomKind};
 use anyhow::{Context, Result};
 use std::{
+    collections::BTreeSet,
     sync::{
         atomic::{AtomicUsize, Ordering},
-        mpsc::{self, RecvTimeoutError, Sender},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
-    thread,
-    time::Duration,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 /// Threads that fetch tokens, open rooms and close them. Four keep a two-core server busy.
@@ -20,6 +21,9 @@ const THREADS: usize = 4;
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Rooms whose closing may fail before the rest is left open: each failure may take as long as a call may.
 const CLOSE_FAILURES_MAX: usize = 16;
+/// Users that are credited with one call, and how often there is one: the server takes a thousand a second.
+const GRANTS_PER_CALL: usize = 1_000;
+const GRANTS_EVERY: Duration = Duration::from_secs(1);
 /// Users of one seed, anchors of its rooms among them; the largest run has 100,000.
 pub(crate) const USERS_PER_SEED: i64 = 1_000_000;
 /// Where the users of the first seed begin: far from the hand-made accounts of a development server.
@@ -33,7 +37,7 @@ pub(crate) fn first_user_id(seed: u64) -> i64 {
 }
 
 /// The anchor of room `index`: counted down from the end of the seed's users.
-fn anchor_id(seed: u64, index: usize) -> i64 {
+pub(crate) fn anchor_id(seed: u64, index: usize) -> i64 {
     first_user_id(seed) + USERS_PER_SEED - 1 - i64::try_from(index).expect("few rooms")
 }
 
@@ -63,9 +67,9 @@ pub(crate) struct Rooms {
 
 impl Rooms {
     /// Opens `count` rooms. What was opened is there to be closed, whatever became of the others.
-    pub(crate) fn open(api: &Api, seed: u64, count: usize, goes_on: &mut dyn FnMut() -> Result<()>) -> (Self, Result<()>) {
+    pub(crate) fn open(api: &Api, seed: u64, count: usize, kind: RoomKind, goes_on: &mut dyn FnMut() -> Result<()>) -> (Self, Result<()>) {
         let (open, outcome) =
-            in_threads(count, goes_on, |index| api.open_room(anchor_id(seed, index)).context("a room could not be opened"));
+            in_threads(count, goes_on, |index| api.open_room(anchor_id(seed, index), kind).context("a room could not be opened"));
         (Self { seed, open }, outcome)
     }
 
@@ -90,6 +94,86 @@ impl Rooms {
         match closed.into_iter().find_map(|(_, failure)| failure).or(outcome.err()) {
             Some(error) => Err(error.context(format!("{left} rooms were left open"))),
             None => Ok(()),
+        }
+    }
+}
+
+/// Credits users, a thousand in a call. `uuid_of`: the same for the same user and run, so that no call credits anybody twice.
+pub(crate) fn grant(
+    api: &Api,
+    app_id: i32,
+    users: &[i64],
+    coins: i64,
+    uuid_of: &(dyn Fn(i64) -> String + Sync),
+    goes_on: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
+    let mut next = Instant::now();
+    for users in users.chunks(GRANTS_PER_CALL) {
+        while Instant::now() < next {
+            thread::sleep(ASK_EVERY);
+            goes_on()?;
+        }
+        goes_on()?;
+        next = Instant::now() + GRANTS_EVERY;
+        let grants: Vec<Grant> = users.iter().map(|&user_id| Grant { user_id, coins, uuid: uuid_of(user_id) }).collect();
+        api.grant(app_id, &grants).context("the senders could not be given their coins")?;
+    }
+    Ok(())
+}
+
+/// Fetches new tokens for users whose old ones the server no longer knows, beside the event loop that needs them.
+#[derive(Debug)]
+pub(crate) struct Renewals {
+    /// `None` when it ends.
+    wanted: Option<Sender<usize>>,
+    renewed: Receiver<(usize, Option<String>)>,
+    /// Asked for and not there: each at most once.
+    pending: BTreeSet<usize>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Renewals {
+    /// For clients from `first_user_id` on.
+    pub(crate) fn start(api: Api, app_id: i32, first_user_id: i64) -> Result<Self> {
+        let (wanted, requests) = mpsc::channel::<usize>();
+        let (told, renewed) = mpsc::channel();
+        let thread = thread::Builder::new().name("tokens".to_owned()).spawn(move || {
+            while let Ok(index) = requests.recv() {
+                let user_id = first_user_id + i64::try_from(index).expect("few users");
+                if told.send((index, api.token(app_id, user_id).ok())).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { wanted: Some(wanted), renewed, pending: BTreeSet::new(), thread: Some(thread.context("no thread")?) })
+    }
+
+    /// A client needs one.
+    pub(crate) fn ask(&mut self, index: usize) {
+        if self.pending.insert(index)
+            && let Some(wanted) = &self.wanted
+        {
+            wanted.send(index).ok();
+        }
+    }
+
+    /// The next one that is there. Of a client that got none, as the server was away, nothing is heard; it asks again when it is refused again.
+    pub(crate) fn next(&mut self) -> Option<(usize, Box<str>)> {
+        while let Ok((index, token)) = self.renewed.try_recv() {
+            self.pending.remove(&index);
+            if let Some(token) = token {
+                return Some((index, token.into_boxed_str()));
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Renewals {
+    fn drop(&mut self) {
+        self.wanted = None;
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
         }
     }
 }

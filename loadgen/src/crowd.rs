@@ -7,14 +7,17 @@
 pub(crate) mod client;
 mod connecting;
 mod connection;
+pub(crate) mod gifting;
 pub(crate) mod herd;
 mod layers;
 mod pacer;
 mod quic;
 pub(crate) mod room;
+pub(crate) mod senders;
 mod shared;
 pub(crate) mod slow;
 mod stats;
+pub(crate) mod viewers;
 
 use crate::{
     clock,
@@ -25,7 +28,8 @@ use anyhow::{Context, Result};
 use billfish_wire::Encoding;
 use client::Client;
 use connection::Connection;
-use herd::Herd;
+use gifting::Gifting;
+use herd::{Herd, Homes};
 use mio::{Events, Poll};
 use quic::Quic;
 use room::Room;
@@ -36,6 +40,7 @@ use std::{
     cmp::Reverse,
     collections::{BinaryHeap, VecDeque},
     io, mem,
+    sync::Arc,
     time::Duration,
 };
 
@@ -75,6 +80,8 @@ pub(crate) struct Crowd<'a> {
     paced: u64,
     /// Where clients come back.
     herd: Option<Herd>,
+    /// Clients that came back with a token that the gateway did not know.
+    refused_tokens: Vec<usize>,
     /// Clients whose login was refused with a time to come back, and when they do.
     told_to_wait: BinaryHeap<Reverse<(u64, usize)>>,
     /// Those who read slowly.
@@ -88,12 +95,15 @@ impl<'a> Crowd<'a> {
     pub(crate) fn new(plan: &'a Plan, tokens: Vec<Box<str>>) -> Result<Self> {
         let now_ns = clock::now_ns();
         let mut random = fastrand::Rng::with_seed(plan.user_id(0).unsigned_abs());
-        let herd = plan.return_spread.map(|spread| Herd::new(tokens.len(), nanoseconds(spread), random.fork()));
+        let homes = if plan.gifts.is_some() { Homes::All } else { Homes::First };
+        let herd = plan.return_spread.map(|spread| Herd::new(tokens.len(), homes, nanoseconds(spread), random.fork()));
+        let gift_plan = plan.gifts.as_ref().map(|work| Arc::new(work.plan.clone()));
         let connection = |(index, token)| Connection { client: Client::new(token, plan.pace_of(index)), ..Connection::default() };
         let connections = tokens.into_iter().enumerate().map(connection).collect();
         let stats = Stats { by_pace: plan.slow.map(|_| Box::default()), ..Stats::default() };
         Ok(Self {
             herd,
+            refused_tokens: Vec::new(),
             told_to_wait: BinaryHeap::new(),
             laggards: plan.slow.map(|slow| Laggards::new(slow, (0..plan.clients).map(|index| plan.pace_of(index)))),
             poll: Poll::new().context("no epoll")?,
@@ -101,8 +111,9 @@ impl<'a> Crowd<'a> {
             connections,
             shared: Shared {
                 plan,
-                rooms: plan.rooms.iter().map(|&id| Room::new(id)).collect(),
+                rooms: plan.rooms.iter().map(|&id| Room::new(id).with_gifts(gift_plan.clone())).collect(),
                 stats,
+                gifts: plan.gifts.as_ref().map(|work| Box::new(Gifting::new(work, plan.first, plan.clients))),
                 out: Vec::new(),
                 stream_class: None,
                 now_ns,
@@ -137,6 +148,9 @@ impl<'a> Crowd<'a> {
         self.shared.now_ns = clock::now_ns();
         self.shared.activity_began_ns = self.shared.now_ns;
         self.shared.is_active = true;
+        if let Some(gifts) = &mut self.shared.gifts {
+            gifts.senders.begin(self.shared.now_ns);
+        }
         if let Some(laggards) = &mut self.laggards {
             laggards.begin(self.shared.now_ns);
             self.shared.lag_from_ns = laggards.from_ns;
@@ -152,7 +166,11 @@ impl<'a> Crowd<'a> {
     pub(crate) fn end_activity(&mut self, accepted: &[u32]) {
         self.shared.is_active = false;
         self.shared.paused.clear();
-        self.shared.heartbeat_gap_ns = u64::MAX;
+        if let Some(gifts) = &mut self.shared.gifts {
+            gifts.senders.end(clock::now_ns());
+        } else {
+            self.shared.heartbeat_gap_ns = u64::MAX;
+        }
         for index in self.laggards.as_mut().map(Laggards::end).unwrap_or_default() {
             self.on_readable(index, true);
         }
@@ -167,6 +185,7 @@ impl<'a> Crowd<'a> {
             Activity::Listen => self.accepted_copies,
             Activity::Chat { .. } => stats.sent,
             Activity::Echo { .. } => 0,
+            Activity::Gifts => return self.awaits_gifts(),
         };
         stats.open > 0 || stats.totals.received < copies_due
     }
@@ -174,6 +193,16 @@ impl<'a> Crowd<'a> {
     /// When something last arrived that was waited for.
     pub(crate) fn last_arrival_ns(&self) -> u64 {
         self.shared.stats.last_copy_ns
+    }
+
+    /// Who came back with a token that the gateway does not know, since the last call.
+    pub(crate) fn take_refused_tokens(&mut self) -> Vec<usize> {
+        mem::take(&mut self.refused_tokens)
+    }
+
+    /// From now on a client logs in with this token.
+    pub(crate) fn renew_token(&mut self, index: usize, token: Box<str>) {
+        self.connections[index].client.renew(token);
     }
 
     /// One turn: heartbeats and load that are due, then whatever the sockets have.

@@ -3,6 +3,7 @@
 //! - Blocking, with keep-alive: a few threads share one [`Api`], each holding one connection.
 //! - The key travels in a header and never in a log line or an argument list.
 
+use crate::{crowd::viewers::BarPush, gifts::Priced};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use std::{
@@ -72,6 +73,22 @@ impl<'a> RoomPush<'a> {
     }
 }
 
+/// What a room is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RoomKind {
+    Normal = 1,
+    Pk = 2,
+}
+
+/// One credit of `POST /v1/wallet/grants`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Grant {
+    pub(crate) user_id: i64,
+    pub(crate) coins: i64,
+    pub(crate) uuid: String,
+}
+
 /// How the server knows a push that it has taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -84,15 +101,15 @@ pub(crate) struct Pushed {
 }
 
 /// An id, which travels as a number below 2^53 and as a string above.
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Id {
+pub(crate) enum Id {
     Number(i64),
     Text(String),
 }
 
 impl Id {
-    fn number(&self) -> Result<i64> {
+    pub(crate) fn number(&self) -> Result<i64> {
         match self {
             Self::Number(id) => Ok(*id),
             Self::Text(id) => id.parse().with_context(|| format!("the id {id:?} is not a number")),
@@ -127,16 +144,53 @@ impl Api {
         Ok(answer.token)
     }
 
-    /// Opens a room of type 1: `POST /v1/rooms`.
-    pub(crate) fn open_room(&self, anchor_id: i64) -> Result<i64> {
+    /// Opens a room: `POST /v1/rooms`.
+    pub(crate) fn open_room(&self, anchor_id: i64, kind: RoomKind) -> Result<i64> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Answer {
             #[serde(alias = "id")]
             room_id: Id,
         }
-        let answer: Answer = self.post("/v1/rooms", &serde_json::json!({ "anchorId": anchor_id, "type": 1, "roomName": "load run" }))?;
+        let answer: Answer =
+            self.post("/v1/rooms", &serde_json::json!({ "anchorId": anchor_id, "type": kind as i32, "roomName": "load run" }))?;
         answer.room_id.number().context("of a room")
+    }
+
+    /// The catalogue of gifts: `GET /v1/gifts`.
+    pub(crate) fn gifts(&self) -> Result<Vec<Priced>> {
+        #[derive(Deserialize)]
+        struct Answer {
+            gifts: Vec<Priced>,
+        }
+        let answer: Answer = self.get("/v1/gifts")?;
+        Ok(answer.gifts)
+    }
+
+    /// Credits users: `POST /v1/wallet/grants`. What was credited by the same `uuid` before is not credited again.
+    pub(crate) fn grant(&self, app_id: i32, grants: &[Grant]) -> Result<()> {
+        let _answer: serde_json::Value = self.post("/v1/wallet/grants", &serde_json::json!({ "appId": app_id, "grants": grants }))?;
+        Ok(())
+    }
+
+    /// Puts a challenger into a room's PK: `POST /v1/rooms/{id}/pk/online`.
+    pub(crate) fn begin_pk(&self, room_id: i64, user_id: i64) -> Result<()> {
+        let body = serde_json::json!({ "userId": user_id });
+        let _answer: serde_json::Value = self.post(&format!("/v1/rooms/{room_id}/pk/online"), &body)?;
+        Ok(())
+    }
+
+    /// The bar of a room's PK: `GET /v1/rooms/{id}/pk`. `None`: nobody challenges.
+    pub(crate) fn pk(&self, room_id: i64) -> Result<Option<BarPush>> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Answer {
+            pk_num: Option<i64>,
+            send_gift_seq_num: Option<Id>,
+        }
+        let answer: Answer = self.get(&format!("/v1/rooms/{room_id}/pk"))?;
+        let gift_seq = answer.send_gift_seq_num.map_or(Ok(0), |id| id.number())?;
+        Ok(answer.pk_num.map(|value| BarPush { gift_seq, value }))
     }
 
     /// Closes a room: `POST /v1/rooms/{id}/close`.
@@ -152,24 +206,30 @@ impl Api {
 
     fn post<A: for<'de> Deserialize<'de>>(&self, path: &str, body: &impl Serialize) -> Result<A> {
         let url = format!("{}{path}", self.base);
-        let mut response = self
-            .agent
-            .post(&url)
-            .header("Authorization", &self.authorization)
-            .send_json(body)
-            .with_context(|| Unanswered(format!("POST {url} was not answered")))?;
-        let status = response.status();
-        let text = response.body_mut().read_to_string().with_context(|| format!("the answer of POST {url} broke off"))?;
-        if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) {
-            bail!(KeyRefused(format!("the API key was refused: POST {url} was answered {status}")));
-        }
-        // A room that is live already, from a run with the same seed that was broken off, is as good as a new one.
-        if !status.is_success() && !text.contains(r#""already-live""#) {
-            bail!("POST {url} was answered {status}: {}", text.trim());
-        }
-        let text = if text.is_empty() { "null" } else { &text };
-        serde_json::from_str(text).with_context(|| format!("the answer of POST {url} is not what the API promises"))
+        let answer = self.agent.post(&url).header("Authorization", &self.authorization).send_json(body);
+        read(&format!("POST {url}"), answer)
     }
+
+    fn get<A: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<A> {
+        let url = format!("{}{path}", self.base);
+        read(&format!("GET {url}"), self.agent.get(&url).header("Authorization", &self.authorization).call())
+    }
+}
+
+/// The answer of a call.
+fn read<A: for<'de> Deserialize<'de>>(call: &str, answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<A> {
+    let mut response = answer.with_context(|| Unanswered(format!("{call} was not answered")))?;
+    let status = response.status();
+    let text = response.body_mut().read_to_string().with_context(|| format!("the answer of {call} broke off"))?;
+    if [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status) {
+        bail!(KeyRefused(format!("the API key was refused: {call} was answered {status}")));
+    }
+    // A room that is live already, from a run with the same seed that was broken off, is as good as a new one.
+    if !status.is_success() && !text.contains(r#""already-live""#) {
+        bail!("{call} was answered {status}: {}", text.trim());
+    }
+    let text = if text.is_empty() { "null" } else { &text };
+    serde_json::from_str(text).with_context(|| format!("the answer of {call} is not what the API promises"))
 }
 
 /// The gateway's counters that a run's account needs, as `docs/metrics.md` names them.
@@ -184,15 +244,26 @@ pub(crate) const DROPPED: &str = "gateway_frames_dropped_total";
 pub(crate) const FANOUT_SENDS: &str = "gateway_fanout_sends_total";
 /// Connections ended, by reason.
 pub(crate) const CLOSES: &str = "gateway_closes_total";
+/// Copies that wait in backlogs: a gauge, and no counter.
+const PENDING: &str = "gateway_copies_pending";
 
 /// Counters of one gateway or of several together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
     /// By name and labels, as they stand on the page.
     samples: BTreeMap<(String, String), u64>,
+    /// Copies that wait; of a difference, by how many more. `None`: a page did not say.
+    pub(crate) pending: Option<i64>,
+    /// A counter was smaller than before: a gateway has begun anew, and its sums with it.
+    pub(crate) is_anew: bool,
 }
 
 impl Counters {
+    /// Nothing counted yet, of no gateway.
+    pub(crate) fn nothing() -> Self {
+        Self { pending: Some(0), ..Self::default() }
+    }
+
     /// Reads the metrics page of one gateway.
     pub(crate) fn read(admin: &str) -> Result<Self> {
         let url = format!("{}/metrics", admin.trim_end_matches('/'));
@@ -208,15 +279,17 @@ impl Counters {
     }
 
     fn parse(text: &str) -> Self {
-        let mut samples = BTreeMap::new();
+        let (mut samples, mut pending) = (BTreeMap::new(), None);
         for line in text.lines() {
             let Some((sample, value)) = line.rsplit_once(' ') else { continue };
             let (name, labels) = sample.trim_end_matches('}').split_once('{').unwrap_or((sample, ""));
             if let (true, Ok(value)) = (COUNTERS.contains(&name), value.trim().parse::<u64>()) {
                 *samples.entry((name.to_owned(), labels.to_owned())).or_default() += value;
+            } else if name == PENDING {
+                pending = value.trim().parse::<i64>().ok();
             }
         }
-        Self { samples }
+        Self { samples, pending, is_anew: false }
     }
 
     /// Adds another gateway's.
@@ -224,14 +297,25 @@ impl Counters {
         for (sample, value) in other.samples {
             *self.samples.entry(sample).or_default() += value;
         }
+        self.pending = self.pending.zip(other.pending).map(|(own, more)| own + more);
     }
 
     /// What was counted since `earlier`.
     pub(crate) fn since(mut self, earlier: &Self) -> Self {
         for (sample, value) in &mut self.samples {
-            *value = value.saturating_sub(earlier.samples.get(sample).copied().unwrap_or(0));
+            let before = earlier.samples.get(sample).copied().unwrap_or(0);
+            self.is_anew |= *value < before;
+            *value = value.saturating_sub(before);
         }
+        self.pending = self.pending.zip(earlier.pending).map(|(now, before)| now - before);
         self
+    }
+
+    /// Copies that were asked for, without those that were delivered, given up, or wait: 0, when nothing moves. `None`: it cannot be told.
+    pub(crate) fn imbalance(&self) -> Option<i64> {
+        let sum = |name| i64::try_from(self.sum(name)).unwrap_or(i64::MAX);
+        let pending = self.pending.filter(|_| !self.is_anew && !self.samples.is_empty())?;
+        Some(sum(COPIES) - sum(DELIVERED) - sum(DROPPED) - pending)
     }
 
     /// A counter, over all its labels.
@@ -279,6 +363,24 @@ mod tests {
         );
         assert_eq!((counters.sum(DROPPED), counters.sum(COPIES), counters.sum(CLOSES)), (12, 40, 0));
         assert_eq!(counters.samples.len(), 5);
+    }
+
+    #[test]
+    fn copies_balance_with_what_became_of_them_unless_a_gateway_began_anew() {
+        let page = |copies: u64, delivered: u64, pending: u64| {
+            Counters::parse(&format!(
+                "gateway_copies_total {copies}\ngateway_deliveries_total {delivered}\ngateway_copies_pending {pending}\n"
+            ))
+        };
+        let since = |later: Counters| later.since(&page(100, 90, 10));
+        assert_eq!(since(page(150, 148, 2)).imbalance(), Some(0));
+        assert_eq!(since(page(150, 147, 2)).imbalance(), Some(1));
+        assert_eq!(since(page(50, 50, 0)).imbalance(), None);
+        assert_eq!(Counters::parse(PAGE).imbalance(), None, "the page does not say what waits");
+        let mut sum = Counters::nothing();
+        sum.add(page(1, 1, 0));
+        sum.add(page(5, 3, 2));
+        assert_eq!(sum.imbalance(), Some(0));
     }
 
     #[test]

@@ -8,6 +8,12 @@
 //!   rest       n   per room, the sums of accepted messages beyond the first 200,000
 //!   talk       n   one-to-one runs: per client, sent, refused, received
 //!   beats      1   heartbeat runs: sent and echoed
+//!   gifts      1   runs with gifts: what was meant to be sent, and the sums over all rooms
+//!   sender     n   per client that sends: gifts acknowledged and refused, as ranges
+//!   gift_room  n   per room: ACKs, and the sum of the places that they named
+//!   pushes     n   per room, 512 at a time: pushes of gifts and their copies
+//!   bars       n   per room, 512 at a time: values of the bar of a PK
+//!   viewers    n   per room: what its viewers came to; those that lack nothing are one line
 //!   lost       n   a connection that ended: who, why, when, how many copies it had
 //!   login_failed n the same of a login
 //!   gateway    1   the gateway's own counters over the run
@@ -15,16 +21,20 @@
 //! ```
 //!
 //! - One JSON object a line, `t` names its kind. Times are nanoseconds of `CLOCK_MONOTONIC`.
-//! - Bounded: messages by [`KEPT_MAX`](crate::scenario::room_burst::KEPT_MAX), endings and failures by [`ENDS_MAX`](crate::worker::ENDS_MAX) a
+//! - What was meant to be sent needs no lines: it follows from the `gifts` line ([`crate::gifts`]).
+//! - Bounded: gifts by [`GIFTS_MAX`](crate::gifts::GIFTS_MAX), messages by [`KEPT_MAX`](crate::scenario::room_burst::KEPT_MAX), endings and failures by [`ENDS_MAX`](crate::worker::ENDS_MAX) a
 //!   worker, clients by the crowd. What is beyond is in sums, so the account closes all the same.
 //! - Written when the run is over: nothing here is in the way of the load. A run that is broken off has no journal.
 //! - The digest tells of damage and of an edit, not of a forger, who would make it anew.
 
+mod gifts;
 mod read;
 
-pub(crate) use read::{Finding, check};
+pub(crate) use gifts::{BarsLine, GiftRoomLine, GiftsLine, PushesLine, ViewersLine};
+pub(crate) use read::{Evidence, Finding, RoomEvidence, check};
 
 use crate::{
+    crowd::senders::SenderLine,
     report::Report,
     scenario::{Answer, Script, measures::Measures},
     tally::MessageTally,
@@ -54,6 +64,12 @@ pub(crate) enum Line {
     Rest(RestLine),
     Talk(Talk),
     Beats(BeatsLine),
+    Gifts(Box<GiftsLine>),
+    Sender(SenderLine),
+    GiftRoom(GiftRoomLine),
+    Pushes(PushesLine),
+    Bars(BarsLine),
+    Viewers(ViewersLine),
     Lost(End),
     LoginFailed(End),
     Gateway(GatewayLine),
@@ -80,6 +96,9 @@ pub(crate) struct RunLine {
     pub(crate) lost_omitted: u64,
     /// See `lost_omitted`.
     pub(crate) login_failed_omitted: u64,
+    /// Frames that reached someone they were not for; journals did not always say.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) strays: Option<u64>,
 }
 
 /// What was sent.
@@ -92,6 +111,8 @@ pub(crate) enum Kind {
     Talks,
     /// Heartbeats.
     Beats,
+    /// Gifts to rooms.
+    Gifts,
 }
 
 /// See [`RunLine::lag`].
@@ -209,6 +230,9 @@ pub(crate) struct GatewayLine {
     pub(crate) dropped: BTreeMap<String, u64>,
     /// Connections ended, by reason.
     pub(crate) closes: BTreeMap<String, u64>,
+    /// By how many more copies waited than before; `None`: the gateways were not asked, did not say, or one of them began anew.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) pending: Option<i64>,
 }
 
 /// The last line.
@@ -273,6 +297,7 @@ impl Journal<'_> {
         match self.kind() {
             Kind::Rooms => self.write_rooms(&mut to)?,
             Kind::Talks => self.measures.seen.talks.iter().try_for_each(|talk| to.line(&Line::Talk(talk.clone())))?,
+            Kind::Gifts => self.write_gifts(&mut to)?,
             Kind::Beats => to.line(&Line::Beats(BeatsLine { sent: self.report.sent, echoed: self.report.received }))?,
         }
         let seen = &self.measures.seen;
@@ -288,6 +313,7 @@ impl Journal<'_> {
             Activity::Listen => Kind::Rooms,
             Activity::Chat { .. } => Kind::Talks,
             Activity::Echo { .. } => Kind::Beats,
+            Activity::Gifts => Kind::Gifts,
         }
     }
 
@@ -308,6 +334,7 @@ impl Journal<'_> {
             }),
             lost_omitted: seen.ends_omitted,
             login_failed_omitted: seen.failed_omitted,
+            strays: Some(self.measures.strays()),
         }
     }
 
@@ -365,6 +392,7 @@ impl Journal<'_> {
             delivered: counters.by_label(crate::http::DELIVERED, "class", None),
             dropped: counters.by_label(crate::http::DROPPED, "class", None),
             closes: counters.by_label(crate::http::CLOSES, "reason", None),
+            pending: counters.pending.filter(|_| counters.imbalance().is_some()),
         }
     }
 }
@@ -375,6 +403,20 @@ struct Digesting<W> {
     lines: u64,
     digest: u64,
 }
+
+/// A journal of these lines, as a run would have written it.
+#[cfg(test)]
+pub(crate) fn written(lines: &[Line], stated: &Stated) -> String {
+    let mut bytes = Vec::new();
+    let mut to = Digesting { to: &mut bytes, lines: 0, digest: DIGEST_OF_NOTHING };
+    lines.iter().try_for_each(|line| to.line(line)).expect("a vector takes all bytes");
+    to.end(stated.clone(), Vec::new()).expect("a vector takes all bytes");
+    String::from_utf8(bytes).expect("JSON is text")
+}
+
+/// [`VERSION`], for lines that are written by hand.
+#[cfg(test)]
+pub(crate) const VERSION_NOW: u32 = VERSION;
 
 const DIGEST_OF_NOTHING: u64 = 0xcbf2_9ce4_8422_2325;
 

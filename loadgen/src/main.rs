@@ -3,14 +3,17 @@
 //! - [`scenario`] is the list of what can be run; each scenario is a short story told to a [`worker`] or several.
 //! - [`crowd`] is one worker's event loop; [`tally`] the account of what arrived.
 //! - [`series`] is the run over time, [`live`] shows it while it goes on and [`page`] afterwards.
+//! - [`gifts`] is what a run with gifts means to send; [`invariants`] compares its journal with the server's ledger.
 //! - [`probe`] is the bare send loop that the server's figures are compared with.
 #![forbid(unsafe_code)]
 
 mod accounts;
 mod clock;
 mod crowd;
+mod gifts;
 mod http;
 mod interrupt;
+mod invariants;
 mod journal;
 mod latency;
 mod live;
@@ -61,6 +64,8 @@ fn run(scenario: Scenario) -> Result<bool> {
         Scenario::Unicast(options) => scenario::unicast::run(&options),
         Scenario::ReconnectHerd(options) => scenario::reconnect_herd::run(&options),
         Scenario::SlowReaders(options) => scenario::slow_readers::run(&options),
+        Scenario::GiftRain(options) => scenario::gift_rain::run(&options),
+        Scenario::PkNight(options) => scenario::pk_night::run(&options),
         Scenario::Check(options) => scenario::check::run(&options),
         Scenario::Limit(options) => scenario::limit::run(&options),
         Scenario::Worker => worker::serve().map(|()| true),

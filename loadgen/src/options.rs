@@ -1,6 +1,6 @@
 //! What can be asked for on the command line.
 
-use crate::{accounts, proc::Named, transport::Transport};
+use crate::{accounts, invariants::LedgerUrl, proc::Named, transport::Transport};
 use clap::{Args, Parser, Subcommand};
 use std::{
     net::{SocketAddr, ToSocketAddrs},
@@ -38,6 +38,11 @@ Examples, with `cargo run --release` running in another terminal:
       500 read 100 bytes a second, 100 nothing for 10 s: what it costs the others, and where the slow ones' copies are
   loadgen room-burst --connections 1000 --rate 10 --seconds 10 --report out && loadgen check out/journal.jsonl
       keeps a journal, and does its sums again
+  loadgen gift-rain --connections 2000 --rooms 20 --rate 1000 --seconds 60 --report out && \\
+    loadgen check out/journal.jsonl --ledger sqlite:data/billfish.db
+      1,000 gifts per second, one in a hundred sent twice; then whether each was paid once and shown to everyone once, and the sums of all money
+  loadgen pk-night --connections 1000 --rooms 50 --rate 20 --seconds 60
+      50 PKs, 20 gifts per second each: the bars that viewers were shown
   loadgen echo --connections 1000 --rate 10000
       heartbeats there and back
   loadgen limit --connections 9000
@@ -77,6 +82,10 @@ fn time_or_zero(text: &str) -> Result<f64, String> {
 
 fn times(text: &str) -> Result<f64, String> {
     decimal(text, "it must be a number above 0, at most 1000000", |value| value > 0.0, 1e6)
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    decimal(text, "it must be a number, 0 to 100", |value| value >= 0.0, 100.0)
 }
 
 fn seconds(text: &str) -> Result<u32, String> {
@@ -125,7 +134,11 @@ pub(crate) enum Scenario {
     ReconnectHerd(ReconnectHerd),
     /// Pushes to rooms in which some read slowly or not at all: the others must not notice, and every copy is accounted for.
     SlowReaders(SlowReaders),
-    /// Does the sums of a run's journal again. 0: they agree and the run had passed; 1: not so; 2: the journal cannot be read.
+    /// Gifts to the anchors of rooms, some of them sent again: each paid once, and shown to every viewer once.
+    GiftRain(GiftRain),
+    /// PKs whose bars are moved by gifts: no viewer sees one go back, and all end with the same.
+    PkNight(PkNight),
+    /// Does the sums of a run's journal again, and looks the gifts up in the ledger. 0: they agree and the run had passed; 1: not so; 2: the journal cannot be read.
     Check(Check),
     /// The bare send loop of this machine: joined frames to N sockets, no server.
     Limit(LimitOptions),
@@ -373,6 +386,62 @@ pub(crate) struct SlowReaders {
     pub(crate) p99_growth_max: Option<f64>,
 }
 
+/// Options of the scenarios with gifts.
+#[derive(Debug, Args)]
+pub(crate) struct GiftOptions {
+    /// Rooms to spread the clients over: each has an anchor, who receives, and at least two clients.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = rooms, allow_negative_numbers = true)]
+    pub(crate) rooms: usize,
+    /// How long to send.
+    #[arg(long, value_name = "S", default_value_t = 30, value_parser = seconds, allow_negative_numbers = true)]
+    pub(crate) seconds: u32,
+    /// Clients that send, about: as many in each room. [default: one for 2 gifts per second]
+    #[arg(long, value_name = "N", value_parser = connections, allow_negative_numbers = true)]
+    pub(crate) senders: Option<usize>,
+    /// Gifts in a hundred that are sent once more on purpose, at once or up to 2 s behind their ACK.
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.0, value_parser = percent, allow_negative_numbers = true)]
+    pub(crate) retry_share: f64,
+    /// Gifts in a hundred that are taps of combos, five 40 ms apart. The server may tell of them in one push.
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.0, value_parser = percent, allow_negative_numbers = true)]
+    pub(crate) combo_share: f64,
+    /// Gifts without a final answer at any time, over all clients; later ones wait, and are late.
+    #[arg(long, value_name = "N", default_value_t = 8_192, value_parser = clap::value_parser!(u32).range(8..=1_000_000))]
+    pub(crate) window: u32,
+    /// Only gifts that cost at most this. [default: 1000, in a PK 10: dear ones end it soon]
+    #[arg(long, value_name = "COINS", value_parser = clap::value_parser!(i64).range(1..=1_000_000_000), allow_negative_numbers = true)]
+    pub(crate) price_max: Option<i64>,
+    /// Coins that each sender is given before the run; 0: none. With it refusals are no failure. [default: more than its gifts cost]
+    #[arg(long, value_name = "COINS", value_parser = clap::value_parser!(i64).range(0..=1_000_000_000_000), allow_negative_numbers = true)]
+    pub(crate) coins: Option<i64>,
+    /// Who loses the connection waits up to this before it comes back, drawn at random, and sends what was not answered again.
+    #[arg(long, value_name = "S", default_value_t = 1.0, value_parser = time_or_zero, allow_negative_numbers = true)]
+    pub(crate) spread: f64,
+}
+
+/// `gift-rain`
+#[derive(Debug, Args)]
+pub(crate) struct GiftRain {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) gifts: GiftOptions,
+    /// Gifts per second over all rooms.
+    #[arg(long, value_name = "PER_S", default_value_t = 100.0, value_parser = rate, allow_negative_numbers = true)]
+    pub(crate) rate: f64,
+}
+
+/// `pk-night`
+#[derive(Debug, Args)]
+pub(crate) struct PkNight {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) gifts: GiftOptions,
+    /// Gifts per second and room.
+    #[arg(long, value_name = "PER_S", default_value_t = 20.0, value_parser = rate, allow_negative_numbers = true)]
+    pub(crate) rate: f64,
+}
+
 /// `check`
 #[derive(Debug, Args)]
 pub(crate) struct Check {
@@ -381,6 +450,13 @@ pub(crate) struct Check {
     /// The report to compare with. [default: report.json beside the journal, where there is one]
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+    /// The server's records, to look the invariants I1 to I7 and I12 up in: sqlite:PATH or mysql://USER:PASSWORD@HOST/DATABASE. They are read and
+    /// not written; let the server come to rest before.
+    #[arg(long, value_name = "URL", env = "BILLFISH_LEDGER_URL", hide_env_values = true)]
+    pub(crate) ledger: Option<LedgerUrl>,
+    /// With --ledger: servers died or were cut off during the run, on purpose. What they tell again is then no fault.
+    #[arg(long)]
+    pub(crate) faults: bool,
     /// One JSON object on standard output.
     #[arg(long)]
     pub(crate) json: bool,
@@ -431,6 +507,14 @@ mod tests {
             ("slow-readers", "--rate", &["0", "-5", "nan"]),
             ("slow-readers", "--stop-seconds", &["-1", "inf"]),
             ("slow-readers", "--p99-growth-max", &["nan", "0", "-1"]),
+            ("gift-rain", "--rate", &["0", "-5", "nan"]),
+            ("gift-rain", "--retry-share", &["-1", "100.1", "nan"]),
+            ("gift-rain", "--combo-share", &["101"]),
+            ("gift-rain", "--window", &["0", "7", "1000001"]),
+            ("gift-rain", "--rooms", &["0"]),
+            ("pk-night", "--rate", &["0", "inf"]),
+            ("pk-night", "--price-max", &["0", "-1"]),
+            ("pk-night", "--coins", &["-1"]),
             ("limit", "--seconds", &["0", "-1", "nan"]),
         ];
         for (scenario, option, values) in cases {

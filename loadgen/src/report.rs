@@ -4,7 +4,10 @@
 //! - A field that was not measured is `null` and never 0.
 //! - The verdict is a list of sentences; an empty one is exit code 0.
 
+pub(crate) mod gifts;
+
 use crate::{crowd::herd::HerdTally, latency::Latencies, probe::Limit, redis::RedisLoad, series::Series, transport::Transport};
+use gifts::GiftReport;
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -22,7 +25,7 @@ pub(crate) struct Report {
     pub(crate) login_ms: Option<Spread>,
     /// Connect, login and join per second of server CPU.
     pub(crate) logins_per_server_cpu_s: Option<f64>,
-    /// Messages the server accepted; for `hold` and `echo` heartbeats.
+    /// Messages the server accepted; for `hold` and `echo` heartbeats; gifts it acknowledged.
     pub(crate) sent: u64,
     /// Copies that should have arrived: members at the time of sending times messages.
     pub(crate) expected: u64,
@@ -122,6 +125,9 @@ pub(crate) struct Detail {
     /// Those who read slowly, and what became of the others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) slow: Option<SlowReport>,
+    /// Gifts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) gifts: Option<GiftReport>,
     /// Those who were cut and came back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) herd: Option<HerdReport>,
@@ -146,6 +152,8 @@ pub(crate) enum LoadKind {
     Beats,
     /// Messages, to rooms or to neighbours.
     Messages,
+    /// Gifts.
+    Gifts,
 }
 
 impl LoadKind {
@@ -153,6 +161,7 @@ impl LoadKind {
         match self {
             Self::None | Self::Beats => "heartbeats",
             Self::Messages => "messages",
+            Self::Gifts => "gifts",
         }
     }
 }
@@ -362,12 +371,14 @@ impl Report {
         check(self.detail.unsent, "messages were due and the server did not accept them in time");
         if let Some(herd) = &self.detail.herd {
             check(herd.cut.saturating_sub(herd.returned), "clients did not come back");
-            check(herd.cut_again, "clients were cut a second time");
+            // Where gifts are sent nobody is to be cut at all, and any number of times when it is.
+            check(if self.detail.gifts.is_some() { 0 } else { herd.cut_again }, "clients were cut a second time");
         }
         if !self.detail.at_least_once {
             check(self.duplicates, "copies came twice");
         }
         problems.extend(self.detail.slow.iter().flat_map(SlowReport::problems));
+        problems.extend(self.detail.gifts.iter().flat_map(GiftReport::problems));
         problems.extend(self.detail.unmeasured.iter().map(|(what, why)| format!("not measured: {what}: {why}")));
         problems
     }
@@ -454,7 +465,10 @@ impl Display for Report {
                 writeln!(to, "  {name:<17}{count}: {cause}")?;
             }
         }
-        if let Some(herd) = &detail.herd {
+        if let Some(gifts) = &detail.gifts {
+            write!(to, "{gifts}")?;
+        }
+        if let Some(herd) = detail.herd.as_ref().filter(|herd| herd.cut > 0 || detail.gifts.is_none()) {
             writeln!(to, "  herd             {} cut, {} back, {} cut again", herd.cut, herd.returned, herd.cut_again)?;
             if let (Some(Spread { p50, p99, max }), Some(all)) = (herd.back_ms, herd.all_back_s) {
                 writeln!(to, "  back             p50 {p50:.0} ms, p99 {p99:.0} ms, max {max:.0} ms; all within {all:.1} s")?;

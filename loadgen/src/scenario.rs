@@ -8,9 +8,12 @@ mod ceiling;
 pub(crate) mod check;
 pub(crate) mod crew;
 pub(crate) mod echo;
+pub(crate) mod gift_rain;
+mod gifts;
 pub(crate) mod hold;
 pub(crate) mod limit;
 pub(crate) mod measures;
+pub(crate) mod pk_night;
 mod plans;
 pub(crate) mod reconnect_herd;
 pub(crate) mod room_burst;
@@ -23,7 +26,8 @@ use crate::{
     accounts::{self, Rooms},
     clock,
     crowd::{room::Load as Message, slow::Slow},
-    http::{Api, Counters, KeyRefused, Pushed, Unanswered},
+    gifts::GiftPlan,
+    http::{Api, Counters, KeyRefused, Pushed, RoomKind, Unanswered},
     interrupt::{Interrupt, Signal},
     journal::Journal,
     options::Common,
@@ -119,6 +123,29 @@ pub(crate) struct Script {
     pub(crate) return_spread: Option<Duration>,
     /// Some read slowly while messages of a class are sent.
     pub(crate) slow: Option<SlowScript>,
+    /// Some send gifts.
+    pub(crate) gifts: Option<GiftScript>,
+}
+
+/// The part of a script that is about gifts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GiftScript {
+    /// Gifts a second, of all together.
+    pub(crate) per_s: f64,
+    pub(crate) seconds: u32,
+    /// They move bars.
+    pub(crate) is_pk: bool,
+    /// How many send; `None`: as many as the rate asks for.
+    pub(crate) senders: Option<usize>,
+    /// See [`GiftPlan`].
+    pub(crate) combo_permille: u16,
+    pub(crate) retry_permille: u16,
+    /// Gifts without a final answer at any time.
+    pub(crate) window: usize,
+    /// What each sender is given; `None`: enough.
+    pub(crate) coins: Option<i64>,
+    /// Of a gift.
+    pub(crate) price_max: i64,
 }
 
 /// The part of a script that is about slow readers.
@@ -136,7 +163,7 @@ pub(crate) struct SlowScript {
 impl Script {
     /// A scenario without rooms, in which everybody reads and nobody returns.
     pub(crate) fn new(name: &'static str, activity: Activity) -> Self {
-        Self { name, transport: Transport::Tcp, rooms: 0, activity, at_least_once: false, return_spread: None, slow: None }
+        Self { name, transport: Transport::Tcp, rooms: 0, activity, at_least_once: false, return_spread: None, slow: None, gifts: None }
     }
 }
 
@@ -200,9 +227,14 @@ pub(crate) fn conduct(common: &Common, script: &Script, load: impl FnOnce(&mut C
     let api = Api::new(&server.http, &server.api_key);
     let signal = held.signal();
     api.token(common.app_id, accounts::first_user_id(seed)).map_err(|error| explain(error, &server))?;
-    let (opened, outcome) = Rooms::open(&api, seed, script.rooms, &mut || signal.check());
+    let kind = if script.gifts.is_some_and(|gifts| gifts.is_pk) { RoomKind::Pk } else { RoomKind::Normal };
+    let (opened, outcome) = Rooms::open(&api, seed, script.rooms, kind, &mut || signal.check());
     let rooms = opened.ids();
-    let outcome = outcome.and_then(|()| conduct_in(common, &script, &server, seed, &rooms, &api, &signal, load));
+    let prepared = outcome.and_then(|()| {
+        let gifts = script.gifts.as_ref();
+        gifts.map(|gifts| gifts::prepare(common, gifts, seed, rooms.len(), &api, &mut || signal.check())).transpose()
+    });
+    let outcome = prepared.and_then(|gifts| conduct_in(common, &script, &server, seed, &rooms, gifts, &api, &signal, load));
     // Also those of a run that never began.
     if let Err(error) = opened.close(&api) {
         note(&format!("{error:#}"));
@@ -251,11 +283,12 @@ fn conduct_in(
     server: &Server,
     seed: u64,
     rooms: &[i64],
+    gifts: Option<GiftPlan>,
     api: &Api,
     interrupt: &Signal,
     load: impl FnOnce(&mut Crew, &Api) -> Result<Load>,
 ) -> Result<(Measures, Report)> {
-    let mut crew = Crew::assemble(common, server, &plans(common, server, seed, rooms, script)?, interrupt.clone())?;
+    let mut crew = Crew::assemble(common, server, &plans(common, server, seed, rooms, script, gifts.as_ref())?, interrupt.clone())?;
     crew.wait_prepared()?;
     let redis = if common.redis.is_empty() { None } else { Some(redis::Watch::start(common.redis.clone())?) };
     let mut unmeasured = Unmeasured::default();
@@ -266,6 +299,9 @@ fn conduct_in(
     let connect_s = connect_began.elapsed().as_secs_f64();
     let connected = unmeasured.server(common);
     let beside_connected = unmeasured.beside(common);
+    if let Some(gifts) = &gifts {
+        gifts::begin_pks(api, rooms, gifts, &mut || interrupt.check())?;
+    }
     crew.rest(REST)?;
 
     let counters_from = unmeasured.counters(server.counters());
@@ -316,9 +352,14 @@ fn conduct_in(
         redis,
         unmeasured: BTreeMap::new(),
         is_cut_short: crew.is_cut_short(),
+        server_bars: script.gifts.filter(|gifts| gifts.is_pk).and_then(|_| unmeasured.take("the bars", gifts::bars(api, rooms))),
+        gifts,
     };
     if let Some(from) = &counters_from {
-        let is_whole = |counters: &Counters| script.slow.is_none_or(|slow| measures.lag_account(&slow, counters).is_booked());
+        let is_whole = |counters: &Counters| {
+            let is_settled = script.gifts.is_none() || counters.imbalance() == Some(0);
+            is_settled && script.slow.is_none_or(|slow| measures.lag_account(&slow, counters).is_booked())
+        };
         measures.counters = unmeasured.counters(server.settled_counters(from, is_whole));
     }
     measures.unmeasured = unmeasured.0;

@@ -64,7 +64,17 @@ impl Seen {
         true
     }
 
-    fn ranges(&self) -> impl Iterator<Item = (u32, u32)> {
+    /// Whether `number` was seen.
+    pub(crate) fn has(&self, number: u32) -> bool {
+        if number >= self.from {
+            return number < self.until;
+        }
+        let older = self.older.as_deref().map_or(&[][..], Vec::as_slice);
+        older.get(older.partition_point(|&(_, until)| until <= number)).is_some_and(|&(from, _)| from <= number)
+    }
+
+    /// What was seen, as ascending ranges that exclude their ends; the last may be empty.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = (u32, u32)> {
         self.older.iter().flat_map(|older| older.iter().copied()).chain([(self.from, self.until)])
     }
 }
@@ -105,6 +115,11 @@ impl MemberTally {
         }
         *newest_order = order;
         Copy::InOrder
+    }
+
+    /// Whether it has message `number`.
+    pub(crate) fn has(&self, number: u32) -> bool {
+        self.seen.has(number)
     }
 
     /// How many messages it has.
@@ -298,6 +313,17 @@ mod tests {
             totals.book(member.on_copy(number, order, None));
         }
         totals
+    }
+
+    #[test]
+    fn what_was_seen_is_known_among_gaps() {
+        let mut seen = Seen::default();
+        assert!(!seen.has(0));
+        for number in [3, 4, 8, 0, 20, 9] {
+            seen.insert(number);
+        }
+        let has: Vec<_> = (0..30).filter(|&number| seen.has(number)).collect();
+        assert_eq!(has, [0, 3, 4, 8, 9, 20]);
     }
 
     #[test]

@@ -9,9 +9,11 @@
 //! - A worker always ends: every phase has a deadline, and a closed input is an order to stop.
 
 use crate::{
-    accounts, clock,
+    accounts::{self, Renewals},
+    clock,
     crowd::{
         Crowd,
+        gifting::{GiftTally, GiftWork},
         herd::HerdTally,
         slow::{Pace, PaceLatencies, Slow},
     },
@@ -87,6 +89,9 @@ pub(crate) struct Plan {
     pub(crate) slow: Option<Slow>,
     /// What the clients do once they are in.
     pub(crate) activity: Activity,
+    /// With [`Activity::Gifts`].
+    #[serde(default)]
+    pub(crate) gifts: Option<GiftWork>,
 }
 
 impl Plan {
@@ -118,6 +123,8 @@ pub(crate) enum Activity {
         /// Characters of text.
         text_chars: usize,
     },
+    /// Some send gifts, all watch.
+    Gifts,
 }
 
 /// What the parent tells a worker.
@@ -259,6 +266,8 @@ pub(crate) struct WorkerReport {
     pub(crate) room_ends: Vec<RoomEnds>,
     /// One-to-one runs: by client.
     pub(crate) talks: Vec<Talk>,
+    /// Runs with gifts.
+    pub(crate) gifts: Option<Box<GiftTally>>,
     /// Clients that read slowly, and that stopped.
     pub(crate) slow_clients: u64,
     /// See `slow_clients`.
@@ -307,6 +316,9 @@ impl WorkerReport {
             room.received += more.received;
         }
         self.talks.extend(other.talks);
+        if let Some(gifts) = other.gifts {
+            self.gifts.get_or_insert_default().merge(*gifts);
+        }
         self.slow_clients += other.slow_clients;
         self.stopped_clients += other.stopped_clients;
         if let Some(by_pace) = other.by_pace {
@@ -345,7 +357,8 @@ pub(crate) fn run(plan: &Plan, orders: &Receiver<Order>, tell: &mut dyn FnMut(Ne
         Ok(())
     };
     let tokens = accounts::issue_tokens(&api, plan.app_id, user_id, plan.clients, &mut goes_on)?;
-    drop(api);
+    // Who comes back may need another one.
+    let mut renewals = plan.gifts.as_ref().map(|_| Renewals::start(api, plan.app_id, user_id)).transpose()?;
     tell(News::Prepared);
     let Order::Connect = wait_order(orders)? else { bail!("the crowd is not connected yet") };
 
@@ -367,6 +380,7 @@ pub(crate) fn run(plan: &Plan, orders: &Receiver<Order>, tell: &mut dyn FnMut(Ne
             Err(TryRecvError::Disconnected) => bail!("the parent is gone"),
         }
         crowd.turn()?;
+        renew(&mut crowd, renewals.as_mut());
         tell_done(&mut crowd, tell);
         progress.report(&mut crowd, tell);
     };
@@ -376,10 +390,12 @@ pub(crate) fn run(plan: &Plan, orders: &Receiver<Order>, tell: &mut dyn FnMut(Ne
     while crowd.awaits_more() {
         let now_ns = clock::now_ns();
         let quiet_since_ns = crowd.last_arrival_ns().max(began_ns);
-        if now_ns - began_ns > DRAIN_MAX_NS || now_ns.saturating_sub(quiet_since_ns) > DRAIN_QUIET_NS {
+        let is_quiet = now_ns.saturating_sub(quiet_since_ns) > DRAIN_QUIET_NS && !crowd.has_open_gifts();
+        if now_ns - began_ns > DRAIN_MAX_NS || is_quiet {
             break;
         }
         crowd.turn()?;
+        renew(&mut crowd, renewals.as_mut());
         tell_done(&mut crowd, tell);
         progress.report(&mut crowd, tell);
         ensure!(is_parent_there(orders), "the parent is gone");
@@ -388,6 +404,16 @@ pub(crate) fn run(plan: &Plan, orders: &Receiver<Order>, tell: &mut dyn FnMut(Ne
     tell(News::Report(Box::new(crowd.report())));
     crowd.leave();
     Ok(())
+}
+
+/// New tokens for those whose old ones are not known any more.
+fn renew(crowd: &mut Crowd<'_>, renewals: Option<&mut Renewals>) {
+    let refused = crowd.take_refused_tokens();
+    let Some(renewals) = renewals else { return };
+    refused.into_iter().for_each(|index| renewals.ask(index));
+    while let Some((index, token)) = renewals.next() {
+        crowd.renew_token(index, token);
+    }
 }
 
 fn tell_done(crowd: &mut Crowd<'_>, tell: &mut dyn FnMut(News)) {

@@ -70,6 +70,11 @@ impl Client {
         Self { token: Some(token), pace, ..Self::default() }
     }
 
+    /// From now on it logs in with this one.
+    pub(crate) fn renew(&mut self, token: Box<str>) {
+        self.token = Some(token);
+    }
+
     /// TCP stands: says LOGIN.
     pub(crate) fn on_connected(&mut self, index: usize, shared: &mut Shared<'_>) {
         self.stage = Stage::LoggingIn;
@@ -96,7 +101,7 @@ impl Client {
             self.on_echo(index, shared);
             return Ok(());
         }
-        if code == Code::Ack {
+        if code == Code::Ack && shared.gifts.is_none() {
             // ACKs come in the order of what they answer; nothing that stands in them is needed.
             self.on_ack(shared);
             return Ok(());
@@ -105,13 +110,17 @@ impl Client {
         match code {
             Code::Login => self.on_login(index, &body, shared),
             Code::Join => self.on_joined(index, &body, shared),
+            Code::Ack => {
+                shared.hear_gift_ack(index, &body);
+                Ok(())
+            }
             Code::Error => self.on_error(index, &body, shared),
             Code::Kick => Err(format!("kicked: {}", cause_of(&body))),
             Code::Reconnect => {
                 shared.stats.refuse("reconnect");
                 Ok(())
             }
-            Code::WsShake | Code::Logout | Code::Ack | Code::Biz | Code::Heartbeat | Code::Leave | Code::Sync => Ok(()),
+            Code::WsShake | Code::Logout | Code::Biz | Code::Heartbeat | Code::Leave | Code::Sync => Ok(()),
         }
     }
 
@@ -133,7 +142,8 @@ impl Client {
             Some(room) => {
                 self.stage = Stage::Joining;
                 let room_id = shared.rooms[room].id;
-                shared.say(Code::Join, &Body { room_id: Some(room_id), ..Body::default() });
+                let resume = shared.resume_of(index);
+                shared.say(Code::Join, &Body { room_id: Some(room_id), resume, ..Body::default() });
             }
         }
         Ok(())
@@ -149,6 +159,7 @@ impl Client {
             return Err("joined to another room than asked for".to_owned());
         }
         self.settle(index, shared);
+        shared.enter_with_gifts(index, room, body);
         Ok(())
     }
 
@@ -184,11 +195,25 @@ impl Client {
         if let Some(ack) = &known.ack {
             say_whole_into(&mut shared.out, shared.plan.transport, &mut shared.random, ack);
         }
+        if let Some(refusal) = known.refusal.clone().filter(|_| known.user_id.is_none_or(|user_id| user_id == shared.plan.user_id(index))) {
+            shared.hear_gift_refusal(index, &refusal);
+            return Ok(());
+        }
+        // What is for this user alone, and nothing that is looked at here.
+        if shared.gifts.is_some() && known.room_id.is_none() && known.user_id == Some(shared.plan.user_id(index)) {
+            return Ok(());
+        }
         if known.room_id != Some(room_id) || is_astray(class, known.class) {
             shared.stats.totals.strays += 1;
             return Ok(());
         }
-        let (Some(load), seq) = (known.load, known.seq) else { return Ok(()) };
+        let (load, told, seq) = (known.load, known.told, known.seq);
+        if shared.gifts.is_some() {
+            shared.hear_gifts(index, room_index, told, seq, false);
+            return Ok(());
+        }
+        let Some(load) = load else { return Ok(()) };
+        let room = &mut shared.rooms[room_index];
         let copy = self.tally.on_copy(load.number, seq, class);
         if shared.stats.totals.book(copy) {
             shared.stats.latency.record(load.intended_ns, shared.now_ns);
@@ -237,6 +262,9 @@ impl Client {
     }
 
     fn on_error(&mut self, index: usize, body: &Body, shared: &mut Shared<'_>) -> Result<(), Cause> {
+        if self.stage == Stage::Settled && shared.hear_gift_error(index, body) {
+            return Ok(());
+        }
         let cause = cause_of(body);
         let wait_ms = body.retry_after_ms.and_then(|ms| u64::try_from(ms).ok());
         if self.stage.is_on_the_way() {
@@ -278,7 +306,7 @@ impl Client {
         }
         let intended_ns = match shared.plan.activity {
             Activity::Echo { per_s } if per_s > 0.0 => shared.intended_ns(per_s, index, self.answered),
-            Activity::Echo { .. } | Activity::Listen | Activity::Chat { .. } => self.begun_ns,
+            Activity::Echo { .. } | Activity::Listen | Activity::Chat { .. } | Activity::Gifts => self.begun_ns,
         };
         self.answered += 1;
         shared.stats.open -= 1;
@@ -306,7 +334,8 @@ impl Client {
     /// The next heartbeat or chat message of the load.
     pub(crate) fn send_load(&mut self, index: usize, intended_ns: u64, shared: &mut Shared<'_>) {
         match shared.plan.activity {
-            Activity::Listen => return,
+            // Gifts have a pace of their own.
+            Activity::Listen | Activity::Gifts => return,
             Activity::Echo { .. } => {
                 self.begun_ns = intended_ns;
                 shared.say(Code::Heartbeat, &Body::default());

@@ -17,7 +17,7 @@ use crate::{
     },
     worker::End,
 };
-use billfish_wire::{Reassembler, limits::BODY_BYTES_MAX};
+use billfish_wire::{Reason, Reassembler, limits::BODY_BYTES_MAX};
 use mio::net::TcpStream;
 use std::{
     cmp::Reverse,
@@ -240,6 +240,9 @@ impl Crowd<'_> {
         }
         if stage == Stage::Settled {
             self.shared.stats.settled -= 1;
+            if let Some(gifts) = &mut self.shared.gifts {
+                gifts.senders.on_cut(index);
+            }
             if comes_back {
                 connection.client.forget_beat(&mut self.shared);
             }
@@ -286,6 +289,9 @@ impl Crowd<'_> {
             return false;
         }
         if let Some(herd) = returning {
+            if cause == Reason::BadToken.label() {
+                self.refused_tokens.push(index);
+            }
             herd.on_failed(index, cause, at_ns);
             return true;
         }

@@ -1,6 +1,6 @@
 //! Clients that come back when their gateway is gone, as an app's would: to another gateway, after a wait drawn at random.
 //!
-//! - Everyone begins at the first gateway; who is cut goes to the others in turn.
+//! - Where the first gateway is to die, everyone begins there; else everywhere. Who is cut goes to the others in turn.
 //! - The first wait is drawn from the whole spread that the app's authors chose; after a failure the waits grow, drawn anew each time.
 
 use crate::latency::Latencies;
@@ -50,10 +50,20 @@ impl HerdTally {
     }
 }
 
+/// Where clients begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Homes {
+    /// At the first gateway, which will die.
+    First,
+    /// At each of them, in turn.
+    All,
+}
+
 /// Those who are out, and when each tries again.
 #[derive(Debug)]
 pub(crate) struct Herd {
     spread_ns: u64,
+    homes: Homes,
     due: BinaryHeap<Reverse<(u64, usize)>>,
     /// By client: since when it is out, 0 while it is in; whether it was cut before; how often it has tried.
     out: Vec<Out>,
@@ -74,8 +84,8 @@ impl Herd {
     pub(crate) const BYTES_PER_CLIENT: usize = size_of::<Out>() + size_of::<Reverse<(u64, usize)>>();
 
     /// `random` draws the waits.
-    pub(crate) fn new(clients: usize, spread_ns: u64, random: fastrand::Rng) -> Self {
-        Self { spread_ns, due: BinaryHeap::new(), out: vec![Out::default(); clients], random, tally: HerdTally::default() }
+    pub(crate) fn new(clients: usize, homes: Homes, spread_ns: u64, random: fastrand::Rng) -> Self {
+        Self { spread_ns, homes, due: BinaryHeap::new(), out: vec![Out::default(); clients], random, tally: HerdTally::default() }
     }
 
     /// A client that was in has lost its connection.
@@ -122,20 +132,24 @@ impl Herd {
         self.tally.returned < self.tally.cut
     }
 
-    /// Which of `gateways` a client goes to: the first as long as it was never cut, then the others in turn.
+    /// Which of `gateways` a client goes to: its home as long as it was never cut, then the others in turn.
     pub(crate) fn gateway_of(&self, index: usize, client: usize, gateways: usize) -> usize {
         let out = self.out[index];
+        if self.homes == Homes::All {
+            // Where it was cut it may be welcome again: that was perhaps its connection alone.
+            return (client + usize::from(out.was_cut) + usize::from(out.tries)) % gateways;
+        }
         if !out.was_cut || gateways == 1 { 0 } else { 1 + (client + usize::from(out.tries)) % (gateways - 1) }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Herd, HerdTally};
+    use super::{Herd, HerdTally, Homes};
 
     #[test]
     fn who_is_cut_comes_back_within_the_spread_to_another_gateway() {
-        let mut herd = Herd::new(2, 1_000, fastrand::Rng::with_seed(1));
+        let mut herd = Herd::new(2, Homes::First, 1_000, fastrand::Rng::with_seed(1));
         assert_eq!(herd.gateway_of(1, 1, 3), 0);
         herd.on_cut(1, 50);
         assert!(herd.is_anyone_out());
@@ -150,6 +164,16 @@ mod tests {
         assert_eq!((herd.tally.cut, herd.tally.returned, herd.tally.cut_again), (1, 1, 0));
         herd.on_cut(1, 3_000);
         assert_eq!(herd.tally.cut_again, 1, "a second wave is told");
+    }
+
+    #[test]
+    fn where_no_gateway_is_to_die_all_are_homes() {
+        let mut herd = Herd::new(2, Homes::All, 0, fastrand::Rng::with_seed(1));
+        assert_eq!((herd.gateway_of(0, 0, 3), herd.gateway_of(1, 1, 3)), (0, 1));
+        herd.on_cut(1, 50);
+        assert_eq!(herd.gateway_of(1, 1, 3), 2);
+        herd.on_failed(1, "refused".to_owned(), 60);
+        assert_eq!(herd.gateway_of(1, 1, 3), 0, "the next one, and the first is no exception");
     }
 
     #[test]

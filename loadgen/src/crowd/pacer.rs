@@ -45,6 +45,11 @@ impl Crowd<'_> {
 
     /// Sends the load that is due and says how long to wait for events at most.
     pub(super) fn pace(&mut self) -> Duration {
+        let gifts = self.pace_gifts();
+        self.pace_clients().min(gifts)
+    }
+
+    fn pace_clients(&mut self) -> Duration {
         let tick = Duration::from_nanos(TICK_NS);
         if self.herd.as_ref().is_some_and(Herd::is_anyone_out) {
             return Duration::from_millis(1);
@@ -63,7 +68,7 @@ impl Crowd<'_> {
         }
         let per_s = match self.shared.plan.activity {
             Activity::Echo { per_s } | Activity::Chat { per_s, .. } if per_s > 0.0 && !self.connections.is_empty() => per_s,
-            Activity::Listen | Activity::Echo { .. } | Activity::Chat { .. } => {
+            Activity::Listen | Activity::Echo { .. } | Activity::Chat { .. } | Activity::Gifts => {
                 return if self.shared.paused.is_empty() { tick } else { Duration::from_millis(5) };
             }
         };

@@ -4,12 +4,14 @@
 //! the one this member should get next. Decoding each copy would cost the generator more than the delivery costs the gateway.
 
 use crate::{
+    crowd::viewers::{GiftBook, Told},
+    gifts::GiftPlan,
     tally::{Copy, MessageTally},
     worker::RoomEnds,
 };
-use billfish_wire::{Body, BodyError, Code, Encoding, frame};
+use billfish_wire::{BizCode, Body, BodyError, Code, Encoding, frame};
 use serde::Deserialize;
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 /// Bodies kept for recognition: members drift apart by at most the messages outstanding, and by what a backlog holds (256 frames).
 const RECENT_MAX: usize = 512;
@@ -30,6 +32,20 @@ pub(crate) struct Known {
     pub(crate) load: Option<Load>,
     /// The ACK it asks for, ready to be written.
     pub(crate) ack: Option<Box<[u8]>>,
+    /// User it names.
+    pub(crate) user_id: Option<i64>,
+    /// What it says about gifts.
+    pub(crate) told: Told,
+    /// A gift was refused.
+    pub(crate) refusal: Option<Box<Refusal>>,
+}
+
+/// `data` of a GIFT_FAIL.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(crate) struct Refusal {
+    pub(crate) uuid: String,
+    pub(crate) code: i32,
 }
 
 /// What a load message carries in its `data`.
@@ -66,6 +82,9 @@ pub(crate) struct Room {
     pub(crate) ends: RoomEnds,
     /// Bytes of the last load frame.
     pub(crate) frame_bytes: usize,
+    /// In a run with gifts: what was told of them.
+    pub(crate) gifts: GiftBook,
+    gift_plan: Option<Arc<GiftPlan>>,
     recent: VecDeque<Known>,
     /// How many bodies left `recent` at its front.
     forgotten: u64,
@@ -75,6 +94,11 @@ impl Room {
     /// A room nobody has joined yet.
     pub(crate) fn new(id: i64) -> Self {
         Self { id, ..Self::default() }
+    }
+
+    /// The same in a run with gifts.
+    pub(crate) fn with_gifts(self, gift_plan: Option<Arc<GiftPlan>>) -> Self {
+        Self { gift_plan, ..self }
     }
 
     /// The decoded form of a body. `expected` is the member's place among the room's bodies and moves one further.
@@ -95,8 +119,9 @@ impl Room {
     }
 
     fn learn(&mut self, encoding: Encoding, bytes: &[u8]) -> Result<usize, BodyError> {
-        let known = Known::decode(encoding, bytes)?;
-        if known.load.is_some() {
+        let body = Body::decode(encoding, bytes)?;
+        let known = Known { told: self.learn_told(&body), ..Known::of(encoding, bytes, &body) };
+        if known.load.is_some() || known.told.gifts.is_some() {
             self.frame_bytes = frame::HEADER_BYTES + bytes.len();
         }
         if self.recent.len() == RECENT_MAX {
@@ -105,6 +130,11 @@ impl Room {
         }
         self.recent.push_back(known);
         Ok(self.recent.len() - 1)
+    }
+
+    /// What a push says about gifts.
+    pub(crate) fn learn_told(&mut self, push: &Body) -> Told {
+        self.gift_plan.as_ref().map_or_else(Told::default, |plan| self.gifts.learn(push, plan))
     }
 
     /// Books a copy by what it turned out to be for its receiver; `true` when it was the last one this worker's members were waiting for.
@@ -132,12 +162,22 @@ impl Room {
 const _: () = assert!(size_of::<MessageTally>() == 32, "two million messages of a room are 64 MiB");
 
 impl Known {
-    fn decode(encoding: Encoding, bytes: &[u8]) -> Result<Self, BodyError> {
-        let body = Body::decode(encoding, bytes)?;
+    fn of(encoding: Encoding, bytes: &[u8], body: &Body) -> Self {
         let load =
             body.data.as_deref().filter(|data| data.starts_with(r#"{"n":"#)).and_then(|data| serde_json::from_str::<Load>(data).ok());
-        let ack = ack_for(encoding, &body).map(Vec::into_boxed_slice);
-        Ok(Self { bytes: bytes.into(), room_id: body.room_id, seq: body.seq.unwrap_or(0), class: body.class, load, ack })
+        let ack = ack_for(encoding, body).map(Vec::into_boxed_slice);
+        let refusal = body.data.as_deref().filter(|_| body.biz_code == Some(BizCode::GIFT_FAIL.0));
+        Self {
+            bytes: bytes.into(),
+            room_id: body.room_id,
+            seq: body.seq.unwrap_or(0),
+            class: body.class,
+            load,
+            ack,
+            user_id: body.user_id,
+            told: Told::default(),
+            refusal: refusal.map(|data| Box::new(serde_json::from_str(data).unwrap_or_default())),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! No socket is here: what a client says goes into `out`, and the crowd writes it.
 
 use crate::{
-    crowd::{layers, room::Room, stats::Stats},
+    crowd::{gifting::Gifting, layers, room::Room, stats::Stats},
     transport::Transport,
     worker::{Activity, Plan},
 };
@@ -17,6 +17,8 @@ pub(crate) struct Shared<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) rooms: Vec<Room>,
     pub(crate) stats: Stats,
+    /// In a run with gifts.
+    pub(crate) gifts: Option<Box<Gifting<'a>>>,
     /// Frames to be written to the client that is being served.
     pub(crate) out: Vec<u8>,
     /// The class of the stream that is being read; `None`: the client's own, or the only one there is.

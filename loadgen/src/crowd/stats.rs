@@ -158,8 +158,9 @@ impl Crowd<'_> {
             + self.connections.iter().filter_map(|connection| connection.quic.as_ref()).map(|link| link.lost()).sum::<u64>();
         let talks = match self.shared.plan.activity {
             Activity::Chat { .. } => self.talks(&stats.odd_of),
-            Activity::Listen | Activity::Echo { .. } => Vec::new(),
+            Activity::Listen | Activity::Echo { .. } | Activity::Gifts => Vec::new(),
         };
+        let gifts = self.take_gifts();
         let count = |pace| self.connections.iter().filter(|connection| connection.client.pace == pace).count() as u64;
         let is_listening = matches!(self.shared.plan.activity, Activity::Listen);
         WorkerReport {
@@ -175,6 +176,7 @@ impl Crowd<'_> {
             failed_omitted: stats.failed_omitted,
             room_ends: self.shared.rooms.iter().map(|room| room.ends).collect(),
             talks,
+            gifts,
             slow_clients: count(Pace::Slow),
             stopped_clients: count(Pace::Stopped),
             by_pace: stats.by_pace.map(|by_pace| *by_pace),

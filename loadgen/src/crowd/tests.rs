@@ -324,6 +324,7 @@ fn plan(gateway: SocketAddr, clients: usize, activity: Activity) -> Plan {
         login_timeout: Duration::from_secs(10),
         connect_max: Duration::from_secs(20),
         activity,
+        gifts: None,
     }
 }
 

@@ -4,9 +4,15 @@
 //!   journal that cannot be read proves nothing about the run.
 //! - Nothing of the report is believed: its figures are only compared.
 
-use super::{Copies, DIGEST_OF_NOTHING, EndLine, GatewayLine, Kind, Line, RoomLine, RunLine, Stated, VERSION, digest};
+use super::{
+    Copies, DIGEST_OF_NOTHING, EndLine, GatewayLine, GiftRoomLine, GiftsLine, Kind, Line, RoomLine, RunLine, Stated, VERSION, digest,
+};
 use crate::{
-    crowd::slow::Pace,
+    crowd::{
+        senders::SenderLine,
+        slow::Pace,
+        viewers::{BarPush, PushLine, ViewerState},
+    },
     tally::{Balance, LagAccount, LagBalance},
 };
 use std::{
@@ -43,6 +49,37 @@ pub(crate) struct Finding {
     pub(crate) disagreements: Vec<String>,
     /// What the run lost, although all agree.
     pub(crate) losses: Vec<String>,
+    /// What is to be compared with the ledger.
+    pub(crate) evidence: Evidence,
+}
+
+/// What a journal says that others can be asked about.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Evidence {
+    pub(crate) run: Option<RunLine>,
+    pub(crate) gateway: GatewayLine,
+    /// Connections that ended, also of those who came back.
+    pub(crate) cut: u64,
+    pub(crate) gifts: Option<Box<GiftsLine>>,
+    pub(crate) senders: Vec<SenderLine>,
+    /// By place in the run.
+    pub(crate) rooms: BTreeMap<usize, RoomEvidence>,
+}
+
+/// The same of a room with gifts.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RoomEvidence {
+    pub(crate) line: GiftRoomLine,
+    pub(crate) pushes: Vec<PushLine>,
+    pub(crate) bars: Vec<BarPush>,
+    pub(crate) viewers: Vec<(ViewerState, u32)>,
+}
+
+impl RoomEvidence {
+    /// Gifts of the room: those acknowledged, and those pushed whose ACK was lost.
+    fn gifts(&self) -> u64 {
+        self.line.acked.max(self.line.told)
+    }
 }
 
 /// Reads a journal. `report`: the run's report, to compare with.
@@ -53,7 +90,9 @@ pub(crate) fn check(journal: impl BufRead, report: Option<&Stated>) -> Result<Fi
     let (book, end) = Book::read(journal)?;
     let (lost, refused) = (book.lost_for_good(), book.refused);
     let logins_failed = book.run.as_ref().map_or(0, |run| run.logins_failed);
-    let mut finding = Finding { sums: book.sums(), disagreements: book.contradictions, losses: Vec::new() };
+    let sums = book.sums();
+    let evidence = Evidence { run: book.run, gateway: book.gateway, cut: book.lost, ..book.evidence };
+    let mut finding = Finding { sums, disagreements: book.contradictions, losses: Vec::new(), evidence };
     let EndLine { stated, problems, lines, digest } = end;
     if lines != book.lines {
         finding.disagreements.push(format!("the journal has {} lines before its end, and was written with {lines}", book.lines));
@@ -119,6 +158,7 @@ struct Book {
     lost_prompt: u64,
     refused: u64,
     gateway: GatewayLine,
+    evidence: Evidence,
     contradictions: Vec<String>,
 }
 
@@ -162,6 +202,7 @@ impl Book {
         let last = book.lines + 1;
         let end = end.ok_or_else(|| Unreadable { line: last, problem: "the journal stops here, without its end".to_owned() })?;
         book.settle_lost();
+        book.settle_gifts();
         Ok((book, end))
     }
 
@@ -203,6 +244,21 @@ impl Book {
                 let (twice, overtaken) = (talk.odd.twice.into(), talk.odd.overtaken.into());
                 self.talks.add(Copies { received: talk.received, twice, overtaken });
             }
+            Line::Gifts(gifts) => {
+                if self.evidence.gifts.replace(gifts).is_some() {
+                    return Err("what was meant to be sent is there twice".to_owned());
+                }
+            }
+            Line::Sender(sender) => self.evidence.senders.push(sender),
+            Line::GiftRoom(line) => {
+                let room = line.room;
+                if self.evidence.rooms.insert(room, RoomEvidence { line, ..RoomEvidence::default() }).is_some() {
+                    return Err(format!("room {room} is there twice"));
+                }
+            }
+            Line::Pushes(pushes) => self.gift_room(pushes.room)?.pushes.extend(pushes.list),
+            Line::Bars(bars) => self.gift_room(bars.room)?.bars.extend(bars.bars()),
+            Line::Viewers(viewers) => self.gift_room(viewers.room)?.viewers.push((viewers.state, viewers.members)),
             Line::Beats(beats) => self.beats = (self.beats.0 + beats.sent, self.beats.1 + beats.echoed),
             Line::Lost(end) => {
                 self.lost += 1;
@@ -212,6 +268,26 @@ impl Book {
             Line::Gateway(gateway) => self.gateway = gateway,
         }
         Ok(())
+    }
+
+    fn gift_room(&mut self, room: usize) -> Result<&mut RoomEvidence, String> {
+        self.evidence.rooms.get_mut(&room).ok_or_else(|| format!("room {room} was not named before"))
+    }
+
+    /// What senders say was acknowledged is what their rooms say.
+    fn settle_gifts(&mut self) {
+        let Some(gifts) = &self.evidence.gifts else { return };
+        let mut of_room: BTreeMap<usize, u64> = BTreeMap::new();
+        for sender in &self.evidence.senders {
+            let acked: u64 = sender.acked.iter().map(|&(from, until)| u64::from(until.saturating_sub(from))).sum();
+            *of_room.entry(gifts.plan.room_of(sender.client)).or_default() += acked;
+        }
+        for (room, evidence) in &self.evidence.rooms {
+            let (own, acked) = (evidence.line.acked, of_room.get(room).copied().unwrap_or(0));
+            if own != acked {
+                self.contradictions.push(format!("room {room}: its senders had {acked} gifts acknowledged, and it {own}"));
+            }
+        }
     }
 
     fn room(&mut self, room: usize) -> Result<&mut RoomBook, String> {
@@ -251,7 +327,7 @@ impl Book {
     /// Connections that ended and should not have. Of a herd everyone is cut; who of it did not come back the verdict says.
     fn lost_for_good(&self) -> u64 {
         match &self.run {
-            Some(run) if run.scenario == "reconnect-herd" => 0,
+            Some(run) if run.scenario == "reconnect-herd" || run.kind == Kind::Gifts => 0,
             // Where some are slow, those without a line may be slow ones.
             Some(run) if run.lag.is_none() => self.lost_prompt + run.lost_omitted,
             Some(_) | None => self.lost_prompt,
@@ -270,6 +346,7 @@ impl Book {
             }
             Kind::Talks => (self.talks_sent, self.talks_sent, self.talks.received, self.talks),
             Kind::Beats => (self.beats.0, self.beats.0, self.beats.1, Copies::default()),
+            Kind::Gifts => return self.gift_sums(),
         };
         let (expected, missing) = match self.lag_balance(received) {
             Some(LagBalance { expected, missing, .. }) => (expected, missing),
@@ -284,6 +361,21 @@ impl Book {
             duplicates: extra.twice + self.unasked.twice,
             order_breaks: extra.overtaken + self.unasked.overtaken,
         }
+    }
+
+    fn gift_sums(&self) -> Stated {
+        let mut sums = Stated { dropped: self.gateway.dropped.clone(), ..Stated::default() };
+        for room in self.evidence.rooms.values() {
+            let gifts = room.gifts();
+            sums.sent += room.line.acked;
+            for (state, members) in &room.viewers {
+                sums.expected += gifts * u64::from(*members);
+                sums.received += state.gifts.min(gifts) * u64::from(*members);
+            }
+            sums.duplicates += room.pushes.iter().map(|push| push.twice).sum::<u64>();
+            sums.order_breaks += room.pushes.iter().map(|push| push.overtaken).sum::<u64>();
+        }
+        Stated { missing: sums.expected - sums.received, ..sums }
     }
 
     fn lag_balance(&self, received: u64) -> Option<LagBalance> {
@@ -312,7 +404,7 @@ mod tests {
     use super::{Finding, Stated, check};
     use crate::journal::{
         BeatsLine, Copies, DIGEST_OF_NOTHING, Digesting, GatewayLine, Kind, LagLine, Line, MessageLine, RefusedLine, RestLine, RoomLine,
-        RunLine, VERSION,
+        RunLine, VERSION, written,
     };
     use crate::{
         crowd::slow::Pace,
@@ -446,7 +538,13 @@ mod tests {
         let Line::Message(last) = &mut lines[4] else { panic!("the last message") };
         last.copies.received = 9;
         let counts = |count| BTreeMap::from([("chat".to_owned(), count)]);
-        lines.push(Line::Gateway(GatewayLine { copies: 29, delivered: counts(27), dropped: counts(2), closes: BTreeMap::new() }));
+        lines.push(Line::Gateway(GatewayLine {
+            copies: 29,
+            delivered: counts(27),
+            dropped: counts(2),
+            closes: BTreeMap::new(),
+            pending: None,
+        }));
         let stated = Stated { received: 27, expected: 29, dropped: counts(2), ..stated() };
         let finding = checked(&lines, &stated);
         assert_eq!((finding.disagreements.as_slice(), finding.losses.as_slice()), (&[][..], &[][..]));
@@ -481,11 +579,7 @@ mod tests {
     }
 
     fn text(lines: &[Line], stated: &Stated) -> String {
-        let mut bytes = Vec::new();
-        let mut to = Digesting { to: &mut bytes, lines: 0, digest: DIGEST_OF_NOTHING };
-        lines.iter().try_for_each(|line| to.line(line)).expect("a vector takes all bytes");
-        to.end(stated.clone(), Vec::new()).expect("a vector takes all bytes");
-        String::from_utf8(bytes).expect("JSON is text")
+        written(lines, stated)
     }
 
     /// Three messages to ten members, of the second of which so many copies arrived.
@@ -511,6 +605,7 @@ mod tests {
             lag: None,
             lost_omitted: 0,
             login_failed_omitted: 0,
+            strays: Some(0),
         }
     }
 

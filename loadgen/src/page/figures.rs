@@ -1,6 +1,6 @@
 //! The figures of `report.json` in words: every one of them, exactly as it stands there.
 
-use crate::report::{Detail, Report, Spread, Tail};
+use crate::report::{Detail, Report, Spread, Tail, gifts::GiftReport};
 use maud::{Markup, html};
 
 /// One figure.
@@ -48,7 +48,7 @@ pub(crate) fn figures(report: &Report) -> Vec<Figure> {
     figures
 }
 
-/// The limit, the load generator's own cost and the slow readers, where the run had them.
+/// The limit, the load generator's own cost, the gifts and the slow readers, where the run had them.
 fn detail(detail: &Detail, add: &mut dyn FnMut(&str, String, &'static str)) {
     if detail.joining.is_some() {
         add("detail.joining", json(detail.joining), "copies per write of the gateway to a room's member");
@@ -62,6 +62,9 @@ fn detail(detail: &Detail, add: &mut dyn FnMut(&str, String, &'static str)) {
         add("detail.generator.cpu_s", json(Some(own.cpu_s)), "seconds of their CPU during the load");
         add("detail.generator.cpu_us_per_copy", json(own.cpu_us_per_copy), "the same per copy received, µs");
         add("detail.generator.rss_bytes", own.rss_bytes.to_string(), "their resident bytes when the load was over");
+    }
+    if let Some(own) = &detail.gifts {
+        gifts(own, add);
     }
     let Some(slow) = &detail.slow else { return };
     add("detail.slow.slow_clients", slow.slow_clients.to_string(), "clients that read slowly");
@@ -81,6 +84,25 @@ fn detail(detail: &Detail, add: &mut dyn FnMut(&str, String, &'static str)) {
     add("detail.slow.p99_growth", json(slow.p99_growth), "how many times the p99 of calm_ms that of prompt_ms is");
     add("detail.slow.server_rss_before_bytes", json(slow.server_rss_before_bytes), "resident bytes of the server before the load");
     add("detail.slow.server_rss_peak_bytes", json(slow.server_rss_peak_bytes), "the same at their highest since");
+}
+
+fn gifts(gifts: &GiftReport, add: &mut dyn FnMut(&str, String, &'static str)) {
+    add("detail.gifts.intended", gifts.intended.to_string(), "gifts that senders began");
+    add("detail.gifts.acked", gifts.acked.to_string(), "gifts that the server acknowledged: they are paid");
+    add("detail.gifts.acked_per_s", json(gifts.acked_per_s), "the same per second of the load");
+    add("detail.gifts.acked_per_server_cpu_s", json(gifts.acked_per_server_cpu_s), "the same per second of server CPU");
+    for (name, value) in tail(gifts.ack_ms) {
+        add(&format!("detail.gifts.ack_ms.{name}"), value, "from when a gift was due to its ACK, ms");
+    }
+    add("detail.gifts.unanswered", gifts.unanswered.to_string(), "gifts without a final answer at the end");
+    add("detail.gifts.repeats", gifts.repeats.to_string(), "gifts that were sent once more on purpose");
+    add("detail.gifts.told", gifts.told.to_string(), "gifts that rooms were told of, each once");
+    add("detail.gifts.pushes", gifts.pushes.to_string(), "pushes that told of them");
+    if let Some(bars) = &gifts.bars {
+        add("detail.gifts.bars.rooms", bars.rooms.to_string(), "PKs");
+        add("detail.gifts.bars.over", bars.over.to_string(), "bars that ended at 0 or 100");
+        add("detail.gifts.bars.apart", bars.apart.to_string(), "viewers that end with another bar than most of their room");
+    }
 }
 
 /// The table.

@@ -1,11 +1,12 @@
-//! `check`: does the sums of a journal again and compares them with what the run reported.
+//! `check`: does the sums of a journal again and compares them with what the run reported; with a ledger, judges the invariants too.
 
 use crate::{
+    invariants::{Ledger, Outcome, Verdict, judge},
     journal::{Finding, Stated, check},
     options::Check,
     scenario::{WrongUse, note},
 };
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 use std::{
     fs::{self, File},
@@ -24,14 +25,27 @@ pub(crate) fn run(options: &Check) -> Result<bool> {
         None => None,
     };
     let finding = check(BufReader::new(journal), report.as_ref()).map_err(|error| WrongUse(format!("{path}: {error}")))?;
-    let Finding { sums, disagreements, losses } = &finding;
+    let verdicts = match &options.ledger {
+        None => Vec::new(),
+        Some(url) => {
+            let mut ledger = Ledger::open(url).map_err(|error| WrongUse(format!("--ledger: {error:#}")))?;
+            judge(&finding, &mut ledger, options.faults).context("--ledger")?
+        }
+    };
+    let Finding { sums, disagreements, losses, .. } = &finding;
     let mut output = io::stdout().lock();
     if options.json {
         let compared = report.is_some();
         writeln!(
             output,
             "{}",
-            json!({ "sums": sums, "disagreements": disagreements, "losses": losses, "compared_with_report": compared })
+            json!({
+                "sums": sums,
+                "disagreements": disagreements,
+                "losses": losses,
+                "compared_with_report": compared,
+                "invariants": verdicts
+            })
         )?;
     } else {
         writeln!(
@@ -49,11 +63,17 @@ pub(crate) fn run(options: &Check) -> Result<bool> {
         if disagreements.is_empty() {
             writeln!(output, "{with}")?;
         }
+        verdicts.iter().try_for_each(|verdict| writeln!(output, "{verdict}"))?;
+    }
+    output.flush()?;
+    let failed: Vec<&Verdict> = verdicts.iter().filter(|verdict| verdict.outcome == Outcome::Fail).collect();
+    for Verdict { id, what, .. } in &failed {
+        note(&format!("{id} does not hold: {what}"));
     }
     for found in disagreements.iter().chain(losses) {
         note(found);
     }
-    Ok(disagreements.is_empty() && losses.is_empty())
+    Ok(disagreements.is_empty() && losses.is_empty() && failed.is_empty())
 }
 
 fn read_report(path: &Path) -> Result<Stated> {

@@ -3,13 +3,16 @@
 //! Nothing here measures or waits: the same measures give the same report.
 
 use crate::{
-    crowd::slow::PaceLatencies,
+    crowd::{slow::PaceLatencies, viewers::BarPush},
+    gifts::GiftPlan,
     http::{self, Counters},
     latency::Latencies,
     proc::Usage,
     redis::RedisLoad,
     report::{
-        BesideReport, Detail, GeneratorReport, HerdReport, LoadKind, Report, SlowReport, Spread, Tail, microseconds, number, ratio, ratio4,
+        BesideReport, Detail, GeneratorReport, HerdReport, LoadKind, Report, SlowReport, Spread, Tail,
+        gifts::{GiftReport, expected_and_received},
+        microseconds, number, ratio, ratio4,
     },
     scenario::{Answer, Load, Script, SlowScript},
     series::Series,
@@ -44,6 +47,10 @@ pub(crate) struct Measures {
     pub(super) unmeasured: BTreeMap<String, String>,
     /// The load was to last longer.
     pub(super) is_cut_short: bool,
+    /// With PKs: where the server says that each bar stands, at the end.
+    pub(super) server_bars: Option<Vec<Option<BarPush>>>,
+    /// With gifts: what was meant to be sent.
+    pub(crate) gifts: Option<GiftPlan>,
 }
 
 impl Measures {
@@ -56,6 +63,11 @@ impl Measures {
     /// What the members have of a message; `None`: nobody has it.
     pub(crate) fn message(&self, room: usize, number: u32) -> Option<&MessageTally> {
         self.seen.messages.get(room)?.get(number as usize)
+    }
+
+    /// Frames that reached someone they were not for.
+    pub(crate) fn strays(&self) -> u64 {
+        self.seen.totals.strays + self.seen.gifts.as_ref().map_or(0, |gifts| gifts.sends.strays)
     }
 
     /// From the counters, or nothing where they were not read.
@@ -101,6 +113,13 @@ impl Measures {
             }
             Activity::Listen => (seen.sent, seen.sent, seen.beats_echoed, &seen.beat_latency),
             Activity::Echo { .. } | Activity::Chat { .. } => (seen.sent, seen.sent, seen.totals.received, &seen.latency),
+            Activity::Gifts => {
+                let rooms = seen.gifts.iter().flat_map(|gifts| &gifts.rooms).map(expected_and_received);
+                let (expected, received) = rooms.fold((0, 0), |sum, room| (sum.0 + room.0, sum.1 + room.1));
+                let acked = seen.gifts.as_ref().map_or(0, |gifts| gifts.sends.acked);
+                // Gifts are of a class that is never dropped silently: no counter explains one that is missing.
+                return (acked, Balance { expected, received, dropped, missing: expected - received }, &seen.latency);
+            }
         };
         let balance = match lag {
             None => Balance::settle(expected, received, dropped),
@@ -122,6 +141,10 @@ impl Measures {
         let is_load = !matches!(script.activity, Activity::Listen) || !load.accepted.is_empty();
         let mut detail = self.detail(script, seed, received);
         detail.slow = lag.map(|(slow, balance)| self.slow(&slow, balance));
+        detail.gifts = seen.gifts.as_ref().zip(script.gifts).map(|(tally, script)| GiftReport {
+            may_refuse: script.coins.is_some(),
+            ..GiftReport::of(tally, load.seconds, server_cpu_s, script.is_pk, self.server_bars.as_deref())
+        });
         Report {
             connections,
             logins_failed: settled.failures.values().sum(),
@@ -165,6 +188,7 @@ impl Measures {
                 Activity::Listen if load.accepted.is_empty() => LoadKind::None,
                 Activity::Listen | Activity::Chat { .. } => LoadKind::Messages,
                 Activity::Echo { .. } => LoadKind::Beats,
+                Activity::Gifts => LoadKind::Gifts,
             },
             seed,
             transport: script.transport,
@@ -178,8 +202,8 @@ impl Measures {
             login_retries: settled.retries.clone(),
             lost: seen.lost.clone(),
             refused,
-            unsent: load.unsent + seen.unsent,
-            strays: seen.totals.strays,
+            unsent: load.unsent + seen.unsent + seen.gifts.as_ref().map_or(0, |gifts| gifts.sends.unsent),
+            strays: self.strays(),
             at_least_once: script.at_least_once,
             unasked: self.unasked(),
             joining: ratio(number(copies), number(fanout_sends)).filter(|_| !load.accepted.is_empty()),

@@ -4,6 +4,8 @@
 
 use crate::{
     accounts,
+    crowd::gifting::GiftWork,
+    gifts::GiftPlan,
     options::Common,
     proc,
     report::number,
@@ -21,8 +23,15 @@ const PROCESSES_MAX: usize = 64;
 /// Clients per loopback source address unless told otherwise: below the gateway's live connections per address.
 const CLIENTS_PER_SOURCE: usize = 1_000;
 
-/// Splits the crowd over as many workers as were asked for, or as the open-files limit needs.
-pub(super) fn plans(common: &Common, server: &Server, seed: u64, rooms: &[i64], script: &Script) -> Result<Vec<Plan>> {
+/// Splits the crowd over as many workers as were asked for, or as the open-files limit needs. `gifts`: what is sent in a run with gifts.
+pub(super) fn plans(
+    common: &Common,
+    server: &Server,
+    seed: u64,
+    rooms: &[i64],
+    script: &Script,
+    gifts: Option<&GiftPlan>,
+) -> Result<Vec<Plan>> {
     let per_process = clients_per_process();
     let needed = common.connections.div_ceil(per_process);
     if needed > PROCESSES_MAX {
@@ -44,6 +53,11 @@ pub(super) fn plans(common: &Common, server: &Server, seed: u64, rooms: &[i64], 
         let end = if index + 1 == workers { common.connections } else { common.connections * (index + 1) / workers / 2 * 2 };
         let clients = end - first;
         let share = number(clients as u64) / number(common.connections as u64);
+        let gifts = script.gifts.zip(gifts).map(|(script, plan)| {
+            let senders = |clients: std::ops::Range<usize>| number(clients.filter(|&client| plan.sends(client)).count() as u64);
+            let share = senders(first..end) / senders(0..common.connections).max(1.0);
+            GiftWork { plan: plan.clone(), per_s: script.per_s * share, window: script.window.div_ceil(workers) }
+        });
         plans.push(Plan {
             gateways: server.gateways.clone(),
             transport: common.transport,
@@ -67,7 +81,9 @@ pub(super) fn plans(common: &Common, server: &Server, seed: u64, rooms: &[i64], 
                 Activity::Listen => Activity::Listen,
                 Activity::Echo { per_s } => Activity::Echo { per_s: per_s * share },
                 Activity::Chat { per_s, text_chars } => Activity::Chat { per_s: per_s * share, text_chars },
+                Activity::Gifts => Activity::Gifts,
             },
+            gifts,
         });
         first = end;
     }

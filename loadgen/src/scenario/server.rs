@@ -75,7 +75,7 @@ impl Server {
 
     /// What all gateways have counted so far; nothing where none has an admin port.
     pub(super) fn counters(&self) -> Result<Counters> {
-        let mut sum = Counters::default();
+        let mut sum = Counters::nothing();
         for admin in &self.admin {
             sum.add(Counters::read(admin)?);
         }

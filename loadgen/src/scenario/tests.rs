@@ -14,7 +14,7 @@ use std::time::Duration;
 fn the_crowd_is_split_without_gap_or_overlap_and_neighbours_stay_together() {
     let common = common(&["--connections", "1001", "--processes", "4"]);
     let server = Server::of(&common).expect("a key was given");
-    let plans = plans(&common, &server, 3, &[1, 2], &Script::new("unicast", Activity::Chat { per_s: 1_001.0, text_chars: 10 }))
+    let plans = plans(&common, &server, 3, &[1, 2], &Script::new("unicast", Activity::Chat { per_s: 1_001.0, text_chars: 10 }), None)
         .expect("few files are needed");
     assert_eq!(plans.len(), 4);
     let mut next = 0;
@@ -45,7 +45,7 @@ fn the_same_seed_has_the_same_users_rooms_and_slow_ones_however_it_is_split() {
     let crowd = |seed: u64, processes: &str| -> Vec<(i64, usize, Pace)> {
         let common = common(&["--connections", "3000", "--processes", processes]);
         let server = Server::of(&common).expect("a key was given");
-        let plans = plans(&common, &server, seed, &[7, 8, 9], &script).expect("few files are needed");
+        let plans = plans(&common, &server, seed, &[7, 8, 9], &script, None).expect("few files are needed");
         let client = |plan: &Plan, index| (plan.user_id(index), (plan.first + index) % plan.rooms.len(), plan.pace_of(index));
         plans.iter().flat_map(|plan| (0..plan.clients).map(|index| client(plan, index)).collect::<Vec<_>>()).collect()
     };
@@ -62,7 +62,7 @@ fn the_same_seed_has_the_same_users_rooms_and_slow_ones_however_it_is_split() {
 fn more_connections_than_the_processes_may_open_files_is_wrong_use() {
     let common = common(&["--connections", "1000000", "--processes", "1"]);
     let server = Server::of(&common).expect("a key was given");
-    let error = plans(&common, &server, 3, &[], &Script::new("hold", Activity::Listen)).expect_err("one process cannot");
+    let error = plans(&common, &server, 3, &[], &Script::new("hold", Activity::Listen), None).expect_err("one process cannot");
     assert!(error.is::<WrongUse>(), "{error}");
     assert!(error.to_string().contains("processes"), "{error}");
 }
