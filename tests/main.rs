@@ -14,6 +14,7 @@ mod crowd;
 mod drain;
 mod foreign;
 mod framing;
+mod gifts;
 mod login;
 mod loss;
 mod newcomer;
