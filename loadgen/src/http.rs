@@ -289,6 +289,10 @@ impl Counters {
                 pending = value.trim().parse::<i64>().ok();
             }
         }
+        if samples.is_empty() {
+            // The page of a router, which has no copies.
+            pending = pending.or(Some(0));
+        }
         Self { samples, pending, is_anew: false }
     }
 
@@ -380,7 +384,9 @@ mod tests {
         let mut sum = Counters::nothing();
         sum.add(page(1, 1, 0));
         sum.add(page(5, 3, 2));
-        assert_eq!(sum.imbalance(), Some(0));
+        sum.add(Counters::parse("router_rooms 3\n"));
+        assert_eq!(sum.imbalance(), Some(0), "a router has no copies");
+        assert_eq!(Counters::parse("router_rooms 3\n").imbalance(), None, "and says nothing of those of gateways");
     }
 
     #[test]

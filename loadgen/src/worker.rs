@@ -390,7 +390,7 @@ pub(crate) fn run(plan: &Plan, orders: &Receiver<Order>, tell: &mut dyn FnMut(Ne
     while crowd.awaits_more() {
         let now_ns = clock::now_ns();
         let quiet_since_ns = crowd.last_arrival_ns().max(began_ns);
-        let is_quiet = now_ns.saturating_sub(quiet_since_ns) > DRAIN_QUIET_NS && !crowd.has_open_gifts();
+        let is_quiet = now_ns.saturating_sub(quiet_since_ns) > DRAIN_QUIET_NS && !crowd.has_business();
         if now_ns - began_ns > DRAIN_MAX_NS || is_quiet {
             break;
         }

@@ -6,6 +6,7 @@ use crate::{
     crowd::{
         Crowd, TICK_NS,
         client::Stage,
+        herd::Herd,
         room::Refusal,
         senders::{Outgoing, RoomAcks, SendTally, SenderLine, Senders},
         shared::Shared,
@@ -166,11 +167,14 @@ impl Crowd<'_> {
         self.flush(index);
     }
 
-    /// Whether a gift is open, or a member lacks one that is known of, or the last word is not long ago.
+    /// Whether a gift is open, a viewer is out or lacks a gift that is known of, or the last word is not long ago.
     pub(super) fn awaits_gifts(&self) -> bool {
         let Some(gifts) = &self.shared.gifts else { return false };
+        if self.has_business() {
+            return true;
+        }
         let is_quiet = self.shared.now_ns.saturating_sub(self.shared.stats.last_copy_ns) > QUIET_NS;
-        if gifts.senders.open() > 0 || !is_quiet {
+        if !is_quiet {
             return true;
         }
         let lacks = |(index, viewer): (usize, &Viewer)| {
@@ -180,9 +184,10 @@ impl Crowd<'_> {
         gifts.viewers.iter().enumerate().any(lacks)
     }
 
-    /// Whether a gift is open: its answer may be long in coming.
-    pub(crate) fn has_open_gifts(&self) -> bool {
-        self.shared.gifts.as_ref().is_some_and(|gifts| gifts.senders.open() > 0)
+    /// Whether a gift is open or a viewer is out: either may be long in coming.
+    pub(crate) fn has_business(&self) -> bool {
+        let Some(gifts) = &self.shared.gifts else { return false };
+        gifts.senders.open() > 0 || self.herd.as_ref().is_some_and(Herd::is_anyone_out)
     }
 
     /// What became of the gifts. Taken once, at the end.

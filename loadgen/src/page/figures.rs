@@ -97,6 +97,7 @@ fn gifts(gifts: &GiftReport, add: &mut dyn FnMut(&str, String, &'static str)) {
     add("detail.gifts.unanswered", gifts.unanswered.to_string(), "gifts without a final answer at the end");
     add("detail.gifts.repeats", gifts.repeats.to_string(), "gifts that were sent once more on purpose");
     add("detail.gifts.told", gifts.told.to_string(), "gifts that rooms were told of, each once");
+    add("detail.gifts.viewers", gifts.viewers.to_string(), "viewers that stayed, or came back without a gap");
     add("detail.gifts.pushes", gifts.pushes.to_string(), "pushes that told of them");
     if let Some(bars) = &gifts.bars {
         add("detail.gifts.bars.rooms", bars.rooms.to_string(), "PKs");

@@ -48,6 +48,8 @@ pub(crate) struct GiftReport {
     /// Gifts that rooms were told of, each once, and in how many pushes.
     pub(crate) told: u64,
     pub(crate) pushes: u64,
+    /// Viewers that stayed, or came back without a gap: what they were shown is the account.
+    pub(crate) viewers: u64,
     /// What was wrong with the pushes.
     #[serde(flatten)]
     pub(crate) faults: GiftFaults,
@@ -118,6 +120,7 @@ impl GiftReport {
             skipped: sends.skipped,
             told: tally.rooms.iter().map(|room| room.told).sum(),
             pushes: tally.rooms.iter().map(|room| room.pushes.len() as u64).sum(),
+            viewers: tally.rooms.iter().flat_map(|room| &room.viewers).map(|(_, members)| u64::from(*members)).sum(),
             faults,
             chain_breaks: tally.rooms.iter().map(|room| chain_breaks(&room.by_state())).sum(),
             bars: is_pk.then(|| BarReport::of(&tally.rooms, server_bars)),
@@ -128,7 +131,9 @@ impl GiftReport {
     pub(super) fn problems(&self) -> Vec<String> {
         let bars = self.bars.clone().unwrap_or_default();
         let refused = if self.may_refuse { 0 } else { self.refused.values().sum() };
+        let unseen = if self.viewers == 0 { self.acked } else { 0 };
         let counts = [
+            (unseen, "gifts were acknowledged, and no viewer is left who could have seen them all"),
             (self.unanswered, "gifts were never answered"),
             (refused, "gifts were refused"),
             (self.repeats_refused, "gifts that are paid were refused when they were sent again"),
@@ -248,6 +253,7 @@ mod tests {
         let faults = [
             refused,
             GiftReport { unanswered: 1, ..clean.clone() },
+            GiftReport { viewers: 0, ..clean.clone() },
             GiftReport { repeats_refused: 1, ..clean.clone() },
             GiftReport { contradictory_answers: 1, ..clean.clone() },
             GiftReport { chain_breaks: 1, ..clean.clone() },
