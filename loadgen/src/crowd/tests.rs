@@ -1,5 +1,6 @@
 //! The crowd against a small gateway in this process, which loses, doubles and swaps copies on purpose.
 
+mod gifts;
 mod quic;
 
 use super::{
