@@ -4,7 +4,8 @@
 //!   is by default: `innodb_flush_log_at_trx_commit = 1`.)
 //! - Every call is one transaction, also beside those of other routers, and has its answer or an error within `call_timeout`.
 //! - A file belongs to one process that keeps its live state in its memory, or to any number of routers that share theirs.
-//! - SQL stands in constants beside its one user, and is read by both databases (`REPLACE`, no `RETURNING`, no `ON CONFLICT`).
+//! - SQL stands beside its one user, and is read by both databases (`REPLACE`, no `RETURNING`, no `ON CONFLICT`). Only rows of many keys are
+//!   looked up in the way of each: see `statements`.
 //!
 //! No rule of a service here, but those that need a transaction: one live room per anchor, a sanction only for a live room. Nothing is cached
 //! here: what was confirmed to one router is read by the next call of any other.

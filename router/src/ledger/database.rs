@@ -10,7 +10,7 @@
 use super::away;
 use crate::services::ports::{RecordError, Result};
 use sqlx::{
-    Database as Driver, Executor, FromRow, MySql, MySqlPool, Pool, SqlSafeStr, SqlStr, Sqlite, SqlitePool,
+    AssertSqlSafe, Database as Driver, Executor, FromRow, MySql, MySqlPool, Pool, SqlSafeStr, Sqlite, SqlitePool,
     mysql::{MySqlDatabaseError, MySqlRow},
     pool::PoolConnection,
     sqlite::SqliteRow,
@@ -30,9 +30,12 @@ const RETURN_TIMEOUT: Duration = Duration::from_secs(2);
 const DEADLOCK: u16 = 1213;
 /// InnoDB has waited long enough for another transaction's lock.
 const LOCK_TIMEOUT: u16 = 1205;
-/// A longer statement is prepared for one use. It is about many rows, so the next one like it is about another number of them, and a
-/// prepared statement about 256 rows takes some 300 KiB: a connection would keep a hundred.
-const KEPT_STATEMENT_BYTES_MAX: usize = 512;
+/// A statement with more parameters is not kept prepared: it is about many rows, the next one like it about another number of them, and
+/// prepared it takes up to 300 KiB. One with fewer is: the entries of a gift have 18.
+const KEPT_PARAMS_MAX: usize = 18;
+/// Prepared statements that a connection keeps: all there are, with each number of rows that fits. Should it forget one, a server would be
+/// told, and the next statement wait for the server's delayed acknowledgement of that, 40 ms: the driver leaves Nagle's algorithm on.
+pub(super) const KEPT_STATEMENTS: usize = 256;
 
 /// Connections to the records.
 #[derive(Clone, Debug)]
@@ -217,13 +220,15 @@ impl Call {
     /// The rows that a statement finds.
     pub(super) async fn rows<T: Columns>(&mut self, sql: impl SqlSafeStr, params: &[Param<'_>]) -> Result<Vec<T>> {
         let what = self.what;
-        let (sql, is_kept) = text(sql);
+        let (sql, is_kept) = (sql.into_sql_str(), params.len() <= KEPT_PARAMS_MAX);
         self.in_time(async |connection| match connection {
             Connection::Sqlite(connection) => {
                 bound!(sqlx::query_as::<Sqlite, T>(sql).persistent(is_kept), params).fetch_all(&mut **connection).await
             }
+            Connection::MySql(connection) if is_kept => bound!(sqlx::query_as::<MySql, T>(sql), params).fetch_all(&mut **connection).await,
             Connection::MySql(connection) => {
-                bound!(sqlx::query_as::<MySql, T>(sql).persistent(is_kept), params).fetch_all(&mut **connection).await
+                let rows = sqlx::raw_sql(written_out(sql.as_str(), params)).fetch_all(&mut **connection).await?;
+                rows.iter().map(<T as FromRow<'_, MySqlRow>>::from_row).collect()
             }
         })
         .await
@@ -291,14 +296,18 @@ impl Call {
     }
 
     async fn try_execute(&mut self, sql: impl SqlSafeStr, params: &[Param<'_>]) -> std::result::Result<Done, Failure> {
-        let (sql, is_kept) = text(sql);
+        let (sql, is_kept) = (sql.into_sql_str(), params.len() <= KEPT_PARAMS_MAX);
         self.in_time(async |connection| match connection {
             Connection::Sqlite(connection) => {
                 let done = bound!(sqlx::query::<Sqlite>(sql).persistent(is_kept), params).execute(&mut **connection).await?;
                 Ok(Done { rows: done.rows_affected(), id: done.last_insert_rowid() })
             }
             Connection::MySql(connection) => {
-                let done = bound!(sqlx::query::<MySql>(sql).persistent(is_kept), params).execute(&mut **connection).await?;
+                let done = if is_kept {
+                    bound!(sqlx::query::<MySql>(sql), params).execute(&mut **connection).await?
+                } else {
+                    sqlx::raw_sql(written_out(sql.as_str(), params)).execute(&mut **connection).await?
+                };
                 Ok(Done { rows: done.rows_affected(), id: i64::try_from(done.last_insert_id()).unwrap_or(i64::MAX) })
             }
         })
@@ -336,11 +345,32 @@ fn give_back<D: Driver>(mut connection: PoolConnection<D>) {
     });
 }
 
-/// A statement, and whether the connection keeps it prepared.
-fn text(sql: impl SqlSafeStr) -> (SqlStr, bool) {
-    let sql = sql.into_sql_str();
-    let is_kept = sql.as_str().len() <= KEPT_STATEMENT_BYTES_MAX;
-    (sql, is_kept)
+/// A statement for MySQL with its parameters in it: one round trip, and nothing that the server has to forget again. Numbers are digits, and
+/// texts are their bytes in hexadecimal: whatever they say, they cannot end.
+fn written_out(sql: &str, params: &[Param<'_>]) -> AssertSqlSafe<String> {
+    let mut text = String::with_capacity(sql.len() + 24 * params.len());
+    let mut pieces = sql.split('?');
+    text += pieces.next().unwrap_or_default();
+    let mut params = params.iter();
+    for piece in pieces {
+        match params.next() {
+            Some(Param::Number(number)) => text += &number.to_string(),
+            Some(Param::Text("")) => text += "''",
+            Some(Param::Text(bytes)) => {
+                text += "_utf8mb4 x'";
+                for byte in bytes.bytes() {
+                    for half in [byte >> 4, byte & 15] {
+                        text.push(char::from(b"0123456789abcdef"[usize::from(half)]));
+                    }
+                }
+                text.push('\'');
+            }
+            // The server says that it cannot read it.
+            None => text.push('?'),
+        }
+        text += piece;
+    }
+    AssertSqlSafe(text)
 }
 
 fn is_clash(error: &dyn sqlx::error::DatabaseError) -> bool {
@@ -397,7 +427,7 @@ impl Door {
 
 #[cfg(test)]
 mod tests {
-    use super::{Door, Failure, SHUT_FOR};
+    use super::{Door, Failure, Param, SHUT_FOR, written_out};
     use std::{
         future::{pending, ready},
         time::Duration,
@@ -405,6 +435,13 @@ mod tests {
     use tokio::time::{advance, timeout};
 
     const LIMIT: Duration = Duration::from_millis(1_800);
+
+    #[test]
+    fn whatever_a_text_says_it_stays_a_text() {
+        let params = [Param::Number(-5), Param::Text("'; -- ?\\"), Param::Text(""), Param::Number(i64::MIN)];
+        let text = written_out("INSERT INTO t VALUES (?, ?), (?, ?)", &params).0;
+        assert_eq!(text, "INSERT INTO t VALUES (-5, _utf8mb4 x'273b202d2d203f5c'), ('', -9223372036854775808)");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn who_comes_to_a_server_that_let_nobody_in_is_told_at_once_until_one_of_them_gets_in() {

@@ -6,7 +6,7 @@
 
 use super::{
     LedgerConfig, LedgerError,
-    database::{Database, Door},
+    database::{Database, Door, KEPT_STATEMENTS},
 };
 use sqlx::{
     ConnectOptions, Connection, Executor, MySqlConnection,
@@ -45,7 +45,7 @@ pub(super) async fn open(options: MySqlConnectOptions, config: &LedgerConfig) ->
     let server = place(&options);
     let unusable = |cause: Box<dyn std::error::Error + Send + Sync>| LedgerError::Unreachable { server: server.clone(), cause };
     // Texts are compared byte by byte, as SQLite does.
-    let options = options.charset("utf8mb4").collation("utf8mb4_bin").disable_statement_logging();
+    let options = options.charset("utf8mb4").collation("utf8mb4_bin").statement_cache_capacity(KEPT_STATEMENTS).disable_statement_logging();
     let migrated = async {
         let mut connection = options.connect().await?;
         migrate(&mut connection).await?;

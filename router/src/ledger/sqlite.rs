@@ -3,7 +3,10 @@
 //! WAL with a full sync: a commit is on the disk. One connection of a process writes; writers of several processes wait for each other, at most
 //! for the busy time-out.
 
-use super::{LedgerConfig, LedgerError, Sharing, database::Database};
+use super::{
+    LedgerConfig, LedgerError, Sharing,
+    database::{Database, KEPT_STATEMENTS},
+};
 use sqlx::{
     ConnectOptions, Connection, SqlitePool,
     migrate::Migrator,
@@ -44,6 +47,7 @@ pub(super) async fn open(path: &Path, sharing: Sharing, config: &LedgerConfig) -
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT)
+        .statement_cache_capacity(KEPT_STATEMENTS)
         .disable_statement_logging();
     let starting = start(path).await?;
     // Not by a connection of the pools: those are waited for about as long as SQLite itself waits for a lock, and who is faster would decide

@@ -132,7 +132,7 @@ suite! {
         an_order_is_credited_once_however_often_its_payment_is_told,
         another_payment_sum_or_currency_is_a_conflict,
         one_payment_pays_one_order,
-        an_order_is_stored_once_and_its_id_is_not_anothers,
+        an_order_is_stored_once_and_its_id_is_no_others,
         coins_that_an_account_cannot_hold_are_not_credited,
         the_products_are_there_from_the_start_and_can_be_changed,
     }

@@ -93,7 +93,7 @@ pub(super) async fn one_payment_pays_one_order(home: Home) {
     adds_up(&routers[0]).await;
 }
 
-pub(super) async fn an_order_is_stored_once_and_its_id_is_not_anothers(home: Home) {
+pub(super) async fn an_order_is_stored_once_and_its_id_is_no_others(home: Home) {
     let ledger = home.open().await;
     let order = order(20_001, 60);
     assert_eq!(ledger.order(order.order).await.unwrap(), None);
