@@ -21,9 +21,9 @@ const THREADS: usize = 4;
 const ASK_EVERY: Duration = Duration::from_millis(50);
 /// Rooms whose closing may fail before the rest is left open: each failure may take as long as a call may.
 const CLOSE_FAILURES_MAX: usize = 16;
-/// Users that are credited with one call, and how often there is one: the server takes a thousand a second.
-const GRANTS_PER_CALL: usize = 1_000;
-const GRANTS_EVERY: Duration = Duration::from_secs(1);
+/// Users that are credited with one call: as many as a body of 64 KiB holds. How often there is one.
+const GRANTS_PER_CALL: usize = 400;
+const GRANTS_EVERY: Duration = Duration::from_millis(400);
 /// Users of one seed, anchors of its rooms among them; the largest run has 100,000.
 pub(crate) const USERS_PER_SEED: i64 = 1_000_000;
 /// Where the users of the first seed begin: far from the hand-made accounts of a development server.
