@@ -502,7 +502,7 @@ impl Core {
         Ok(self.catalogue.put(gift).await?)
     }
 
-    pub(crate) async fn pk_online(&self, room: RoomId, challenger: UserId) -> Result<()> {
+    pub(crate) async fn pk_online(&self, app: Option<AppId>, room: RoomId, challenger: UserId) -> Result<()> {
         check_user(challenger)?;
         // One try in three seconds, as by hand.
         let hit = WindowHit { key: format!("pk:{room}:{challenger}"), limit: 1, window_ms: PK_TRY_WINDOW_MS };
@@ -511,16 +511,19 @@ impl Core {
         {
             return Err(Refusal::new(Reason::RateLimited).retry_after(*retry_after_ms));
         }
-        self.order(room, Order::PkOnline { challenger }).await
+        self.order(room, Order::PkOnline { app, challenger }).await
     }
 
-    pub(crate) async fn pk_offline(&self, room: RoomId, challenger: UserId) -> Result<()> {
+    pub(crate) async fn pk_offline(&self, app: Option<AppId>, room: RoomId, challenger: UserId) -> Result<()> {
         check_user(challenger)?;
-        self.order(room, Order::PkOffline { challenger }).await
+        self.order(room, Order::PkOffline { app, challenger }).await
     }
 
-    pub(crate) async fn pk(&self, room: RoomId) -> Result<(RoomRecord, Option<PkBar>)> {
+    pub(crate) async fn pk(&self, app: Option<AppId>, room: RoomId) -> Result<(RoomRecord, Option<PkBar>)> {
         let record = self.live(room).await?;
+        if app.is_some_and(|app| app != record.app) {
+            return Err(Refusal::new(Reason::RoomNotFound));
+        }
         let bar = read_pk(self, room, self.state.clock.now_ms()).await?;
         Ok((record, bar))
     }

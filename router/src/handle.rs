@@ -304,28 +304,28 @@ impl Handle {
         Ok(self.core.catalogue.remove(gift).await?)
     }
 
-    /// A user challenges the anchor of a PK room that he has joined.
+    /// A user challenges the anchor of a PK room that he has joined; of `app`, where it is said.
     ///
     /// # Errors
-    /// 4004 when he is not in the room, 4007 for too many tries, 10007 when somebody else challenges, 10015 where there cannot be a PK.
-    pub async fn pk_online(&self, room: RoomId, challenger: UserId) -> Result<()> {
-        self.core.pk_online(room, challenger).await
+    /// 4004 when he is not in the room, or it is another app's, 4007 for too many tries, 10007 when somebody else challenges, 10015 where there cannot be a PK.
+    pub async fn pk_online(&self, app: Option<AppId>, room: RoomId, challenger: UserId) -> Result<()> {
+        self.core.pk_online(app, room, challenger).await
     }
 
     /// The challenger of a PK leaves it; without a PK nothing happens.
     ///
     /// # Errors
     /// 4003 when somebody else challenges.
-    pub async fn pk_offline(&self, room: RoomId, challenger: UserId) -> Result<()> {
-        self.core.pk_offline(room, challenger).await
+    pub async fn pk_offline(&self, app: Option<AppId>, room: RoomId, challenger: UserId) -> Result<()> {
+        self.core.pk_offline(app, room, challenger).await
     }
 
-    /// The PK of a room.
+    /// The PK of a room; of `app`, where it is said.
     ///
     /// # Errors
-    /// 4004 for a room that is not live, 5001 when the records are away.
-    pub async fn pk(&self, room: RoomId) -> Result<PkView> {
-        let (record, bar) = self.core.pk(room).await?;
+    /// 4004 for a room that is not live or another app's, 5001 when the records are away.
+    pub async fn pk(&self, app: Option<AppId>, room: RoomId) -> Result<PkView> {
+        let (record, bar) = self.core.pk(app, room).await?;
         Ok(PkView { anchor: record.anchor, bar })
     }
 

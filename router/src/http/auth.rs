@@ -152,6 +152,11 @@ impl Caller {
         }
     }
 
+    /// The app of a user's session; the holder of the key has all.
+    pub(crate) fn own_app(&self) -> Option<AppId> {
+        self.0.as_ref().map(|session| session.app)
+    }
+
     /// Of which app it is.
     pub(crate) fn app(&self, named: Option<App>) -> Result<AppId, Problem> {
         match &self.0 {

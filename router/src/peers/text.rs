@@ -36,8 +36,8 @@ enum Written {
     Lift { by: By, user: i64, sanction: Kind },
     SlowMode { by: By, gap_ms: u64 },
     Words { by: By, words: Vec<String> },
-    PkOnline { challenger: i64 },
-    PkOffline { challenger: i64 },
+    PkOnline { app: Option<i32>, challenger: i64 },
+    PkOffline { app: Option<i32>, challenger: i64 },
     Gift { app: i32, sender: i64, gift: i64, receiver: i64, is_pk: bool, uuid: String, num: i64, price: Option<i64>, combo: String },
 }
 
@@ -85,8 +85,10 @@ pub(super) fn write(id: &str, order: &RoomOrder) -> String {
         RoomOrder::Order(Order::Lift { by, user, sanction }) => Written::Lift { by: by.into(), user: user.0, sanction: sanction.into() },
         RoomOrder::Order(Order::SlowMode { by, gap_ms }) => Written::SlowMode { by: by.into(), gap_ms },
         RoomOrder::Order(Order::Words { by, words }) => Written::Words { by: by.into(), words },
-        RoomOrder::Order(Order::PkOnline { challenger }) => Written::PkOnline { challenger: challenger.0 },
-        RoomOrder::Order(Order::PkOffline { challenger }) => Written::PkOffline { challenger: challenger.0 },
+        RoomOrder::Order(Order::PkOnline { app, challenger }) => Written::PkOnline { app: app.map(|app| app.0), challenger: challenger.0 },
+        RoomOrder::Order(Order::PkOffline { app, challenger }) => {
+            Written::PkOffline { app: app.map(|app| app.0), challenger: challenger.0 }
+        }
         RoomOrder::Gift { app, sender, request: GiftRequest { gift, receiver, kind, uuid, num, price, combo } } => Written::Gift {
             app: app.0,
             sender: sender.0,
@@ -126,8 +128,10 @@ pub(super) fn read(text: &str) -> Option<(String, RoomOrder)> {
         }
         Written::SlowMode { by, gap_ms } => RoomOrder::Order(Order::SlowMode { by: by.into(), gap_ms }),
         Written::Words { by, words } => RoomOrder::Order(Order::Words { by: by.into(), words }),
-        Written::PkOnline { challenger } => RoomOrder::Order(Order::PkOnline { challenger: UserId(challenger) }),
-        Written::PkOffline { challenger } => RoomOrder::Order(Order::PkOffline { challenger: UserId(challenger) }),
+        Written::PkOnline { app, challenger } => RoomOrder::Order(Order::PkOnline { app: app.map(AppId), challenger: UserId(challenger) }),
+        Written::PkOffline { app, challenger } => {
+            RoomOrder::Order(Order::PkOffline { app: app.map(AppId), challenger: UserId(challenger) })
+        }
         Written::Gift { app, sender, gift, receiver, is_pk, uuid, num, price, combo } => {
             let kind = if is_pk { GiftKind::Pk } else { GiftKind::Normal };
             let request = GiftRequest { gift: GiftId(gift), receiver: UserId(receiver), kind, uuid, num, price, combo };

@@ -13,19 +13,43 @@ use crate::{
     },
 };
 use billfish_link::message::{Evict, envelope::Kind};
-use billfish_state::UserId;
+use billfish_state::{AppId, UserId};
 use billfish_wire::{Class, Reason};
 
 /// An order to a room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
-    Close { anchor: UserId },
-    Sanction { by: Operator, user: UserId, sanction: Sanction, for_ms: Option<u64> },
-    Lift { by: Operator, user: UserId, sanction: Sanction },
-    SlowMode { by: Operator, gap_ms: u64 },
-    Words { by: Operator, words: Vec<String> },
-    PkOnline { challenger: UserId },
-    PkOffline { challenger: UserId },
+    Close {
+        anchor: UserId,
+    },
+    Sanction {
+        by: Operator,
+        user: UserId,
+        sanction: Sanction,
+        for_ms: Option<u64>,
+    },
+    Lift {
+        by: Operator,
+        user: UserId,
+        sanction: Sanction,
+    },
+    SlowMode {
+        by: Operator,
+        gap_ms: u64,
+    },
+    Words {
+        by: Operator,
+        words: Vec<String>,
+    },
+    /// A user of this business line, or of whichever is the room's.
+    PkOnline {
+        app: Option<AppId>,
+        challenger: UserId,
+    },
+    PkOffline {
+        app: Option<AppId>,
+        challenger: UserId,
+    },
 }
 
 impl Room {
@@ -41,8 +65,12 @@ impl Room {
         }
         match order {
             Order::Close { anchor } => self.close(anchor, now_ms).await,
-            Order::PkOnline { challenger } => self.begin_pk(challenger, now_ms).await,
-            Order::PkOffline { challenger } => self.end_pk(challenger, now_ms).await,
+            // Ids of users are those of their business line: another's user of this id is somebody else.
+            Order::PkOnline { app, .. } | Order::PkOffline { app, .. } if app.is_some_and(|app| app != self.record.app) => {
+                Err(Refusal::new(Reason::RoomNotFound))
+            }
+            Order::PkOnline { challenger, .. } => self.begin_pk(challenger, now_ms).await,
+            Order::PkOffline { challenger, .. } => self.end_pk(challenger, now_ms).await,
             Order::Sanction { by, user, sanction, for_ms } => {
                 self.may_order(by)?;
                 if user == self.record.anchor {

@@ -156,7 +156,7 @@ pub(crate) async fn pk_online(
     RoomPath(room): RoomPath,
     MaybeBody(body): MaybeBody<ChallengerBody>,
 ) -> Result<StatusCode> {
-    api.parts.handle.pk_online(room, caller.user(body.user_id, "userId")?).await?;
+    api.parts.handle.pk_online(caller.own_app(), room, caller.user(body.user_id, "userId")?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -169,7 +169,7 @@ pub(crate) async fn pk_offline(
     RoomPath(room): RoomPath,
     MaybeBody(body): MaybeBody<ChallengerBody>,
 ) -> Result<StatusCode> {
-    api.parts.handle.pk_offline(room, caller.user(body.user_id, "userId")?).await?;
+    api.parts.handle.pk_offline(caller.own_app(), room, caller.user(body.user_id, "userId")?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -194,8 +194,8 @@ pub(crate) struct PkAnswer {
 
 /// The PK of a room.
 #[utoipa::path(get, path = "/v1/rooms/{id}/pk", tag = "gifts", params(("id" = Room, Path)), responses((status = 200, body = PkAnswer)))]
-pub(crate) async fn pk(State(api): State<Api>, RoomPath(room): RoomPath) -> Result<Json<PkAnswer>> {
-    let PkView { anchor, bar } = api.parts.handle.pk(room).await?;
+pub(crate) async fn pk(State(api): State<Api>, caller: Caller, RoomPath(room): RoomPath) -> Result<Json<PkAnswer>> {
+    let PkView { anchor, bar } = api.parts.handle.pk(caller.own_app(), room).await?;
     let winner = |winner| match winner {
         PkWinner::Anchor => anchor,
         PkWinner::Challenger => bar.map_or(anchor, |bar| bar.challenger),

@@ -45,13 +45,13 @@ impl Pk {
         for user in [ALICE, BOB, CHALLENGER] {
             gateway.join(room, user).await;
         }
-        house.handle.pk_online(room, UserId(CHALLENGER)).await.unwrap();
+        house.handle.pk_online(None, room, UserId(CHALLENGER)).await.unwrap();
         gateway.rest(Duration::from_millis(300)).await;
         Self { house, gateway, room }
     }
 
     async fn bar(&self) -> Option<PkBar> {
-        self.house.handle.pk(self.room).await.unwrap().bar
+        self.house.handle.pk(None, self.room).await.unwrap().bar
     }
 }
 
@@ -385,7 +385,7 @@ async fn a_challenger_takes_the_seat_once_and_the_room_hears_of_him() {
     gateway.join(room, ALICE).await;
     gateway.join(room, CHALLENGER).await;
     gateway.join(room, ANCHOR.0).await;
-    let online = async |user: i64| house.handle.pk_online(room, UserId(user)).await;
+    let online = async |user: i64| house.handle.pk_online(None, room, UserId(user)).await;
     assert_eq!(reason(online(ANCHOR.0).await), Reason::NotAReceiver, "the anchor himself");
     assert_eq!(reason(online(BOB).await), Reason::RoomNotFound, "who is not in the room");
     online(CHALLENGER).await.unwrap();
@@ -395,9 +395,12 @@ async fn a_challenger_takes_the_seat_once_and_the_room_hears_of_him() {
     assert_eq!(reason(online(CHALLENGER).await), Reason::RateLimited, "once in three seconds");
     tokio::time::sleep(Duration::from_secs(3)).await;
     online(CHALLENGER).await.unwrap();
+    let other = Some(AppId(10_002));
+    assert_eq!(reason(house.handle.pk_offline(other, room, UserId(CHALLENGER)).await), Reason::RoomNotFound, "a user of another app");
+    assert_eq!(reason(house.handle.pk(other, room).await), Reason::RoomNotFound);
     let normal = house.open(UserId(30_002)).await;
     gateway.join(normal, BOB).await;
-    assert_eq!(reason(house.handle.pk_online(normal, UserId(BOB)).await), Reason::NotAReceiver, "a room that is not of type 2");
+    assert_eq!(reason(house.handle.pk_online(None, normal, UserId(BOB)).await), Reason::NotAReceiver, "a room that is not of type 2");
 }
 
 #[tokio::test(start_paused = true)]
@@ -459,7 +462,7 @@ async fn no_smaller_sequence_of_the_bar_is_told_after_a_larger_one_and_none_twic
         .iter()
         .fold(PkBar::begin(UserId(CHALLENGER), 0), |bar, gift| bar.after(gift.gift_seq, crate::services::gift::step(gift).unwrap()));
     assert_eq!(shown.last(), Some(&(fold.seq, i64::from(fold.value))));
-    assert_eq!(house.handle.pk(room).await.unwrap().bar, Some(fold));
+    assert_eq!(house.handle.pk(None, room).await.unwrap().bar, Some(fold));
     assert_eq!(house.state.pk_bars.bar(room, house.state.clock.now_ms()).await.unwrap(), Some(fold), "and so says the shared state");
 }
 
@@ -467,16 +470,16 @@ async fn no_smaller_sequence_of_the_bar_is_told_after_a_larger_one_and_none_twic
 async fn only_the_challenger_leaves_the_pk_and_everything_of_it_goes_together() {
     let mut pk = Pk::begin().await;
     assert!(is_accepted(&pk.gateway.ask(ALICE, pk_gift(pk.room, ANCHOR.0, "u1")).await));
-    assert_eq!(reason(pk.house.handle.pk_offline(pk.room, UserId(ALICE)).await), Reason::NotYourUser);
+    assert_eq!(reason(pk.house.handle.pk_offline(None, pk.room, UserId(ALICE)).await), Reason::NotYourUser);
     assert_eq!(pk.bar().await.map(|bar| bar.value), Some(70));
-    pk.house.handle.pk_offline(pk.room, UserId(CHALLENGER)).await.unwrap();
-    pk.house.handle.pk_offline(pk.room, UserId(CHALLENGER)).await.unwrap();
+    pk.house.handle.pk_offline(None, pk.room, UserId(CHALLENGER)).await.unwrap();
+    pk.house.handle.pk_offline(None, pk.room, UserId(CHALLENGER)).await.unwrap();
     assert_eq!(pk.bar().await, None);
     assert_eq!(pk.house.state.pk_bars.bar(pk.room, pk.house.state.clock.now_ms()).await.unwrap(), None);
     assert_eq!(bars(&pk.gateway.rest(PATIENCE).await).last(), Some(&(1, 50)));
     assert_eq!(pk.gateway.refusal(ALICE, pk_gift(pk.room, ANCHOR.0, "u2")).await, Reason::NotAReceiver, "no PK is on");
     // The next begins anew, behind the gifts of this one.
-    pk.house.handle.pk_online(pk.room, UserId(BOB)).await.unwrap();
+    pk.house.handle.pk_online(None, pk.room, UserId(BOB)).await.unwrap();
     assert_eq!(pk.bar().await, Some(PkBar::begin(UserId(BOB), 1)));
     assert_eq!(bars(&pk.gateway.rest(PATIENCE).await).last(), Some(&(1, 50)));
 }
@@ -542,7 +545,7 @@ async fn the_next_owner_goes_on_with_the_bar_where_it_stood() {
     let mut gateway = a.house.gateway("g1");
     gateway.join(room, ALICE).await;
     gateway.join(room, CHALLENGER).await;
-    a.house.handle.pk_online(room, UserId(CHALLENGER)).await.unwrap();
+    a.house.handle.pk_online(None, room, UserId(CHALLENGER)).await.unwrap();
     assert!(is_accepted(&gateway.ask(ALICE, pk_gift(room, ANCHOR.0, "u1")).await));
     a.cut(true);
     // Of this one only the ledger knows.
@@ -601,7 +604,7 @@ async fn a_gift_that_was_paid_is_told_so_also_when_the_rules_say_otherwise_by_th
     let paid = 100_000 - 200;
     assert_eq!(records.coins(APP, UserId(ALICE)), paid);
     // The PK ends, the gift is sold no more, she leaves, the room closes: it stays paid, and she hears so.
-    pk.house.handle.pk_offline(room, UserId(CHALLENGER)).await.unwrap();
+    pk.house.handle.pk_offline(None, room, UserId(CHALLENGER)).await.unwrap();
     assert!(is_accepted(&pk.gateway.ask(ALICE, pk_gift(room, CHALLENGER, "u1")).await));
     pk.house.handle.remove_gift(GiftId(2)).await.unwrap();
     assert!(is_accepted(&pk.gateway.ask(ALICE, pk_gift(room, CHALLENGER, "u1")).await));
@@ -628,7 +631,7 @@ async fn a_pk_whose_end_nobody_was_told_of_is_ended_for_the_viewers_by_the_next_
     let mut gateway = a.house.gateway("g1");
     gateway.join(room, ALICE).await;
     gateway.join(room, CHALLENGER).await;
-    a.house.handle.pk_online(room, UserId(CHALLENGER)).await.unwrap();
+    a.house.handle.pk_online(None, room, UserId(CHALLENGER)).await.unwrap();
     assert!(is_accepted(&gateway.ask(ALICE, pk_gift(room, ANCHOR.0, "u1")).await));
     tokio::time::sleep(Duration::from_secs(1)).await;
     // It dies between the record and its word.
