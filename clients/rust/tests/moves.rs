@@ -3,7 +3,7 @@
 use crate::gateway::{Gateway, Heard, ROOM, chat, connect, join_answer, login_answer};
 use crate::transports::{binary, blocking, config_of, number_of, push_number};
 use billfish_client::{Client, ClientConfig, Event, Roots, TransportKind};
-use billfish_testing::{Certificates, Cluster, ClusterOptions, PATIENCE};
+use billfish_testing::{Api, Certificates, Cluster, ClusterOptions, PATIENCE, eventually};
 use billfish_wire::{Body, Code, Reason};
 use std::{
     sync::{
@@ -154,6 +154,7 @@ async fn messages_said_during_a_drain_are_all_shown_once() {
     })
     .await
     .expect("a room");
+    both_known(&api, "tcp").await;
     let mut apps = Vec::new();
     for user in 0..USERS {
         // Half of them over WebSocket: RECONNECT names what they can use.
@@ -236,6 +237,7 @@ async fn a_session_over_wss_moves_to_another_gateway_over_wss() {
         move || api.open_room(20_001)
     })
     .await;
+    both_known(&api, "tls").await;
     let roots = Roots { platform: false, more_pem: std::fs::read_to_string(certificates.authority()).expect("it is there") };
     let address = format!("wss://{}", cluster.gateways[0].address("tls"));
     let (client, mut events) = connect(ClientConfig { roots, ..config_of(&api, 30_001, vec![address]) });
@@ -268,4 +270,14 @@ async fn a_session_over_wss_moves_to_another_gateway_over_wss() {
             other => panic!("a move is not heard of: {other:?}"),
         }
     }
+}
+
+/// Waits until both gateways are known. One is sent nobody before it is linked, and one that goes names only those that are sent somebody.
+async fn both_known(api: &Api, kind: &'static str) {
+    let api = api.clone();
+    let is_known = move || {
+        let answer = api.call("POST", "/v1/im/tokens", &serde_json::json!({ "userId": 30_001 }));
+        answer.is_ok_and(|(_, answer)| answer["gateways"][kind].as_array().is_some_and(|known| known.len() == 2))
+    };
+    blocking(move || eventually("both gateways to be known", is_known)).await;
 }
