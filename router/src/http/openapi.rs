@@ -97,14 +97,11 @@ fn of_both() -> OpenApiRouter<Api> {
         .routes(routes!(gifts::pk_online))
         .routes(routes!(gifts::pk_offline))
         .routes(routes!(gifts::pk))
+        .routes(routes!(wallet::wallet))
 }
 
 fn of_users() -> OpenApiRouter<Api> {
-    OpenApiRouter::default()
-        .routes(routes!(im::config))
-        .routes(routes!(login::logout))
-        .routes(routes!(wallet::wallet))
-        .routes(routes!(wallet::order))
+    OpenApiRouter::default().routes(routes!(im::config)).routes(routes!(login::logout)).routes(routes!(wallet::order))
 }
 
 fn open() -> OpenApiRouter<Api> {

@@ -7,7 +7,7 @@ use super::Api;
 use crate::{
     handle::Payment,
     http::{
-        auth::Session,
+        auth::{Caller, Session},
         idempotency::CallId,
         input::{App, Body, Query, User, body_refused, read_json},
         problem::{Problem, ProblemCode, Result},
@@ -21,6 +21,7 @@ use axum::{
     extract::{State, rejection::BytesRejection},
     http::{HeaderMap, StatusCode},
 };
+use billfish_state::SessionOwner;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -28,9 +29,12 @@ use utoipa::{IntoParams, ToSchema};
 #[into_params(parameter_in = Query)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct WalletQuery {
-    /// The session's; another one is refused.
+    /// With a user's session: the session's; another one is refused.
     #[param(value_type = Option<App>)]
     app_id: Option<App>,
+    /// With the API key: whose wallet. With a user's session it is that user's, and may be left out.
+    #[param(value_type = Option<User>)]
+    user_id: Option<User>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -43,11 +47,11 @@ pub(crate) struct WalletAnswer {
     beans: i64,
 }
 
-/// What the user has.
+/// What a user has.
 #[utoipa::path(get, path = "/v1/wallet", tag = "wallet", params(WalletQuery), responses((status = 200, body = WalletAnswer)))]
-pub(crate) async fn wallet(State(api): State<Api>, session: Session, Query(query): Query<WalletQuery>) -> Result<Json<WalletAnswer>> {
-    session.must_be_of(query.app_id)?;
-    let balance = api.parts.handle.balance(session.owner()).await?;
+pub(crate) async fn wallet(State(api): State<Api>, caller: Caller, Query(query): Query<WalletQuery>) -> Result<Json<WalletAnswer>> {
+    let owner = SessionOwner { app: caller.app(query.app_id)?, user: caller.user(query.user_id, "userId")? };
+    let balance = api.parts.handle.balance(owner).await?;
     Ok(Json(WalletAnswer { coins: balance.coins, beans: balance.beans }))
 }
 

@@ -103,6 +103,10 @@ async fn a_phone_logs_in_is_somebody_and_logs_out() {
     let (_, answer) = api.call("GET", &format!("/v1/users?ids={user}"), Value::Null).await;
     assert_eq!(answer["users"], json!([{"userId": user, "nickName": format!("user{user}"), "avatar": ""}]));
     assert_eq!(api.of_user(token, "GET", "/v1/wallet", Value::Null).await, (200, json!({"coins": 0, "beans": 0})));
+    let (status, others) = api.of_user(token, "GET", "/v1/wallet?userId=20001", Value::Null).await;
+    assert_eq!((status, &others["code"]), (403, &json!("not-allowed")), "another's");
+    assert_eq!(api.call("GET", "/v1/wallet?userId=20001", Value::Null).await, (200, json!({"coins": 0, "beans": 0})), "with the key");
+    assert_eq!(api.call("GET", "/v1/wallet", Value::Null).await.0, 400, "the key says whose");
     let (status, answer) = api.of_user(token, "GET", "/v1/im/config?device=web", Value::Null).await;
     assert_eq!((status, &answer["gateways"]), (200, &json!({"tcp": ["127.0.0.1:8085"]})), "{answer}");
     let issued = answer["token"].as_str().unwrap().to_owned();
@@ -170,14 +174,14 @@ async fn what_is_no_session_gets_one_answer() {
     api.of_user(&closed, "POST", "/v1/logout", Value::Null).await;
     let mut answers = Vec::new();
     for bad in ["", "x", &"f".repeat(32), &expired, &closed, &wrong_case, &format!("{token}0"), super::KEY] {
-        let (status, answer) = api.of_user(bad, "GET", "/v1/wallet", Value::Null).await;
+        let (status, answer) = api.of_user(bad, "GET", "/v1/im/config", Value::Null).await;
         assert_eq!((status, &answer["code"]), (401, &json!("bad-token")), "{bad}");
         answers.push(answer);
     }
-    let mut twice = by_user(&token, "GET", "/v1/wallet", &Value::Null);
+    let mut twice = by_user(&token, "GET", "/v1/im/config", &Value::Null);
     twice.headers_mut().append(header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
     answers.push(api.problem(twice).await);
-    answers.push(api.problem(Request::builder().uri("/v1/wallet").body(Body::empty()).unwrap()).await);
+    answers.push(api.problem(Request::builder().uri("/v1/im/config").body(Body::empty()).unwrap()).await);
     assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
     assert_eq!(api.coins(&token).await, 0, "and the good one is good");
 }
