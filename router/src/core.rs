@@ -50,7 +50,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    task::JoinSet,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The router's shared parts.
@@ -64,6 +67,8 @@ pub(crate) struct Core {
     pub(crate) catalogue: Catalogue,
     /// Where gifts are paid, many in one transaction.
     pub(crate) till: Arc<dyn Till>,
+    /// Places for looks into the ledger after gifts that a rule refuses.
+    pub(crate) gift_lookups: Arc<Semaphore>,
     pub(crate) people: Arc<dyn People>,
     pub(crate) logins: Logins,
     pub(crate) recharges: Recharges,
@@ -171,6 +176,7 @@ impl Core {
             records,
             catalogue: Catalogue::new(Arc::clone(&money)),
             till,
+            gift_lookups: Arc::new(Semaphore::new(GIFT_LOOKUPS_MAX)),
             money,
             people,
             logins,
@@ -505,7 +511,8 @@ impl Core {
     pub(crate) async fn pk_online(&self, app: Option<AppId>, room: RoomId, challenger: UserId) -> Result<()> {
         check_user(challenger)?;
         // One try in three seconds, as by hand.
-        let hit = WindowHit { key: format!("pk:{room}:{challenger}"), limit: 1, window_ms: PK_TRY_WINDOW_MS };
+        let hit =
+            WindowHit { key: format!("pk:{room}:{}:{challenger}", app.map_or(0, |app| app.0)), limit: 1, window_ms: PK_TRY_WINDOW_MS };
         if let Some(WindowVerdict::Refused { retry_after_ms }) =
             self.state.rate_windows.hit(&[hit], self.state.clock.now_ms()).await?.first()
         {
@@ -601,6 +608,8 @@ impl Core {
     }
 }
 
+/// Looks into the ledger after gifts that a rule refuses, at once; beyond it the sender asks again.
+const GIFT_LOOKUPS_MAX: usize = 64;
 /// Grants in one transaction.
 const GRANTS_MAX: usize = 1_000;
 /// Most coins in one grant: nine million of them fit into an account.

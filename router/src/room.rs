@@ -429,8 +429,9 @@ impl Room {
             if now_ms >= self.timers.next_ms() {
                 self.on_tick(now_ms).await;
             }
-            self.tell_gifts(now_ms).await;
+            // First the bar, so that a gift is told with where it stands behind it.
             self.on_pk_tick(now_ms).await;
+            self.tell_gifts(now_ms).await;
             self.flush().await;
             self.after_telling(now_ms);
             self.show_degraded(self.claim.is_unproven());
@@ -520,7 +521,10 @@ impl Room {
                 drop(answer.send(done));
             }
             RoomCall::Gift { giver, request } => self.on_gift(giver, request).await,
-            RoomCall::Tell => self.gifts.look(),
+            RoomCall::Tell => {
+                self.gifts.look();
+                self.pk.fall_behind(self.core.state.clock.now_ms());
+            }
             RoomCall::Stop => {
                 self.tell_all_gifts().await;
                 self.end.get_or_insert(End::Stopped);

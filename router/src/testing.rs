@@ -230,10 +230,11 @@ impl RoomRecords for TestRecords {
         Ok(BeginPk::Begun(pk))
     }
 
-    async fn end_pk(&self, room: RoomId, challenger: UserId) -> Result<bool> {
+    async fn end_pk(&self, room: RoomId, epoch: u64, challenger: UserId) -> Result<bool> {
         self.enter("end_pk").await?;
         let mut tables = self.lock();
-        let is_his = tables.pks.get(&room).is_some_and(|pk| pk.challenger == challenger);
+        let is_owner = tables.live.get(&room).is_some_and(|(_, stands, _)| *stands == epoch);
+        let is_his = is_owner && tables.pks.get(&room).is_some_and(|pk| pk.challenger == challenger);
         if is_his {
             tables.pks.remove(&room);
         }

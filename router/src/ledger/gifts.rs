@@ -122,7 +122,13 @@ impl Ledger {
 
     pub(super) async fn gift_of(&self, app: AppId, sender: UserId, uuid: &str) -> Result<Option<PaidGift>> {
         let read = AssertSqlSafe(format!("SELECT {COLUMNS} FROM t_gift_record WHERE app_id = ? AND sender_id = ? AND uuid = ?"));
-        let row: Option<GiftRow> = self.row("reading a gift", read, params![app.0, sender.0, uuid]).await?;
+        let account =
+            AssertSqlSafe(format!("SELECT balance FROM t_account {} WHERE app_id = ? AND kind = 1 AND user_id = ? {}", BY_KEY, LOCKED));
+        let mut call = self.transaction("reading a gift").await?;
+        // Waits for whoever pays for this sender: a commit that nobody waits for any more may still be under way.
+        let _balance: Option<(i64,)> = call.row(account, params![app.0, sender.0]).await?;
+        let row: Option<GiftRow> = call.row(read, params![app.0, sender.0, uuid]).await?;
+        call.commit().await?;
         row.map(record).transpose()
     }
 

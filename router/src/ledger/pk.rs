@@ -41,9 +41,10 @@ impl Ledger {
         Ok(begun)
     }
 
-    pub(super) async fn remove_pk(&self, room: RoomId, challenger: UserId) -> Result<bool> {
-        const END: &str = "DELETE FROM t_room_pk WHERE room_id = ? AND challenger_id = ?";
-        Ok(self.execute("ending a PK", END, params![room.0, challenger.0]).await? > 0)
+    pub(super) async fn remove_pk(&self, room: RoomId, epoch: u64, challenger: UserId) -> Result<bool> {
+        const END: &str = "DELETE FROM t_room_pk WHERE room_id = ? AND challenger_id = ? \
+                           AND EXISTS (SELECT 1 FROM t_living_room WHERE id = ? AND epoch = ?)";
+        Ok(self.execute("ending a PK", END, params![room.0, challenger.0, room.0, signed(epoch)]).await? > 0)
     }
 }
 

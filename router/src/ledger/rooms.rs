@@ -169,8 +169,8 @@ impl RoomRecords for Ledger {
         self.store_pk(room, epoch, challenger, now_ms).await
     }
 
-    async fn end_pk(&self, room: RoomId, challenger: UserId) -> Result<bool> {
-        self.remove_pk(room, challenger).await
+    async fn end_pk(&self, room: RoomId, epoch: u64, challenger: UserId) -> Result<bool> {
+        self.remove_pk(room, epoch, challenger).await
     }
 
     async fn profiles(&self, app: AppId, users: &[UserId]) -> Result<Vec<Profile>> {

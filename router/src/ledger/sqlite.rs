@@ -37,6 +37,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Pages that the log holds before they are carried over into the file: 32 MiB. A transaction of 256 gifts touches some 400, many of them those of
 /// the one before: carried over each thousand, as SQLite does by itself, they are written twice as often.
 const WAL_PAGES: &str = "8000";
+/// Bytes of it that stay on the disk once it was carried over: twice that.
+const WAL_BYTES_KEPT: &str = "67108864";
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -53,6 +55,8 @@ pub(super) async fn open(path: &Path, sharing: Sharing, config: &LedgerConfig) -
         .busy_timeout(BUSY_TIMEOUT)
         .statement_cache_capacity(KEPT_STATEMENTS)
         .pragma("wal_autocheckpoint", WAL_PAGES)
+        // A long look over everything keeps it from being carried over; what it grew to is given back.
+        .pragma("journal_size_limit", WAL_BYTES_KEPT)
         .disable_statement_logging();
     let starting = start(path).await?;
     // Not by a connection of the pools: those are waited for about as long as SQLite itself waits for a lock, and who is faster would decide

@@ -146,7 +146,7 @@ pub(super) async fn after_the_end(core: &Core, id: RoomId, call: RoomCall) {
             refuse_counted(core, call, refusal).await;
         }
         RoomCall::Gift { giver, request } => {
-            super::gifts::refuse_unless_paid(core, giver, id, &request, Refusal::new(Reason::RoomNotFound)).await;
+            super::gifts::refuse_unless_paid(core, giver, id, request, Refusal::new(Reason::RoomNotFound)).await;
         }
         RoomCall::Sync { .. } | RoomCall::Say { .. } => refuse_counted(core, call, Refusal::new(Reason::RoomNotFound)).await,
         // It closed while this gateway was away: its members must hear of it. The largest epoch is never behind.

@@ -78,9 +78,13 @@ pub(super) struct Gifts {
     combos: Combos,
     /// On their way through the room's log.
     put: Vec<Vec<PaidGift>>,
+    /// The log has not taken them, or not said so: they go again as they were, for the log may have them under that name.
+    again: Vec<Vec<PaidGift>>,
     told: Arc<Told>,
     /// Places up to this one have been told, or are in one of the above.
     known_seq: i64,
+    /// Place of the last gift that was paid, as far as this life has heard: the next one is behind it, or others are in between.
+    paid_seq: i64,
     /// The ledger may have some to tell that stand nowhere here.
     has_more: bool,
     again_ms: Option<u64>,
@@ -115,15 +119,22 @@ impl Gifts {
         !self.paying.is_empty()
     }
 
+    fn is_with_the_ledger(&self, asker: Asker, uuid: &str) -> bool {
+        let is_his = |giver: &Giver| giver.asker().app == asker.app && giver.asker().user == asker.user;
+        self.paying.iter().any(|paying| paying.uuid == uuid && is_his(&paying.giver))
+    }
+
     /// Whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
-        self.paying.is_empty() && self.telling.is_empty() && self.combos.is_empty()
+        self.paying.is_empty() && self.telling.is_empty() && self.again.is_empty() && self.combos.is_empty()
     }
 
     /// When something is to be done.
     pub(super) fn next_ms(&self) -> Option<u64> {
-        let now = (self.has_more || !self.telling.is_empty()).then_some(self.again_ms.unwrap_or(0));
-        [now, self.combos.next_ms()].into_iter().flatten().min()
+        let has_work = self.has_more || !self.telling.is_empty() || !self.again.is_empty();
+        let due_ms = [has_work.then_some(0), self.combos.next_ms()].into_iter().flatten().min();
+        // Whatever is due waits for that.
+        due_ms.map(|due_ms| due_ms.max(self.again_ms.unwrap_or(0)))
     }
 
     /// Waits for the ledger's next answers, all that are there. Cancel-safe: nothing is taken while it waits.
@@ -171,7 +182,9 @@ impl Room {
         let uuid = request.uuid.clone();
         match self.hand_in(giver.asker(), request.clone()).await {
             Ok(outcome) => self.gifts.paying.push_back(Paying { giver, uuid, outcome }),
-            Err(refusal) => refuse_unless_paid(&self.core, giver, self.record.room, &request, refusal).await,
+            // The first try is with the ledger: nobody knows yet.
+            Err(_) if self.gifts.is_with_the_ledger(giver.asker(), &uuid) => self.refuse_gift(giver, &uuid, Refusal::unavailable()).await,
+            Err(refusal) => refuse_unless_paid(&self.core, giver, self.record.room, request, refusal).await,
         }
     }
 
@@ -216,13 +229,23 @@ impl Room {
             Ok(GiftOutcome::Paid { gift, balance }) => {
                 self.accept_gift(giver, GiftPaid { gift_seq: gift.gift_seq, balance: Some(balance) }, "accepted").await;
                 let now_ms = self.core.state.clock.now_ms();
+                // A gift whose answer was lost may have been paid at any time since. It has a place before this one.
+                let is_next = gift.gift_seq == self.gifts.paid_seq + 1;
+                self.gifts.paid_seq = self.gifts.paid_seq.max(gift.gift_seq);
+                if !is_next {
+                    self.gifts.has_more = true;
+                    self.pk.fall_behind(now_ms);
+                }
                 self.move_bar(&gift, now_ms).await;
                 return self.gifts.remember(gift);
             }
             Ok(GiftOutcome::Repeated(gift)) => {
                 let paid = GiftPaid { gift_seq: gift.gift_seq, balance: None };
                 // The first try may have been one that nobody heard the answer of, and its push be in the outbox alone.
-                self.gifts.has_more |= gift.what.room == self.record.room && gift.gift_seq > self.gifts.known_seq;
+                if gift.what.room == self.record.room && gift.gift_seq > self.gifts.paid_seq {
+                    self.gifts.has_more = true;
+                    self.pk.fall_behind(self.core.state.clock.now_ms());
+                }
                 return self.accept_gift(giver, paid, "repeated").await;
             }
             Ok(GiftOutcome::Conflict) => Refusal::new(Reason::UuidReused),
@@ -276,6 +299,9 @@ impl Room {
             return;
         }
         self.gifts.again_ms = None;
+        for gifts in std::mem::take(&mut self.gifts.again) {
+            self.put_alike(&gifts, now_ms).await;
+        }
         if self.gifts.has_more && self.gifts.telling.is_empty() {
             self.read_untold(now_ms).await;
         }
@@ -294,6 +320,10 @@ impl Room {
             Ok(gifts) => {
                 self.gifts.has_more = gifts.len() == TELLING_MAX;
                 let known_seq = self.gifts.known_seq;
+                if gifts.last().is_some_and(|last| last.gift_seq <= known_seq) {
+                    // All of them are told, and leave the outbox in a moment.
+                    self.gifts.again_ms = Some(now_ms + AGAIN_MS);
+                }
                 for gift in gifts.into_iter().filter(|gift| gift.gift_seq > known_seq) {
                     self.gifts.known_seq = self.gifts.known_seq.max(gift.gift_seq);
                     self.gifts.telling.push_back(gift);
@@ -308,15 +338,21 @@ impl Room {
 
     async fn put_gifts(&mut self, gifts: Vec<PaidGift>, now_ms: u64) {
         for alike in gifts.chunk_by(combos::is_alike) {
-            let Some(first) = alike.first() else { continue };
-            let url = self.core.catalogue.url(first.what.gift).await;
-            let Some(push) = gift::paid(alike, &url, self.pk.bar.as_ref(), self.record.anchor) else { continue };
-            let until_ms = now_ms + crate::clock::millis(self.core.config.dedup_life);
-            let claim = MessageClaim { app: self.record.app, user: BACKEND, msg_id: format!("gift-{}", first.gift_seq), until_ms };
-            let waiting = Waiting::Ledger { gift_seq: first.gift_seq, told: Arc::clone(&self.gifts.told) };
-            self.put(push, Some(claim), Some(waiting), now_ms);
-            self.gifts.put.push(alike.to_vec());
+            self.put_alike(alike, now_ms).await;
         }
+    }
+
+    async fn put_alike(&mut self, gifts: &[PaidGift], now_ms: u64) {
+        let (Some(first), Some(last)) = (gifts.first(), gifts.last()) else { return };
+        let url = self.core.catalogue.url(first.what.gift).await;
+        let Some(push) = gift::paid(gifts, &url, self.pk.bar.as_ref(), self.record.anchor) else { return };
+        let until_ms = now_ms + crate::clock::millis(self.core.config.dedup_life);
+        // Of all the gifts it stands for: the log that has one of them by itself has not the others.
+        let msg_id = format!("gift-{}-{}-{}", first.gift_seq, last.gift_seq, gifts.len());
+        let claim = MessageClaim { app: self.record.app, user: BACKEND, msg_id, until_ms };
+        let waiting = Waiting::Ledger { gift_seq: first.gift_seq, told: Arc::clone(&self.gifts.told) };
+        self.put(push, Some(claim), Some(waiting), now_ms);
+        self.gifts.put.push(gifts.to_vec());
     }
 
     /// What the log has is told; what it could not take is tried again, before anything newer.
@@ -328,7 +364,11 @@ impl Room {
         let (mut done, mut failed) = (Vec::new(), Vec::new());
         for gifts in std::mem::take(&mut self.gifts.put) {
             let is_told = gifts.first().is_some_and(|first| told.contains(&first.gift_seq));
-            if is_told { &mut done } else { &mut failed }.extend(gifts);
+            if is_told {
+                done.extend(gifts);
+            } else {
+                failed.push(gifts);
+            }
         }
         if !done.is_empty() {
             let places: Vec<(RoomId, i64)> = done.iter().map(|gift| (gift.what.room, gift.gift_seq)).collect();
@@ -336,9 +376,7 @@ impl Room {
         }
         if !failed.is_empty() {
             self.gifts.again_ms = Some(now_ms + AGAIN_MS);
-            for gift in failed.into_iter().rev() {
-                self.gifts.telling.push_front(gift);
-            }
+            self.gifts.again = failed;
         }
     }
 
@@ -379,9 +417,22 @@ impl Gifts {
 
 /// Refuses by a rule what was not paid. A gift whose answer was lost is asked for again when the rules may say otherwise by then: its PK has ended,
 /// the room has closed, the sender has left. What was paid stays so, and is told so.
-pub(super) async fn refuse_unless_paid(core: &Core, giver: Giver, room: RoomId, request: &GiftRequest, refusal: Refusal) {
-    let asker = giver.asker();
+///
+/// The room does not wait for it: a stranger may ask, and the ledger may hang.
+pub(super) async fn refuse_unless_paid(core: &Core, giver: Giver, room: RoomId, request: GiftRequest, refusal: Refusal) {
     let is_final = gift::failed(&request.uuid, &refusal).is_some();
+    let (Some(core), Ok(place)) = (core.me(), Arc::clone(&core.gift_lookups).try_acquire_owned()) else {
+        return giver.refuse(room.0, &request.uuid, Refusal::unavailable()).await;
+    };
+    let looking = Arc::clone(&core);
+    core.tasks.spawn(async move {
+        look_and_refuse(&looking, giver, room, &request, refusal, is_final).await;
+        drop(place);
+    });
+}
+
+async fn look_and_refuse(core: &Core, giver: Giver, room: RoomId, request: &GiftRequest, refusal: Refusal, is_final: bool) {
+    let asker = giver.asker();
     let paid = if is_final { core.money.paid(asker.app, asker.user, &request.uuid).await } else { Ok(None) };
     let refusal = match paid {
         Ok(Some(gift)) if gift::is_of(&gift, room, request) => {

@@ -33,7 +33,7 @@ impl Room {
             let member = Member { user: asker.user, device: asker.device };
             self.part(&[Parted { member, session: asker.session, gateway: Arc::clone(gateway) }], Fate::Over).await;
         }
-        if of_will {
+        if of_will && asker.app == self.record.app {
             self.pk.leave(asker.user, self.core.state.clock.now_ms());
         }
         let Some(id) = id else { return };

@@ -9,6 +9,7 @@ use super::Room;
 use crate::{
     Refusal,
     core::Core,
+    ownership::Hold,
     services::{
         gift,
         ports::{BeginPk, PkRecord, RoomKind, money::PaidGift},
@@ -152,7 +153,8 @@ impl Room {
         {
             self.put(gift::bar_state(&bar, self.record.anchor, true), None, None, now_ms);
         }
-        let Some(bar) = self.pk.bar else { return };
+        // One that was stopped for long enough does not know that others have come and gone.
+        let Some(bar) = self.pk.bar.filter(|_| self.end.is_none()) else { return };
         let is_here = self.membership.contains(bar.challenger);
         self.pk.back_until_ms = match self.pk.back_until_ms {
             _ if is_here => None,
@@ -160,7 +162,12 @@ impl Room {
             until_ms => until_ms,
         };
         if self.pk.back_until_ms.is_some_and(|until_ms| now_ms >= until_ms) {
-            if let Err(refusal) = self.end_pk(bar.challenger, now_ms).await {
+            let ended = match self.hold().await {
+                Hold::Owned => self.end_pk(bar.challenger, now_ms).await,
+                Hold::Degraded => Err(Refusal::unavailable()),
+                Hold::Lost => return self.lose().await,
+            };
+            if let Err(refusal) = ended {
                 tracing::debug!(room = %self.record.room, %refusal, "the PK of a challenger who is gone cannot be ended yet");
                 self.pk.back_until_ms = Some(now_ms + STORE_AGAIN_MS);
             }
@@ -230,8 +237,15 @@ impl Room {
                 self.tell_bar(now_ms);
                 Ok(())
             }
-            BeginPk::Taken(pk) if pk.challenger == challenger => Ok(()),
-            BeginPk::Taken(_) => Err(Refusal::new(Reason::PkTaken)),
+            BeginPk::Taken(pk) => {
+                // Begun by a call whose answer was lost.
+                if self.pk.bar.is_none_or(|bar| (bar.challenger, bar.since_seq) != (pk.challenger, pk.since_seq)) {
+                    let bar = read(&self.core, self.record.room, now_ms).await?;
+                    self.pk = Pk { bar, store_ms: bar.map(|_| now_ms), is_changed: bar.is_some(), ..Pk::default() };
+                    self.tell_bar(now_ms);
+                }
+                if pk.challenger == challenger { Ok(()) } else { Err(Refusal::new(Reason::PkTaken)) }
+            }
             BeginPk::NoRoom => Err(Refusal::new(Reason::RoomNotFound)),
             BeginPk::Fenced => {
                 self.lose().await;
@@ -246,7 +260,7 @@ impl Room {
             return Err(Refusal::because(Reason::NotYourUser, "only the challenger himself leaves the PK"));
         }
         self.settle_gifts().await;
-        self.core.records.end_pk(self.record.room, challenger).await?;
+        self.core.records.end_pk(self.record.room, self.claim.epoch, challenger).await?;
         let Some(bar) = std::mem::take(&mut self.pk).bar else { return Ok(()) };
         if let Err(error) = self.core.state.pk_bars.clear(self.record.room, challenger, bar.since_seq).await {
             // Nobody goes by it: the ledger says that no PK is on, and the next one takes its place.

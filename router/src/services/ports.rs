@@ -217,8 +217,9 @@ pub trait RoomRecords: Send + Sync {
     /// Begins a PK with this challenger, unless one is on: atomic. Asked by the room's owner of this epoch, behind every gift that it has had
     /// answered: they are of what was before.
     async fn begin_pk(&self, room: RoomId, epoch: u64, challenger: UserId, now_ms: u64) -> Result<BeginPk>;
-    /// Ends the PK of this challenger; whether it was on.
-    async fn end_pk(&self, room: RoomId, challenger: UserId) -> Result<bool>;
+    /// Ends the PK of this challenger, asked by the room's owner of this epoch; whether it was on. Where a later owner has the room nothing is
+    /// changed.
+    async fn end_pk(&self, room: RoomId, epoch: u64, challenger: UserId) -> Result<bool>;
 
     /// The profiles of those users who have one, in no particular order.
     async fn profiles(&self, app: AppId, users: &[UserId]) -> Result<Vec<Profile>>;

@@ -24,6 +24,9 @@ pub(super) struct Wallets {
     untold: BTreeSet<(RoomId, i64)>,
     /// So many batches are paid, and their answers are lost.
     answers_lost: u32,
+    /// The next batch is not answered, and paid when the next one is.
+    is_late: bool,
+    late: Vec<NewGift>,
 }
 
 impl TestRecords {
@@ -52,6 +55,11 @@ impl TestRecords {
     /// The answers of so many batches are lost from now on.
     pub(crate) fn lose_answers(&self, batches: u32) {
         self.lock().wallets.answers_lost = batches;
+    }
+
+    /// The next batch is not answered and not paid either, until another one comes: a database that had stopped still has it.
+    pub(crate) fn pay_late(&self) {
+        self.lock().wallets.is_late = true;
     }
 
     /// The gifts of a room, in order.
@@ -149,6 +157,14 @@ impl Money for TestRecords {
     async fn pay_gifts(&self, gifts: &[NewGift], now_ms: u64) -> Result<Vec<GiftOutcome>> {
         self.enter("pay_gifts").await?;
         let mut tables = self.lock();
+        if std::mem::take(&mut tables.wallets.is_late) {
+            tables.wallets.late = gifts.to_vec();
+            return Err(RecordError::Away { what: "pay_gifts", cause: "told to be late".into() });
+        }
+        for gift in std::mem::take(&mut tables.wallets.late) {
+            let epoch = tables.live.get(&gift.room).map(|(_, epoch, _)| *epoch);
+            tables.wallets.pay(&gift, epoch, now_ms);
+        }
         let mut outcomes = Vec::new();
         for gift in gifts {
             let epoch = tables.live.get(&gift.room).map(|(_, epoch, _)| *epoch);

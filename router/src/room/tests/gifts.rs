@@ -263,6 +263,21 @@ async fn an_answer_that_is_lost_costs_nothing_twice_and_hides_no_gift() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gift_that_is_paid_long_after_its_answer_was_given_up_is_told_and_moves_the_bar_in_its_place() {
+    let mut pk = Pk::begin().await;
+    pk.house.records.pay_late();
+    assert_eq!(pk.gateway.refusal(ALICE, pk_gift(pk.room, ANCHOR.0, "u1")).await, Reason::Unavailable);
+    // The outbox is looked into meanwhile, and has nothing.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(is_accepted(&pk.gateway.ask(ALICE, pk_gift(pk.room, CHALLENGER, "u2")).await));
+    assert!(is_accepted(&pk.gateway.ask(ALICE, pk_gift(pk.room, ANCHOR.0, "u3")).await));
+    let heard = pk.gateway.rest(PATIENCE).await;
+    assert_eq!(gift_seqs(&heard), [1, 2, 3]);
+    assert_eq!(bars(&heard).last(), Some(&(3, 70)));
+    assert_eq!(pk.bar().await.map(|bar| (bar.seq, bar.value)), Some((3, 70)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_ledger_away_is_told_as_5001_and_service_returns_by_itself() {
     let house = House::start().await;
     sell(&house.records);
@@ -272,6 +287,7 @@ async fn the_ledger_away_is_told_as_5001_and_service_returns_by_itself() {
     house.records.fail(true);
     assert_eq!(gateway.refusal(ALICE, gift(room, "u1")).await, Reason::Unavailable);
     house.records.fail(false);
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(is_accepted(&gateway.ask(ALICE, gift(room, "u1")).await));
     assert_eq!(gift_seqs(&gateway.rest(PATIENCE).await), [1]);
 }
@@ -512,6 +528,61 @@ async fn a_challenger_who_leaves_the_room_leaves_the_pk_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pk_that_was_begun_by_a_call_whose_answer_was_lost_is_on() {
+    let house = House::start().await;
+    let room = open_pk(&house).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, CHALLENGER).await;
+    gateway.join(room, BOB).await;
+    // Its answer never came to the room.
+    let begun = crate::services::ports::RoomRecords::begin_pk(&*house.records, room, 1, UserId(CHALLENGER), 0).await.unwrap();
+    assert!(matches!(begun, crate::services::ports::BeginPk::Begun(_)));
+    assert_eq!(reason(house.handle.pk_online(None, room, UserId(BOB)).await), Reason::PkTaken);
+    assert_eq!(bars(&gateway.rest(Duration::from_millis(300)).await).last(), Some(&(0, 50)), "the room sees who is there");
+    house.handle.pk_online(None, room, UserId(CHALLENGER)).await.unwrap();
+    house.handle.pk_offline(None, room, UserId(CHALLENGER)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    house.handle.pk_online(None, room, UserId(BOB)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gift_that_is_asked_for_again_while_it_is_with_the_ledger_is_not_refused_for_good() {
+    let mut pk = Pk::begin().await;
+    let gate = pk.house.records.hold("pay_gifts");
+    let first = pk.gateway.call(ALICE, pk_gift(pk.room, CHALLENGER, "u1")).await;
+    gate.wait_for_callers(1).await;
+    pk.house.handle.remove_gift(GiftId(2)).await.unwrap();
+    assert_eq!(pk.gateway.refusal(ALICE, pk_gift(pk.room, CHALLENGER, "u1")).await, Reason::Unavailable);
+    gate.open();
+    assert!(is_accepted(&pk.gateway.answer(first).await));
+    assert!(is_accepted(&pk.gateway.ask(ALICE, pk_gift(pk.room, CHALLENGER, "u1")).await));
+}
+
+#[tokio::test(start_paused = true)]
+async fn taps_whose_way_to_the_log_is_in_doubt_are_each_heard_once() {
+    let town = Town::new();
+    town.shows(&["a"]);
+    let a = town.router("a").await;
+    sell(&town.records);
+    let room = a.house.open(ANCHOR).await;
+    let mut gateway = a.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    let tap = |uuid: &str| gift_of(room, json!({"giftId": 1, "receiverId": ANCHOR.0, "uuid": uuid, "comboId": "c"}));
+    // What the log is told is written, and nobody hears so, for some tries.
+    a.between.answers_lost.store(4, Relaxed);
+    for uuid in ["u1", "u2", "u3", "u4"] {
+        assert!(is_accepted(&gateway.ask(ALICE, tap(uuid)).await));
+        tokio::time::sleep(Duration::from_millis(120)).await;
+    }
+    let mut seen = gift_seqs(&gateway.rest(PATIENCE).await);
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, [1, 2, 3, 4]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(town.records.untold_seqs(room), [0_i64; 0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_challenger_who_logs_out_leaves_the_pk_at_once() {
     let pk = Pk::begin().await;
     let origin = Origin { app_id: APP.0, user_id: CHALLENGER, device: WEB as u32, session: CHALLENGER.unsigned_abs() };
@@ -636,7 +707,7 @@ async fn a_pk_whose_end_nobody_was_told_of_is_ended_for_the_viewers_by_the_next_
     tokio::time::sleep(Duration::from_secs(1)).await;
     // It dies between the record and its word.
     a.cut(true);
-    crate::services::ports::RoomRecords::end_pk(&*town.records, room, UserId(CHALLENGER)).await.unwrap();
+    assert!(crate::services::ports::RoomRecords::end_pk(&*town.records, room, 1, UserId(CHALLENGER)).await.unwrap());
     tokio::time::sleep(LEASE).await;
     town.shows(&["b"]);
     let b = town.router("b").await;
