@@ -55,6 +55,20 @@ impl Pk {
     }
 }
 
+/// A PK with one gift in it, at the only router of a town.
+async fn begin_in(town: &Town) -> (Router, RoomId) {
+    town.shows(&["a"]);
+    let a = town.router("a").await;
+    sell(&town.records);
+    let room = open_pk(&a.house).await;
+    let mut gateway = a.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    gateway.join(room, CHALLENGER).await;
+    a.house.handle.pk_online(None, room, UserId(CHALLENGER)).await.unwrap();
+    assert!(is_accepted(&gateway.ask(ALICE, pk_gift(room, ANCHOR.0, "u1")).await));
+    (a, room)
+}
+
 async fn open_pk(house: &House) -> RoomId {
     match house.handle.open_room(OpenRoom { kind: RoomKind::Pk, ..open_room(ANCHOR) }).await.unwrap() {
         Opened::New(room) => room.room,
@@ -609,15 +623,7 @@ async fn a_bar_that_the_shared_state_lost_is_made_again_from_the_ledger() {
 #[tokio::test(start_paused = true)]
 async fn the_next_owner_goes_on_with_the_bar_where_it_stood() {
     let town = Town::new();
-    town.shows(&["a"]);
-    let a = town.router("a").await;
-    sell(&town.records);
-    let room = open_pk(&a.house).await;
-    let mut gateway = a.house.gateway("g1");
-    gateway.join(room, ALICE).await;
-    gateway.join(room, CHALLENGER).await;
-    a.house.handle.pk_online(None, room, UserId(CHALLENGER)).await.unwrap();
-    assert!(is_accepted(&gateway.ask(ALICE, pk_gift(room, ANCHOR.0, "u1")).await));
+    let (a, room) = begin_in(&town).await;
     a.cut(true);
     // Of this one only the ledger knows.
     a.between.state.pk_bars.clear(room, UserId(CHALLENGER), 0).await.unwrap();
@@ -695,15 +701,7 @@ async fn a_gift_that_was_paid_is_told_so_also_when_the_rules_say_otherwise_by_th
 #[tokio::test(start_paused = true)]
 async fn a_pk_whose_end_nobody_was_told_of_is_ended_for_the_viewers_by_the_next_owner() {
     let town = Town::new();
-    town.shows(&["a"]);
-    let a = town.router("a").await;
-    sell(&town.records);
-    let room = open_pk(&a.house).await;
-    let mut gateway = a.house.gateway("g1");
-    gateway.join(room, ALICE).await;
-    gateway.join(room, CHALLENGER).await;
-    a.house.handle.pk_online(None, room, UserId(CHALLENGER)).await.unwrap();
-    assert!(is_accepted(&gateway.ask(ALICE, pk_gift(room, ANCHOR.0, "u1")).await));
+    let (a, room) = begin_in(&town).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     // It dies between the record and its word.
     a.cut(true);
