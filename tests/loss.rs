@@ -67,7 +67,8 @@ impl Remote {
             .output()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stdout));
+        let log = fs::read_to_string(self.path("log")).unwrap_or_default();
+        assert!(output.status.success(), "{said}\n{}\n{log}", String::from_utf8_lossy(&output.stdout));
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
@@ -98,17 +99,18 @@ fn can_bridge() -> bool {
     is_able
 }
 
-/// Who is silent for 4 s is cut here, not for 60: a segment that is lost twice in a row takes about one.
+/// Who is silent for 16 s is cut here, not for 60. It cannot be much less: a client whose SYN was lost takes the second that it waited for the
+/// round trip, and sends a lost heartbeat again after two, after three and a half more, and after seven.
 #[test]
 fn five_percent_loss_and_delays_of_40_to_120_ms_cut_nobody_and_show_everything_once_and_in_order() {
     if !can_bridge() {
         return;
     }
-    let config = "[gateway.session]\nheartbeat_gap = \"2s\"\n[gateway.admission]\nnew_per_s = 10000\n";
+    let config = "[gateway.session]\nheartbeat_gap = \"8s\"\n[gateway.admission]\nnew_per_s = 10000\n";
     let remote = Remote::start(&["--seed", "5", "--duplicate", "1"], config);
-    let report = remote.load(&["room-burst", "--connections", "60", "--rooms", "2", "--rate", "4", "--seconds", "12"]);
+    let report = remote.load(&["room-burst", "--connections", "60", "--rooms", "2", "--rate", "2", "--seconds", "24"]);
     assert_eq!(report["received"], report["expected"], "{report}");
-    assert!(report["received"].as_u64().unwrap() >= 60 * 4 * 10, "{report}");
+    assert!(report["received"].as_u64().unwrap() >= 60 * 2 * 20, "{report}");
     for nothing in ["missing", "duplicates", "order_breaks", "logins_failed"] {
         assert_eq!(report[nothing], 0, "{nothing}: {report}");
     }

@@ -258,8 +258,11 @@ pub(crate) struct LagAccount {
     pub(crate) frame_bytes: u64,
 }
 
-/// What a reset can destroy at most: a send buffer of 16 KiB, of which the kernel makes twice that.
-const RESET_BYTES_MAX: u64 = 32 * 1024;
+/// What a reset can destroy at most: a send buffer of 16 KiB, of which the kernel makes twice that and into which, as long as it is not full, it
+/// takes one write more. The gateway's largest is that of a job of pushes, 16 KiB
+const RESET_BYTES_MAX: u64 = 48 * 1024;
+/// and a last push; and of a push that was written in part the other part goes too.
+const RESET_FRAMES_MORE: u64 = 2;
 
 /// What a [`LagAccount`] comes to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -288,7 +291,7 @@ impl LagAccount {
         let lost = expected.saturating_sub(self.received);
         let unexplained = lost.saturating_sub(self.class_dropped);
         let frame_bytes = self.frame_bytes.max(1);
-        let destroyed = unexplained.min(self.resets * (RESET_BYTES_MAX / frame_bytes));
+        let destroyed = unexplained.min(self.resets * (RESET_BYTES_MAX / frame_bytes + RESET_FRAMES_MORE));
         // A message that never reached the gateway must not hide behind drops of another. What arrived was made, whatever the counters say.
         let never_made = self.stayed_copies.saturating_sub(made).min(lost);
         LagBalance {
@@ -302,7 +305,7 @@ impl LagAccount {
 
 #[cfg(test)]
 mod tests {
-    use super::{Balance, Copy, LagAccount, LagBalance, MemberTally, RESET_BYTES_MAX, Seen, Totals};
+    use super::{Balance, Copy, LagAccount, LagBalance, MemberTally, RESET_BYTES_MAX, RESET_FRAMES_MORE, Seen, Totals};
     use billfish_wire::Class;
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -463,7 +466,7 @@ mod tests {
 
     #[test]
     fn a_reset_explains_what_a_send_buffer_holds_and_no_more() {
-        let bound = RESET_BYTES_MAX / LAG.frame_bytes;
+        let bound = RESET_BYTES_MAX / LAG.frame_bytes + RESET_FRAMES_MORE;
         let ended = LagAccount { resets: 1, ended_copies: 2_000, ..LAG };
         let reset = |lost| LagAccount { class_delivered: ended.class_delivered + lost, ..ended }.settle();
         assert_eq!((reset(bound).destroyed, reset(bound).missing), (bound, 0));
