@@ -1,5 +1,6 @@
 """From a report of loadgen to the pages."""
 
+import contextlib
 import io
 import json
 import pathlib
@@ -65,6 +66,8 @@ class Figures(unittest.TestCase):
         self.assertEqual(lost(clean | {"dropped": {"chat": 2}}), 2)
         for key, value in [("unsent", 2), ("strays", 2), ("lost", {"reset": 2})]:
             self.assertEqual(lost(clean | {"detail": clean["detail"] | {key: value}}), 2, key)
+        unsent = clean | {"detail": clean["detail"] | {"unsent": 2}}
+        self.assertEqual(lost(unsent, asks_for_more=True), 0, "there was more than can be")
         again = clean["detail"] | {"at_least_once": True}
         self.assertEqual(lost(clean | {"duplicates": 2, "detail": again}), 0, "a copy is sent again until it is acknowledged")
 
@@ -222,6 +225,44 @@ class Lock(unittest.TestCase):
             with unittest.mock.patch("builtins.print", said), bench.alone():
                 said.assert_called_once()
                 self.assertTrue(self.is_held())
+
+
+class Stopped(unittest.TestCase):
+    HERE = {"commit": "abc1234", "machine": "one"}
+
+    def setUp(self):
+        root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.enterContext(unittest.mock.patch.object(bench, "ROOT", root))
+        self.enterContext(unittest.mock.patch.dict("os.environ", BENCH_LOCK=str(root / "lock")))
+        self.enterContext(unittest.mock.patch.object(bench, "LEAVE_TO_OTHERS_S", 0))
+        self.enterContext(unittest.mock.patch.multiple("sys", stdout=io.StringIO(), stderr=io.StringIO()))
+        self.kept = self.enterContext(unittest.mock.patch.object(bench_page, "keep"))
+
+    def runs_before_it_is_kept(self, here, stopped_at=None):
+        made = []
+
+        def run(*_):
+            if len(made) == stopped_at:
+                raise KeyboardInterrupt
+            made.append(True)
+            return report("room-burst")
+
+        with unittest.mock.patch.object(bench, "run", run), contextlib.suppress(KeyboardInterrupt):
+            bench.measure(BY_NAME["one-10000"], 5, here, is_try=False)
+        return len(made)
+
+    def test_it_goes_on_where_it_was_with_the_same_program_alone(self):
+        self.assertEqual(self.runs_before_it_is_kept(self.HERE, stopped_at=2), 2)
+        self.kept.assert_not_called()
+        self.assertEqual(self.runs_before_it_is_kept(self.HERE), 3)
+        self.assertEqual(len(self.kept.call_args.args[1]["runs"]), 5)
+        self.assertEqual(self.runs_before_it_is_kept(self.HERE, stopped_at=2), 2, "what was kept in the pages is measured anew")
+        self.assertEqual(self.runs_before_it_is_kept(self.HERE | {"commit": "def5678"}), 5)
+
+    def test_a_tree_with_changes_is_never_the_same_again(self):
+        changed = self.HERE | {"commit": "abc1234+"}
+        self.assertEqual(self.runs_before_it_is_kept(changed, stopped_at=2), 2)
+        self.assertEqual(self.runs_before_it_is_kept(changed), 5)
 
 
 class Scenarios(unittest.TestCase):

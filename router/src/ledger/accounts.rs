@@ -9,7 +9,7 @@
 use super::{
     database::{Call, Param},
     signed,
-    statements::{BY_KEY, LOCKED, marks, rows_of},
+    statements::{BY_KEY, LOCKED, marks, padded, rows_of},
 };
 use crate::services::ports::Result;
 use billfish_state::{AppId, UserId};
@@ -115,6 +115,7 @@ impl Books {
         }
         for ((app, kind), users) in wanted {
             for users in users.chunks(ACCOUNTS_PER_STATEMENT) {
+                let users = padded(users.to_vec());
                 let read = AssertSqlSafe(format!(
                     "SELECT user_id, balance FROM t_account {BY_KEY} WHERE app_id = ? AND kind = ? AND user_id IN ({}) ORDER BY user_id {LOCKED}",
                     marks(users.len())
@@ -168,8 +169,9 @@ impl Books {
             pages.map(|(account, page)| (account, page.balance)).collect()
         };
         for chunk in changed(true).chunks(ACCOUNTS_PER_STATEMENT) {
+            let chunk = padded(chunk.to_vec());
             let put = rows_of("REPLACE INTO t_account (app_id, kind, user_id, balance) VALUES", ROW, chunk.len());
-            call.execute(put, &balance_params(chunk)).await?;
+            call.execute(put, &balance_params(&chunk)).await?;
         }
         for chunk in changed(false).chunks(ACCOUNTS_PER_STATEMENT) {
             let put = rows_of("INSERT INTO t_account (app_id, kind, user_id, balance) VALUES", ROW, chunk.len());

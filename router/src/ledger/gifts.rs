@@ -13,7 +13,7 @@ use super::{
     accounts::{Account, Books, Trade, TradeKind},
     database::{self, Call, Param, params},
     signed,
-    statements::{self, BY_KEY, LOCKED, marks, rows_of},
+    statements::{self, BY_KEY, LOCKED, marks, padded, rows_of},
     unsigned,
 };
 use crate::{
@@ -231,6 +231,7 @@ async fn lock_rooms(call: &mut Call, gifts: &[NewGift]) -> Result<BTreeMap<RoomI
     if ids.is_empty() {
         return Ok(BTreeMap::new());
     }
+    let ids = padded(Vec::from_iter(ids));
     let read = AssertSqlSafe(format!(
         "SELECT id, app_id, epoch FROM t_living_room {BY_KEY} WHERE id IN ({}) ORDER BY id {LOCKED}",
         marks(ids.len())
@@ -245,12 +246,13 @@ async fn lock_rooms(call: &mut Call, gifts: &[NewGift]) -> Result<BTreeMap<RoomI
         return Ok(rooms);
     }
     // A statement of its own: it sees what was committed while the first one waited for a lock.
+    let ids = padded(rooms.keys().copied().collect());
     let read = AssertSqlSafe(format!(
         "SELECT id, (SELECT gift_seq FROM t_gift_record WHERE room_id = t_living_room.id ORDER BY gift_seq DESC LIMIT 1) FROM t_living_room \
          WHERE id IN ({})",
-        marks(rooms.len())
+        marks(ids.len())
     ));
-    let params: Vec<Param<'_>> = rooms.keys().map(|room| room.0.into()).collect();
+    let params: Vec<Param<'_>> = ids.iter().map(|room| room.0.into()).collect();
     let rows: Vec<(i64, Option<i64>)> = call.rows(read, &params).await?;
     for (id, last) in rows {
         if let (Some(room), Some(last)) = (rooms.get_mut(&RoomId(id)), last) {
@@ -271,6 +273,7 @@ async fn known(call: &mut Call, gifts: &[NewGift]) -> Result<BTreeMap<(AppId, Us
     if keys.is_empty() {
         return Ok(BTreeMap::new());
     }
+    let keys = padded(Vec::from_iter(keys));
     let read = statements::select(COLUMNS, "t_gift_record", &["app_id", "sender_id", "uuid"], keys.len(), call.is_on_server());
     let params: Vec<Param<'_>> = keys.iter().flat_map(|(app, sender, uuid)| [app.0.into(), sender.0.into(), (*uuid).into()]).collect();
     let rows: Vec<GiftRow> = call.rows(read, &params).await?;
@@ -314,6 +317,7 @@ async fn delete_told(call: &mut Call, told: &[(RoomId, i64)]) -> Result<()> {
     // In the order of their keys: two routers may tell the same.
     let told: Vec<(RoomId, i64)> = told.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
     for chunk in told.chunks(TOLD_PER_STATEMENT) {
+        let chunk = padded(chunk.to_vec());
         let delete = statements::delete("t_outbox", &["room_id", "gift_seq"], chunk.len(), call.is_on_server());
         let params: Vec<Param<'_>> = chunk.iter().flat_map(|(room, seq)| [room.0.into(), (*seq).into()]).collect();
         call.execute(delete, &params).await?;

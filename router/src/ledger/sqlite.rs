@@ -39,6 +39,14 @@ const BUSY_TIMEOUT: Duration = Duration::from_millis(1_500);
 const WAL_PAGES: &str = "8000";
 /// Bytes of it that stay on the disk once it was carried over: twice that.
 const WAL_BYTES_KEPT: &str = "67108864";
+/// Memory for pages of the connection that writes, in KiB and negative, as SQLite has it: 32 MiB. The 2 MiB of its own are less than a transaction
+/// of 256 gifts changes in a large file, which is then written to the log in part and read back before it is committed.
+const WRITER_CACHE: &str = "-32768";
+/// Where a statement of many rows keeps what it has changed, to undo it if one of the rows fails: in memory, for it is at most what it writes.
+/// In a file of its own it was a quarter of the writer's time.
+const TEMP_STORE: &str = "MEMORY";
+/// Rows that the connection which writes reads ahead of who asked, a thread of its own: a transaction of 256 gifts reads as many accounts.
+const ROWS_AHEAD: usize = 512;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -63,7 +71,8 @@ pub(super) async fn open(path: &Path, sharing: Sharing, config: &LedgerConfig) -
     // whether the error says what is amiss or that a pool timed out.
     let mut first = options.connect().await.map_err(|cause| unusable(Box::new(cause)))?;
     MIGRATIONS.run_direct(None, &mut first, false).await.map_err(|cause| unusable(Box::new(cause)))?;
-    let (writer, readers) = (pool(1, &options, config), pool(READERS, &options, config));
+    let writes = options.clone().pragma("cache_size", WRITER_CACHE).pragma("temp_store", TEMP_STORE).row_buffer_size(ROWS_AHEAD);
+    let (writer, readers) = (pool(1, &writes, config), pool(READERS, &options, config));
     first.close().await.map_err(|cause| unusable(Box::new(cause)))?;
     drop(starting);
     Ok((Database::Sqlite { writer, readers }, lock))
@@ -262,7 +271,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let ledger = open(directory.path()).await.unwrap();
         let Database::Sqlite { writer, .. } = &ledger.database else { panic!("no file") };
-        for (pragma, value) in [("PRAGMA synchronous", "2"), ("PRAGMA busy_timeout", "1500")] {
+        let said =
+            [("PRAGMA synchronous", "2"), ("PRAGMA busy_timeout", "1500"), ("PRAGMA temp_store", "2"), ("PRAGMA cache_size", "-32768")];
+        for (pragma, value) in said {
             let row = writer.fetch_one(pragma).await.unwrap();
             assert_eq!(row.get::<i64, _>(0).to_string(), value, "{pragma}");
         }

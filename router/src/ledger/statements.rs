@@ -8,6 +8,20 @@ pub(super) const BY_KEY: &str = "/*! FORCE INDEX (PRIMARY) */";
 /// Ends a `SELECT` whose rows stay as they are until the transaction ends. SQLite, where everything does, takes it for a comment.
 pub(super) const LOCKED: &str = "/*! FOR UPDATE */";
 
+/// Keys to look up, made up to one of a few lengths by repeating the last one: a text of its own for every length would hardly ever be among
+/// those that the connection keeps, and reading 256 question marks takes a tenth of the transaction they are for. For statements that find the
+/// same row once or twice alike.
+pub(super) fn padded<T: Clone>(mut keys: Vec<T>) -> Vec<T> {
+    let length = if keys.len() <= PAD { keys.len().next_power_of_two() } else { keys.len().next_multiple_of(PAD) };
+    if let Some(last) = keys.last().cloned() {
+        keys.resize(length, last);
+    }
+    keys
+}
+
+/// Longer ones are a multiple of this, shorter ones a power of two. A divisor of what a statement takes at most.
+const PAD: usize = 32;
+
 /// A question mark for each of so many parameters.
 pub(super) fn marks(count: usize) -> String {
     vec!["?"; count].join(", ")
@@ -57,4 +71,20 @@ fn sought(key: &[&str], count: usize) -> String {
 
 fn is_sought(key: &[&str]) -> String {
     key.iter().map(|column| format!("{column} = sought_{column}")).collect::<Vec<_>>().join(" AND ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::padded;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn keys_come_in_few_lengths_and_none_is_added_that_was_not_there() {
+        assert!(padded(Vec::<u8>::new()).is_empty());
+        assert_eq!(padded(vec![7]), [7]);
+        assert_eq!(padded(vec![1, 2, 3]), [1, 2, 3, 3]);
+        let lengths: BTreeSet<usize> = (1..=256).map(|count| padded(vec![0; count]).len()).collect();
+        assert_eq!(Vec::from_iter(lengths), [1, 2, 4, 8, 16, 32, 64, 96, 128, 160, 192, 224, 256]);
+        assert!((1..=256).all(|count| padded(vec![0; count]).len() >= count));
+    }
 }
