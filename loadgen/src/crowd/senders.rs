@@ -27,6 +27,8 @@ use std::{
 const ANSWER_MAX_NS: u64 = 15_000_000_000;
 /// Between two looks for such.
 const SWEEP_NS: u64 = 1_000_000_000;
+/// A turn of the crowd, about, with all clients to be read.
+const TURN_NS_MAX: u64 = 20_000_000;
 /// How long to wait after a refusal that names no time.
 const RETRY_NS: u64 = 100_000_000;
 /// Longer than this no refusal holds a gift back.
@@ -237,7 +239,8 @@ impl<'a> Senders<'a> {
     pub(crate) fn end(&mut self, now_ns: u64) {
         if self.is_active {
             self.is_active = false;
-            self.tally.unsent += self.slots_due(now_ns).saturating_sub(self.slots);
+            // What has come due since the last turn of the crowd could not be sent yet, whatever the server did.
+            self.tally.unsent += self.slots_due(now_ns.saturating_sub(TURN_NS_MAX)).saturating_sub(self.slots);
         }
     }
 
@@ -460,7 +463,7 @@ impl<'a> Senders<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ANSWER_MAX_NS, Outgoing, Senders};
+    use super::{ANSWER_MAX_NS, Outgoing, Senders, TURN_NS_MAX};
     use crate::gifts::{COMBO_TAPS, GiftKey, GiftPlan, Priced, Repeat};
 
     const SECOND_NS: u64 = 1_000_000_000;
@@ -508,8 +511,19 @@ mod tests {
         senders.on_ack(1, first[0].key, Some(1), SECOND_NS);
         let second = all(&mut senders, SECOND_NS);
         assert_eq!((second.len(), second[0].key.intended_ns), (1, SECOND_NS / 10), "it is late, and counts from when it was due");
-        senders.end(SECOND_NS);
+        senders.end(SECOND_NS + TURN_NS_MAX);
         assert_eq!(senders.tally.unsent, 8, "ten were due, and two were sent");
+    }
+
+    #[test]
+    fn what_came_due_since_the_last_turn_is_not_late() {
+        let plan = plan(0, 0);
+        for (end_ns, unsent) in [(SECOND_NS * 7 / 10 + TURN_NS_MAX / 2, 0), (SECOND_NS * 7 / 10 + TURN_NS_MAX, 1)] {
+            let mut senders = senders(&plan, 100);
+            assert_eq!(all(&mut senders, SECOND_NS / 2).len(), 6);
+            senders.end(end_ns);
+            assert_eq!(senders.tally.unsent, unsent);
+        }
     }
 
     #[test]
