@@ -5,7 +5,9 @@
 mod house;
 
 mod acting;
+mod addresses;
 mod attack;
+mod certificates;
 mod chat;
 mod cluster;
 mod cluster_script;

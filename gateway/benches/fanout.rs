@@ -6,7 +6,7 @@
 
 use billfish_gateway::shard::{
     Doorway, Shard, ShardConfig, ShardHandle, ShardParts, WebSocketRules, listeners,
-    message::{Admission, LoginGranted, Origin, ShardCommand, ShardEvent, TurnedAway, UpReply},
+    message::{Admission, Listener, LoginGranted, Origin, ShardCommand, ShardEvent, TurnedAway, UpReply},
 };
 use billfish_session::{
     Form, Push,
@@ -202,11 +202,11 @@ impl Drop for Room {
 struct OpenDoor;
 
 impl Admission for OpenDoor {
-    fn accept(&self, _peer: IpAddr) -> Result<(), TurnedAway> {
+    fn accept(&self, _listener: Listener, _peer: IpAddr) -> Result<(), TurnedAway> {
         Ok(())
     }
     fn logged_in(&self, _peer: IpAddr) {}
-    fn closed(&self, _peer: IpAddr, _was_logged_in: bool) {}
+    fn closed(&self, _listener: Listener, _peer: IpAddr, _was_logged_in: bool) {}
 }
 
 /// A thread that reads everything and throws it away.

@@ -1,4 +1,4 @@
-//! Who may connect and log in: limits per address and in all, before anything is allocated for a stranger.
+//! Who may connect and log in: limits per address, per listener and in all, before anything is allocated for a stranger.
 //!
 //! - An address is one IPv4 address or one IPv6 /64, the smallest thing one subscriber is given.
 //! - Nothing here waits: shards ask from their threads, and a question costs one short lock; exempt networks cost none.
@@ -15,7 +15,7 @@ use self::addresses::{Address, Addresses};
 use crate::{
     config::{AdmissionConfig, ProxyConfig},
     metrics::ControlCounters,
-    shard::message::{Admission, TurnedAway},
+    shard::message::{Admission, Listener, TurnedAway},
     watermarks::{Watermarks, files_max},
 };
 use billfish_wire::Reason;
@@ -108,6 +108,8 @@ impl fmt::Display for Network {
 pub(crate) enum Refused {
     /// The process carries as many connections as it may.
     Connections,
+    /// The listener does.
+    Listener,
     /// The process has nearly as many files open as it may.
     Files,
     /// The process has nearly all the memory it may have.
@@ -130,8 +132,9 @@ pub(crate) enum Refused {
 
 impl Refused {
     /// Every cause, in the order of its number.
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Connections,
+        Self::Listener,
         Self::Files,
         Self::Memory,
         Self::Unlogged,
@@ -146,6 +149,7 @@ impl Refused {
     pub(crate) const fn label(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::Listener => "listener",
             Self::Files => "files",
             Self::Memory => "memory",
             Self::Unlogged => "unlogged",
@@ -158,10 +162,11 @@ impl Refused {
         }
     }
 
-    /// What the client is told. `Connections`, `Files` and `Memory` send it elsewhere: the fault is ours, and another node may have room.
+    /// What the client is told. `Connections`, `Listener`, `Files` and `Memory` send it elsewhere: the fault is ours, and another node may have
+    /// room.
     const fn reason(self) -> Reason {
         match self {
-            Self::Connections | Self::Files | Self::Memory | Self::Unlogged | Self::Table => Reason::Unavailable,
+            Self::Connections | Self::Listener | Self::Files | Self::Memory | Self::Unlogged | Self::Table => Reason::Unavailable,
             Self::NewRate | Self::HalfOpen | Self::Live | Self::LoginRate | Self::Banned => Reason::RateLimited,
         }
     }
@@ -174,8 +179,12 @@ pub(crate) struct Gate {
     relays: Vec<Network>,
     watermarks: Arc<Watermarks>,
     connections_max: u32,
+    /// By [`Listener`].
+    listener_max: [u32; Listener::ALL.len()],
     unlogged_max: u32,
     connections: AtomicU32,
+    /// Of these, by [`Listener`].
+    of_listener: [AtomicU32; Listener::ALL.len()],
     /// Without login, exempt networks left out.
     unlogged: AtomicU32,
     addresses: Mutex<Addresses>,
@@ -222,10 +231,15 @@ impl Gate {
             relays: proxy.trusted.clone(),
             watermarks,
             connections_max,
+            listener_max: Listener::ALL.map(|listener| config.listener_max.of(listener, connections_max)),
             unlogged_max: u32::try_from(unlogged_max).unwrap_or(u32::MAX).max(1),
             connections: AtomicU32::new(0),
+            of_listener: Default::default(),
             unlogged: AtomicU32::new(0),
-            addresses: Mutex::new(Addresses::new(ADDRESSES_MAX, u64::try_from(config.bad_token_ban.as_millis()).unwrap_or(u64::MAX))),
+            addresses: Mutex::new(Addresses::new(
+                config.addresses_max as usize,
+                u64::try_from(config.bad_token_ban.as_millis()).unwrap_or(u64::MAX),
+            )),
             start: Instant::now(),
             warn_from_ms: AtomicU64::new(0),
             counters,
@@ -264,10 +278,13 @@ impl Gate {
         self.bad_token_at(peer, self.now_ms());
     }
 
-    fn accept_at(&self, peer: IpAddr, now_ms: u64) -> Result<(), Refused> {
+    fn accept_at(&self, listener: Listener, peer: IpAddr, now_ms: u64) -> Result<(), Refused> {
         let connections = self.connections.fetch_add(1, Relaxed);
+        let of_listener = self.of_listener[listener as usize].fetch_add(1, Relaxed);
         let admitted = if connections >= self.connections_max {
             Err(Refused::Connections)
+        } else if of_listener >= self.listener_max[listener as usize] {
+            Err(Refused::Listener)
         } else if self.watermarks.refuses_connections(connections) {
             Err(Refused::Files)
         } else if self.is_exempt(peer) {
@@ -276,9 +293,17 @@ impl Gate {
             self.accept_address(peer, now_ms)
         };
         if admitted.is_err() {
-            self.connections.fetch_sub(1, Relaxed);
+            self.uncount(listener);
+        } else {
+            self.counters.listener_connections[listener as usize].raise(1);
         }
         admitted
+    }
+
+    /// There is one less than was counted.
+    fn uncount(&self, listener: Listener) {
+        self.connections.fetch_sub(1, Relaxed);
+        self.of_listener[listener as usize].fetch_sub(1, Relaxed);
     }
 
     fn introduce_at(&self, client: IpAddr, now_ms: u64) -> Result<(), Refused> {
@@ -339,7 +364,8 @@ impl Gate {
         if now_ms >= warn_from_ms
             && self.warn_from_ms.compare_exchange(warn_from_ms, now_ms.saturating_add(MINUTE_MS), Relaxed, Relaxed).is_ok()
         {
-            warn!(addresses = ADDRESSES_MAX, "the table of addresses is full; those without a connection are forgotten before their time");
+            let addresses = self.config.addresses_max;
+            warn!(addresses, "the table of addresses is full; those without a connection are forgotten before their time");
         }
     }
 
@@ -420,9 +446,14 @@ impl Gate {
 }
 
 impl Admission for Gate {
-    fn accept(&self, peer: IpAddr) -> Result<(), TurnedAway> {
+    fn accept(&self, listener: Listener, peer: IpAddr) -> Result<(), TurnedAway> {
         let now_ms = self.now_ms();
-        self.accept_at(peer, now_ms).map_err(|why| self.turn_away(peer, why, now_ms))
+        self.accept_at(listener, peer, now_ms).map_err(|why| {
+            if why == Refused::Listener {
+                self.counters.listener_refused[listener as usize].add(1);
+            }
+            self.turn_away(peer, why, now_ms)
+        })
     }
 
     fn is_open(&self) -> bool {
@@ -446,8 +477,9 @@ impl Admission for Gate {
         self.change(peer, |entry| entry.half_open = entry.half_open.saturating_sub(1));
     }
 
-    fn closed(&self, peer: IpAddr, was_logged_in: bool) {
-        self.connections.fetch_sub(1, Relaxed);
+    fn closed(&self, listener: Listener, peer: IpAddr, was_logged_in: bool) {
+        self.uncount(listener);
+        self.counters.listener_connections[listener as usize].lower(1);
         if self.is_exempt(peer) {
             return;
         }
@@ -475,8 +507,6 @@ fn default_connections_max() -> u32 {
     u32::try_from(files_max() * 9 / 10).unwrap_or(u32::MAX).max(1)
 }
 
-/// Addresses remembered at once: 5 MiB of entries, and 3 MiB to find them by.
-const ADDRESSES_MAX: usize = 65_536;
 /// Places that are free for each one that an address holds without login.
 const FREE_PER_HALF_OPEN: u32 = 8;
 const MINUTE_MS: u64 = 60_000;
@@ -487,7 +517,7 @@ mod tests {
     use crate::{
         config::{AdmissionConfig, ProxyConfig},
         metrics::ControlCounters,
-        shard::message::{Admission, TurnedAway},
+        shard::message::{Admission, Listener, TurnedAway},
         watermarks::Watermarks,
     };
     use billfish_wire::Reason;
@@ -502,10 +532,11 @@ mod tests {
 
     /// 203.0.113.0/24 is relays.
     fn with(config: &AdmissionConfig, watermarks: Watermarks) -> Gate {
-        let proxy = ProxyConfig { trusted: vec!["203.0.113.0/24".parse().unwrap()] };
+        let proxy = ProxyConfig { trusted: vec!["203.0.113.0/24".parse().unwrap()], ..ProxyConfig::default() };
         Gate::new(config, &proxy, Arc::new(watermarks), Arc::new(ControlCounters::default()))
     }
 
+    const TCP: Listener = Listener::Tcp;
     const RELAY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 7));
 
     fn peer(last: u8) -> IpAddr {
@@ -516,74 +547,98 @@ mod tests {
     fn the_fifty_first_new_connection_of_a_second_is_refused() {
         let gate = gate(|_| {});
         for _ in 0..50 {
-            gate.accept_at(peer(1), 0).unwrap();
+            gate.accept_at(TCP, peer(1), 0).unwrap();
         }
-        assert_eq!(gate.accept_at(peer(1), 0), Err(Refused::NewRate));
-        gate.accept_at(peer(2), 0).unwrap();
-        gate.accept_at(peer(1), 20).unwrap();
-        assert_eq!(gate.accept_at(peer(1), 20), Err(Refused::NewRate));
+        assert_eq!(gate.accept_at(TCP, peer(1), 0), Err(Refused::NewRate));
+        gate.accept_at(TCP, peer(2), 0).unwrap();
+        gate.accept_at(TCP, peer(1), 20).unwrap();
+        assert_eq!(gate.accept_at(TCP, peer(1), 20), Err(Refused::NewRate));
     }
 
     #[test]
     fn the_two_hundred_and_first_half_open_connection_is_refused_until_one_logs_in_or_goes() {
         let gate = gate(|config| config.new_per_s = 1_000_000);
         for _ in 0..200 {
-            gate.accept_at(peer(1), 0).unwrap();
+            gate.accept_at(TCP, peer(1), 0).unwrap();
         }
-        assert_eq!(gate.accept_at(peer(1), 0), Err(Refused::HalfOpen));
+        assert_eq!(gate.accept_at(TCP, peer(1), 0), Err(Refused::HalfOpen));
         gate.logged_in(peer(1));
-        gate.accept_at(peer(1), 0).unwrap();
-        assert_eq!(gate.accept_at(peer(1), 0), Err(Refused::HalfOpen));
-        gate.closed(peer(1), false);
-        gate.accept_at(peer(1), 0).unwrap();
+        gate.accept_at(TCP, peer(1), 0).unwrap();
+        assert_eq!(gate.accept_at(TCP, peer(1), 0), Err(Refused::HalfOpen));
+        gate.closed(TCP, peer(1), false);
+        gate.accept_at(TCP, peer(1), 0).unwrap();
     }
 
     #[test]
     fn the_two_thousand_and_first_connection_of_an_address_is_refused() {
         let gate = gate(|config| config.new_per_s = 1_000_000);
         for _ in 0..2_000 {
-            gate.accept_at(peer(1), 0).unwrap();
+            gate.accept_at(TCP, peer(1), 0).unwrap();
             gate.logged_in(peer(1));
         }
-        assert_eq!(gate.accept_at(peer(1), 0), Err(Refused::Live));
-        gate.closed(peer(1), true);
-        gate.accept_at(peer(1), 0).unwrap();
+        assert_eq!(gate.accept_at(TCP, peer(1), 0), Err(Refused::Live));
+        gate.closed(TCP, peer(1), true);
+        gate.accept_at(TCP, peer(1), 0).unwrap();
     }
 
     #[test]
     fn strangers_take_a_tenth_of_the_places_at_most() {
         let gate = gate(|config| config.connections_max = 100);
         for last in 0..10 {
-            gate.accept_at(peer(last), 0).unwrap();
+            gate.accept_at(TCP, peer(last), 0).unwrap();
         }
-        assert_eq!(gate.accept_at(peer(10), 0), Err(Refused::Unlogged));
+        assert_eq!(gate.accept_at(TCP, peer(10), 0), Err(Refused::Unlogged));
         gate.logged_in(peer(0));
-        gate.accept_at(peer(10), 0).unwrap();
+        gate.accept_at(TCP, peer(10), 0).unwrap();
     }
 
     #[test]
     fn the_process_carries_no_more_than_its_maximum_even_of_exempt_networks() {
         let gate = gate(|config| config.connections_max = 2);
         let proxy = IpAddr::from([127, 0, 0, 9]);
-        gate.accept(proxy).unwrap();
-        gate.accept(proxy).unwrap();
-        assert_eq!(gate.accept(proxy), Err(TurnedAway { reason: Reason::Unavailable, retry_after_ms: 5_000 }));
+        gate.accept(TCP, proxy).unwrap();
+        gate.accept(TCP, proxy).unwrap();
+        assert_eq!(gate.accept(TCP, proxy), Err(TurnedAway { reason: Reason::Unavailable, retry_after_ms: 5_000 }));
         assert_eq!(gate.counters.admission_refused[Refused::Connections as usize].value(), 1);
-        gate.closed(proxy, false);
-        gate.accept(proxy).unwrap();
+        gate.closed(TCP, proxy, false);
+        gate.accept(TCP, proxy).unwrap();
+    }
+
+    #[test]
+    fn one_more_than_a_listener_may_have_is_refused_there_and_nowhere_else() {
+        let gate = gate(|config| config.listener_max.tls = 2);
+        let proxy = IpAddr::from([127, 0, 0, 9]);
+        gate.accept(Listener::Tls, proxy).unwrap();
+        gate.accept(Listener::Tls, peer(1)).unwrap();
+        for refused in 1..3 {
+            assert_eq!(gate.accept(Listener::Tls, peer(refused)), Err(TurnedAway { reason: Reason::Unavailable, retry_after_ms: 5_000 }));
+            assert_eq!(gate.counters.admission_refused[Refused::Listener as usize].value(), u64::from(refused));
+            assert_eq!(gate.counters.listener_refused.each_ref().map(|refused| refused.value()), [0, 0, u64::from(refused), 0]);
+        }
+        for listener in [Listener::Tcp, Listener::Ws, Listener::Quic] {
+            gate.accept(listener, peer(2)).unwrap();
+            gate.accept(listener, peer(2)).unwrap();
+            gate.accept(listener, peer(2)).unwrap();
+        }
+        assert_eq!(gate.counters.listener_connections.each_ref().map(|open| open.value()), [3, 3, 2, 3]);
+        gate.closed(Listener::Tcp, peer(2), false);
+        assert_eq!(gate.accept_at(Listener::Tls, peer(1), 0), Err(Refused::Listener), "the place is another listener's");
+        gate.closed(Listener::Tls, proxy, false);
+        gate.accept(Listener::Tls, peer(3)).unwrap();
+        assert_eq!(gate.connections(), 10);
     }
 
     #[test]
     fn from_92_percent_of_the_files_on_connections_are_sent_elsewhere_and_then_left_alone() {
         let gate = with(&AdmissionConfig { connections_max: 1_000, ..AdmissionConfig::default() }, Watermarks::with_files(100, 82));
         for last in 0..10 {
-            gate.accept(peer(last)).unwrap();
+            gate.accept(TCP, peer(last)).unwrap();
         }
-        assert_eq!(gate.accept(peer(10)), Err(TurnedAway::because(Reason::Unavailable)));
+        assert_eq!(gate.accept(TCP, peer(10)), Err(TurnedAway::because(Reason::Unavailable)));
         assert_eq!(gate.counters.admission_refused[Refused::Files as usize].value(), 1);
         assert!(gate.is_open(), "they are told");
-        gate.closed(peer(0), false);
-        gate.accept(peer(10)).unwrap();
+        gate.closed(TCP, peer(0), false);
+        gate.accept(TCP, peer(10)).unwrap();
         // What was refused keeps its file while it hears why; so it is others who use up the rest.
         let gate = with(&AdmissionConfig::default(), Watermarks::with_files(100, 95));
         assert!(!gate.is_open());
@@ -593,7 +648,7 @@ mod tests {
     fn behind_a_relay_each_client_has_its_own_limits() {
         let gate = gate(|config| config.new_per_s = 2);
         for _ in 0..100 {
-            gate.accept_at(RELAY, 0).unwrap();
+            gate.accept_at(TCP, RELAY, 0).unwrap();
         }
         gate.introduce_at(peer(1), 0).unwrap();
         gate.introduce_at(peer(1), 0).unwrap();
@@ -606,13 +661,13 @@ mod tests {
         }
         assert_eq!(gate.introduce_at(peer(1), 5_000), Err(Refused::Banned));
         gate.introduce_at(peer(2), 5_000).unwrap();
-        gate.accept_at(RELAY, 5_000).unwrap();
+        gate.accept_at(TCP, RELAY, 5_000).unwrap();
     }
 
     #[test]
     fn the_sixty_first_login_of_a_minute_waits() {
         let gate = gate(|_| {});
-        gate.accept_at(peer(1), 0).unwrap();
+        gate.accept_at(TCP, peer(1), 0).unwrap();
         for _ in 0..60 {
             gate.login_at(peer(1), 0).unwrap();
         }
@@ -624,15 +679,15 @@ mod tests {
     #[test]
     fn the_tenth_bad_token_bans_for_ten_minutes() {
         let gate = gate(|_| {});
-        gate.accept_at(peer(1), 0).unwrap();
+        gate.accept_at(TCP, peer(1), 0).unwrap();
         for _ in 0..9 {
             gate.bad_token_at(peer(1), 5);
         }
         gate.login_at(peer(1), 6).unwrap();
         gate.bad_token_at(peer(1), 7);
         assert_eq!(gate.login_at(peer(1), 8), Err(599_999));
-        assert_eq!(gate.accept_at(peer(1), 8), Err(Refused::Banned));
-        gate.accept_at(peer(1), 7 + 600_000).unwrap();
+        assert_eq!(gate.accept_at(TCP, peer(1), 8), Err(Refused::Banned));
+        gate.accept_at(TCP, peer(1), 7 + 600_000).unwrap();
         gate.login_at(peer(1), 7 + 600_000).unwrap();
     }
 
@@ -642,19 +697,19 @@ mod tests {
         let relayed = peer(2);
         for address in [peer(1), relayed] {
             guesses(&gate, address, 10, gate.now_ms());
-            let told = if address == relayed { gate.introduce(address) } else { gate.accept(address) }.unwrap_err();
+            let told = if address == relayed { gate.introduce(address) } else { gate.accept(TCP, address) }.unwrap_err();
             assert_eq!(told.reason, Reason::RateLimited);
             assert!((500_000..=600_000).contains(&told.retry_after_ms), "{told:?}");
             assert_eq!(told.body().retry_after_ms, i64::try_from(told.retry_after_ms).ok());
         }
-        gate.accept(peer(3)).unwrap();
-        assert_eq!(gate.accept(peer(3)), Err(TurnedAway { reason: Reason::RateLimited, retry_after_ms: 5_000 }));
+        gate.accept(TCP, peer(3)).unwrap();
+        assert_eq!(gate.accept(TCP, peer(3)), Err(TurnedAway { reason: Reason::RateLimited, retry_after_ms: 5_000 }));
     }
 
     #[test]
     fn bad_tokens_of_long_ago_do_not_add_up() {
         let gate = gate(|_| {});
-        gate.accept_at(peer(1), 0).unwrap();
+        gate.accept_at(TCP, peer(1), 0).unwrap();
         for _ in 0..9 {
             gate.bad_token_at(peer(1), 0);
         }
@@ -665,34 +720,35 @@ mod tests {
     #[test]
     fn one_subscriber_of_ipv6_is_one_address() {
         let gate = gate(|config| config.new_per_s = 1);
-        gate.accept_at("2001:db8::1".parse().unwrap(), 0).unwrap();
-        assert_eq!(gate.accept_at("2001:db8::2".parse().unwrap(), 0), Err(Refused::NewRate));
-        gate.accept_at("2001:db8:0:1::1".parse().unwrap(), 0).unwrap();
+        gate.accept_at(TCP, "2001:db8::1".parse().unwrap(), 0).unwrap();
+        assert_eq!(gate.accept_at(TCP, "2001:db8::2".parse().unwrap(), 0), Err(Refused::NewRate));
+        gate.accept_at(TCP, "2001:db8:0:1::1".parse().unwrap(), 0).unwrap();
     }
 
     #[test]
     fn an_ipv4_address_is_the_same_through_an_ipv6_socket() {
         let gate = gate(|config| config.new_per_s = 1);
-        gate.accept_at("::ffff:192.0.2.1".parse().unwrap(), 0).unwrap();
-        assert_eq!(gate.accept_at(peer(1), 0), Err(Refused::NewRate));
-        gate.accept_at("::ffff:127.0.0.1".parse().unwrap(), 0).unwrap();
-        gate.accept_at("::ffff:127.0.0.1".parse().unwrap(), 0).unwrap();
+        gate.accept_at(TCP, "::ffff:192.0.2.1".parse().unwrap(), 0).unwrap();
+        assert_eq!(gate.accept_at(TCP, peer(1), 0), Err(Refused::NewRate));
+        gate.accept_at(TCP, "::ffff:127.0.0.1".parse().unwrap(), 0).unwrap();
+        gate.accept_at(TCP, "::ffff:127.0.0.1".parse().unwrap(), 0).unwrap();
     }
 
     /// The gate with room for so few addresses.
-    fn small(max: usize, change: impl FnOnce(&mut AdmissionConfig)) -> Gate {
-        let gate = gate(change);
-        gate.addresses().set_max(max);
-        gate
+    fn small(max: u32, change: impl FnOnce(&mut AdmissionConfig)) -> Gate {
+        gate(|config| {
+            config.addresses_max = max;
+            change(config);
+        })
     }
 
     /// It comes, brings bad tokens and goes.
     fn guesses(gate: &Gate, address: IpAddr, count: u32, now_ms: u64) {
-        gate.accept_at(address, now_ms).unwrap();
+        gate.accept_at(TCP, address, now_ms).unwrap();
         for _ in 0..count {
             gate.bad_token_at(address, now_ms);
         }
-        gate.closed(address, false);
+        gate.closed(TCP, address, false);
     }
 
     fn forgotten(gate: &Gate) -> [u64; 3] {
@@ -702,15 +758,15 @@ mod tests {
     #[test]
     fn in_a_full_table_the_unknown_get_the_places_of_those_who_have_gone() {
         let gate = small(2, |_| {});
-        gate.accept_at(peer(1), 0).unwrap();
-        gate.accept_at(peer(2), 0).unwrap();
-        assert_eq!(gate.accept_at(peer(3), 0), Err(Refused::Table), "both have a connection");
-        gate.accept_at(peer(2), 0).unwrap();
-        gate.closed(peer(1), false);
-        gate.accept_at(peer(3), 0).unwrap();
+        gate.accept_at(TCP, peer(1), 0).unwrap();
+        gate.accept_at(TCP, peer(2), 0).unwrap();
+        assert_eq!(gate.accept_at(TCP, peer(3), 0), Err(Refused::Table), "both have a connection");
+        gate.accept_at(TCP, peer(2), 0).unwrap();
+        gate.closed(TCP, peer(1), false);
+        gate.accept_at(TCP, peer(3), 0).unwrap();
         assert_eq!(forgotten(&gate), [1, 0, 0], "its allowance was not full yet");
-        gate.closed(peer(3), false);
-        gate.accept_at(peer(4), MINUTE_MS).unwrap();
+        gate.closed(TCP, peer(3), false);
+        gate.accept_at(TCP, peer(4), MINUTE_MS).unwrap();
         assert_eq!(forgotten(&gate), [1, 0, 0], "nothing was lost");
         assert!(gate.addresses().is_in_order());
     }
@@ -721,7 +777,7 @@ mod tests {
         for network in 0..3_000_u64 {
             guesses(&gate, IpAddr::from(((0x2001_0db8_0000_0000 | u128::from(network)) << 64).to_be_bytes()), 1, network);
         }
-        gate.accept_at(peer(1), 3_000).unwrap();
+        gate.accept_at(TCP, peer(1), 3_000).unwrap();
         gate.login_at(peer(1), 3_000).unwrap();
         assert_eq!(forgotten(&gate), [0, 2_001, 0]);
         assert!(gate.addresses().is_in_order());
@@ -732,16 +788,16 @@ mod tests {
         let gate = small(4, |_| {});
         guesses(&gate, peer(1), 10, 0);
         guesses(&gate, peer(2), 9, 0);
-        gate.accept_at(peer(3), 0).unwrap();
+        gate.accept_at(TCP, peer(3), 0).unwrap();
         guesses(&gate, peer(4), 0, 0);
-        gate.accept_at(peer(5), 1).unwrap();
+        gate.accept_at(TCP, peer(5), 1).unwrap();
         assert_eq!(forgotten(&gate), [1, 0, 0], "who did nothing goes first, though the others are older");
-        gate.accept_at(peer(6), 1).unwrap();
+        gate.accept_at(TCP, peer(6), 1).unwrap();
         assert_eq!(forgotten(&gate), [1, 1, 0]);
-        assert_eq!(gate.accept_at(peer(1), 1), Err(Refused::Banned));
-        gate.accept_at(peer(7), 1).unwrap();
+        assert_eq!(gate.accept_at(TCP, peer(1), 1), Err(Refused::Banned));
+        gate.accept_at(TCP, peer(7), 1).unwrap();
         assert_eq!(forgotten(&gate), [1, 1, 1], "all others have connections");
-        assert_eq!(gate.accept_at(peer(8), 1), Err(Refused::Table));
+        assert_eq!(gate.accept_at(TCP, peer(8), 1), Err(Refused::Table));
     }
 
     #[test]
@@ -749,14 +805,14 @@ mod tests {
         let gate = small(2, |_| {});
         guesses(&gate, peer(1), 10, 0);
         guesses(&gate, peer(2), 0, 600_000);
-        gate.accept_at(peer(3), 600_000).unwrap();
+        gate.accept_at(TCP, peer(3), 600_000).unwrap();
         assert_eq!(forgotten(&gate), [0, 0, 0]);
         // Banned when its connection had gone: it is the last all the same.
         gate.bad_token_at(peer(2), 600_000);
         for _ in 0..9 {
             gate.bad_token_at(peer(2), 600_000);
         }
-        assert_eq!(gate.accept_at(peer(2), 600_001), Err(Refused::Banned));
+        assert_eq!(gate.accept_at(TCP, peer(2), 600_001), Err(Refused::Banned));
         assert!(gate.addresses().is_in_order());
     }
 
@@ -764,10 +820,10 @@ mod tests {
     fn who_is_refused_for_want_of_places_costs_nobody_his_entry() {
         let gate = small(2, |config| config.connections_max = 10);
         guesses(&gate, peer(1), 10, 0);
-        gate.accept_at(peer(2), 0).unwrap();
-        assert_eq!(gate.accept_at(peer(3), 0), Err(Refused::Unlogged));
-        gate.closed(peer(2), false);
-        assert_eq!(gate.accept_at(peer(1), 0), Err(Refused::Banned));
+        gate.accept_at(TCP, peer(2), 0).unwrap();
+        assert_eq!(gate.accept_at(TCP, peer(3), 0), Err(Refused::Unlogged));
+        gate.closed(TCP, peer(2), false);
+        assert_eq!(gate.accept_at(TCP, peer(1), 0), Err(Refused::Banned));
         assert_eq!(forgotten(&gate), [0, 0, 0]);
     }
 
@@ -797,13 +853,13 @@ mod tests {
         });
         for turn in 0..400_u32 {
             for last in 0..42 {
-                let admitted = gate.accept_at(peer(last), 0);
+                let admitted = gate.accept_at(TCP, peer(last), 0);
                 assert!(matches!(admitted, Ok(()) | Err(Refused::HalfOpen)), "{turn} {admitted:?}");
             }
         }
         let newcomer = |at: u32| IpAddr::from((0x0A00_0000 + at).to_be_bytes());
         for at in 0..200 {
-            gate.accept_at(newcomer(at), 0).unwrap();
+            gate.accept_at(TCP, newcomer(at), 0).unwrap();
         }
         assert!(gate.unlogged.load(super::Relaxed) > 1_500, "strangers have most of it");
     }
@@ -823,7 +879,7 @@ mod tests {
     proptest! {
         /// Whatever comes and goes, in a table that is too small or not, the counts return to zero with the last connection.
         #[test]
-        fn counts_return_to_rest(steps in proptest::collection::vec((0_u8..8, 0_u8..6), 0..200), max in 1_usize..8) {
+        fn counts_return_to_rest(steps in proptest::collection::vec((0_u8..8, 0_u8..6), 0..200), max in 1_u32..8) {
             let gate = small(max, |config| {
                 config.connections_max = 20;
                 config.unlogged_percent_max = 100;
@@ -835,20 +891,22 @@ mod tests {
             let mut open: Vec<(IpAddr, bool)> = Vec::new();
             for (now_ms, (step, last)) in (0..).step_by(60_000).zip(steps) {
                 match step {
-                    4 => if gate.accept_at(RELAY, now_ms).is_ok() { open.push((RELAY, false)); },
+                    4 => if gate.accept_at(TCP, RELAY, now_ms).is_ok() { open.push((RELAY, false)); },
                     5 => if let Some(one) = open.iter_mut().find(|one| **one == (RELAY, false)) && gate.introduce_at(peer(last), now_ms).is_ok() {
                         one.0 = peer(last);
                     },
                     6 => gate.bad_token_at(peer(last), now_ms),
-                    0 | 1 => if gate.accept_at(peer(last), now_ms).is_ok() { open.push((peer(last), false)); },
+                    0 | 1 => if gate.accept_at(TCP, peer(last), now_ms).is_ok() { open.push((peer(last), false)); },
                     2 => if let Some(one) = open.iter_mut().find(|one| !one.1) { one.1 = true; gate.logged_in(one.0); },
-                    _ => if let Some((one, logged_in)) = open.pop() { gate.closed(one, logged_in); },
+                    _ => if let Some((one, logged_in)) = open.pop() { gate.closed(TCP, one, logged_in); },
                 }
                 prop_assert!(gate.addresses().is_in_order());
             }
-            for (one, logged_in) in open.drain(..) { gate.closed(one, logged_in); }
+            for (one, logged_in) in open.drain(..) { gate.closed(TCP, one, logged_in); }
             prop_assert_eq!(gate.connections.load(super::Relaxed), 0);
             prop_assert_eq!(gate.unlogged.load(super::Relaxed), 0);
+            prop_assert!(gate.of_listener.iter().all(|open| open.load(super::Relaxed) == 0));
+            prop_assert!(gate.counters.listener_connections.iter().all(|open| open.value() == 0));
             prop_assert!(gate.addresses().is_in_order());
             prop_assert!(gate.addresses().entries().all(|entry| entry.live == 0 && entry.half_open == 0));
         }

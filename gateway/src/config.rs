@@ -3,13 +3,19 @@
 //! - Read once and passed down by value; nothing reads it again while the gateway runs.
 //! - [`GatewayConfig::validate`] names the key that is wrong. What passes it can be run with.
 
-use crate::{admission::Network, shard::ShardConfig};
+use crate::{
+    admission::Network,
+    shard::{ShardConfig, WebSocketRules, message::Listener},
+    transport::{HEADER_BYTES_LONGEST, HEADER_BYTES_MAX, HEADER_BYTES_MIN},
+};
 use billfish_link::tcp::TEXT_BYTES_MAX;
 use billfish_session::server::ServerConfig;
 use billfish_wire::{HEADER_BYTES, limits};
 use serde::{Deserialize, Serialize};
 use std::{
+    fmt::Display,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    ops::RangeInclusive,
     path::PathBuf,
     time::Duration,
 };
@@ -104,11 +110,15 @@ pub struct CertificateConfig {
 }
 
 /// What is asked of WebSockets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WebSocketConfig {
     /// Origins that pages may connect from, as `https://live.example`, none of them a pattern; empty: any. Clients that are no pages name none, and may connect.
     pub origins: Vec<String>,
+    /// Longest head of a request, 1 to 32 KiB: browsers send the site's cookies in it, of which each may have 4 KiB.
+    pub head_bytes_max: usize,
+    /// Most fragments of one message, at most 4,096: each costs its sender 6 bytes.
+    pub fragments_max: usize,
 }
 
 /// How many may be on their way in by QUIC.
@@ -171,6 +181,8 @@ pub struct SessionConfig {
 pub struct AdmissionConfig {
     /// Connections in all; 0: 90 % of the files this process may open, so that links and records keep some.
     pub connections_max: u32,
+    /// How many of these may have come in by each listener, so that a crowd by one transport leaves places for the others.
+    pub listener_max: ListenerMaxConfig,
     /// How many of these, in percent, may be without login: strangers never crowd out sessions.
     pub unlogged_percent_max: u32,
     /// New connections a second from one address.
@@ -190,17 +202,36 @@ pub struct AdmissionConfig {
     /// Logins a minute of one user, on all gateways together.
     pub user_logins_per_minute: u32,
     /// Networks whose addresses are not limited one by one, nor counted among the strangers: a proxy or a load generator carries many
-    /// users behind one address. `connections_max` holds for them too.
+    /// users behind one address. `connections_max` and `listener_max` hold for them too.
     pub exempt: Vec<Network>,
+    /// Addresses that are remembered at once, 256 to 1,048,576; each takes 128 bytes. In a full table an unknown one gets the place of one that
+    /// has no connection.
+    pub addresses_max: u32,
+}
+
+/// Connections by listener; 0: no more of a limit than `connections_max` is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerMaxConfig {
+    /// By `listen.tcp`.
+    pub tcp: u32,
+    /// By `listen.ws`.
+    pub ws: u32,
+    /// By `listen.tls`, with a WebSocket in it or without.
+    pub tls: u32,
+    /// By `listen.quic`.
+    pub quic: u32,
 }
 
 /// Relays that say for whom they connect: balancers that pass TCP on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProxyConfig {
     /// Networks of the relays alone. Each connection from there begins with a PROXY header of version 2, before TLS and HTTP, and the address
     /// in it is the one that limits and bans go by; without a header it is closed. From anywhere else a header is garbage.
     pub trusted: Vec<Network>,
+    /// Longest header, 52 bytes to the 65,551 that one can have: relays may add names and certificates to the address.
+    pub header_bytes_max: usize,
 }
 
 /// What happens when files run out, in percent of those the process may open (`ulimit -n`).
@@ -329,6 +360,40 @@ impl Default for TlsConfig {
     }
 }
 
+impl Default for WebSocketConfig {
+    fn default() -> Self {
+        let WebSocketRules { origins, head_bytes_max, fragments_max } = WebSocketRules::default();
+        Self { origins, head_bytes_max, fragments_max }
+    }
+}
+
+impl WebSocketConfig {
+    /// As the shards take it.
+    pub(crate) fn rules(&self) -> WebSocketRules {
+        let Self { origins, head_bytes_max, fragments_max } = self.clone();
+        WebSocketRules { origins, head_bytes_max, fragments_max }
+    }
+}
+
+impl ListenerMaxConfig {
+    /// Of one of them, where `connections_max` is that of all.
+    pub(crate) fn of(&self, listener: Listener, connections_max: u32) -> u32 {
+        let own = match listener {
+            Listener::Tcp => self.tcp,
+            Listener::Ws => self.ws,
+            Listener::Tls => self.tls,
+            Listener::Quic => self.quic,
+        };
+        if own == 0 { connections_max } else { own }
+    }
+}
+
+impl Default for ProxyConfig {
+    fn default() -> Self {
+        Self { trusted: Vec::new(), header_bytes_max: HEADER_BYTES_MAX }
+    }
+}
+
 impl Default for QuicConfig {
     /// 512 are what a second of ordinary arrivals has under way at a round trip of 200 ms; 8,192 hold some 250 MiB at the worst, for 5 s.
     fn default() -> Self {
@@ -372,6 +437,7 @@ impl Default for AdmissionConfig {
     fn default() -> Self {
         Self {
             connections_max: 0,
+            listener_max: ListenerMaxConfig::default(),
             unlogged_percent_max: 10,
             new_per_s: 50,
             half_open_max: 200,
@@ -381,6 +447,7 @@ impl Default for AdmissionConfig {
             bad_token_ban: Duration::from_secs(600),
             user_logins_per_minute: 5,
             exempt: vec![Network::new([127, 0, 0, 0].into(), 8), Network::new(Ipv6Addr::LOCALHOST.into(), 128)],
+            addresses_max: 65_536,
         }
     }
 }
@@ -502,6 +569,8 @@ impl GatewayConfig {
         let patterns = "with a `*`, and none is a pattern: name each origin as https://live.example, or none of them to let in any";
         none_that("websocket.origins", origins, |origin| origin.contains('*'), patterns)?;
         none_that("websocket.origins", origins, |origin| !is_origin(origin), "that is not scheme://host[:port]")?;
+        within("websocket.head_bytes_max", self.websocket.head_bytes_max, HEAD_BYTES)?;
+        within("websocket.fragments_max", self.websocket.fragments_max, 1..=FRAGMENTS_MAX)?;
         let certificates = self.tls.certificates.len();
         ensure("tls.certificates", certificates <= CERTIFICATES_MAX, || format!("has more than {CERTIFICATES_MAX} entries"))
     }
@@ -552,7 +621,8 @@ impl GatewayConfig {
         positive("admission.logins_per_minute", admission.logins_per_minute)?;
         positive("admission.bad_tokens_max", admission.bad_tokens_max)?;
         ensure("admission.bad_token_ban", admission.bad_token_ban >= SHORTEST, shortest)?;
-        positive("admission.user_logins_per_minute", admission.user_logins_per_minute)
+        positive("admission.user_logins_per_minute", admission.user_logins_per_minute)?;
+        within("admission.addresses_max", admission.addresses_max, ADDRESSES)
     }
 
     fn validate_marks(&self) -> Result<(), ConfigError> {
@@ -580,6 +650,7 @@ impl GatewayConfig {
         })?;
         let relays = &self.proxy.trusted;
         ensure("proxy.trusted", relays.len() <= RELAYS_MAX, || format!("has more than {RELAYS_MAX} entries"))?;
+        within("proxy.header_bytes_max", self.proxy.header_bytes_max, HEADER_BYTES_MIN..=HEADER_BYTES_LONGEST)?;
         let everyone = "that is every address: whoever connects could say that he is somebody else. Name the relays alone";
         none_that("proxy.trusted", relays, |relay| is_everyone(**relay), everyone)
     }
@@ -614,6 +685,7 @@ impl GatewayConfig {
             backlog_bytes_max: self.backlog.bytes_max,
             backlog_soft_percent: self.backlog.soft_percent,
             write_stall: self.backlog.write_stall,
+            proxy_header_bytes_max: self.proxy.header_bytes_max,
             ..ShardConfig::default()
         }
     }
@@ -631,6 +703,12 @@ impl GatewayConfig {
 const BUDGET_BYTES_MIN: u64 = 64 << 20;
 /// Networks are compared one by one at each accept.
 const RELAYS_MAX: usize = 64;
+/// A head is read from its start again with each of its lines, and is held for a stranger. Less than a browser's own headers lets nobody in.
+const HEAD_BYTES: RangeInclusive<usize> = 1_024..=32 * 1_024;
+/// A message of the longest body in pieces of 256 bytes.
+const FRAGMENTS_MAX: usize = 4_096;
+/// 32 KiB to 128 MiB.
+const ADDRESSES: RangeInclusive<u32> = 256..=1_048_576;
 /// Origins are compared one by one at each handshake.
 const ORIGINS_MAX: usize = 64;
 /// More names than this belong behind something that ends TLS for them.
@@ -656,8 +734,12 @@ fn positive<N: Default + PartialOrd>(key: &'static str, value: N) -> Result<(), 
     ensure(key, value > N::default(), || "must be at least 1".to_owned())
 }
 
+fn within<N: PartialOrd + Display>(key: &'static str, value: N, range: RangeInclusive<N>) -> Result<(), ConfigError> {
+    ensure(key, range.contains(&value), || format!("is {value}, and must be from {} to {}", range.start(), range.end()))
+}
+
 /// Names the first entry that is wrong as it was written.
-fn none_that<E: std::fmt::Display>(
+fn none_that<E: Display>(
     key: &'static str,
     entries: &[E],
     is_wrong: impl Fn(&&E) -> bool,
@@ -764,7 +846,7 @@ mod tests {
     #[test]
     fn a_wrong_value_is_refused_with_its_key() {
         type Change = fn(&mut GatewayConfig);
-        let changes: [(&str, Change); 36] = [
+        let changes: [(&str, Change); 44] = [
             ("node", |config| config.node = "a b".to_owned()),
             ("node", |config| config.node = "x".repeat(33)),
             ("shards", |config| config.shards = 257),
@@ -804,6 +886,14 @@ mod tests {
             ("memory.budget_bytes", |config| config.memory.budget_bytes = (64 << 20) - 1),
             ("proxy.trusted", |config| config.proxy.trusted = vec!["10.0.0.0/8".parse().unwrap(), "0.0.0.0/0".parse().unwrap()]),
             ("proxy.trusted", |config| config.proxy.trusted = vec!["::/0".parse().unwrap()]),
+            ("websocket.head_bytes_max", |config| config.websocket.head_bytes_max = 1_023),
+            ("websocket.head_bytes_max", |config| config.websocket.head_bytes_max = 32_769),
+            ("websocket.fragments_max", |config| config.websocket.fragments_max = 0),
+            ("websocket.fragments_max", |config| config.websocket.fragments_max = 4_097),
+            ("proxy.header_bytes_max", |config| config.proxy.header_bytes_max = 51),
+            ("proxy.header_bytes_max", |config| config.proxy.header_bytes_max = 65_552),
+            ("admission.addresses_max", |config| config.admission.addresses_max = 255),
+            ("admission.addresses_max", |config| config.admission.addresses_max = 1_048_577),
             ("drain.grace", |config| config.drain.grace = Duration::ZERO),
             ("drain.spread_max", |config| config.drain.spread_max = config.drain.grace + Duration::from_secs(1)),
             ("drain.addresses", |config| config.drain.addresses = vec!["gateway-2".to_owned()]),
@@ -824,9 +914,16 @@ mod tests {
         config.memory.budget_bytes = 64 << 20;
         config.proxy.trusted = vec!["128.0.0.0/1".parse().unwrap(), "::/1".parse().unwrap()];
         config.websocket.origins = vec!["https://live.example:8443".to_owned()];
+        (config.websocket.head_bytes_max, config.websocket.fragments_max) = (1_024, 1);
+        (config.proxy.header_bytes_max, config.admission.addresses_max) = (52, 256);
+        // As many by one listener as there may be in all, and more: the smaller of the two holds.
+        config.admission.listener_max.quic = u32::MAX;
         // No limit, and said so; and UDP has ports of its own.
         config.tls.handshakes_per_s = 0;
         config.listen.quic = config.listen.tls;
+        config.validate().unwrap();
+        (config.websocket.head_bytes_max, config.websocket.fragments_max) = (32_768, 4_096);
+        (config.proxy.header_bytes_max, config.admission.addresses_max) = (65_551, 1_048_576);
         config.validate().unwrap();
         // Port 0 is another one each time.
         let any = "127.0.0.1:0".parse().unwrap();
@@ -837,12 +934,13 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_as_it_was_written() {
         type Change = fn(&mut GatewayConfig);
-        let changes: [(&str, Change); 6] = [
+        let changes: [(&str, Change); 7] = [
             ("has the entry live.example, that is not", |config| config.websocket.origins = vec!["live.example".to_owned()]),
             ("has the entry https://*.example, with a `*`", |config| config.websocket.origins = vec!["https://*.example".to_owned()]),
             ("has the entry gateway-2, that", |config| config.drain.addresses = vec!["gateway-2".to_owned()]),
             ("has the entry router:0, that", |config| config.link.routers = vec!["router:0".to_owned()]),
             ("is not host:port: example.com", |config| config.listen.advertise.tcp = "example.com".to_owned()),
+            ("is 0, and must be from 1 to 4096", |config| config.websocket.fragments_max = 0),
             ("is 127.0.0.1:8085, as gateway.listen.tcp is", |config| config.listen.tls = Some(config.listen.tcp)),
         ];
         for (problem, change) in changes {

@@ -9,7 +9,7 @@
 //!   closed a moment after its time has come, so the whole takes little longer than the spread or the pace, whichever is slower.
 //! - What a shard tells at the end still finds its desk: the tasks end after the shards, from the data path outwards.
 
-use crate::{Running, config::DrainConfig, shard::message::ShardCommand, transport::TRANSPORTS};
+use crate::{Running, config::DrainConfig, shard::message::{Listener, ShardCommand}};
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -28,7 +28,7 @@ pub(crate) async fn drain(mut running: Running, grace: Duration) {
     let addresses = match config.addresses.is_empty() {
         true => parts.registration.others().await,
         // What an operator names is for whatever clients there are.
-        false => TRANSPORTS.into_iter().map(|transport| (transport.to_owned(), config.addresses.clone())).collect(),
+        false => Listener::ALL.into_iter().map(|listener| (listener.label().to_owned(), config.addresses.clone())).collect(),
     };
     info!(sessions, ?spread, close_per_s = config.close_per_s, ?grace, "draining");
     if let Some(quic) = &parts.quic {

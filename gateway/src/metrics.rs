@@ -12,7 +12,7 @@ use crate::{
     shard::{
         counters::{CODES, Counter, DropReason, Gauge, Histogram, ShardCounters},
         mailbox::Mailbox,
-        message::{ShardCommand, ShardEvent},
+        message::{Listener, ShardCommand, ShardEvent},
     },
     watermarks::open_files,
 };
@@ -176,6 +176,10 @@ impl Forgotten {
 pub(crate) struct ControlCounters {
     /// By [`Refused`].
     pub(crate) admission_refused: [Tally; Refused::ALL.len()],
+    /// Connections open, by [`Listener`].
+    pub(crate) listener_connections: [Gauge; Listener::ALL.len()],
+    /// Connections turned away because their [`Listener`] has as many as it may.
+    pub(crate) listener_refused: [Tally; Listener::ALL.len()],
     /// Addresses forgotten before their time, by [`Holds`].
     pub(crate) admission_forgotten: [Tally; Holds::ALL.len()],
     /// By [`Incomer`].
@@ -358,6 +362,11 @@ impl Metrics {
         page.gauge("gateway_open_files", "Files the process has open", open_files().unwrap_or_default())?;
         page.gauge("gateway_memory_budget_bytes", "Memory the process may have; 0: any", self.memory_budget_bytes)?;
         page.counters("gateway_admission_refused", "Connections and logins turned away by admission", "reason", refused)?;
+        let by_listener = |of: &dyn Fn(usize) -> u64| Listener::ALL.map(|listener| (listener.label(), of(listener as usize)));
+        let open = by_listener(&|listener| control.listener_connections[listener].value());
+        page.gauges("gateway_listener_connections", "Connections open now, by the listener they came in by", "listener", open)?;
+        let refused = by_listener(&|listener| control.listener_refused[listener].value());
+        page.counters("gateway_listener_refused", "Connections turned away because their listener is full", "listener", refused)?;
         let forgotten = Holds::ALL.map(|holds| (holds.label(), control.admission_forgotten[holds as usize].value()));
         page.counters("gateway_admission_forgotten", "Addresses forgotten before their time for unknown ones", "lost", forgotten)?;
         let logins = LoginResult::ALL.map(|(result, label)| (label, control.logins[result as usize].value()));

@@ -27,7 +27,7 @@ use crate::{
     registry::{self, Registration},
     routers::Routers,
     shard::{
-        Doorway, Entrance, Handshakes, Shard, ShardHandle, ShardParts, WebSocketRules, listeners,
+        Doorway, Entrance, Handshakes, Shard, ShardHandle, ShardParts, listeners,
         message::{Admission, ShardCommand},
     },
     store::Store,
@@ -372,7 +372,7 @@ fn spawn_shards(config: &GatewayConfig, doors: Vec<Vec<Doorway>>, gate: &Arc<Gat
         let parts = ShardParts {
             index: u16::try_from(shard).expect("validate() bounds the shards"),
             doors,
-            websocket: WebSocketRules { origins: config.websocket.origins.clone() },
+            websocket: config.websocket.rules(),
             config: config.shard(),
             session: Arc::clone(&session),
             admission: Arc::clone(gate) as Arc<dyn Admission>,

@@ -46,7 +46,10 @@ pub use crate::{
     handshakes::Handshakes,
     transport::{Entrance, WebSocketRules},
 };
-use crate::{quic::Ready, transport::Scratch};
+use crate::{
+    quic::Ready,
+    transport::{HEADER_BYTES_MAX, Scratch},
+};
 use billfish_session::{
     Time,
     backlog::BacklogLimits,
@@ -83,6 +86,8 @@ pub struct ShardConfig {
     pub chunk_members: usize,
     /// Size of a socket's send buffer, as asked of the kernel; a stalled reader pins about five times as much.
     pub send_buffer_bytes: usize,
+    /// Longest header of a relay.
+    pub proxy_header_bytes_max: usize,
 }
 
 impl Default for ShardConfig {
@@ -97,6 +102,7 @@ impl Default for ShardConfig {
             busy_tick: Duration::from_millis(5),
             chunk_members: 512,
             send_buffer_bytes: 16 * 1024,
+            proxy_header_bytes_max: HEADER_BYTES_MAX,
         }
     }
 }

@@ -21,10 +21,13 @@ mod websocket;
 
 pub use self::websocket::WebSocketRules;
 
-pub(crate) use self::proxy::{NotProxy, Source};
+pub(crate) use self::proxy::{HEADER_BYTES_MAX, HEADER_BYTES_MIN, HEADER_BYTES_LONGEST, NotProxy, Source};
 
 use self::stream::Stream;
-use crate::{quic::ShardEnd, shard::message::TurnedAway};
+use crate::{
+    quic::ShardEnd,
+    shard::message::{Listener, TurnedAway},
+};
 use billfish_session::Form;
 use billfish_wire::{Code, Encoding, Reason};
 use mio::{Interest, Registry, Token};
@@ -32,9 +35,6 @@ use std::{
     io::{self, IoSlice},
     sync::Arc,
 };
-
-/// What transports are called among the nodes and in what clients are told.
-pub(crate) const TRANSPORTS: [&str; 4] = ["tcp", "ws", "tls", "quic"];
 
 /// What a door lets in.
 #[derive(Clone, Debug)]
@@ -163,13 +163,13 @@ impl Transport {
         }
     }
 
-    /// Reads on in a relay's header: for whom it connects once it is whole, and how much of `arrived` was the header's.
+    /// Reads on in a relay's header, of at most so many bytes: for whom it connects once it is whole, and how much of `arrived` was the header's.
     ///
     /// # Errors
     /// There is none.
-    pub(crate) fn take_header(&mut self, arrived: &[u8]) -> Result<Option<(Source, usize)>, NotProxy> {
+    pub(crate) fn take_header(&mut self, arrived: &[u8], bytes_max: usize) -> Result<Option<(Source, usize)>, NotProxy> {
         match self {
-            Self::Stream(stream) => stream.take_header(arrived),
+            Self::Stream(stream) => stream.take_header(arrived, bytes_max),
             Self::Quic(_) => Err(NotProxy),
         }
     }
@@ -190,11 +190,11 @@ impl Transport {
         }
     }
 
-    /// Its name among [`TRANSPORTS`]: by which door somebody of its kind comes in elsewhere.
-    pub(crate) fn name(&self) -> &'static str {
+    /// By which it came in, and by which somebody of its kind comes in elsewhere. The same for as long as it lives.
+    pub(crate) fn listener(&self) -> Listener {
         match self {
-            Self::Stream(stream) => stream.name(),
-            Self::Quic(_) => "quic",
+            Self::Stream(stream) => stream.listener(),
+            Self::Quic(_) => Listener::Quic,
         }
     }
 

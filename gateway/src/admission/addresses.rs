@@ -224,11 +224,6 @@ impl Addresses {
     }
 
     #[cfg(test)]
-    pub(super) fn set_max(&mut self, max: usize) {
-        self.max = max;
-    }
-
-    #[cfg(test)]
     pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.nodes.iter().map(|node| &node.entry)
     }

@@ -221,7 +221,7 @@ impl Shard {
             let Self { slab, desk, .. } = self;
             let Some((key, Tenant::Open(conn))) = slab.at_mut(place) else { continue };
             if conn.session.is_live() {
-                let addresses = draining.addresses_for(place, conn.transport.name());
+                let addresses = draining.addresses_for(place, conn.transport.listener().label());
                 conn.session.on_drain(addresses, draining.leaves_after_ms(place), &mut desk.actions);
                 self.carry_out(key);
                 self.end_doomed();

@@ -155,7 +155,7 @@ impl Shard {
             self.desk.counters.accept_failed.add(1);
             return;
         };
-        if let Err(refusal) = self.admission.0.accept(peer) {
+        if let Err(refusal) = self.admission.0.accept(transport.listener(), peer) {
             self.desk.counters.accept_refused.add(1);
             return self.turn_away(transport, refusal);
         }

@@ -95,9 +95,9 @@ impl Shard {
 
     /// Reads on in the header of a relay. With its end it is known who is there, and whether they may come in.
     fn take_header(&mut self, key: SlabKey, read: usize) {
-        let Self { slab, desk, buffer, admission, .. } = self;
+        let Self { slab, desk, buffer, admission, config, .. } = self;
         let Some(Tenant::Open(conn)) = slab.get_mut(key) else { return };
-        let (source, used) = match conn.transport.take_header(&buffer[..read]) {
+        let (source, used) = match conn.transport.take_header(&buffer[..read], config.proxy_header_bytes_max) {
             Ok(None) => return,
             Ok(Some(taken)) => taken,
             Err(NotProxy) => {
@@ -383,7 +383,7 @@ impl Shard {
             let logged_out = reason == Reason::LoggedOut;
             self.desk.events.push(ShardEvent::Gone { key: self.full_key(key), origin: conn.origin(), rooms, reason, logged_out });
         }
-        self.admission.0.closed(conn.peer(), conn.is_let_in());
+        self.admission.0.closed(conn.transport.listener(), conn.peer(), conn.is_let_in());
         self.desk.counters.closed[reason_row(reason)].add(1);
 
         let is_writable =

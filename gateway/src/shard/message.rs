@@ -398,6 +398,36 @@ impl RoomAccount {
     }
 }
 
+/// What a client comes in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Listener {
+    /// Plain TCP.
+    Tcp,
+    /// WebSocket without TLS.
+    Ws,
+    /// TLS, and in it frames or a WebSocket.
+    Tls,
+    /// QUIC.
+    Quic,
+}
+
+impl Listener {
+    /// Every one, in the order of its number.
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Ws, Self::Tls, Self::Quic];
+
+    /// As it is called in the configuration, among the nodes, in what clients are told, and in metrics.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Ws => "ws",
+            Self::Tls => "tls",
+            Self::Quic => "quic",
+        }
+    }
+}
+
 /// Who may connect. Asked once per connection, from every shard's thread: an implementation must not wait.
 ///
 /// Every `accept` that is let in is followed by exactly one `closed`.
@@ -406,7 +436,7 @@ pub trait Admission: Send + Sync {
     ///
     /// # Errors
     /// The connection is not wanted.
-    fn accept(&self, peer: IpAddr) -> Result<(), TurnedAway>;
+    fn accept(&self, listener: Listener, peer: IpAddr) -> Result<(), TurnedAway>;
     /// Whether it makes sense to accept anybody now; if not, whoever comes waits in the kernel's queue.
     fn is_open(&self) -> bool {
         true
@@ -425,10 +455,10 @@ pub trait Admission: Send + Sync {
     /// It is no longer half-open: its LOGIN was granted.
     fn logged_in(&self, peer: IpAddr);
     /// It is gone.
-    fn closed(&self, peer: IpAddr, was_logged_in: bool);
+    fn closed(&self, listener: Listener, peer: IpAddr, was_logged_in: bool);
 }
 
-/// Somebody whom [`Admission`] has let in, until a shard has him.
+/// Somebody by QUIC whom [`Admission`] has let in, until a shard has him.
 pub(crate) struct Admitted {
     admission: Arc<dyn Admission>,
     peer: IpAddr,
@@ -442,7 +472,7 @@ impl Admitted {
     /// The connection is not wanted.
     pub(crate) fn ask(admission: &Arc<dyn Admission>, peer: IpAddr) -> Result<Self, TurnedAway> {
         let peer = peer.to_canonical();
-        admission.accept(peer)?;
+        admission.accept(Listener::Quic, peer)?;
         Ok(Self { admission: Arc::clone(admission), peer, is_handed_over: false })
     }
 
@@ -461,7 +491,7 @@ impl fmt::Debug for Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         if !self.is_handed_over {
-            self.admission.closed(self.peer, false);
+            self.admission.closed(Listener::Quic, self.peer, false);
         }
     }
 }

@@ -409,7 +409,7 @@ mod tests {
     use super::Lap;
     use crate::shard::{
         Doorway, Shard, ShardConfig, ShardParts, WebSocketRules, listeners,
-        message::{Admission, LoginGranted, Origin, RollCall, ShardCommand, ShardEvent, TurnedAway, UpReply},
+        message::{Admission, Listener, LoginGranted, Origin, RollCall, ShardCommand, ShardEvent, TurnedAway, UpReply},
     };
     use billfish_session::{
         Push,
@@ -427,11 +427,11 @@ mod tests {
 
     struct OpenDoor;
     impl Admission for OpenDoor {
-        fn accept(&self, _peer: IpAddr) -> Result<(), TurnedAway> {
+        fn accept(&self, _listener: Listener, _peer: IpAddr) -> Result<(), TurnedAway> {
             Ok(())
         }
         fn logged_in(&self, _peer: IpAddr) {}
-        fn closed(&self, _peer: IpAddr, _was_logged_in: bool) {}
+        fn closed(&self, _listener: Listener, _peer: IpAddr, _was_logged_in: bool) {}
     }
 
     /// A shard without a thread: its turns are taken one by one.

@@ -10,9 +10,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family, length.
 const FIXED_BYTES: usize = 16;
-/// Longest header. Addresses are 36 bytes and what relays add (names, checksums, a TLS certificate's subject) some hundred; nothing is
-/// kept for a longer one.
+/// Longest header, unless an operator says otherwise. Addresses are 36 bytes and what relays add (names, checksums, a TLS certificate's
+/// subject) some hundred; nothing is kept for a longer one.
 pub(crate) const HEADER_BYTES_MAX: usize = 2 * 1024;
+/// What that may be set to at least: an IPv6 address and nothing behind it.
+pub(crate) const HEADER_BYTES_MIN: usize = FIXED_BYTES + 36;
+/// And at most: longer ones cannot be written.
+pub(crate) const HEADER_BYTES_LONGEST: usize = FIXED_BYTES + u16::MAX as usize;
 
 /// For whom a relay connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,11 +32,11 @@ pub(crate) enum Source {
 #[error("not a PROXY header of version 2 for TCP")]
 pub(crate) struct NotProxy;
 
-/// Takes the header at the front of `input`: for whom, and the bytes it took, or `None` when more must arrive.
+/// Takes the header, of at most `bytes_max`, at the front of `input`: for whom, and the bytes it took, or `None` when more must arrive.
 ///
 /// # Errors
 /// As soon as it can be seen that there is none.
-pub(crate) fn parse(input: &[u8]) -> Result<Option<(Source, usize)>, NotProxy> {
+pub(crate) fn parse(input: &[u8], bytes_max: usize) -> Result<Option<(Source, usize)>, NotProxy> {
     let begun = input.len().min(SIGNATURE.len());
     if input[..begun] != SIGNATURE[..begun] {
         return Err(NotProxy);
@@ -40,7 +44,7 @@ pub(crate) fn parse(input: &[u8]) -> Result<Option<(Source, usize)>, NotProxy> {
     let Some((fixed, rest)) = input.split_at_checked(FIXED_BYTES) else { return Ok(None) };
     let (command, family) = (fixed[12], fixed[13]);
     let length = usize::from(u16::from_be_bytes([fixed[14], fixed[15]]));
-    if length > HEADER_BYTES_MAX - FIXED_BYTES || !matches!(command, LOCAL | PROXY) {
+    if FIXED_BYTES + length > bytes_max || !matches!(command, LOCAL | PROXY) {
         return Err(NotProxy);
     }
     let Some(block) = rest.get(..length) else { return Ok(None) };
@@ -67,9 +71,13 @@ const TCP_OVER_IPV6: u8 = 0x21;
 
 #[cfg(test)]
 mod tests {
-    use super::{FIXED_BYTES, HEADER_BYTES_MAX, NotProxy, SIGNATURE, Source, parse};
+    use super::{FIXED_BYTES, HEADER_BYTES_MAX, NotProxy, SIGNATURE, Source};
     use proptest::prelude::*;
     use std::net::IpAddr;
+
+    fn parse(input: &[u8]) -> Result<Option<(Source, usize)>, NotProxy> {
+        super::parse(input, HEADER_BYTES_MAX)
+    }
 
     fn header(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
         let length = u16::try_from(block.len()).unwrap().to_be_bytes();
@@ -112,6 +120,9 @@ mod tests {
         }
         let longest = header(0x21, 0x11, &long[1..]);
         assert_eq!(parse(&longest), Ok(Some((Source::Client(IpAddr::from([0, 0, 0, 0])), HEADER_BYTES_MAX))));
+        // As its claim says, before it has come.
+        assert_eq!(super::parse(&longest[..FIXED_BYTES], HEADER_BYTES_MAX - 1), Err(NotProxy));
+        assert_eq!(super::parse(&header(0x21, 0x11, &long), HEADER_BYTES_MAX + 1).map(|taken| taken.is_some()), Ok(true));
     }
 
     #[test]

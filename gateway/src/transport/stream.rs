@@ -7,7 +7,7 @@ use super::{
     tls::{Opened, Tls},
     websocket::{self, WebSocket},
 };
-use crate::shard::message::TurnedAway;
+use crate::shard::message::{Listener, TurnedAway};
 use billfish_session::Form;
 use billfish_wire::{Code, Encoding, Reason};
 use mio::{Interest, Registry, Token};
@@ -82,12 +82,12 @@ impl Stream {
     }
 
     /// Reads on in a relay's header: for whom it connects once it is whole, and how much of `arrived` was the header's.
-    pub(super) fn take_header(&mut self, arrived: &[u8]) -> Result<Option<(Source, usize)>, NotProxy> {
+    pub(super) fn take_header(&mut self, arrived: &[u8], bytes_max: usize) -> Result<Option<(Source, usize)>, NotProxy> {
         let mut begun = self.take_begun();
         let mut header = begun.header.take().unwrap_or_default();
         let held_bytes = header.len();
         header.extend_from_slice(arrived);
-        let Some((source, used)) = proxy::parse(&header)? else {
+        let Some((source, used)) = proxy::parse(&header, bytes_max)? else {
             header.shrink_to_fit();
             begun.header = Some(header);
             self.keep_begun(begun);
@@ -113,12 +113,12 @@ impl Stream {
         }
     }
 
-    /// Its name among [`super::TRANSPORTS`].
-    pub(super) fn name(&self) -> &'static str {
+    /// By which it came in.
+    pub(super) fn listener(&self) -> Listener {
         match self.framing {
-            _ if self.tls().is_some() => "tls",
-            Framing::Bare | Framing::Undecided => "tcp",
-            Framing::WebSocket(_) => "ws",
+            _ if self.tls().is_some() => Listener::Tls,
+            Framing::Bare | Framing::Undecided => Listener::Tcp,
+            Framing::WebSocket(_) => Listener::Ws,
         }
     }
 

@@ -37,8 +37,6 @@ struct Pair {
     session: Option<ClientConnection>,
 }
 
-const RULES: &WebSocketRules = &WebSocketRules { origins: Vec::new() };
-
 impl Pair {
     fn new(is_sealed: bool, entrance: &Entrance, buffer_bytes: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -59,7 +57,8 @@ impl Pair {
 
     /// The gateway reads what has arrived, `cut` bytes at a time, and answers what the layers want answered.
     fn read(&mut self, cut: usize) {
-        let bounds = Bounds { login_body_bytes_max: 65_536, body_bytes_max: 65_536, websocket: RULES };
+        let rules = WebSocketRules::default();
+        let bounds = Bounds { login_body_bytes_max: 65_536, body_bytes_max: 65_536, websocket: &rules };
         let mut buffer = vec![0; cut];
         loop {
             match self.transport.read(&mut buffer) {

@@ -8,17 +8,27 @@ use super::{Bounds, End, Scratch};
 use crate::shard::message::TurnedAway;
 use billfish_session::Form;
 use billfish_websocket::{
-    Decoder, Event, Opcode, Role, close, close_into, frame_into,
+    Decoder, Event, FRAGMENTS_MAX, Opcode, Role, close, close_into, frame_into,
     handshake::{self, Refusal},
 };
 use billfish_wire::{Body, Code, Encoding, Reason, envelope, frame, limits};
 use std::time::Duration;
 
 /// What is asked of a WebSocket beside the protocol.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebSocketRules {
     /// Origins that pages may connect from; empty: any. A client that is no page names none, and may.
     pub origins: Vec<String>,
+    /// Longest head of a request.
+    pub head_bytes_max: usize,
+    /// Most fragments of one message.
+    pub fragments_max: usize,
+}
+
+impl Default for WebSocketRules {
+    fn default() -> Self {
+        Self { origins: Vec::new(), head_bytes_max: handshake::HEAD_BYTES_MAX, fragments_max: FRAGMENTS_MAX }
+    }
 }
 
 impl WebSocketRules {
@@ -109,12 +119,12 @@ impl WebSocket {
         let mut head = std::mem::take(&mut begun.head);
         head.extend_from_slice(arrived);
         // A request that comes byte by byte is not read anew with each of them: it ends with a line. What is no request is told so at once.
-        let says_something = arrived.contains(&b'\n') || (is_new && head.first() != Some(&b'G')) || head.len() > handshake::HEAD_BYTES_MAX;
+        let says_something = arrived.contains(&b'\n') || (is_new && head.first() != Some(&b'G')) || head.len() > bounds.websocket.head_bytes_max;
         if !says_something {
             begun.head = head;
             return None;
         }
-        match handshake::parse_request(&head) {
+        match handshake::parse_request_within(&head, bounds.websocket.head_bytes_max) {
             Ok(None) => {
                 head.shrink_to_fit();
                 begun.head = head;
@@ -159,7 +169,7 @@ impl WebSocket {
         scratch: &mut Scratch,
         controls: &mut u32,
     ) -> Option<End> {
-        let mut messages = begun.messages.feed(Role::Server, arrived);
+        let mut messages = begun.messages.feed(Role::Server, arrived).within_fragments(bounds.websocket.fragments_max);
         // The answer to the last of several pings is an answer to all of them, as RFC 6455 5.5.3 has it.
         let before_pong = scratch.reply.len();
         loop {

@@ -5,7 +5,7 @@ use billfish_gateway::shard::{
     counters::{DropReason, ShardCounters, reason_row},
     listeners,
     mailbox::Mailbox,
-    message::{Admission, ConnKey, LoginDenied, LoginGranted, Origin, RoomAccount, ShardCommand, ShardEvent, TurnedAway, UpReply},
+    message::{Admission, ConnKey, Listener, LoginDenied, LoginGranted, Origin, RoomAccount, ShardCommand, ShardEvent, TurnedAway, UpReply},
 };
 use billfish_session::{
     Push,
@@ -46,7 +46,7 @@ pub(crate) struct Door {
 }
 
 impl Admission for Door {
-    fn accept(&self, _peer: IpAddr) -> Result<(), TurnedAway> {
+    fn accept(&self, _listener: Listener, _peer: IpAddr) -> Result<(), TurnedAway> {
         if self.refuses.load(SeqCst) {
             return Err(TurnedAway { reason: Reason::RateLimited, retry_after_ms: 1_234 });
         }
@@ -56,7 +56,7 @@ impl Admission for Door {
     fn logged_in(&self, _peer: IpAddr) {
         self.logged_in.fetch_add(1, SeqCst);
     }
-    fn closed(&self, _peer: IpAddr, was_logged_in: bool) {
+    fn closed(&self, _listener: Listener, _peer: IpAddr, was_logged_in: bool) {
         self.inside.fetch_sub(1, SeqCst);
         self.logged_in.fetch_sub(i64::from(was_logged_in), SeqCst);
     }

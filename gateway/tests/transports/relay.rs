@@ -151,6 +151,28 @@ fn a_relay_that_says_nothing_of_its_client_is_not_believed() {
 }
 
 #[test]
+fn a_header_is_as_long_as_is_set_and_not_longer() {
+    let open = trusting(|config| config.proxy.header_bytes_max = 100);
+    let long = |bytes: usize| {
+        let mut header = header("192.0.2.1");
+        header.resize(bytes, 0);
+        header[14..16].copy_from_slice(&u16::try_from(bytes - 16).unwrap().to_be_bytes());
+        header
+    };
+    for (user, kind) in (20_001..).zip(Kind::ALL) {
+        let mut socket = socket_from(&open, kind, RELAY);
+        socket.write_all(&long(100)).unwrap();
+        open.login_over(kind, socket, user).beat();
+        let mut socket = socket_from(&open, kind, RELAY);
+        socket.write_all(&long(101)).unwrap();
+        let mut heard = Vec::new();
+        drop(socket.read_to_end(&mut heard));
+        assert!(heard.is_empty(), "{kind:?}: {heard:?}");
+    }
+    assert_eq!(open.closes("malformed"), Kind::ALL.len() as f64);
+}
+
+#[test]
 fn a_header_from_anybody_else_is_garbage() {
     let open = trusting(|_| {});
     for kind in [Kind::Tcp, Kind::WsText, Kind::Tls] {

@@ -1,7 +1,7 @@
 //! What holds however a client comes.
 
 use crate::{
-    client::{Heard, Kind, Open},
+    client::{Heard, Kind, Open, Peer, Wire},
     house::{login_body, push, until},
 };
 use billfish_link::message::{Push, up::Call};
@@ -176,6 +176,46 @@ fn one_frame_more_than_the_burst_is_refused_and_whoever_goes_on_is_closed() {
     assert_eq!(open.closes("rate_limited"), Kind::ALL.len() as f64);
     let counted = open.house.metric("gateway_errors_total", &[r#"reason="rate_limited""#]);
     assert!(counted >= told as f64 && counted < 7.0 * Kind::ALL.len() as f64, "{counted} counted, {told} heard");
+}
+
+/// It is told as at every other limit, and by another listener there is room. `gateway/tests/control/quic/way_in.rs` has QUIC's.
+#[test]
+fn one_connection_more_than_a_listener_may_have_is_sent_elsewhere_by_it_alone() {
+    let open = Open::with(|config| {
+        let max = &mut config.admission.listener_max;
+        (max.tcp, max.ws, max.tls) = (2, 2, 2);
+    });
+    let by = |name: &str, listener: &str| open.house.metric(name, &[&format!(r#"listener="{listener}""#)]);
+    let mut refused = 0.0;
+    for (user, kind) in (20_001..).step_by(10).zip([Kind::Tcp, Kind::WsBinary, Kind::Tls, Kind::Wss]) {
+        let listener = kind.door();
+        let before = by("gateway_listener_refused_total", listener);
+        let mut held = [open.login(kind, user), open.login(kind, user + 1)];
+        assert_eq!(by("gateway_listener_connections", listener), 2.0, "{kind:?}");
+        let mut heard = Vec::new();
+        let mut third = open.socket(kind);
+        if listener == "tcp" {
+            let error = Peer::bare(kind, Wire::Plain(third)).expect(Code::Error);
+            assert_eq!((error.code, error.retry_after_ms), (Reason::Unavailable.number(), Some(5_000)));
+        } else {
+            drop(third.read_to_end(&mut heard));
+            let is_told = if listener == "ws" { heard.starts_with(b"HTTP/1.1 503 ") } else { heard.is_empty() };
+            assert!(is_told, "{kind:?}: {heard:?}");
+        }
+        refused += 1.0;
+        assert_eq!(by("gateway_listener_refused_total", listener), before + 1.0, "{kind:?}");
+        assert_eq!(open.house.metric("gateway_admission_refused_total", &[r#"reason="listener""#]), refused, "{kind:?}");
+        let elsewhere = if kind == Kind::Tcp { Kind::WsText } else { Kind::Tcp };
+        open.login(elsewhere, user + 2).beat();
+        held[0].beat();
+        let [first, second] = held;
+        drop(first);
+        until("there is a place again", || by("gateway_listener_connections", listener) == 1.0);
+        open.login(kind, user + 3).beat();
+        drop(second);
+        until("all are gone", || open.house.running().account().connections == 0);
+        assert_eq!(by("gateway_listener_connections", listener), 0.0, "{kind:?}");
+    }
 }
 
 #[test]

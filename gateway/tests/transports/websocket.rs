@@ -207,6 +207,36 @@ fn a_broken_rule_ends_it_with_the_code_of_the_rule() {
     assert!(open.house.metric("gateway_frame_errors_total", &[]) >= 15.0 * 4.0);
 }
 
+#[test]
+fn a_head_and_a_message_are_as_long_as_is_set_and_not_longer() {
+    let open = Open::with(|config| {
+        config.websocket.head_bytes_max = 1_024;
+        config.websocket.fragments_max = 3;
+    });
+    let padded = |bytes: usize| {
+        let mut head = request("/ws", None);
+        head.truncate(head.len() - b"\r\n".len());
+        let filler = bytes - head.len() - b"X: \r\n\r\n".len();
+        head.extend(format!("X: {}\r\n\r\n", "x".repeat(filler)).into_bytes());
+        head
+    };
+    let (within, beyond) = (asked(&open, &padded(1_024)), asked(&open, &padded(1_025)));
+    assert!(within.starts_with("HTTP/1.1 101 "), "{within}");
+    assert!(beyond.starts_with("HTTP/1.1 431 ") && beyond.contains("more than 1024 bytes"), "{beyond}");
+    let mut sealed = Peer::bare(Kind::Wss, open.wire(Kind::Wss, open.socket(Kind::Wss)));
+    sealed.write(&padded(1_024));
+    sealed.expect_upgrade();
+
+    let beat = frame::encode(Encoding::Json, Code::Heartbeat, &Body::default());
+    let mut peer = open.login(Kind::WsBinary, 20_001);
+    peer.write(&[masked(0x02, &beat[..3]), masked(0x00, &beat[3..5]), masked(0x80, &beat[5..])].concat());
+    peer.expect(Code::Heartbeat);
+    peer.write(&[masked(0x02, &beat[..3]), masked(0x00, &beat[3..5]), masked(0x00, &beat[5..7]), masked(0x80, &beat[7..])].concat());
+    assert_eq!(peer.expect(Code::Error).code, Reason::TooLarge.number());
+    peer.expect_end(1009);
+    assert_eq!(open.closes("too_large"), 1.0);
+}
+
 /// A message of 64 KiB within its envelope is read, and the header of a larger one refuses it before it has come.
 #[test]
 fn before_login_a_message_is_as_small_as_a_login() {

@@ -15,7 +15,7 @@ use crate::{
 };
 use std::{mem, str::from_utf8};
 
-/// Most fragments of one message. Browsers do not cut what they send, and libraries that do cut at their buffer, 4 KiB or more: the
+/// Most fragments of one message, unless [`Messages::within_fragments`] says otherwise. Browsers do not cut what they send, and libraries that do cut at their buffer, 4 KiB or more: the
 /// longest message of this house has then some 40. Each costs its sender 6 bytes and us a look at its header, so that without a bound a
 /// message could be worked on for ever by fragments with nothing in them.
 pub const FRAGMENTS_MAX: usize = 128;
@@ -152,7 +152,7 @@ impl Decoder {
 
     /// Feeds `input`, which is unmasked in place; take the events with [`Messages::next`] until it gives `None`: what is not taken is lost.
     pub fn feed<'a>(&'a mut self, role: Role, input: &'a mut [u8]) -> Messages<'a> {
-        Messages { decoder: self, role, input, joined: Vec::new() }
+        Messages { decoder: self, role, input, fragments_max: FRAGMENTS_MAX, joined: Vec::new() }
     }
 }
 
@@ -162,11 +162,18 @@ pub struct Messages<'a> {
     decoder: &'a mut Decoder,
     role: Role,
     input: &'a mut [u8],
+    fragments_max: usize,
     /// The payload that was handed out last, if it had to be joined.
     joined: Vec<u8>,
 }
 
 impl Messages<'_> {
+    /// With another bound of fragments, for this piece of input.
+    #[must_use]
+    pub fn within_fragments(self, fragments_max: usize) -> Self {
+        Self { fragments_max, ..self }
+    }
+
     /// The next event; `None` when the rest of the input is kept for later. The limit counts for all fragments of a message together, is
     /// looked at when a header arrives, and may differ from one to the next: LOGIN raises it.
     ///
@@ -205,7 +212,7 @@ impl Messages<'_> {
             }
             begun = partial.message.as_ref().map(|message| (message.bytes.len(), message.fragments));
         }
-        let expected = Expected { role: self.role, begun, message_bytes_max };
+        let expected = Expected { role: self.role, begun, message_bytes_max, fragments_max: self.fragments_max };
         let (header, taken) = match self.decoder.partial.as_deref_mut() {
             Some(partial) if !partial.head.is_empty() => {
                 let waiting = partial.head.len();

@@ -12,10 +12,7 @@
 //! - What is written here is a whole message: FIN is set, and the length takes as few bytes as it can.
 //! - A header is refused as soon as the field that is wrong is there, not when the header is complete.
 
-use crate::{
-    Violation, close,
-    decoder::{FRAGMENTS_MAX, Role},
-};
+use crate::{Violation, close, decoder::Role};
 
 /// Most bytes before the payload: two, a length of eight, a mask of four.
 pub const HEADER_BYTES_MAX: usize = 14;
@@ -157,6 +154,7 @@ pub(crate) struct Expected {
     /// Bytes and fragments so far of the message that has begun.
     pub(crate) begun: Option<(usize, usize)>,
     pub(crate) message_bytes_max: usize,
+    pub(crate) fragments_max: usize,
 }
 
 /// Reads the header at the front of `input`; `None` when more must arrive.
@@ -221,7 +219,9 @@ fn check_first(first: u8, expected: Expected) -> Result<Opcode, Violation> {
         (Opcode::Close | Opcode::Ping | Opcode::Pong, _) if first & FIN == 0 => Err(Violation::FragmentedControl),
         (Opcode::Continuation, None) => Err(Violation::NothingToContinue),
         (Opcode::Text | Opcode::Binary, Some(_)) => Err(Violation::MessageNotFinished),
-        (Opcode::Continuation, Some((_, fragments))) if fragments >= FRAGMENTS_MAX => Err(Violation::TooManyFragments),
+        (Opcode::Continuation, Some((_, fragments))) if fragments >= expected.fragments_max => {
+            Err(Violation::TooManyFragments { limit: expected.fragments_max })
+        }
         _ => Ok(opcode),
     }
 }

@@ -1,7 +1,7 @@
 //! The opening handshake: the HTTP request that asks for a WebSocket, and its answer. RFC 6455, section 4.
 //!
 //! - A head is read again from its start with each piece that arrives, so nothing is kept here between two reads. Whoever sends it byte by
-//!   byte costs some microseconds a byte, for at most [`HEAD_BYTES_MAX`] of them.
+//!   byte costs some microseconds a byte, for at most [`HEAD_BYTES_MAX`] of them, or as many as the caller says.
 //! - What is written comes from one side alone: nothing a peer sent is repeated to it but the proof of its key.
 //! - No extension and no subprotocol is ever agreed on.
 //!
@@ -12,7 +12,7 @@ use httparse::{EMPTY_HEADER, Header, Status};
 use sha1::{Digest, Sha1};
 use std::{io::Write, time::Duration};
 
-/// Longest head, of a request or an answer. Browsers stay below 2 KiB unless the site has set cookies, and those end at 4 KiB each.
+/// Longest head, of an answer, and of a request unless the caller says otherwise. Browsers stay below 2 KiB unless the site has set cookies, and those end at 4 KiB each.
 pub const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// Most headers of a head. Browsers send some 15, and the proxies on the way add a few.
 pub const HEADERS_MAX: usize = 64;
@@ -70,9 +70,12 @@ pub enum Refusal {
         /// When to come back.
         retry_after: Duration,
     },
-    /// 431: longer than [`HEAD_BYTES_MAX`], or more headers than [`HEADERS_MAX`].
-    #[error("more than {HEAD_BYTES_MAX} bytes or {HEADERS_MAX} headers")]
-    HeadTooLarge,
+    /// 431: longer than it may be, or more headers than [`HEADERS_MAX`].
+    #[error("more than {bytes_max} bytes or {HEADERS_MAX} headers")]
+    HeadTooLarge {
+        /// The longest there may be.
+        bytes_max: usize,
+    },
     /// 503: full, or about to stop. The caller's to say.
     #[error("not now")]
     ServiceUnavailable {
@@ -95,7 +98,7 @@ impl Refusal {
             Self::MethodNotAllowed => 405,
             Self::UpgradeRequired => 426,
             Self::TooManyRequests { .. } => 429,
-            Self::HeadTooLarge => 431,
+            Self::HeadTooLarge { .. } => 431,
             Self::ServiceUnavailable { .. } => 503,
             Self::HttpVersion => 505,
         }
@@ -111,7 +114,7 @@ impl Refusal {
             Self::MethodNotAllowed => "405 Method Not Allowed",
             Self::UpgradeRequired => "426 Upgrade Required",
             Self::TooManyRequests { .. } => "429 Too Many Requests",
-            Self::HeadTooLarge => "431 Request Header Fields Too Large",
+            Self::HeadTooLarge { .. } => "431 Request Header Fields Too Large",
             Self::ServiceUnavailable { .. } => "503 Service Unavailable",
             Self::HttpVersion => "505 HTTP Version Not Supported",
         }
@@ -124,14 +127,22 @@ impl Refusal {
 /// # Errors
 /// Why it is refused; what is no HTTP at all is refused as soon as that can be seen. Nothing more may be read after it.
 pub fn parse_request(input: &[u8]) -> Result<Option<(Request<'_>, usize)>, Refusal> {
-    let head = &input[..input.len().min(HEAD_BYTES_MAX)];
+    parse_request_within(input, HEAD_BYTES_MAX)
+}
+
+/// The same where a head may be longer or shorter than [`HEAD_BYTES_MAX`].
+///
+/// # Errors
+/// As [`parse_request`].
+pub fn parse_request_within(input: &[u8], bytes_max: usize) -> Result<Option<(Request<'_>, usize)>, Refusal> {
+    let head = &input[..input.len().min(bytes_max)];
     let mut headers = [EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);
     let taken = match parsed.parse(head) {
         Ok(Status::Complete(taken)) => taken,
-        Ok(Status::Partial) if head.len() == HEAD_BYTES_MAX => return Err(Refusal::HeadTooLarge),
+        Ok(Status::Partial) if head.len() == bytes_max => return Err(Refusal::HeadTooLarge { bytes_max }),
         Ok(Status::Partial) => return Ok(None),
-        Err(error) => return Err(refusal_of(error)),
+        Err(error) => return Err(refusal_of(error, bytes_max)),
     };
     if parsed.method != Some("GET") {
         return Err(Refusal::MethodNotAllowed);
@@ -148,9 +159,9 @@ pub fn parse_request(input: &[u8]) -> Result<Option<(Request<'_>, usize)>, Refus
     Ok(Some((request, taken)))
 }
 
-fn refusal_of(error: httparse::Error) -> Refusal {
+fn refusal_of(error: httparse::Error, bytes_max: usize) -> Refusal {
     match error {
-        httparse::Error::TooManyHeaders => Refusal::HeadTooLarge,
+        httparse::Error::TooManyHeaders => Refusal::HeadTooLarge { bytes_max },
         httparse::Error::Version => Refusal::HttpVersion,
         httparse::Error::HeaderName
         | httparse::Error::HeaderValue
@@ -259,7 +270,7 @@ pub fn refusal_into(out: &mut Vec<u8>, refusal: &Refusal) {
                 retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0))
             )
         }
-        Refusal::BadRequest { .. } | Refusal::Forbidden | Refusal::NotFound | Refusal::HeadTooLarge | Refusal::HttpVersion => {
+        Refusal::BadRequest { .. } | Refusal::Forbidden | Refusal::NotFound | Refusal::HeadTooLarge { .. } | Refusal::HttpVersion => {
             "Connection: close\r\n".to_owned()
         }
     };

@@ -1,6 +1,6 @@
 //! What no legal peer sends.
 
-use crate::{close, decoder::FRAGMENTS_MAX, frame::CONTROL_BYTES_MAX};
+use crate::{close, frame::CONTROL_BYTES_MAX};
 
 /// A rule of the framing that was broken, or a limit that was passed. The stream cannot be followed any further: send a Close frame with
 /// [`Violation::close_code`] and end the connection.
@@ -63,9 +63,12 @@ pub enum Violation {
         /// The limit in force.
         limit: usize,
     },
-    /// A message in more pieces than [`FRAGMENTS_MAX`].
-    #[error("a message of more than {FRAGMENTS_MAX} fragments")]
-    TooManyFragments,
+    /// A message in more pieces than there may be.
+    #[error("a message of more than {limit} fragments")]
+    TooManyFragments {
+        /// The limit in force.
+        limit: usize,
+    },
 }
 
 impl Violation {
@@ -86,7 +89,7 @@ impl Violation {
             | Self::CloseOfOneByte
             | Self::CloseCode { .. } => close::PROTOCOL_ERROR,
             Self::NotUtf8 => close::INVALID_DATA,
-            Self::TooLarge { .. } | Self::TooManyFragments => close::TOO_LARGE,
+            Self::TooLarge { .. } | Self::TooManyFragments { .. } => close::TOO_LARGE,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The opening handshake from both sides: requests and answers that are believed, and those that are not.
 
 use billfish_websocket::handshake::{
-    HEAD_BYTES_MAX, HEADERS_MAX, Refusal, Request, ResponseError, accept_into, parse_request, parse_response, refusal_into, request_into,
+    HEAD_BYTES_MAX, HEADERS_MAX, Refusal, Request, ResponseError, accept_into, parse_request, parse_request_within, parse_response, refusal_into, request_into,
 };
 use proptest::prelude::*;
 use std::time::Duration;
@@ -216,6 +216,8 @@ fn a_head_waits_for_its_last_byte_wherever_it_is_cut() {
     assert_eq!(parse_response(&response, KEY), Ok(Some(response.len() - 2)));
 }
 
+const TOO_LARGE: Refusal = Refusal::HeadTooLarge { bytes_max: HEAD_BYTES_MAX };
+
 #[test]
 fn a_head_of_8_kib_is_read_and_of_one_byte_more_is_not() {
     let padded = |bytes: usize| {
@@ -223,14 +225,20 @@ fn a_head_of_8_kib_is_read_and_of_one_byte_more_is_not() {
         and("Cookie", &"x".repeat(bytes - empty))
     };
     assert_eq!(judge(&padded(HEAD_BYTES_MAX)), Ok(()));
-    assert_eq!(judge(&padded(HEAD_BYTES_MAX + 1)), Err(Refusal::HeadTooLarge));
+    assert_eq!(judge(&padded(HEAD_BYTES_MAX + 1)), Err(TOO_LARGE));
     // Without an end in sight too; one byte less may still come to one.
     let endless = padded(2 * HEAD_BYTES_MAX);
-    assert_eq!(parse_request(&endless.as_bytes()[..HEAD_BYTES_MAX]), Err(Refusal::HeadTooLarge));
+    assert_eq!(parse_request(&endless.as_bytes()[..HEAD_BYTES_MAX]), Err(TOO_LARGE));
     assert_eq!(parse_request(&endless.as_bytes()[..HEAD_BYTES_MAX - 1]), Ok(None));
     // Frames behind the head do not count.
     let with_frames = [padded(HEAD_BYTES_MAX).as_bytes(), &[0; 100_000]].concat();
     assert!(matches!(parse_request(&with_frames), Ok(Some((_, HEAD_BYTES_MAX)))));
+
+    // Another bound, where the house has one: this time it is longer than the default.
+    let long = padded(HEAD_BYTES_MAX + 100);
+    assert!(matches!(parse_request_within(long.as_bytes(), HEAD_BYTES_MAX + 100), Ok(Some(_))));
+    let bytes_max = HEAD_BYTES_MAX + 99;
+    assert_eq!(parse_request_within(long.as_bytes(), bytes_max), Err(Refusal::HeadTooLarge { bytes_max }));
 
     let response = format!("HTTP/1.1 101 x\r\nX: {}", "x".repeat(HEAD_BYTES_MAX));
     assert_eq!(parse_response(response.as_bytes(), KEY), Err(ResponseError::HeadTooLarge));
@@ -243,7 +251,7 @@ fn a_head_of_64_headers_is_read_and_of_65_is_not() {
         head("GET /ws HTTP/1.1", &[&GOOD[..], &more].concat())
     };
     assert_eq!(judge(&many(HEADERS_MAX)), Ok(()));
-    assert_eq!(judge(&many(HEADERS_MAX + 1)), Err(Refusal::HeadTooLarge));
+    assert_eq!(judge(&many(HEADERS_MAX + 1)), Err(TOO_LARGE));
     let response = head("HTTP/1.1 101 x", &[("X", "y"); HEADERS_MAX + 1]);
     assert_eq!(parse_response(response.as_bytes(), KEY), Err(ResponseError::HeadTooLarge));
 }
@@ -262,7 +270,7 @@ fn a_refusal_is_a_whole_answer_that_ends_the_connection() {
             "Connection: close, upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",
             "only WebSocket is spoken here, version 13",
         ),
-        (Refusal::HeadTooLarge, "431 Request Header Fields Too Large", "Connection: close", "more than 8192 bytes or 64 headers"),
+        (TOO_LARGE, "431 Request Header Fields Too Large", "Connection: close", "more than 8192 bytes or 64 headers"),
         // Rounded up.
         (Refusal::TooManyRequests { retry_after }, "429 Too Many Requests", "Connection: close\r\nRetry-After: 2", "too many of yours"),
         (Refusal::ServiceUnavailable { retry_after }, "503 Service Unavailable", "Connection: close\r\nRetry-After: 2", "not now"),

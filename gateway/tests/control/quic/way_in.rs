@@ -187,6 +187,35 @@ fn admission_counts_connections_that_have_not_logged_in() {
     }
 }
 
+/// Refused before anything is kept where the address is proven, and else told behind the handshake. By another listener there is room.
+#[test]
+fn one_connection_more_than_the_listener_may_have_is_sent_elsewhere() {
+    for retry_above in [0, 100] {
+        let house = QuicHouse::with(|config| {
+            config.quic.retry_above = retry_above;
+            config.admission.listener_max.quic = 2;
+        });
+        let by_quic = |name: &str| house.house.metric(name, &[r#"listener="quic""#]);
+        let mut held = [house.log_in(20_001), house.log_in(20_002)];
+        assert_eq!(by_quic("gateway_listener_connections"), 2.0);
+        let third = house.reach(house.client_config(&[ALPN], TransportConfig::default()), house.address());
+        if retry_above == 0 {
+            assert!(matches!(third, Err(ConnectionError::ConnectionClosed(_))), "{third:?}");
+        } else {
+            let (_endpoint, connection) = third.unwrap();
+            let ended = house.house.runtime.block_on(patiently(connection.closed()));
+            assert!(matches!(&ended, ConnectionError::ApplicationClosed(close) if close.error_code.into_inner() == 5001), "{ended:?}");
+        }
+        assert_eq!((by_quic("gateway_listener_refused_total"), by_quic("gateway_listener_connections")), (1.0, 2.0));
+        assert_eq!(house.house.metric("gateway_admission_refused_total", &[r#"reason="listener""#]), 1.0);
+        house.house.login(20_003).beat();
+        held[0].beat();
+        drop(held);
+        until("there is a place again", || by_quic("gateway_listener_connections") == 0.0);
+        house.log_in(20_004).beat();
+    }
+}
+
 #[test]
 fn who_says_nothing_is_told_so_and_cut() {
     let house = QuicHouse::with(|config| config.session.login_timeout = Duration::from_millis(500));

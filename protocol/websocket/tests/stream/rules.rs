@@ -268,8 +268,16 @@ fn a_message_of_128_fragments_is_read_and_of_129_is_not() {
         frames
     };
     assert_eq!(served(&stream(&fragments(FRAGMENTS_MAX), Role::Server)), (vec![Said::Binary(b"xy".to_vec())], None));
-    assert_refused(&fragments(FRAGMENTS_MAX + 1), Violation::TooManyFragments, close::TOO_LARGE);
+    assert_refused(&fragments(FRAGMENTS_MAX + 1), Violation::TooManyFragments { limit: FRAGMENTS_MAX }, close::TOO_LARGE);
     // Each message has its own; control frames count as none.
     let twice = [fragments(FRAGMENTS_MAX), vec![whole(PING, ""); 200], fragments(FRAGMENTS_MAX)].concat();
     assert_eq!(served(&stream(&twice, Role::Server)).0.len(), 202);
+    // Another bound, where the house has one.
+    for count in [2, 3] {
+        let mut bytes = stream(&fragments(count), Role::Server);
+        let mut decoder = Decoder::default();
+        let mut messages = decoder.feed(Role::Server, &mut bytes).within_fragments(2);
+        let verdict = messages.next(100).map(|event| event.is_some());
+        assert_eq!(verdict, if count == 2 { Ok(true) } else { Err(Violation::TooManyFragments { limit: 2 }) });
+    }
 }
