@@ -11,19 +11,19 @@ use std::{
 use tempfile::TempDir;
 
 /// A server behind `scripts/lossy-bridge`.
-struct Remote {
+pub(crate) struct Remote {
     bridge: Child,
     directory: TempDir,
     ports: Value,
 }
 
 impl Remote {
-    fn start(bridge: &[&str], config: &str) -> Self {
+    pub(crate) fn start(bridge: &[&str], config: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         fs::write(path("config.toml"), config).unwrap();
         // The address on the other side is known to the shell there.
-        let listen = ["GATEWAY__LISTEN__TCP", "GATEWAY__LISTEN__WS", "GATEWAY__LISTEN__TLS", "HTTP__LISTEN", "ADMIN__LISTEN"];
+        let listen = ["GATEWAY__LISTEN__TCP", "GATEWAY__LISTEN__WS", "GATEWAY__LISTEN__TLS", "GATEWAY__LISTEN__QUIC", "HTTP__LISTEN", "ADMIN__LISTEN"];
         let listen: String = listen.iter().map(|key| format!("export BILLFISH__{key}=$BRIDGE_INSIDE:0; ")).collect();
         let child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lossy-bridge"))
             .args(bridge)
@@ -49,19 +49,24 @@ impl Remote {
         remote
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    fn port(&self, name: &str) -> &str {
+    pub(crate) fn port(&self, name: &str) -> &str {
         self.ports[name].as_str().unwrap()
     }
 
     /// Runs the load generator on this side, which ends with 0 when everything that was sent is accounted for.
     fn load(&self, arguments: &[&str]) -> Value {
+        self.load_over("tcp", arguments)
+    }
+
+    /// The same over a transport.
+    pub(crate) fn load_over(&self, transport: &str, arguments: &[&str]) -> Value {
         let output = Command::new(program("loadgen", "bin", "loadgen"))
             .args(arguments)
-            .args(["--gateway", self.port("tcp"), "--http", &format!("http://{}", self.port("http"))])
+            .args(["--transport", transport, "--gateway", self.port(transport), "--http", &format!("http://{}", self.port("http"))])
             .args(["--admin", &format!("http://{}", self.port("admin")), "--json"])
             .args(["--data-dir".as_ref(), self.path("data").as_os_str()])
             .output()
@@ -73,7 +78,7 @@ impl Remote {
     }
 
     /// Ends both; how many packets were passed on and how many were lost.
-    fn end(mut self) -> (u64, u64) {
+    pub(crate) fn end(mut self) -> (u64, u64) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.bridge), rustix::process::Signal::TERM).unwrap();
         self.bridge.wait().unwrap();
         let log = fs::read_to_string(self.path("log")).unwrap();
@@ -91,7 +96,7 @@ impl Drop for Remote {
 }
 
 /// Tunnels want root and a kernel that has them.
-fn can_bridge() -> bool {
+pub(crate) fn can_bridge() -> bool {
     let is_able = rustix::process::geteuid().is_root() && File::options().read(true).write(true).open("/dev/net/tun").is_ok();
     if !is_able {
         eprintln!("SKIPPED: scripts/lossy-bridge needs root and /dev/net/tun");

@@ -71,6 +71,19 @@ fn a_client_on_another_quic_logs_in_joins_listens_and_leaves() {
     assert_eq!(house.metric("gateway_closes_total", &[r#"reason="logged_out""#]), 1.0);
 }
 
+/// A client that believes the server's own certificate.
+pub(crate) fn believing(house: &House) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(house.data_dir().join("development-cert.pem")).unwrap()).unwrap();
+    let mut crypto = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    crypto.alpn_protocols = vec![b"billfish/1".to_vec()];
+    ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto).unwrap()))
+}
+
 /// Memory of the server for a client that is logged in, in a room, and idle, beyond what one over TCP takes. The bar is 32 KiB; this is the
 /// whole process of a debug build, at one moment, so half of it more says only that something is kept that should not be.
 const IDLE_BYTES_MAX: u64 = 48 * 1024;
@@ -83,15 +96,7 @@ fn an_idle_connection_is_small() {
     let house = House::start();
     let room = house.open_room(30_001);
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(house.data_dir().join("development-cert.pem")).unwrap()).unwrap();
-    let mut crypto = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    crypto.alpn_protocols = vec![b"billfish/1".to_vec()];
-    let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(crypto).unwrap()));
+    let config = believing(&house);
     let endpoint = runtime.block_on(async { Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap() });
     let login = |user| Body { room_id: Some(room), ..login_body(user, house.token(user)) };
 
@@ -154,7 +159,7 @@ fn cpu_ns(pid: u32) -> u128 {
     tasks.filter_map(|task| ran(task.unwrap())).sum()
 }
 
-fn resident_bytes(pid: u32) -> u64 {
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1024
