@@ -44,3 +44,12 @@ pub use error::StartError;
 pub use memory::resident_bytes;
 pub use metrics::Account;
 pub use running::{GatewayParts, Links, Running, check_certificates, start};
+
+/// What the fuzz target `quic_streams` runs: see `quic::trial`.
+///
+/// # Panics
+/// When something does not hold that must.
+#[cfg(feature = "fuzzing")]
+pub fn fuzz_quic_streams(input: &[u8]) {
+    quic::trial::stream_adapter(input);
+}

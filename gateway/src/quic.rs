@@ -16,7 +16,10 @@
 //! Windows are small because there are many connections, of which few have anything to say: what may be in flight is memory of ours.
 
 mod lane;
+mod pending;
 mod task;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod trial;
 
 pub(crate) use self::lane::{Offer, Ready, ShardEnd, Way};
 

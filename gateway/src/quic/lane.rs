@@ -43,7 +43,7 @@ impl Way {
         }
     }
 
-    const fn share(self) -> usize {
+    pub(super) const fn share(self) -> usize {
         match self {
             Self::Push(Class::Chat | Class::Ambient) => LOOSE,
             Self::Answers | Self::Push(Class::Control | Class::Event) => FIRM,
@@ -56,9 +56,9 @@ const FIRM: usize = 0;
 /// What may.
 const LOOSE: usize = 1;
 /// Bytes of each of the two that are handed over and not written, the last frame apart: some round trips of what a phone takes.
-const SHARE_BYTES_MAX: usize = 32 * 1024;
+pub(super) const SHARE_BYTES_MAX: usize = 32 * 1024;
 /// Bytes from the client that the shard has not read, the last packet apart.
-const UP_BYTES_MAX: usize = 16 * 1024;
+pub(super) const UP_BYTES_MAX: usize = 16 * 1024;
 
 /// The connections of a shard that have something for it.
 pub(crate) struct Ready {

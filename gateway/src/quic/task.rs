@@ -5,12 +5,13 @@
 //! - The stream of a class is opened by the first frame of the class; what is idle has none.
 //! - Every step is polled anew and remembers nothing: whatever wakes the task, it looks at everything.
 
-use super::lane::{Goodbye, LaneEnd, TaskEnd, Way};
+use super::{
+    lane::{Goodbye, LaneEnd, TaskEnd, Way},
+    pending::Pending,
+};
 use billfish_wire::Reason;
-use bytes::Bytes;
 use quinn::{Connection, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use std::{
-    collections::VecDeque,
     future::poll_fn,
     pin::pin,
     task::{Context, Poll},
@@ -29,10 +30,7 @@ pub(super) struct Carrier {
     /// `None` once it has ended.
     up: Option<RecvStream>,
     down: [Option<SendStream>; Way::COUNT],
-    /// To be written, by way.
-    pending: [VecDeque<Bytes>; Way::COUNT],
-    /// The first byte of a stream is its class, which nobody handed over.
-    is_fresh: [bool; Way::COUNT],
+    pending: Pending,
     end: TaskEnd,
 }
 
@@ -44,7 +42,7 @@ impl Carrier {
         let mut down = [const { None }; Way::COUNT];
         prioritise(&answers, Way::Answers);
         down[Way::Answers.index()] = Some(answers);
-        Self { connection, up: Some(up), down, pending: Default::default(), is_fresh: [false; Way::COUNT], end }
+        Self { connection, up: Some(up), down, pending: Pending::default(), end }
     }
 
     /// Carries until the shard says goodbye or the connection is lost. `may_part`: whether last words may take their time.
@@ -63,7 +61,7 @@ impl Carrier {
     /// Both directions, as far as they go. `None`: the connection is lost.
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Option<Goodbye>> {
         self.read(context);
-        let goodbye = self.end.take(context, &mut self.pending);
+        let goodbye = self.end.take(context, self.pending.frames_mut());
         if self.write(context).is_err() {
             self.end.end(LaneEnd::Failed);
             return Poll::Ready(None);
@@ -102,22 +100,20 @@ impl Carrier {
     /// Writes what is pending, as much as each stream takes.
     fn write(&mut self, context: &mut Context<'_>) -> Result<(), Lost> {
         for way in Way::ALL {
-            while !self.pending[way.index()].is_empty() {
-                let Self { connection, down, pending, is_fresh, end, .. } = self;
-                let at = way.index();
-                let stream = match &mut down[at] {
+            while !self.pending.is_empty(way) {
+                let Self { connection, down, pending, end, .. } = self;
+                let stream = match &mut down[way.index()] {
                     Some(stream) => stream,
                     stream @ None => {
                         let Way::Push(class) = way else { return Err(Lost) };
                         // A client that lets no stream be opened has not read the protocol.
                         let Poll::Ready(Ok(opened)) = pin!(connection.open_uni()).poll(context) else { return Err(Lost) };
                         prioritise(&opened, way);
-                        pending[at].push_front(Bytes::copy_from_slice(&[class as u8]));
-                        is_fresh[at] = true;
+                        pending.name(class);
                         stream.insert(opened)
                     }
                 };
-                let written = match pin!(stream.write_chunks(pending[at].make_contiguous())).poll(context) {
+                let written = match pin!(stream.write_chunks(pending.chunks(way))).poll(context) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(written)) => written,
                     Poll::Ready(Err(WriteError::ConnectionLost(_) | WriteError::Stopped(_) | WriteError::ClosedStream)) => {
@@ -125,12 +121,7 @@ impl Carrier {
                     }
                     Poll::Ready(Err(WriteError::ZeroRttRejected)) => return Err(Lost),
                 };
-                pending[at].drain(..written.chunks);
-                end.wrote(way, written.bytes - usize::from(std::mem::take(&mut is_fresh[at])));
-            }
-            // What is idle owns no queue.
-            if self.pending[way.index()].is_empty() {
-                self.pending[way.index()] = VecDeque::new();
+                end.wrote(way, pending.wrote(way, written.chunks, written.bytes));
             }
         }
         Ok(())
@@ -142,15 +133,15 @@ impl Carrier {
         let mut is_finished = [false; Way::COUNT];
         poll_fn(|context| {
             self.write(context)?;
-            for (at, stream) in self.down.iter_mut().enumerate() {
-                if let Some(stream) = stream
-                    && self.pending[at].is_empty()
-                    && !std::mem::replace(&mut is_finished[at], true)
+            for way in Way::ALL {
+                if let Some(stream) = &mut self.down[way.index()]
+                    && self.pending.is_empty(way)
+                    && !std::mem::replace(&mut is_finished[way.index()], true)
                 {
                     stream.finish().map_err(|_| Lost)?;
                 }
             }
-            if self.pending.iter().all(VecDeque::is_empty) { Poll::Ready(Ok(())) } else { Poll::Pending }
+            if self.pending.is_all_written() { Poll::Ready(Ok(())) } else { Poll::Pending }
         })
         .await?;
         for stream in self.down.iter().flatten() {
