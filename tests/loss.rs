@@ -23,7 +23,14 @@ impl Remote {
         let path = |name: &str| directory.path().join(name);
         fs::write(path("config.toml"), config).unwrap();
         // The address on the other side is known to the shell there.
-        let listen = ["GATEWAY__LISTEN__TCP", "GATEWAY__LISTEN__WS", "GATEWAY__LISTEN__TLS", "GATEWAY__LISTEN__QUIC", "HTTP__LISTEN", "ADMIN__LISTEN"];
+        let listen = [
+            "GATEWAY__LISTEN__TCP",
+            "GATEWAY__LISTEN__WS",
+            "GATEWAY__LISTEN__TLS",
+            "GATEWAY__LISTEN__QUIC",
+            "HTTP__LISTEN",
+            "ADMIN__LISTEN",
+        ];
         let listen: String = listen.iter().map(|key| format!("export BILLFISH__{key}=$BRIDGE_INSIDE:0; ")).collect();
         let child = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/lossy-bridge"))
             .args(bridge)

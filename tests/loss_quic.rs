@@ -73,7 +73,9 @@ fn gifts_among_lost_chat() {
     if !can_bridge() {
         return;
     }
-    for (kind, with_chat) in [(TransportKind::Tls, false), (TransportKind::Tls, true), (TransportKind::Quic, false), (TransportKind::Quic, true)] {
+    for (kind, with_chat) in
+        [(TransportKind::Tls, false), (TransportKind::Tls, true), (TransportKind::Quic, false), (TransportKind::Quic, true)]
+    {
         let Shown { mut gift_ms, chats, .. } = gifts_over(kind, with_chat);
         gift_ms.sort_unstable();
         let at = |permille: usize| gift_ms[(gift_ms.len() - 1) * permille / 1_000];
@@ -107,7 +109,8 @@ fn gifts_over(kind: TransportKind, with_chat: bool) -> Shown {
         let tokens = TokenProvider::new(move || {
             let (api, address) = (tokens_of.clone(), address.clone());
             async move {
-                let token = tokio::task::spawn_blocking(move || api.token(user)).await.map_err(|error| TokenError::Away(error.to_string()))?;
+                let token =
+                    tokio::task::spawn_blocking(move || api.token(user)).await.map_err(|error| TokenError::Away(error.to_string()))?;
                 Ok(Ticket { token, addresses: vec![address] })
             }
         });

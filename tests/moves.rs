@@ -60,9 +60,7 @@ impl Stage {
         eventually("both gateways to be known by every transport", || {
             let answer = self.api.call("POST", "/v1/im/tokens", &json!({ "userId": 30_001 }));
             answer.is_ok_and(|(_, answer)| {
-                ["tcp", "ws", "tls", "quic"]
-                    .iter()
-                    .all(|kind| answer["gateways"][kind].as_array().is_some_and(|known| known.len() == 2))
+                ["tcp", "ws", "tls", "quic"].iter().all(|kind| answer["gateways"][kind].as_array().is_some_and(|known| known.len() == 2))
             })
         });
     }

@@ -4,7 +4,7 @@ use crate::{
     house::{House, PATIENCE, Peer, eventually, login_body},
     quic::{believing, resident_bytes},
 };
-use billfish_wire::{Body, Code, Encoding, Reassembler, Reason, frame, limits::BODY_BYTES_MAX};
+use billfish_wire::{Body, Code, Encoding, Reason, Reassembler, frame, limits::BODY_BYTES_MAX};
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, RecvStream, SendStream, TransportConfig, VarInt};
 use serde_json::json;
 use std::sync::Arc;

@@ -783,6 +783,21 @@ mod tests {
         assert!(gate.addresses().is_in_order());
     }
 
+    /// `tests/addresses.rs` reads the line.
+    #[test]
+    fn an_operator_is_told_of_a_full_table_once_a_minute() {
+        let gate = small(1, |_| {});
+        let mut told = 0;
+        for (now_ms, is_told) in [(1_000, true), (1_001, false), (1_000 + MINUTE_MS - 1, false), (1_000 + MINUTE_MS, true), (70_000, false)]
+        {
+            gate.forgot(Holds::Allowance, now_ms);
+            let from_ms = gate.warn_from_ms.load(super::Relaxed);
+            assert_eq!(from_ms != told, is_told, "{now_ms}");
+            told = from_ms;
+        }
+        assert_eq!(forgotten(&gate), [5, 0, 0]);
+    }
+
     #[test]
     fn the_banned_are_forgotten_last_and_those_who_guessed_before_them() {
         let gate = small(4, |_| {});

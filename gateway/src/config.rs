@@ -181,8 +181,6 @@ pub struct SessionConfig {
 pub struct AdmissionConfig {
     /// Connections in all; 0: 90 % of the files this process may open, so that links and records keep some.
     pub connections_max: u32,
-    /// How many of these may have come in by each listener, so that a crowd by one transport leaves places for the others.
-    pub listener_max: ListenerMaxConfig,
     /// How many of these, in percent, may be without login: strangers never crowd out sessions.
     pub unlogged_percent_max: u32,
     /// New connections a second from one address.
@@ -207,9 +205,11 @@ pub struct AdmissionConfig {
     /// Addresses that are remembered at once, 256 to 1,048,576; each takes 128 bytes. In a full table an unknown one gets the place of one that
     /// has no connection.
     pub addresses_max: u32,
+    /// Connections by each listener, so that a crowd by one transport leaves places for the others.
+    pub listener_max: ListenerMaxConfig,
 }
 
-/// Connections by listener; 0: no more of a limit than `connections_max` is.
+/// Connections by listener; 0: as many as `connections_max`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ListenerMaxConfig {
@@ -739,12 +739,7 @@ fn within<N: PartialOrd + Display>(key: &'static str, value: N, range: RangeIncl
 }
 
 /// Names the first entry that is wrong as it was written.
-fn none_that<E: Display>(
-    key: &'static str,
-    entries: &[E],
-    is_wrong: impl Fn(&&E) -> bool,
-    what: &str,
-) -> Result<(), ConfigError> {
+fn none_that<E: Display>(key: &'static str, entries: &[E], is_wrong: impl Fn(&&E) -> bool, what: &str) -> Result<(), ConfigError> {
     match entries.iter().find(is_wrong) {
         Some(entry) => Err(ConfigError { key, problem: format!("has the entry {entry}, {what}") }),
         None => Ok(()),

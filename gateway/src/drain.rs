@@ -9,7 +9,11 @@
 //!   closed a moment after its time has come, so the whole takes little longer than the spread or the pace, whichever is slower.
 //! - What a shard tells at the end still finds its desk: the tasks end after the shards, from the data path outwards.
 
-use crate::{Running, config::DrainConfig, shard::message::{Listener, ShardCommand}};
+use crate::{
+    Running,
+    config::DrainConfig,
+    shard::message::{Listener, ShardCommand},
+};
 use std::time::Duration;
 use tracing::{info, warn};
 

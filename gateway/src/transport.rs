@@ -21,7 +21,7 @@ mod websocket;
 
 pub use self::websocket::WebSocketRules;
 
-pub(crate) use self::proxy::{HEADER_BYTES_MAX, HEADER_BYTES_MIN, HEADER_BYTES_LONGEST, NotProxy, Source};
+pub(crate) use self::proxy::{HEADER_BYTES_LONGEST, HEADER_BYTES_MAX, HEADER_BYTES_MIN, NotProxy, Source};
 
 use self::stream::Stream;
 use crate::{

@@ -278,7 +278,8 @@ impl<'a> Trial<'a> {
     }
 
     fn check_bounds(&self) {
-        let unwritten = |ways: &[Way]| ways.iter().map(|way| self.owed[way.index()].len().saturating_sub(self.written(*way))).sum::<usize>();
+        let unwritten =
+            |ways: &[Way]| ways.iter().map(|way| self.owed[way.index()].len().saturating_sub(self.written(*way))).sum::<usize>();
         let [answers, control, event, chat, ambient] = Way::ALL;
         // The words of who leaves go behind everything, whatever there is.
         assert!(unwritten(&[answers, control, event]) < SHARE_BYTES_MAX + FRAME_BYTES_MAX + READ_BYTES);

@@ -1,6 +1,6 @@
 //! Properties of the layers over real sockets: neither the cuts of a stream nor what a socket takes at a time can be seen above them.
 
-use super::{Bounds, Entrance, Scratch, Transport, WebSocketRules};
+use super::{Bounds, End, Entrance, Scratch, Transport, WebSocketRules};
 use billfish_session::Form;
 use billfish_websocket::{Decoder, Event, Opcode, Role, frame_into, handshake};
 use billfish_wire::{Body, Code, Encoding, envelope, frame};
@@ -222,6 +222,20 @@ fn a_ticket_goes_with_the_end_where_nothing_is_said() {
     assert_eq!(pair.transport.unsent_bytes(), 0);
     assert!(pair.hear(1 << 16).is_empty());
     assert!(pair.session.as_ref().unwrap().tls13_tickets_received() > 0);
+}
+
+/// Half of a handshake message is held up to the bound, and not a byte beyond it.
+#[test]
+fn one_byte_more_of_a_handshake_than_is_held_ends_it() {
+    let mut pair = Pair::new(false, &Door::Tls.entrance(), 64 * 1024);
+    // A message of 60,000 bytes, of which a record comes and most of another.
+    let mut begun = [&[0x16, 3, 1, 0x40, 0, 1, 0, 0xEA, 0x60][..], &[0; 16 * 1024 - 4], &[0x16, 3, 1, 0x40, 0]].concat();
+    begun.resize(20 * 1024, 0);
+    let rules = WebSocketRules::default();
+    let bounds = Bounds { login_body_bytes_max: 65_536, body_bytes_max: 65_536, websocket: &rules };
+    let mut open = |bytes: &mut [u8]| pair.transport.open(bytes, bounds, &mut pair.scratch).unwrap().end;
+    assert_eq!(open(&mut begun), None);
+    assert_eq!(open(&mut [0]), Some(End::Failed));
 }
 
 /// A piece of any size, small ones more often.

@@ -119,7 +119,8 @@ impl WebSocket {
         let mut head = std::mem::take(&mut begun.head);
         head.extend_from_slice(arrived);
         // A request that comes byte by byte is not read anew with each of them: it ends with a line. What is no request is told so at once.
-        let says_something = arrived.contains(&b'\n') || (is_new && head.first() != Some(&b'G')) || head.len() > bounds.websocket.head_bytes_max;
+        let says_something =
+            arrived.contains(&b'\n') || (is_new && head.first() != Some(&b'G')) || head.len() > bounds.websocket.head_bytes_max;
         if !says_something {
             begun.head = head;
             return None;

@@ -5,7 +5,9 @@ use billfish_gateway::shard::{
     counters::{DropReason, ShardCounters, reason_row},
     listeners,
     mailbox::Mailbox,
-    message::{Admission, ConnKey, Listener, LoginDenied, LoginGranted, Origin, RoomAccount, ShardCommand, ShardEvent, TurnedAway, UpReply},
+    message::{
+        Admission, ConnKey, Listener, LoginDenied, LoginGranted, Origin, RoomAccount, ShardCommand, ShardEvent, TurnedAway, UpReply,
+    },
 };
 use billfish_session::{
     Push,

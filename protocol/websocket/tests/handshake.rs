@@ -1,7 +1,8 @@
 //! The opening handshake from both sides: requests and answers that are believed, and those that are not.
 
 use billfish_websocket::handshake::{
-    HEAD_BYTES_MAX, HEADERS_MAX, Refusal, Request, ResponseError, accept_into, parse_request, parse_request_within, parse_response, refusal_into, request_into,
+    HEAD_BYTES_MAX, HEADERS_MAX, Refusal, Request, ResponseError, accept_into, parse_request, parse_request_within, parse_response,
+    refusal_into, request_into,
 };
 use proptest::prelude::*;
 use std::time::Duration;
