@@ -79,7 +79,7 @@ fn gifts_among_lost_chat() {
         let Shown { mut gift_ms, chats, .. } = gifts_over(kind, with_chat);
         gift_ms.sort_unstable();
         let at = |permille: usize| gift_ms[(gift_ms.len() - 1) * permille / 1_000];
-        println!(
+        eprintln!(
             "{kind}, {chats} lines of chat: {} gifts, p50 {} ms, p90 {} ms, p99 {} ms, longest {} ms",
             gift_ms.len(),
             at(500),
