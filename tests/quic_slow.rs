@@ -72,10 +72,17 @@ fn number_of(body: &Body) -> Option<i64> {
 
 /// The numbers of the pushes that come to a member by QUIC.
 async fn read_all(connection: Connection) -> Vec<i64> {
-    let mut stream = patiently(connection.accept_uni()).await.unwrap();
-    let mut class = [0];
-    stream.read_exact(&mut class).await.unwrap();
-    assert_eq!(class, [1], "all are of one class");
+    // What the room says by itself comes in streams of other classes, which are left as they are: who stops one has not read the protocol.
+    let mut others = Vec::new();
+    let stream = loop {
+        let mut stream = patiently(connection.accept_uni()).await.unwrap();
+        let mut class = [0];
+        stream.read_exact(&mut class).await.unwrap();
+        if class == [1] {
+            break stream;
+        }
+        others.push(stream);
+    };
     let (mut stream, mut numbers) = (Stream::new(stream), Vec::new());
     loop {
         match number_of(&stream.next().await.expect("the connection stays").1) {

@@ -94,7 +94,7 @@ struct Trial<'a> {
     heard: Heard,
     /// The shard has been told, and has not read all there was.
     is_readable: bool,
-    /// It has heard that the stream has an end, and has read it.
+    /// It has heard that the stream has an end, and then has read to it.
     is_at_end: bool,
     is_ended: bool,
     /// Bytes that the network takes yet, what it has taken, and what it should have: by way.
