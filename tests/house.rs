@@ -56,6 +56,14 @@ impl House {
         house
     }
 
+    /// Starts when `prepare` has made of its data directory, which is not there yet, what the test wants.
+    pub(crate) fn prepared(config: &str, prepare: impl FnOnce(&Path)) -> Self {
+        let mut house = Self::built(config, &[]);
+        prepare(&house.data_dir());
+        house.launch(&[]);
+        house
+    }
+
     /// Starts under a shell line that ends in `exec "$@"`, to set limits first.
     pub(crate) fn under(shell: &str, config: &str) -> Self {
         let mut house = Self::built(config, &[]);

@@ -23,6 +23,7 @@ mod loss_quic;
 mod moves;
 mod newcomer;
 mod operator;
+mod outages;
 mod quic;
 mod quic_slow;
 mod records;

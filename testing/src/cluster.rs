@@ -61,6 +61,8 @@ pub struct ClusterOptions {
     pub link_proxies: bool,
     /// A [`ChaosProxy`] in front of each gateway's clients, beside its own port. Who is to go through it must dial it.
     pub client_proxies: bool,
+    /// A [`ChaosProxy`] between each router and the single Redis.
+    pub redis_proxies: bool,
     /// Nodes and the single Redis run under libfaketime, so that their `set_clock` works.
     pub fake_time: bool,
     /// More of every gateway's environment, as `BILLFISH__GATEWAY__DRAIN__GRACE`.
@@ -80,6 +82,7 @@ impl ClusterOptions {
             ledger: LedgerKind::SharedSqlite,
             link_proxies: false,
             client_proxies: false,
+            redis_proxies: false,
             fake_time: false,
             gateway_environment: Vec::new(),
             router_environment: Vec::new(),
@@ -112,6 +115,8 @@ pub struct Cluster {
     pub link_proxies: Vec<Vec<ChaosProxy>>,
     /// By gateway, where there are any.
     pub client_proxies: Vec<ChaosProxy>,
+    /// By router, where there are any.
+    pub redis_proxies: Vec<ChaosProxy>,
     directory: TempDir,
 }
 
@@ -142,6 +147,7 @@ impl Cluster {
             maria,
             link_proxies: Vec::new(),
             client_proxies: Vec::new(),
+            redis_proxies: Vec::new(),
             directory,
         };
         for _ in 0..routers {
@@ -157,6 +163,9 @@ impl Cluster {
     /// Starts one more router and gives its index.
     pub fn add_router(&mut self) -> usize {
         let name = format!("router-{}", self.routers.len() + 1);
+        if self.options.redis_proxies {
+            self.redis_proxies.push(ChaosProxy::start(self.redis().address()));
+        }
         let node = self.started(NodeKind::Router, &name, &[], &[]);
         self.routers.push(node);
         self.routers.len() - 1
@@ -213,9 +222,9 @@ impl Cluster {
         let mut text = String::new();
         let mut line = |words: std::fmt::Arguments<'_>| writeln!(text, "{words}").expect("a string takes everything");
         // One SQLite file of all routers of this machine; a gateway keeps nothing there.
-        line(format_args!("data_dir = \"{}\"", self.directory.path().join("data").display()));
+        line(format_args!("data_dir = \"{}\"", self.data_dir().display()));
         line(format_args!("[state]\nkind = \"redis\""));
-        line(format_args!("[state.redis]\nnodes = [{}]", quoted(&self.redis_addresses())));
+        line(format_args!("[state.redis]\nnodes = [{}]", quoted(&self.redis_addresses_of(kind))));
         if matches!(self.redis, Shared::Cluster(_)) {
             line(format_args!("cluster = true"));
         }
@@ -236,6 +245,19 @@ impl Cluster {
             }
         }
         text
+    }
+
+    /// Where the records are, if they are a file.
+    pub fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// As the node that is started next is to know it.
+    fn redis_addresses_of(&self, kind: NodeKind) -> Vec<SocketAddr> {
+        match (kind, self.redis_proxies.last()) {
+            (NodeKind::Router, Some(proxy)) => vec![proxy.address()],
+            (NodeKind::Router | NodeKind::Gateway, _) => self.redis_addresses(),
+        }
     }
 
     fn redis_addresses(&self) -> Vec<SocketAddr> {

@@ -24,6 +24,7 @@ mod redis;
 mod redis_cluster;
 mod resp;
 mod seeds;
+mod sql;
 mod standalone;
 mod udp_relay;
 
@@ -40,5 +41,6 @@ pub use proxy::{Chaos, ChaosProxy};
 pub use redis::{RedisOptions, RedisServer};
 pub use redis_cluster::{RedisCluster, RedisClusterOptions, slot_of};
 pub use seeds::fuzz_seeds;
+pub use sql::{Columns, Sql};
 pub use standalone::Standalone;
 pub use udp_relay::UdpRelay;

@@ -4,6 +4,8 @@
 //! - [`Chaos::BlackHole`] is a half-open link: nothing is taken, nothing is passed on, and no FIN is either. Connections that come meanwhile
 //!   are finished by the kernel and never served, as with a host that has vanished behind a router. It heals when another mode is set.
 //! - [`ChaosProxy::freeze`] does the same for ever to the connections of this moment, and new ones pass: a box on the way has forgotten them.
+//! - [`ChaosProxy::lose_answers_to`] passes a request on and resets its connection in place of the answer: it was carried out, and nobody
+//!   heard so. The request must come in one piece, as short ones do, and in clear text.
 //! - [`ChaosProxy::swallow`] takes what both ends of the connections of this moment say and throws it away, their ends too: writes go on well
 //!   on either side, so only a missing sign of life tells. Such a connection is gone when both ends have given it up.
 
@@ -61,6 +63,11 @@ struct Shared {
     frozen_below: AtomicU64,
     /// Connections with smaller numbers are swallowed.
     swallowed_below: AtomicU64,
+    /// Requests with these bytes get no answer.
+    unanswered: Mutex<Option<&'static [u8]>>,
+    /// Numbers of the connections that have made one.
+    deaf: Mutex<BTreeSet<u64>>,
+    answers_lost: AtomicU64,
 }
 
 impl ChaosProxy {
@@ -77,6 +84,9 @@ impl ChaosProxy {
             next: AtomicU64::new(0),
             frozen_below: AtomicU64::new(0),
             swallowed_below: AtomicU64::new(0),
+            unanswered: Mutex::new(None),
+            deaf: Mutex::new(BTreeSet::new()),
+            answers_lost: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || accept(&listener, &accepting));
@@ -103,6 +113,16 @@ impl ChaosProxy {
         self.shared.swallowed_below.store(self.shared.next.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
+    /// From now on the answers to requests with these bytes are lost, and their connections with them; with `None` no more.
+    pub fn lose_answers_to(&self, bytes: Option<&'static [u8]>) {
+        *self.shared.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+    }
+
+    /// Answers that were lost so.
+    pub fn answers_lost(&self) -> u64 {
+        self.shared.answers_lost.load(Ordering::Relaxed)
+    }
+
     /// Connections that are there now.
     pub fn connections(&self) -> usize {
         self.shared.connections().len()
@@ -123,6 +143,25 @@ impl Drop for ChaosProxy {
 impl Shared {
     fn connections(&self) -> MutexGuard<'_, BTreeSet<u64>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deaf(&self) -> MutexGuard<'_, BTreeSet<u64>> {
+        self.deaf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A request goes up, whose answer may be one to lose.
+    fn asked(&self, number: u64, bytes: &[u8]) {
+        let Some(unanswered) = *self.unanswered.lock().unwrap_or_else(PoisonError::into_inner) else { return };
+        if bytes.windows(unanswered.len()).any(|window| window == unanswered) {
+            self.deaf().insert(number);
+        }
+    }
+
+    /// An answer comes down; whether it is to be lost.
+    fn loses_answer(&self, number: u64) -> bool {
+        let is_lost = self.deaf().remove(&number);
+        self.answers_lost.fetch_add(u64::from(is_lost), Ordering::Relaxed);
+        is_lost
     }
 
     fn is_swallowed(&self, number: u64) -> bool {
@@ -172,17 +211,25 @@ fn serve(client: TcpStream, shared: &Arc<Shared>) {
     let number = shared.next.fetch_add(1, Ordering::Relaxed);
     shared.connections().insert(number);
     let (down, up) = (Arc::clone(shared), Arc::clone(shared));
-    let downstream = thread::spawn(move || pump(&upstream_end, &client_end, &down, number));
+    let downstream = thread::spawn(move || pump(&upstream_end, &client_end, Way::Down, &down, number));
     thread::spawn(move || {
-        pump(&client, &upstream, &up, number);
+        pump(&client, &upstream, Way::Up, &up, number);
         // A pump that panicked has ended too.
         downstream.join().ok();
+        up.deaf().remove(&number);
         up.connections().remove(&number);
     });
 }
 
+#[derive(Clone, Copy)]
+enum Way {
+    /// From the client.
+    Up,
+    Down,
+}
+
 /// Carries one direction until its end.
-fn pump(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, number: u64) {
+fn pump(mut from: &TcpStream, mut to: &TcpStream, way: Way, shared: &Shared, number: u64) {
     let mut buffer = [0; READ_BYTES];
     loop {
         match shared.chaos_of(number) {
@@ -211,6 +258,11 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared, number: u64) 
         }
         let bytes = buffer.get(..taken).unwrap_or_default();
         wait_out_black_hole(shared, number);
+        match way {
+            Way::Up => shared.asked(number, bytes),
+            Way::Down if shared.loses_answer(number) => break,
+            Way::Down => {}
+        }
         let outcome = match shared.chaos_of(number) {
             Chaos::Delay(delay) => {
                 thread::sleep(delay);
@@ -349,6 +401,31 @@ mod tests {
         let _new = TcpStream::connect(proxy.address()).unwrap();
         assert!(listener.accept().is_ok(), "new ones pass");
         assert_eq!(proxy.swallowed(), 0);
+    }
+
+    #[test]
+    fn an_answer_that_is_lost_is_one_to_a_request_that_was_carried_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = ChaosProxy::start(listener.local_addr().unwrap());
+        let mut client = TcpStream::connect(proxy.address()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        proxy.lose_answers_to(Some(b"COMMIT"));
+        for (request, is_answered) in [(b"SELECT", true), (b"COMMIT", false)] {
+            client.write_all(request).unwrap();
+            let mut heard = [0; 6];
+            server.read_exact(&mut heard).unwrap();
+            assert_eq!(&heard, request);
+            server.write_all(b"OK").unwrap();
+            assert_eq!(client.read_exact(&mut [0; 2]).is_ok(), is_answered);
+        }
+        assert_eq!(proxy.answers_lost(), 1);
+        proxy.lose_answers_to(None);
+        let mut client = TcpStream::connect(proxy.address()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        client.write_all(b"COMMIT").unwrap();
+        server.read_exact(&mut [0; 6]).unwrap();
+        server.write_all(b"OK").unwrap();
+        client.read_exact(&mut [0; 2]).unwrap();
     }
 
     #[test]
