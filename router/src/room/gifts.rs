@@ -2,7 +2,8 @@
 //!
 //! - Paid means committed. Who gave hears so first; then the room hears of it, in the order of the gifts, through its log like everything.
 //! - What is to be told stands in the ledger until the room's log has it. A router that dies between leaves it to the next owner of the room,
-//!   who tells it by the same id: the log knows what it has.
+//!   who tells it by the same id: the log knows what it has. Of taps that were told together it has other ids than the next owner would give
+//!   them, so he looks there first.
 //! - The room does not wait for the ledger: what is on its way is bounded, and answered while other calls go on.
 
 use super::{BACKEND, Room, outbox::Waiting};
@@ -23,10 +24,10 @@ use crate::{
     },
 };
 use billfish_link::message::{Accepted, Push, UserPush, envelope::Kind, reply};
-use billfish_state::{MessageClaim, RoomId};
+use billfish_state::{MessageClaim, RoomId, StateError, port::ROOM_LOG_ENTRIES_MAX};
 use billfish_wire::{BizCode, Class, Reason};
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -87,6 +88,8 @@ pub(super) struct Gifts {
     paid_seq: i64,
     /// The ledger may have some to tell that stand nowhere here.
     has_more: bool,
+    /// Places that former owners have told, by the room's log, and not taken out of the ledger's outbox; `None` until that was looked at.
+    told_before: Option<BTreeSet<i64>>,
     again_ms: Option<u64>,
 }
 
@@ -318,9 +321,12 @@ impl Room {
     async fn read_untold(&mut self, now_ms: u64) {
         match self.core.money.untold(self.record.room, TELLING_MAX).await {
             Ok(gifts) => {
-                self.gifts.has_more = gifts.len() == TELLING_MAX;
+                let Some(gifts) = self.not_told_before(gifts, now_ms).await else {
+                    self.gifts.again_ms = Some(now_ms + AGAIN_MS);
+                    return;
+                };
                 let known_seq = self.gifts.known_seq;
-                if gifts.last().is_some_and(|last| last.gift_seq <= known_seq) {
+                if gifts.last().map_or(self.gifts.has_more, |last| last.gift_seq <= known_seq) {
                     // All of them are told, and leave the outbox in a moment.
                     self.gifts.again_ms = Some(now_ms + AGAIN_MS);
                 }
@@ -334,6 +340,35 @@ impl Room {
                 self.gifts.again_ms = Some(now_ms + AGAIN_MS);
             }
         }
+    }
+
+    /// Leaves out what a former owner has told and did not live to say so; the ledger is told in his place. `None`: the log does not say.
+    async fn not_told_before(&mut self, mut gifts: Vec<PaidGift>, now_ms: u64) -> Option<Vec<PaidGift>> {
+        let is_all = gifts.len() < TELLING_MAX;
+        if self.gifts.told_before.is_none() {
+            // Of a room without any the log is not asked.
+            let told = if gifts.is_empty() { Ok(BTreeSet::new()) } else { told_by(&self.core, self.record.room, now_ms).await };
+            match told {
+                Ok(told) => self.gifts.told_before = Some(told),
+                Err(error) => {
+                    self.core.metrics.store_failed("room_log", &error);
+                    return None;
+                }
+            }
+        }
+        self.gifts.has_more = !is_all;
+        if let Some(told) = self.gifts.told_before.as_mut().filter(|told| !told.is_empty()) {
+            // Not the first so many: of two combos the later one may have been told first.
+            let (before, left): (Vec<_>, Vec<_>) = gifts.into_iter().partition(|gift| told.contains(&gift.gift_seq));
+            if is_all {
+                // They may be read once more before they have left the outbox; of the others nothing will be.
+                *told = before.iter().map(|gift| gift.gift_seq).collect();
+            }
+            let places: Vec<(RoomId, i64)> = before.iter().map(|gift| (gift.what.room, gift.gift_seq)).collect();
+            self.core.till.told(&places);
+            gifts = left;
+        }
+        Some(gifts)
     }
 
     async fn put_gifts(&mut self, gifts: Vec<PaidGift>, now_ms: u64) {
@@ -413,6 +448,12 @@ impl Gifts {
             self.telling.push_back(gift);
         }
     }
+}
+
+/// Places of the gifts that a room's log shows.
+async fn told_by(core: &Core, room: RoomId, now_ms: u64) -> Result<BTreeSet<i64>, StateError> {
+    let entries = core.state.room_log.last(room, ROOM_LOG_ENTRIES_MAX, now_ms).await?;
+    Ok(entries.iter().flat_map(|entry| gift::places(&entry.body)).collect())
 }
 
 /// Refuses by a rule what was not paid. A gift whose answer was lost is asked for again when the rules may say otherwise by then: its PK has ended,

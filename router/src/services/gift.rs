@@ -270,6 +270,25 @@ pub(crate) fn paid(gifts: &[PaidGift], url: &str, bar: Option<&PkBar>, anchor: U
     Some(Outgoing { acknowledged: true, ..Outgoing::new(biz_code, Class::Event, data) })
 }
 
+/// The places of the gifts that a push stands for, by its body; none: it is about something else.
+pub(crate) fn places(body: &[u8]) -> Vec<i64> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shown {
+        gift_seq: i64,
+        #[serde(default)]
+        gift_seqs: Vec<i64>,
+    }
+    let is_gift = |body: &billfish_wire::Body| [BizCode::GIFT_OK.0, BizCode::PK_GIFT.0].map(Some).contains(&body.biz_code);
+    let body: Option<billfish_wire::Body> = serde_json::from_slice(body).ok().filter(is_gift);
+    let shown = body.and_then(|body| serde_json::from_str::<Shown>(body.data.as_deref()?).ok());
+    match shown {
+        Some(Shown { gift_seqs, .. }) if !gift_seqs.is_empty() => gift_seqs,
+        Some(Shown { gift_seq, .. }) => vec![gift_seq],
+        None => Vec::new(),
+    }
+}
+
 /// What the sender hears of a gift that was not paid.
 #[derive(Serialize)]
 struct Failed<'a> {

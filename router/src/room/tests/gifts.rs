@@ -717,3 +717,46 @@ async fn a_pk_whose_end_nobody_was_told_of_is_ended_for_the_viewers_by_the_next_
     let bar: Value = serde_json::from_str(seen.states["pk"].data.as_deref().unwrap()).unwrap();
     assert_eq!(bar, json!({"anchorId": ANCHOR.0, "pkNum": 50, "sendGiftSeqNum": 1, "isOver": false}));
 }
+
+#[tokio::test(start_paused = true)]
+async fn taps_that_a_router_has_told_and_did_not_live_to_say_so_are_not_told_again_by_its_successor() {
+    let town = Town::new();
+    town.shows(&["a"]);
+    let a = town.router("a").await;
+    sell(&town.records);
+    let room = a.house.open(ANCHOR).await;
+    let mut gateway = a.house.gateway("g1");
+    for user in [ALICE, BOB] {
+        town.records.give(APP, UserId(user), 100_000);
+        gateway.join(room, user).await;
+    }
+    let tap = |uuid: &str| gift_of(room, json!({"giftId": 1, "receiverId": ANCHOR.0, "uuid": uuid, "comboId": "c"}));
+    // What is told stays in the outbox.
+    town.records.fail_after("told", 0);
+    assert!(is_accepted(&gateway.ask(ALICE, tap("a1")).await));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(is_accepted(&gateway.ask(BOB, tap("b1")).await));
+    for uuid in ["a2", "a3"] {
+        assert!(is_accepted(&gateway.ask(ALICE, tap(uuid)).await));
+    }
+    assert!(is_accepted(&gateway.ask(BOB, tap("b2")).await));
+    assert!(is_accepted(&gateway.ask(ALICE, tap("a4")).await));
+    // Alice's are told together; Bob's second one is still held, and stands between them.
+    let mut seen = gift_seqs(&gateway.rest(Duration::from_millis(150)).await);
+    a.cut(true);
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2, 3, 4, 6], "the fifth is held");
+    assert_eq!(town.records.untold_seqs(room), [1, 2, 3, 4, 5, 6]);
+    town.records.fail_after("told", usize::MAX);
+    tokio::time::sleep(LEASE).await;
+    town.shows(&["b"]);
+    let b = town.router("b").await;
+    let mut other = b.house.gateway("g2");
+    tokio::time::sleep(SEEN).await;
+    let messages = snapshot(&other.join(room, BOB).await).messages;
+    let mut shown: Vec<i64> = messages.iter().flat_map(|body| crate::services::gift::places(&serde_json::to_vec(body).unwrap())).collect();
+    shown.extend(gift_seqs(&other.rest(PATIENCE).await));
+    shown.sort_unstable();
+    assert_eq!(shown, [1, 2, 3, 4, 5, 6], "each by one push");
+    assert_eq!(town.records.untold_seqs(room), [0_i64; 0]);
+}
