@@ -1,8 +1,9 @@
 //! Ids for new users and orders: given out from a segment in memory, which the ledger has given to this router for ever.
 //!
 //! - Ids of one router rise, and no id is given twice, by whichever router. What a router has not used when it ends is lost.
-//! - The next segment is fetched in the background when a quarter of the last one is left, so that nobody waits for the ledger. Who finds
-//!   none waits, and is refused with 5001 when none can be had.
+//! - The next segment is fetched in the background when a quarter of the last one is left, so that nobody waits for the ledger.
+//! - Who finds none waits for the fetch that is under way, with all others who wait, and hears 5001 when it fails or takes too long: nobody
+//!   waits in line for a ledger that hangs.
 //! - Segments are taken by an optimistic lock: who was too slow tries again, three times in all.
 
 use crate::{
@@ -17,8 +18,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
+use tokio::{sync::watch, time::timeout};
 use tokio_util::task::TaskTracker;
 
+/// Longest wait for an id. A ledger that is away says so before that; one that answers later fills the stock for those who come then.
+const WAIT_MAX: Duration = Duration::from_secs(2);
 /// Tries at a segment while other routers take theirs.
 const TRIES_MAX: u32 = 3;
 /// Longest wait between two tries: some times as long as taking one takes.
@@ -45,18 +49,28 @@ struct Stock {
     segments: Mutex<VecDeque<Left>>,
     /// Held while a segment is fetched: so they come in order, and one at a time.
     fetching: tokio::sync::Mutex<()>,
+    /// Why the last fetch failed, if it did; told when one has ended, and nobody is fetching then.
+    ended: watch::Sender<Option<Refusal>>,
 }
 
 struct Left {
     next: i64,
     last: i64,
-    /// With fewer ids left than this, another segment is fetched.
+    /// With so many ids left, another segment is fetched.
     low: i64,
 }
 
 impl From<Segment> for Left {
     fn from(Segment { from, to }: Segment) -> Self {
         Self { next: from, last: to, low: (to - from + 1) / LEFT_PARTS }
+    }
+}
+
+/// Whether another segment is to be fetched.
+fn is_low(segments: &VecDeque<Left>) -> bool {
+    match segments.front() {
+        None => true,
+        Some(front) => segments.len() == 1 && front.last - front.next < front.low,
     }
 }
 
@@ -77,13 +91,28 @@ impl Ids {
         if let Some(id) = self.take() {
             return Ok(id);
         }
-        let _turn = self.stock.fetching.lock().await;
+        match timeout(WAIT_MAX, self.wait()).await {
+            Ok(outcome) => outcome,
+            // The fetch goes on without this caller.
+            Err(_) => Err(Refusal::unavailable()),
+        }
+    }
+
+    /// Waits for a fetch, and for another one where those who were faster took all of it.
+    async fn wait(&self) -> Result<i64, Refusal> {
+        // Before the fetch: its end is not to be missed.
+        let mut ended = self.stock.ended.subscribe();
         loop {
-            // Whoever was in front may have fetched for all.
+            self.fetch_ahead();
+            // The sender lives in the stock.
+            ended.changed().await.map_err(|_| Refusal::unavailable())?;
+            let failed = ended.borrow_and_update().clone();
             if let Some(id) = self.take() {
                 return Ok(id);
             }
-            self.fetch().await?;
+            if let Some(refusal) = failed {
+                return Err(refusal);
+            }
         }
     }
 
@@ -93,26 +122,25 @@ impl Ids {
         let left = segments.front_mut()?;
         let id = left.next;
         left.next += 1;
-        let is_low = left.last - id <= left.low;
         if id == left.last {
             segments.pop_front();
         }
-        if is_low && segments.iter().all(|other| other.next <= id + 1) {
+        if is_low(&segments) {
             self.fetch_ahead();
         }
         Some(id)
     }
 
-    /// Fetches a segment unless somebody does.
+    /// Fetches a segment unless somebody does, or there is enough.
     fn fetch_ahead(&self) {
         let ids = self.clone();
         self.tasks.spawn(async move {
-            let Ok(_turn) = ids.stock.fetching.try_lock() else { return };
-            if ids.lock().len() > 1 {
-                return;
-            }
-            // Whoever finds none will hear of it.
-            drop(ids.fetch().await);
+            let Ok(turn) = ids.stock.fetching.try_lock() else { return };
+            let is_needed = is_low(&ids.lock());
+            let failed = if is_needed { ids.fetch().await.err() } else { None };
+            // First: who comes between the two fetches himself.
+            drop(turn);
+            ids.stock.ended.send_replace(failed);
         });
     }
 
@@ -215,6 +243,51 @@ mod tests {
             given.insert(caller.await.unwrap());
         }
         assert_eq!((given.len(), people.segments_taken()), (200, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_in_line_for_a_ledger_that_hangs() {
+        let people = Arc::new(TestPeople::with_step(10));
+        let ids = ids(&people);
+        let gate = people.hold_segments();
+        let ask = |count: usize| -> Vec<_> {
+            let one = || {
+                let ids = ids.clone();
+                tokio::spawn(async move { ids.next().await })
+            };
+            (0..count).map(|_| one()).collect()
+        };
+        let began = tokio::time::Instant::now();
+        for caller in ask(100) {
+            assert_eq!(caller.await.unwrap().unwrap_err().reason, Reason::Unavailable);
+        }
+        // The clock of the test: as long as one waits, not as long as a hundred do.
+        assert_eq!(began.elapsed().as_secs(), super::WAIT_MAX.as_secs());
+        // The fetch that nobody waits for any more is of use to those who come.
+        gate.open();
+        for caller in ask(10) {
+            caller.await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_who_wait_hear_of_a_fetch_that_fails() {
+        let people = Arc::new(TestPeople::with_step(10));
+        let ids = ids(&people);
+        let gate = people.hold_segments();
+        let callers: Vec<_> = (0..50)
+            .map(|_| {
+                let ids = ids.clone();
+                tokio::spawn(async move { ids.next().await })
+            })
+            .collect();
+        gate.wait_for_callers(1).await;
+        people.fail(true);
+        gate.open();
+        for caller in callers {
+            assert_eq!(caller.await.unwrap().unwrap_err().reason, Reason::Unavailable);
+        }
+        assert_eq!(people.segments_taken(), 0);
     }
 
     #[tokio::test(start_paused = true)]
