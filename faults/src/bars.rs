@@ -67,7 +67,12 @@ pub fn judge(fault: Fault, findings: &Findings, measures: &Measures) -> Bars {
         | Fault::GatewayClock
         | Fault::RouterClock
         | Fault::RedisClock
+        | Fault::DatabaseKill
+        | Fault::DatabaseStop(_)
         | Fault::HalfOpenLink => {}
+    }
+    if findings.acked_gifts > 0 {
+        bars.say(&format!("gifts {} acknowledged, {} paid", findings.acked_gifts, findings.paid_gifts));
     }
     bars
 }

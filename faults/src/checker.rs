@@ -8,18 +8,22 @@
 //! | foreign | nothing of a room one is not in, nothing that is addressed to another user |
 //! | overlap | one live connection per user (and device: each user of the load has one kind): an older one ends within [`OVERLAP_MS_MAX`], counted from the end of the fault that was on |
 //! | put out | no member is told 4004 for a message to the room it is in |
-//! | unanswered | when all is quiet, every message sent was accepted or refused |
+//! | unanswered | when all is quiet, every message or gift sent was accepted or refused |
+//! | money | see [`money`]: what was acknowledged is paid once, what is paid was given, and every sum adds up |
 //! | not recovered | after every fault all nodes were ready and all clients connected again, in the runner's time |
 //!
 //! Excused, and counted:
-//! - By a JOIN answered with `gap: true`: what lies between the last message seen before and the first seen after, for that client and room.
+//! - By a JOIN answered with `gap: true`: what lies between the last message seen before and the first seen after, for that client and room;
+//!   of gifts, whose places are of another count, all of them.
 //! - Chat (not pushes) that was accepted while the shared state was away, for clients that came back after it was sent: no log has it,
 //!   and QoS 0 promises no more.
 
+mod money;
 #[cfg(test)]
 mod tests;
 
 use crate::journal::{Entry, What};
+use money::Gifts;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How long a user's older connection may outlive the newer one's login.
@@ -48,6 +52,8 @@ pub enum Breach {
     PutOut,
     /// Neither accepted nor refused.
     Unanswered,
+    /// Paid twice, or not although it was acknowledged; a sum that does not add up.
+    Money,
     /// The cluster did not come back.
     NotRecovered,
 }
@@ -63,11 +69,15 @@ pub struct Findings {
     pub acked_user: u64,
     /// Pushes to rooms that the API accepted.
     pub pushed: u64,
-    /// Messages that were refused, and pushes that failed.
+    /// Gifts that were acknowledged.
+    pub acked_gifts: u64,
+    /// Gifts that the ledger had at the end.
+    pub paid_gifts: u64,
+    /// Messages and gifts that were refused, and pushes that failed.
     pub refused: u64,
     /// Messages that were refused, by reason; the API's are `push`.
     pub refused_by: BTreeMap<String, u64>,
-    /// Messages shown.
+    /// Messages shown, and gifts.
     pub seen: u64,
     /// Breaches by kind.
     pub breaches: BTreeMap<Breach, u64>,
@@ -193,6 +203,7 @@ struct History {
     client_seen: BTreeMap<(u32, i64), Vec<u64>>,
     faults: BTreeMap<u32, FaultTime>,
     recovered: BTreeSet<u32>,
+    gifts: Gifts,
     last_ms: u64,
 }
 
@@ -221,9 +232,14 @@ impl History {
                 self.sent(*began_ms, *client, *id, Target::Room(*room), msg);
             }
             What::SentUser { client, id, user, msg, began_ms } => self.sent(*began_ms, *client, *id, Target::User(*user), msg),
+            What::Acked { client, msg, .. } if self.gifts.acked(*client, msg) => self.findings.acked_gifts += 1,
             What::Acked { client, msg, seq } => self.answered(at_ms, *client, msg, Some(seq.filter(|&seq| seq != 0))),
             What::Refused { client, msg, reason } => {
                 *self.findings.refused_by.entry(reason.clone()).or_default() += 1;
+                if self.gifts.refused(*client, msg) {
+                    self.findings.refused += 1;
+                    return;
+                }
                 if reason == ROOM_NOT_FOUND {
                     self.not_found.insert((*client, msg.clone()), at_ms);
                 }
@@ -246,6 +262,14 @@ impl History {
             | What::GivenUp { .. }
             | What::Moved { .. } => {}
             What::Seen { client, id, room, seq } => self.seen(at_ms, *client, *id, *room, *seq),
+            What::SentGift { .. } | What::Paid { .. } | What::Purse { .. } | What::Books { .. } => self.gifts.take(&entry.what),
+            What::SeenGifts { client, room, places } => {
+                self.findings.seen += u64::try_from(places.len()).unwrap_or(u64::MAX);
+                self.gifts.take(&entry.what);
+                if self.stays.get(&(*client, *room)).is_none_or(|stay| stay.since_ms.is_none()) {
+                    self.findings.breach(Breach::Foreign, || format!("client {client} was shown gifts of room {room}, where it is not"));
+                }
+            }
             What::FaultBegan { repeat, is_store_away, .. } => {
                 self.findings.faults += 1;
                 self.faults.insert(*repeat, FaultTime { from_ms: at_ms, to_ms: None, is_store_away: *is_store_away });
@@ -431,6 +455,7 @@ impl History {
                 }
             }
         }
+        self.judge_gifts(&mut findings);
         self.judge_put_out(&mut findings);
         self.judge_showings(&mut findings);
         self.judge_lives(&mut findings);

@@ -6,7 +6,7 @@ use crate::{
     stage::{NOTICED_MAX, Stage, as_ms},
 };
 use anyhow::{Context as _, Result, bail, ensure};
-use billfish_testing::{Chaos, ClusterOptions, Node, RedisClusterOptions, RedisKind, eventually_within};
+use billfish_testing::{Chaos, ClusterOptions, LedgerKind, MariaDb, Node, RedisClusterOptions, RedisKind, eventually_within};
 use std::{
     fmt,
     path::Path,
@@ -69,6 +69,10 @@ pub enum Fault {
     HalfOpenLink,
     /// A connection between clients and a gateway that swallows everything and does not end.
     HalfOpenClient,
+    /// `kill -9` of the database server, and a start on its files.
+    DatabaseKill,
+    /// SIGSTOP of the database server for so many seconds.
+    DatabaseStop(u64),
     /// A router joins, ten seconds later it leaves.
     RingChange,
     /// SIGTERM and a new start of every node, one after the other.
@@ -76,7 +80,7 @@ pub enum Fault {
 }
 
 /// Names and faults, in the order in which they are run.
-const ALL: [(&str, Fault); 25] = [
+const ALL: [(&str, Fault); 27] = [
     ("nothing", Fault::Nothing),
     ("gateway-kill", Fault::GatewayKill),
     ("router-kill", Fault::RouterKill),
@@ -100,6 +104,8 @@ const ALL: [(&str, Fault); 25] = [
     ("redis-clock", Fault::RedisClock),
     ("half-open-link", Fault::HalfOpenLink),
     ("half-open-client", Fault::HalfOpenClient),
+    ("database-kill", Fault::DatabaseKill),
+    ("database-stop-10s", Fault::DatabaseStop(10)),
     ("ring-change", Fault::RingChange),
     ("rolling-restart", Fault::RollingRestart),
 ];
@@ -158,6 +164,7 @@ impl Fault {
             Self::GatewayClock | Self::RouterClock | Self::RedisClock => options.fake_time = true,
             Self::HalfOpenLink => options.link_proxies = true,
             Self::HalfOpenClient => options.client_proxies = true,
+            Self::DatabaseKill | Self::DatabaseStop(_) => options.ledger = LedgerKind::Maria,
             Self::Nothing
             | Self::GatewayKill
             | Self::RouterKill
@@ -185,13 +192,13 @@ impl Fault {
     #[must_use]
     pub fn length(self) -> Duration {
         let seconds = match self {
-            Self::GatewayStop(seconds) | Self::RouterStop(seconds) | Self::RedisStop(seconds) => seconds + 4,
+            Self::GatewayStop(seconds) | Self::RouterStop(seconds) | Self::RedisStop(seconds) | Self::DatabaseStop(seconds) => seconds + 4,
             Self::RedisClock => 64,
             Self::RingChange => 28,
             Self::RollingRestart | Self::HalfOpenClient | Self::GatewayStarved | Self::RouterStarved => 16,
             Self::RedisClusterPartition | Self::RedisClusterKill | Self::GatewayClock | Self::RouterClock | Self::HalfOpenLink => 12,
             Self::JointKill => 14,
-            Self::GatewayKill | Self::RouterKill | Self::RedisKill | Self::Nothing => 8,
+            Self::GatewayKill | Self::RouterKill | Self::RedisKill | Self::DatabaseKill | Self::Nothing => 8,
         };
         Duration::from_secs(seconds)
     }
@@ -265,6 +272,18 @@ impl Fault {
             Self::RedisClock => redis_clock(stage)?,
             Self::HalfOpenLink => half_open(stage),
             Self::HalfOpenClient => half_open_client(stage)?,
+            Self::DatabaseKill => {
+                stage.begin("kill -9 the database", false);
+                database(stage)?.kill();
+                stage.run_for(Duration::ZERO, Duration::from_secs(3));
+                database(stage)?.start_again();
+            }
+            Self::DatabaseStop(seconds) => {
+                stage.begin(&format!("SIGSTOP the database {seconds} s"), false);
+                database(stage)?.stop();
+                sleep(Duration::from_secs(seconds));
+                database(stage)?.cont();
+            }
             Self::RingChange => ring_change(stage)?,
             Self::RollingRestart => rolling_restart(stage)?,
         }
@@ -277,6 +296,10 @@ fn kill(stage: &mut Stage, kind: &str, victim: usize, node: impl Fn(&mut Stage) 
     let name = format!("{kind}-{}", victim + 1);
     stage.begin_at(Some(name.clone()), &format!("kill -9 {name}"), false);
     node(stage).kill();
+}
+
+fn database(stage: &mut Stage) -> Result<&mut MariaDb> {
+    stage.cluster.maria.as_mut().context("the records are in a file")
 }
 
 fn start_again(stage: &mut Stage, node: impl Fn(&mut Stage) -> &mut Node) -> Result<()> {

@@ -159,6 +159,57 @@ pub enum What {
         /// Its place in the room.
         seq: Option<i64>,
     },
+    /// It gives something of one coin to the anchor of a room. Put before the call: nothing can answer earlier.
+    SentGift {
+        /// Which.
+        client: u32,
+        /// Where.
+        room: i64,
+        /// The giver's id of it, which the answer names.
+        uuid: String,
+        /// When the call began.
+        began_ms: u64,
+    },
+    /// A client was shown gifts.
+    SeenGifts {
+        /// Which.
+        client: u32,
+        /// In which room.
+        room: i64,
+        /// Their places among the gifts of the room.
+        places: Vec<i64>,
+    },
+    /// When all was quiet, this gift stood in the ledger.
+    Paid {
+        /// Where.
+        room: i64,
+        /// Its place among the gifts of the room.
+        place: i64,
+        /// Who gave it.
+        user: i64,
+        /// The giver's id of it.
+        uuid: String,
+        /// What it cost.
+        coins: i64,
+    },
+    /// When all was quiet, this is what a user had.
+    Purse {
+        /// Who.
+        user: i64,
+        /// Coins at first.
+        had: i64,
+        /// Coins now.
+        has: i64,
+    },
+    /// The end of what the ledger said when all was quiet.
+    Books {
+        /// All balances together.
+        sum: i64,
+        /// The lowest balance of a user.
+        lowest: i64,
+        /// Entries of gifts.
+        entries: i64,
+    },
     /// A fault begins.
     FaultBegan {
         /// Which repeat.

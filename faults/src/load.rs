@@ -1,4 +1,4 @@
-//! The load: SDK clients in rooms, chatting; one-to-one messages; pushes of a business backend; users who log in a second time.
+//! The load: SDK clients in rooms, chatting and giving; one-to-one messages; pushes of a business backend; users who log in a second time.
 //!
 //! - Everything that a user would notice goes into the journal, and nothing else decides about the run.
 //! - Clients connect as real ones do: a token from any router that answers, then the gateways it names.
@@ -7,8 +7,8 @@
 
 use crate::journal::{Journal, What};
 use anyhow::{Context as _, Result, bail};
-use billfish_client::{Cause, Chat, Client, ClientConfig, Event, Events, Ticket, TokenError, TokenProvider};
-use billfish_testing::Api;
+use billfish_client::{Cause, Chat, Client, ClientConfig, Event, Events, Gift, MessageId, Ticket, TokenError, TokenProvider};
+use billfish_testing::{Api, Sql};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,6 +48,12 @@ const THROUGH_PROXY: i64 = 3;
 const OFFLINE_LOOK: Duration = Duration::from_millis(500);
 /// A visitor is logged in within this time, or the fault is not what it is meant to be.
 const VISIT_WAIT: Duration = Duration::from_secs(10);
+/// A gift of one coin.
+const ROSE: i64 = 1;
+/// What each speaker has at first: more than a run gives.
+const COINS: i64 = 1_000_000;
+/// Speakers who are granted their coins in one call.
+const GRANTS_PER_CALL: usize = 200;
 /// What the load says begins so.
 pub(crate) const MARK: &str = "faults:";
 /// A notice, as business backends push it.
@@ -83,6 +89,13 @@ impl Default for LoadOptions {
             twins: 4,
             spare_rooms: 0,
         }
+    }
+}
+
+impl LoadOptions {
+    /// Users who speak and give.
+    fn speakers(&self) -> impl Iterator<Item = i64> + use<> {
+        (0..self.rooms * self.members.min(self.senders)).map(user_at)
     }
 }
 
@@ -219,6 +232,13 @@ impl Load {
             rooms.push(room);
         }
         let spare_rooms = rooms.split_off(options.rooms);
+        for speakers in options.speakers().collect::<Vec<_>>().chunks(GRANTS_PER_CALL) {
+            let grants: Vec<Value> = speakers.iter().map(|user| json!({"userId": user, "coins": COINS, "uuid": "faults"})).collect();
+            match shared.call("POST", "/v1/wallet/grants", &json!({"grants": grants})) {
+                Some((200, _)) => {}
+                answer => bail!("no coins: {answer:?}"),
+            }
+        }
         let (over, ended) = watch::channel(false);
         let mut load = Self { runtime: Some(runtime), shared, options, rooms, spare_rooms, over, clients: Vec::new() };
         load.spawn_clients(&ended)?;
@@ -237,6 +257,7 @@ impl Load {
                 shared: Arc::clone(&self.shared),
                 number: self.shared.client(),
                 room,
+                anchor: FIRST_ANCHOR + i64::try_from(index % self.options.rooms)?,
                 index,
                 users,
                 pace: is_speaker.then_some(self.options.pace),
@@ -257,6 +278,25 @@ impl Load {
     #[must_use]
     pub fn rooms(&self) -> &[i64] {
         &self.rooms
+    }
+
+    /// Writes down what the ledger has of it, once all is quiet.
+    pub fn read_ledger(&self, ledger: &mut Sql) {
+        let journal = &self.shared.journal;
+        let paid: Vec<(i64, i64, i64, String, i64)> = ledger
+            .rows("SELECT room_id, gift_seq, sender_id, CAST(uuid AS CHAR), num * price FROM t_gift_record ORDER BY room_id, gift_seq");
+        for (room, place, user, uuid, coins) in paid {
+            journal.put(What::Paid { room, place, user, uuid, coins });
+        }
+        let purses: BTreeMap<i64, i64> = ledger.rows("SELECT user_id, balance FROM t_account WHERE kind = 1").into_iter().collect();
+        for user in self.options.speakers() {
+            journal.put(What::Purse { user, had: COINS, has: purses.get(&user).copied().unwrap_or(0) });
+        }
+        journal.put(What::Books {
+            sum: ledger.number("SELECT CAST(COALESCE(SUM(balance), 0) AS SIGNED) FROM t_account"),
+            lowest: ledger.number("SELECT COALESCE(MIN(balance), 0) FROM t_account WHERE kind IN (1, 2)"),
+            entries: ledger.number("SELECT COUNT(*) FROM t_account_trade WHERE kind = 1"),
+        });
     }
 
     /// Rooms without members.
@@ -420,6 +460,8 @@ struct Member {
     shared: Arc<Shared>,
     number: u32,
     room: i64,
+    /// Whose room it is.
+    anchor: i64,
     /// Its user's place among the users.
     index: usize,
     /// How many users there are.
@@ -485,6 +527,7 @@ impl Member {
                     journal.put(What::Seen { client, id, room: body.room_id, seq: body.seq });
                 }
             }
+            Event::Gift(gift) => journal.put(What::SeenGifts { client, room: gift.room_id, places: gift.gift_seqs }),
             Event::Accepted { msg_id, seq, .. } => journal.put(What::Acked { client, msg: msg_id, seq }),
             Event::Refused { msg_id: Some(msg), reason, .. } => {
                 journal.put(What::Refused { client, msg, reason: reason.label().to_owned() });
@@ -504,7 +547,7 @@ impl Member {
         }
     }
 
-    /// A message to the room, and with every third one to a user.
+    /// A message to the room, with every third one to a user, and with every third one a gift.
     async fn speak(&self, client: &Client) {
         let (journal, number) = (&self.shared.journal, self.number);
         let (id, began_ms) = (self.shared.id(), journal.now_ms());
@@ -518,6 +561,14 @@ impl Member {
             let user = user_at((self.index + fastrand::usize(1..self.users)) % self.users);
             if let Ok(msg) = client.chat_to(user, &format!("{MARK}{id}")).await {
                 journal.put(What::SentUser { client: number, id, user, msg: msg.0, began_ms });
+            }
+        }
+        if fastrand::u8(..3) == 0 {
+            let (uuid, began_ms) = (format!("gift-{}", self.shared.id()), journal.now_ms());
+            // Before it is given: the ledger may have it before the call has answered.
+            journal.put(What::SentGift { client: number, room: self.room, uuid: uuid.clone(), began_ms });
+            if client.send_gift_as(&MessageId(uuid.clone()), self.room, Gift::new(ROSE, self.anchor)).await.is_err() {
+                journal.put(What::Refused { client: number, msg: uuid, reason: "not_sent".to_owned() });
             }
         }
     }

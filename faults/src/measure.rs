@@ -114,6 +114,11 @@ impl Reader {
             | What::Pushed { .. }
             | What::PushFailed { .. }
             | What::Seen { room: None, .. }
+            | What::SentGift { .. }
+            | What::SeenGifts { .. }
+            | What::Paid { .. }
+            | What::Purse { .. }
+            | What::Books { .. }
             | What::Recovered { .. } => {}
         }
     }

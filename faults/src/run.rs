@@ -90,7 +90,10 @@ pub fn run(fault: Fault, options: &RunOptions) -> Result<Option<Outcome>> {
     let began = Instant::now();
     fs::create_dir_all(&options.directory).with_context(|| format!("cannot make {}", options.directory.display()))?;
     let path = options.directory.join(format!("{fault}-{}.jsonl", options.seed));
-    let cluster = ClusterOptions { ledger: options.ledger, ..fault.cluster(&options.binary) };
+    let cluster = fault.cluster(&options.binary);
+    // A fault of the database server wants one, whatever the others are to have.
+    let ledger = if cluster.ledger == LedgerKind::Maria { LedgerKind::Maria } else { options.ledger };
+    let cluster = ClusterOptions { ledger, ..cluster };
     let Some(mut stage) = Stage::set(cluster, fault.load(options.load), &path, options.seed)? else { return Ok(None) };
     let mut problem = None;
     for repeat in 1..=options.repeats {

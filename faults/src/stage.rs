@@ -7,7 +7,7 @@ use crate::{
     vitals::Vitals,
 };
 use anyhow::{Context as _, Result, ensure};
-use billfish_testing::{Cluster, ClusterOptions, Node, eventually_within};
+use billfish_testing::{Cluster, ClusterOptions, Node, Sql, eventually_within};
 use std::{
     collections::BTreeMap,
     fs,
@@ -201,6 +201,12 @@ impl Stage {
         if !is_quiet {
             eprintln!("not quiet after {:?}", began.elapsed());
         }
+        let mut ledger = match &self.cluster.maria {
+            Some(maria) => Sql::server(&maria.url()),
+            None => Sql::file(&self.cluster.data_dir().join("billfish.db")),
+        };
+        self.load.read_ledger(&mut ledger);
+        ledger.close();
         self.journal.finish().context("the run proves nothing")
     }
 

@@ -326,3 +326,101 @@ fn an_answer_that_is_written_before_its_message_counts() {
     story.ack(1).say(1).see(2, 1).see(3, 1);
     assert_eq!(clean(&story).acked_room, 1);
 }
+
+/// Client 1 gives two gifts of one coin: both are paid, and shown to all three.
+struct Gifts {
+    story: Story,
+    paid: Vec<(i64, i64, &'static str)>,
+    purse: (i64, i64),
+    books: (i64, i64, i64),
+}
+
+impl Gifts {
+    fn given() -> Self {
+        let mut story = Story::of_three();
+        for (place, uuid) in [(1, "a"), (2, "b")] {
+            let began_ms = story.now();
+            story.put(What::SentGift { client: 1, room: ROOM, uuid: uuid.to_owned(), began_ms });
+            story.put(What::Acked { client: 1, msg: uuid.to_owned(), seq: None });
+            for client in 1..=3 {
+                story.put(What::SeenGifts { client, room: ROOM, places: vec![place] });
+            }
+        }
+        Self { story, paid: vec![(1, 101, "a"), (2, 101, "b")], purse: (10, 8), books: (0, 0, 4) }
+    }
+
+    fn check(mut self) -> Findings {
+        for (place, user, uuid) in self.paid {
+            self.story.put(What::Paid { room: ROOM, place, user, uuid: uuid.to_owned(), coins: 1 });
+        }
+        self.story.put(What::Purse { user: 101, had: self.purse.0, has: self.purse.1 });
+        self.story.put(What::Books { sum: self.books.0, lowest: self.books.1, entries: self.books.2 });
+        check(&self.story.0)
+    }
+}
+
+#[test]
+fn gifts_that_are_paid_once_and_shown_to_all_are_clean() {
+    let findings = Gifts::given().check();
+    assert!(findings.is_clean(), "{:?}", findings.told);
+    assert_eq!((findings.acked_gifts, findings.paid_gifts), (2, 2));
+}
+
+#[test]
+fn a_gift_that_was_refused_may_be_paid_or_not() {
+    let mut gifts = Gifts::given();
+    gifts.story.put(What::SentGift { client: 1, room: ROOM, uuid: "c".to_owned(), began_ms: 0 });
+    gifts.story.put(What::Refused { client: 1, msg: "c".to_owned(), reason: "unavailable".to_owned() });
+    assert!(gifts.check().is_clean());
+    let mut gifts = Gifts::given();
+    gifts.story.put(What::SentGift { client: 1, room: ROOM, uuid: "c".to_owned(), began_ms: 0 });
+    gifts.story.put(What::Refused { client: 1, msg: "c".to_owned(), reason: "unavailable".to_owned() });
+    gifts.paid.push((3, 101, "c"));
+    (gifts.purse, gifts.books) = ((10, 7), (0, 0, 6));
+    for client in 1..=3 {
+        gifts.story.put(What::SeenGifts { client, room: ROOM, places: vec![3] });
+    }
+    assert!(gifts.check().is_clean());
+}
+
+/// Each breach of the rules of money is told.
+#[test]
+fn money_that_is_not_where_it_must_be_is_told() {
+    let breaks: [(&str, fn(&mut Gifts)); 9] = [
+        ("an acknowledged gift is not paid", |gifts| {
+            gifts.story.put(What::SentGift { client: 1, room: ROOM, uuid: "c".to_owned(), began_ms: 0 });
+            gifts.story.put(What::Acked { client: 1, msg: "c".to_owned(), seq: None });
+        }),
+        ("one is paid twice", |gifts| gifts.paid[1].2 = "a"),
+        ("one was given by nobody", |gifts| gifts.paid[1] = (2, 101, "x")),
+        ("a place is missing", |gifts| gifts.paid[1].0 = 3),
+        ("a giver has paid more", |gifts| gifts.purse.1 = 7),
+        ("coins came from nowhere", |gifts| gifts.books.0 = 1),
+        ("somebody is below nothing", |gifts| gifts.books.1 = -1),
+        ("a debit has no credit", |gifts| gifts.books.2 = 3),
+        ("what was shown is not paid", |gifts| drop(gifts.story.put(What::SeenGifts { client: 2, room: ROOM, places: vec![9] }).now())),
+    ];
+    for (what, break_it) in breaks {
+        let mut gifts = Gifts::given();
+        break_it(&mut gifts);
+        assert!(gifts.check().count(Breach::Money) > 0, "{what}");
+    }
+}
+
+#[test]
+fn a_gift_without_an_answer_or_shown_twice_or_not_at_all_is_told() {
+    let mut gifts = Gifts::given();
+    gifts.story.put(What::SentGift { client: 1, room: ROOM, uuid: "c".to_owned(), began_ms: 0 });
+    assert_eq!(gifts.check().count(Breach::Unanswered), 1);
+    let mut gifts = Gifts::given();
+    gifts.story.put(What::SeenGifts { client: 2, room: ROOM, places: vec![2] });
+    assert_eq!(gifts.check().count(Breach::Duplicate), 1);
+    let mut gifts = Gifts::given();
+    gifts.story.0.retain(|entry| !matches!(entry.what, What::SeenGifts { client: 3, .. }));
+    assert_eq!(gifts.check().count(Breach::Lost), 2);
+}
+
+#[test]
+fn gifts_in_a_journal_without_a_look_into_the_ledger_prove_nothing() {
+    assert_eq!(check(&Gifts::given().story.0).count(Breach::Money), 1);
+}
