@@ -6,6 +6,7 @@ mod house;
 
 mod acting;
 mod addresses;
+mod amounts;
 mod attack;
 mod certificates;
 mod chat;
@@ -28,6 +29,7 @@ mod quic;
 mod quic_slow;
 mod records;
 mod rejoin;
+mod repeats;
 mod restart;
 mod slow;
 mod slow_readers;
