@@ -10,6 +10,7 @@ use super::{BACKEND, Room, outbox::Waiting};
 use crate::{
     Refusal,
     core::Core,
+    failpoint,
     link::Gateway,
     services::{
         Asker,
@@ -280,7 +281,9 @@ impl Room {
     }
 
     async fn accept_gift(&self, giver: Giver, paid: GiftPaid, result: &'static str) {
+        failpoint::at("ack_begin");
         giver.accept(&self.core, paid, result).await;
+        failpoint::at("ack_sent");
     }
 
     async fn refuse_gift(&self, giver: Giver, uuid: &str, refusal: Refusal) {
@@ -319,7 +322,10 @@ impl Room {
     }
 
     async fn read_untold(&mut self, now_ms: u64) {
-        match self.core.money.untold(self.record.room, TELLING_MAX).await {
+        failpoint::at("outbox_begin");
+        let read = self.core.money.untold(self.record.room, TELLING_MAX).await;
+        failpoint::at("outbox_read");
+        match read {
             Ok(gifts) => {
                 let Some(gifts) = self.not_told_before(gifts, now_ms).await else {
                     self.gifts.again_ms = Some(now_ms + AGAIN_MS);
@@ -379,6 +385,7 @@ impl Room {
 
     async fn put_alike(&mut self, gifts: &[PaidGift], now_ms: u64) {
         let (Some(first), Some(last)) = (gifts.first(), gifts.last()) else { return };
+        failpoint::at("publish_begin");
         let url = self.core.catalogue.url(first.what.gift).await;
         let Some(push) = gift::paid(gifts, &url, self.pk.bar.as_ref(), self.record.anchor) else { return };
         let until_ms = now_ms + crate::clock::millis(self.core.config.dedup_life);
@@ -406,8 +413,9 @@ impl Room {
             }
         }
         if !done.is_empty() {
-            let places: Vec<(RoomId, i64)> = done.iter().map(|gift| (gift.what.room, gift.gift_seq)).collect();
-            self.core.till.told(&places);
+            failpoint::at("told_begin");
+            self.core.till.told(&places(&done));
+            failpoint::at("told_handed_in");
         }
         if !failed.is_empty() {
             self.gifts.again_ms = Some(now_ms + AGAIN_MS);
@@ -433,6 +441,11 @@ impl Room {
         self.flush().await;
         self.after_telling(now_ms);
     }
+}
+
+/// As the outbox knows them.
+fn places(gifts: &[PaidGift]) -> Vec<(RoomId, i64)> {
+    gifts.iter().map(|gift| (gift.what.room, gift.gift_seq)).collect()
 }
 
 impl Gifts {

@@ -29,6 +29,7 @@ use super::{End, NEWCOMER_MESSAGES, Room, gifts::Told, snapshot::States, states_
 use crate::{
     Refusal,
     core::Core,
+    failpoint,
     link::Gateway,
     metrics::Audience,
     ownership::Hold,
@@ -395,7 +396,14 @@ impl Room {
             }
             self.recent.push_back(self.outbox.batch[index].entry.body.clone());
         }
+        let is_of_the_ledger = matches!(waiting, Some(Waiting::Ledger { .. }));
+        if is_of_the_ledger {
+            failpoint::at("publish_logged");
+        }
         self.deliver(gateways, &Kind::RoomPush(said.push), said.class).await;
+        if is_of_the_ledger {
+            failpoint::at("publish_sent");
+        }
         self.outbox.sent_seq = seq;
         if let Some(waiting) = waiting {
             self.answer(waiting, said.logged_seq.unwrap_or(seq), gateways.len() as u64).await;

@@ -9,6 +9,7 @@ use super::Room;
 use crate::{
     Refusal,
     core::Core,
+    failpoint,
     ownership::Hold,
     services::{
         gift,
@@ -134,7 +135,10 @@ impl Room {
             return;
         }
         let step = PkStep { since_seq: bar.since_seq, after_seq: bar.seq, seq: gift.gift_seq, by };
-        match self.core.state.pk_bars.step(self.record.room, step, now_ms).await {
+        failpoint::at("bar_begin");
+        let stepped = self.core.state.pk_bars.step(self.record.room, step, now_ms).await;
+        failpoint::at("bar_stepped");
+        match stepped {
             Ok(PkStepped::Applied(stands)) if stands == after => {}
             // Lost there, or an earlier step was carried out and not answered.
             Ok(PkStepped::Applied(_) | PkStepped::Before(_) | PkStepped::Missing) => self.pk.store_ms = Some(now_ms),

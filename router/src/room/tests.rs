@@ -1,6 +1,7 @@
 //! A router with virtual gateways at the ends of in-memory links, on a paused clock: what a gateway hears, in which order.
 
 mod chat;
+mod crash;
 mod gifts;
 mod histories;
 mod lives;
