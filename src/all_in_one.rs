@@ -17,6 +17,7 @@ use billfish_router::{
     RouterParts,
     http::{self, HttpParts},
     ledger::{Audit, Guard, Ledger, Sharing, Till},
+    webhooks::Webhooks,
 };
 use prometheus_client::registry::Registry;
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
@@ -61,6 +62,9 @@ async fn serve(mut config: Config, ports_file: Option<&Path>) -> Result<()> {
     })
     .await?;
     let audit = Audit::start(&ledger, &state, &format!("{}%{}", config.router.node, router.incarnation()), &mut registry);
+    let name = (config.router.node.as_str(), router.incarnation());
+    let webhooks = Webhooks::start(&ledger, &state, name, &config.webhooks, &mut registry);
+    router.tell_users_to(webhooks.users());
     let gateway = billfish_gateway::start(GatewayParts {
         config: config.gateway.clone(),
         state: state.clone(),
@@ -71,7 +75,7 @@ async fn serve(mut config: Config, ports_file: Option<&Path>) -> Result<()> {
     let (gateway_end, router_end) = pipe::pair((&config.gateway.node, gateway.incarnation()), (&config.router.node, router.incarnation()));
     router.attach(router_end);
     gateway.attach_first(gateway_end).await;
-    let parts = HttpParts { handle: router.handle(), state, ledger: ledger.clone() };
+    let parts = HttpParts { handle: router.handle(), state, ledger: ledger.clone(), webhooks: webhooks.clone() };
     let http = http::start(parts, &http_config, &mut registry).await?;
 
     let router = Arc::new(router);
@@ -97,6 +101,7 @@ async fn serve(mut config: Config, ports_file: Option<&Path>) -> Result<()> {
         router.drain().await;
         http.stop().await;
         till.close().await;
+        webhooks.close().await;
         drop(audit);
         ledger.close().await;
         shared.close().await;

@@ -6,7 +6,9 @@
 
 use anyhow::{Context, Result, anyhow, bail};
 use billfish_gateway::{GatewayConfig, config::CertificateConfig};
-use billfish_router::{HttpConfig, RouterConfig, SmsProvider, http::RechargeProvider, is_mask, ledger::LedgerConfig};
+use billfish_router::{
+    HttpConfig, RouterConfig, SmsProvider, http::RechargeProvider, is_mask, ledger::LedgerConfig, webhooks::WebhooksConfig,
+};
 use billfish_state::redis::RedisConfig;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -32,6 +34,7 @@ pub(crate) struct Config {
     pub(crate) gateway: GatewayConfig,
     pub(crate) router: RouterConfig,
     pub(crate) http: HttpConfig,
+    pub(crate) webhooks: WebhooksConfig,
     pub(crate) admin: AdminConfig,
 }
 
@@ -82,6 +85,7 @@ impl Default for Config {
             gateway: GatewayConfig::default(),
             router: RouterConfig::default(),
             http: HttpConfig::default(),
+            webhooks: WebhooksConfig::default(),
             admin: AdminConfig::default(),
         }
     }
@@ -147,13 +151,16 @@ impl Config {
         Ok(self)
     }
 
-    /// Everything in one process is for trying things out: where nobody brings codes to phones, or is paid, it goes on as if somebody had.
+    /// Everything in one process is for trying things out: where nobody brings codes to phones, or is paid, it goes on as if somebody had, and
+    /// receivers of webhooks may be beside it.
     fn settle_providers(&mut self) {
         self.router.sms.provider.get_or_insert(SmsProvider::Development);
         let recharge = &mut self.http.recharge;
         if recharge.secret.is_empty() {
             recharge.provider.get_or_insert(RechargeProvider::Development);
         }
+        self.webhooks.allow_http.get_or_insert(true);
+        self.webhooks.allow_private.get_or_insert(true);
     }
 
     /// Two listeners of one process at one address: the second would only learn that it is taken. QUIC is on UDP.
@@ -241,6 +248,7 @@ impl Config {
         self.gateway.validate().map_err(|error| anyhow!("configuration key `gateway.{}`: {}", error.key, error.problem))?;
         self.router.validate().map_err(|error| anyhow!("configuration key `router.{}`: {}", error.key, error.problem))?;
         self.http.validate().map_err(|error| anyhow!("configuration key `http.{}`: {}", error.key, error.problem))?;
+        self.webhooks.validate().map_err(|error| anyhow!("configuration key `webhooks.{}`: {}", error.key, error.problem))?;
         Ok(())
     }
 

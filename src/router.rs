@@ -12,6 +12,7 @@ use billfish_router::{
     RouterParts,
     http::{self, HttpParts},
     ledger::{Audit, Guard, Ledger, Sharing, Till},
+    webhooks::Webhooks,
 };
 use prometheus_client::registry::Registry;
 use std::{path::Path, sync::Arc};
@@ -45,7 +46,10 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
     })
     .await?;
     let audit = Audit::start(&ledger, &shared.state, &format!("{}%{}", config.router.node, router.incarnation()), &mut registry);
-    let parts = HttpParts { handle: router.handle(), state: shared.state.clone(), ledger: ledger.clone() };
+    let name = (config.router.node.as_str(), router.incarnation());
+    let webhooks = Webhooks::start(&ledger, &shared.state, name, &config.webhooks, &mut registry);
+    router.tell_users_to(webhooks.users());
+    let parts = HttpParts { handle: router.handle(), state: shared.state.clone(), ledger: ledger.clone(), webhooks: webhooks.clone() };
     let http =
         http::start(parts, &config.http, &mut registry).await.with_context(|| format!("cannot serve the HTTP API on {http_address}"))?;
     let router = Arc::new(router);
@@ -68,6 +72,7 @@ async fn serve(config: Config, ports_file: Option<&Path>) -> Result<()> {
             router.drain().await;
             http.stop().await;
             till.close().await;
+            webhooks.close().await;
             drop(audit);
             ledger.close().await;
             shared.close().await;

@@ -37,6 +37,8 @@ fn a_wrong_key_or_value_is_refused_with_its_path() {
         (("BILLFISH__ROUTER__SMS__PROVIDER", "http"), "router.sms.url"),
         (("BILLFISH__HTTP__RECHARGE__SECRET", "short"), "http.recharge.secret"),
         (("BILLFISH__HTTP__PROXIES", "[\"proxy.internal\"]"), "http.proxies"),
+        (("BILLFISH__WEBHOOKS__TIMEOUT", "10m"), "webhooks.timeout"),
+        (("BILLFISH__WEBHOOKS__ALLOW_HTTP", "perhaps"), "webhooks.allow_http"),
     ];
     for (variable, named) in cases {
         let output = billfish(&["check-config"], &[variable]);

@@ -33,3 +33,4 @@ mod repeats;
 mod restart;
 mod slow;
 mod slow_readers;
+mod webhooks;

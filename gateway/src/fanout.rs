@@ -55,6 +55,7 @@ impl Fanout {
             | Kind::Gone(_)
             | Kind::Relay(_)
             | Kind::Seats(_)
+            | Kind::Users(_)
             | Kind::Bye(_) => {
                 self.odd();
             }

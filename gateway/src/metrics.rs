@@ -160,14 +160,17 @@ pub(crate) enum Forgotten {
     SignsOfLife,
     /// What a session missed while its route was lost: it comes with the next LOGIN.
     Redeliveries,
+    /// That users came or went: no webhook is told of them.
+    UserWords,
 }
 
 impl Forgotten {
-    const ALL: [(Self, &'static str); 4] = [
+    const ALL: [(Self, &'static str); 5] = [
         (Self::Words, "words"),
         (Self::KicksAgain, "kicks_again"),
         (Self::SignsOfLife, "signs_of_life"),
         (Self::Redeliveries, "redeliveries"),
+        (Self::UserWords, "user_words"),
     ];
 }
 

@@ -153,6 +153,7 @@ impl Presence {
             // A route is enough to be let in; being seen follows with the next batch.
             signs.into_iter().for_each(|(app, user, at_ms)| self.alive.put((app, user), Alive { at_ms }));
         }
+        self.parts.upstream.tell_users(origins.iter().map(|origin| (origin.app_id, origin.user_id)), true);
         Ok(mark)
     }
 
@@ -335,6 +336,7 @@ impl Presence {
         let gone: Vec<(AppId, UserId, u64)> = parted.iter().filter(|(_, has_others)| !has_others).map(|(user, _)| *user).collect();
         if !gone.is_empty() {
             store.call(Port::Presence, store.state.presence.remove(&gone)).await?;
+            self.parts.upstream.tell_users(gone.iter().map(|(app, user, _)| (app.0, user.0)), false);
         }
         parted.into_iter().for_each(|(user, _)| self.told.forget(user));
         Ok(())

@@ -236,6 +236,11 @@ impl Upstream {
         self.table().word(Kind::Relay(Relay { node, incarnation, kick: Some(kick) }));
     }
 
+    /// Sessions of these users, named with their apps, have begun here, or their last ones anywhere have ended.
+    pub(crate) fn tell_users(&self, users: impl IntoIterator<Item = (i32, i64)>, online: bool) {
+        self.table().tell_users(users, online);
+    }
+
     /// Endings and kicks that were taken from an outbox and could not be sent.
     pub(crate) fn give_back(&self, unsent: VecDeque<Kind>) {
         let mut table = self.table();

@@ -36,6 +36,7 @@ use crate::{
         room::{catalog::Catalog, check_block_words, check_new, folded, lists::RoomLists},
     },
     sms::SmsSender,
+    webhooks::UserWords,
 };
 use arc_swap::ArcSwapOption;
 use billfish_link::message::{Kick, envelope::Kind};
@@ -88,6 +89,8 @@ pub(crate) struct Core {
     pub(crate) looks: AtomicU64,
     /// Where others find the HTTP API, once it listens.
     pub(crate) http_address: OnceLock<String>,
+    /// Who makes events of users who come and go, once there is somebody.
+    pub(crate) user_words: OnceLock<UserWords>,
     pub(crate) rooms: Rooms,
     pub(crate) lanes: Lanes,
     pub(crate) ownership: Ownership,
@@ -156,6 +159,7 @@ impl Core {
             known: tokio::sync::Mutex::default(),
             looks: AtomicU64::new(0),
             http_address: OnceLock::new(),
+            user_words: OnceLock::new(),
             rooms: Rooms::default(),
             lanes,
             ownership,
@@ -550,6 +554,13 @@ impl Core {
     /// An inbox id that this router has not asked for before: two equal messages in one millisecond are two messages.
     pub(crate) fn next_inbox_id(&self, now_ms: u64) -> String {
         format!("{now_ms}-{}", self.inbox_ids.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// These users are here, or are gone, for whoever wants to know.
+    pub(crate) fn users_said(&self, app: AppId, users: impl IntoIterator<Item = UserId>, is_online: bool) {
+        if let Some(words) = self.user_words.get() {
+            words.tell(app, users, is_online, self.state.clock.now_ms());
+        }
     }
 
     // ---- the node itself ----

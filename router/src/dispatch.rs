@@ -20,7 +20,7 @@ use crate::{
     },
     whispers::{self, Whisper, is_repeat},
 };
-use billfish_link::message::{Accepted, Biz, Gone, Interest, Origin, Relay, Synced, Up, envelope::Kind, reply, up::Call};
+use billfish_link::message::{Accepted, Biz, Gone, Interest, Origin, Relay, Synced, Up, Users, envelope::Kind, reply, up::Call};
 use billfish_state::{AppId, DeviceKind, RoomId, UserId};
 use billfish_wire::{BizCode, Class, Reason};
 use bytes::Bytes;
@@ -74,6 +74,9 @@ pub(crate) async fn on_message(core: &Arc<Core>, gateway: &Arc<Gateway>, kind: K
             }
         }
         Kind::Relay(relay) => on_relay(core, relay).await,
+        Kind::Users(Users { app_id, user_ids, online }) => {
+            core.users_said(AppId(app_id), user_ids.into_iter().map(UserId).filter(|user| is_user(*user)), online);
+        }
         // The link's own business.
         Kind::Hello(_) | Kind::Welcome(_) | Kind::Credit(_) | Kind::Ping(_) => {}
         Kind::Reply(_)

@@ -1,4 +1,4 @@
-//! The HTTP API: tokens, online, push, kick, rooms, moderation, profiles and stream hooks, for the business backend; logins, sessions and
+//! The HTTP API: tokens, online, push, kick, rooms, moderation, profiles, webhooks and stream hooks, for the business backend; logins, sessions and
 //! wallets for users; callbacks for who is paid.
 //!
 //! - A thin skin: reads what was sent, asks the [`Handle`], writes what it answered. No rule of a service stands here.
@@ -23,7 +23,7 @@ mod server;
 pub use caller::Network;
 pub use server::{Bounds, HttpServer};
 
-use crate::{Handle, config::is_mask, ledger::Ledger};
+use crate::{Handle, config::is_mask, ledger::Ledger, webhooks::Webhooks};
 use billfish_state::State;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
@@ -241,6 +241,8 @@ pub struct HttpParts {
     pub state: State,
     /// Where stream keys are kept.
     pub ledger: Ledger,
+    /// Whom others are told by.
+    pub webhooks: Webhooks,
 }
 
 /// Why the API did not start.

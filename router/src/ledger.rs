@@ -31,6 +31,7 @@ mod streams;
 #[cfg(test)]
 mod tests;
 mod till;
+pub(crate) mod webhooks;
 
 pub use audit::Audit;
 pub use config::{LedgerConfig, LedgerConfigError};
@@ -64,6 +65,8 @@ pub struct Ledger {
     place: Arc<str>,
     /// Whether calls are let through: see [`Guard`].
     standing: watch::Sender<Standing>,
+    /// Who is told of what is written here.
+    hooks: Arc<webhooks::Hooks>,
     /// Held for its lock alone, until the last clone is gone.
     _lock: Option<Arc<File>>,
 }
@@ -160,6 +163,7 @@ impl Ledger {
             audit_every,
             place: place.into(),
             standing,
+            hooks: Arc::default(),
             _lock: lock.map(Arc::new),
         })
     }

@@ -38,6 +38,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod timers;
+pub mod webhooks;
 mod whispers;
 
 pub use callout::EndpointError;
@@ -188,6 +189,12 @@ impl Running {
         self.core.tasks.spawn(async move {
             peers::carry(&core, link, &core.stop).await;
         });
+    }
+
+    /// From now on webhooks hear of users who come and go.
+    pub fn tell_users_to(&self, words: webhooks::UserWords) {
+        // Told once; a router has one set of them.
+        drop(self.core.user_words.set(words));
     }
 
     /// The face towards the HTTP API.

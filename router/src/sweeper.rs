@@ -101,7 +101,10 @@ async fn sweep_silent(core: &Core, turn: &Turn, now_ms: u64) -> bool {
             return true;
         }
         let found = match core.state.presence.sweep(silent_ms, ENTRIES_PER_CALL).await {
-            Ok(gone) => gone.len(),
+            Ok(gone) => {
+                gone.iter().for_each(|(app, user)| core.users_said(*app, [*user], false));
+                gone.len()
+            }
             Err(error) => {
                 core.metrics.store_failed("presence_sweep", &error);
                 return false;

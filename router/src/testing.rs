@@ -230,7 +230,7 @@ impl RoomRecords for TestRecords {
         Ok(BeginPk::Begun(pk))
     }
 
-    async fn end_pk(&self, room: RoomId, epoch: u64, challenger: UserId) -> Result<bool> {
+    async fn end_pk(&self, room: RoomId, epoch: u64, challenger: UserId, _now_ms: u64) -> Result<bool> {
         self.enter("end_pk").await?;
         let mut tables = self.lock();
         let is_owner = tables.live.get(&room).is_some_and(|(_, stands, _)| *stands == epoch);

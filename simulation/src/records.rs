@@ -114,7 +114,7 @@ impl RoomRecords for Records {
         Err(RecordError::Unreadable { what: "no PK is begun in a simulation".to_owned() })
     }
 
-    async fn end_pk(&self, _room: RoomId, _epoch: u64, _challenger: UserId) -> Result<bool> {
+    async fn end_pk(&self, _room: RoomId, _epoch: u64, _challenger: UserId, _now_ms: u64) -> Result<bool> {
         self.call("end_pk", |_| false).await
     }
 

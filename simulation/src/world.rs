@@ -606,6 +606,7 @@ fn note_kind(trace: &Trace, way: &str, gateway: usize, router: usize, kind: &Kin
         | Kind::Gone(_)
         | Kind::Relay(_)
         | Kind::Seats(_)
+        | Kind::Users(_)
         | Kind::RollCall(_)
         | Kind::Reply(_)
         | Kind::UserPush(_)

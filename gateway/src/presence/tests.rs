@@ -12,7 +12,7 @@ use crate::{
     upstream::{LinkId, Upstream},
 };
 use async_trait::async_trait;
-use billfish_link::message::{Kick, Relay, Up, envelope::Kind, up::Call};
+use billfish_link::message::{Kick, Relay, Up, Users, envelope::Kind, up::Call};
 use billfish_state::{AppId, DeviceKind, Route, Routes, State, StateError, UserId};
 use billfish_wire::Reason;
 use std::{
@@ -115,6 +115,12 @@ impl House {
         self.sent().into_iter().filter_map(relay).collect()
     }
 
+    /// What the router is told of users who come and go.
+    fn words(&self) -> Vec<(Vec<i64>, bool)> {
+        let word = |kind| if let Kind::Users(Users { app_id: 10_001, user_ids, online }) = kind { Some((user_ids, online)) } else { None };
+        self.sent().into_iter().filter_map(word).collect()
+    }
+
     /// Sessions for which the inbox was asked for.
     fn redelivered(&self) -> Vec<u64> {
         let session = |kind| {
@@ -176,6 +182,28 @@ async fn the_user_is_gone_with_the_last_session_here_and_not_before() {
         house.flush().await;
         assert_eq!((house.is_online().await, house.sessions().await), (online, left));
     }
+}
+
+#[tokio::test]
+async fn a_router_is_told_of_each_session_that_begins_and_of_the_user_with_the_last_that_ends() {
+    let house = House::new();
+    let (first, phone) = (web(1), session(2, DeviceKind::Ios));
+    house.enter(first).await;
+    house.enter(phone).await;
+    assert_eq!(house.words(), [(vec![USER.0], true), (vec![USER.0], true)]);
+    for (ending, told) in [(first, vec![]), (phone, vec![(vec![USER.0], false)])] {
+        house.directory.take(ending);
+        house.presence.ended(ending);
+        house.flush().await;
+        assert_eq!(house.words(), told);
+    }
+    // He is elsewhere, too: he has not gone.
+    bind(&house.state, Route { device: DeviceKind::Android, ..theirs(3) }).await;
+    house.enter(web(4)).await;
+    house.directory.take(web(4));
+    house.presence.ended(web(4));
+    house.flush().await;
+    assert_eq!(house.words(), [(vec![USER.0], true)]);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@
 
 use super::{LinkId, RouterSeen, Table, calls::Call, link_origin};
 use crate::{metrics::Forgotten, shard::message::Origin};
-use billfish_link::message::{Gone, envelope::Kind};
+use billfish_link::message::{Gone, Users, envelope::Kind};
 use billfish_ring::Ring;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -174,6 +174,22 @@ impl Table {
     pub(super) fn tell_gone(&mut self, origin: Origin, rooms: &[i64], logged_out: bool) {
         if !rooms.is_empty() {
             self.word(Kind::Gone(Gone { origin: Some(link_origin(origin)), room_ids: rooms.to_vec(), logged_out }));
+        }
+    }
+
+    /// To the router that each is placed with, so that what is said of one comes in its order. Nothing rests on it: where no link takes it, it is
+    /// forgotten and counted.
+    pub(super) fn tell_users(&mut self, users: impl IntoIterator<Item = (i32, i64)>, online: bool) {
+        let mut by_link: BTreeMap<(LinkId, i32), Vec<i64>> = BTreeMap::new();
+        for (app_id, user_id) in users {
+            let takes = |link: &LinkId| self.links.get(link).is_some_and(|state| state.outbox.len() < OUTBOX_CALLS_MAX);
+            match self.owner_by_ring(user_id).filter(takes) {
+                Some(link) => by_link.entry((link, app_id)).or_default().push(user_id),
+                None => self.counters.forget(Forgotten::UserWords),
+            }
+        }
+        for ((link, app_id), user_ids) in by_link {
+            self.post(link, Kind::Users(Users { app_id, user_ids, online }));
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     metrics::{ControlCounters, Forgotten},
     shard::message::{ConnKey, LeftCause, Origin},
 };
-use billfish_link::message::{Gone, Interest, Kick, Relay, Seats, envelope::Kind, up::Call as UpKind};
+use billfish_link::message::{Gone, Interest, Kick, Relay, Seats, Users, envelope::Kind, up::Call as UpKind};
 use billfish_session::server::UpCall;
 use billfish_state::DeviceKind;
 use smallvec::SmallVec;
@@ -433,6 +433,9 @@ impl House {
 }
 
 fn line(kind: Kind) -> String {
+    if let Kind::Users(Users { app_id, user_ids, online }) = kind {
+        return format!("users {user_ids:?} of {app_id} {}", if online { "came" } else { "went" });
+    }
     if let Kind::Interest(Interest { room_id, interested, members, .. }) = kind {
         return format!("interest {room_id} {interested} {members}");
     }

@@ -14,6 +14,7 @@ pub(super) mod rooms;
 pub(super) mod streams;
 pub(super) mod users;
 pub(super) mod wallet;
+pub(super) mod webhooks;
 
 use super::{HttpConfig, HttpError, HttpParts, Network, RechargeProvider, StreamsConfig};
 use crate::signature::SigningKey;

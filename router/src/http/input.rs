@@ -3,7 +3,7 @@
 //! Unknown fields are refused: a misspelt one would otherwise do nothing, silently.
 
 use super::problem::{Problem, ProblemCode, Result};
-use crate::services::ports::money::GiftId;
+use crate::{ledger::webhooks::WebhookId, services::ports::money::GiftId};
 use axum::{
     body::Bytes,
     extract::{FromRequest, FromRequestParts, RawPathParams, Request, rejection::BytesRejection},
@@ -36,6 +36,9 @@ pub(crate) struct UserPath(pub(crate) UserId);
 
 /// The gift in an address.
 pub(crate) struct GiftPath(pub(crate) GiftId);
+
+/// The webhook in an address.
+pub(crate) struct WebhookPath(pub(crate) WebhookId);
 
 impl<T: for<'a> Deserialize<'a>, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
@@ -99,6 +102,14 @@ impl<S: Send + Sync> FromRequestParts<S> for GiftPath {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         Ok(Self(path_id::<Gift, S>(parts, state, "id").await?.into()))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for WebhookPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        Ok(Self(path_id::<Webhook, S>(parts, state, "id").await?.into()))
     }
 }
 
@@ -210,6 +221,9 @@ ids! {
     /// A gift.
     #[schema(minimum = 1, maximum = 9007199254740991_i64, example = 1)]
     Gift(i64) => GiftId, 1, ID_MAX, "a whole number from 1 to 9007199254740991 (2^53 - 1); no larger id exists here";
+    /// A webhook.
+    #[schema(minimum = 1, maximum = 9007199254740991_i64, example = 1)]
+    Webhook(i64) => WebhookId, 1, ID_MAX, "a whole number from 1 to 9007199254740991 (2^53 - 1); no larger id exists here";
 }
 
 impl Default for App {

@@ -1,7 +1,7 @@
 //! The list of routes, and the OpenAPI document made from it: what is routed is documented, and the other way round.
 
 use super::{
-    api::{Api, gifts, grants, im, login, moderation, rooms, streams, users, wallet},
+    api::{Api, gifts, grants, im, login, moderation, rooms, streams, users, wallet, webhooks},
     problem::ProblemDocument,
 };
 use axum::Router;
@@ -39,7 +39,8 @@ const SESSION: &str = "session";
         (name = "users", description = "How users are shown, what they may do"),
         (name = "gifts", description = "Gifts, and the bar of a PK"),
         (name = "wallet", description = "What users have, and how it comes there"),
-        (name = "streams", description = "Hooks of the media server")
+        (name = "streams", description = "Hooks of the media server"),
+        (name = "webhooks", description = "Who is told of what happens here")
     )
 )]
 struct Document;
@@ -87,6 +88,9 @@ fn business() -> OpenApiRouter<Api> {
         .routes(routes!(users::put_tags))
         .routes(routes!(users::end_sessions))
         .routes(routes!(wallet::products))
+        .routes(routes!(webhooks::add_webhook, webhooks::webhooks))
+        .routes(routes!(webhooks::webhook, webhooks::remove_webhook))
+        .routes(routes!(webhooks::given_up))
 }
 
 /// A backend calls them for its users, and so do the users themselves.

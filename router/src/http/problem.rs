@@ -103,6 +103,7 @@ codes! {
     RoomNotFound, "room-not-found", NOT_FOUND, "Room not found";
     ProductNotFound, "product-not-found", NOT_FOUND, "Product not found";
     OrderNotFound, "order-not-found", NOT_FOUND, "Order not found";
+    WebhookNotFound, "webhook-not-found", NOT_FOUND, "Webhook not found";
     MethodNotAllowed, "method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed here";
     AlreadyLive, "already-live", CONFLICT, "The anchor is live already";
     KeyReused, "key-reused", CONFLICT, "Idempotency key used for another request";
@@ -110,6 +111,7 @@ codes! {
     PaymentConflict, "payment-conflict", CONFLICT, "The payment does not fit the order";
     TooLarge, "too-large", PAYLOAD_TOO_LARGE, "Body too large";
     NotJson, "not-json", UNSUPPORTED_MEDIA_TYPE, "Body is not declared as what it must be";
+    TooManyWebhooks, "too-many-webhooks", CONFLICT, "As many webhooks as there may be";
     PkTaken, "pk-taken", CONFLICT, "The PK has a challenger already";
     NotCovered, "not-covered", PAYMENT_REQUIRED, "Not enough coins";
     UnknownGift, "unknown-gift", NOT_FOUND, "No such gift";

@@ -4,6 +4,7 @@ use super::{HttpConfig, HttpParts, RechargeConfig, RechargeProvider, service};
 use crate::{
     RouterConfig, RouterParts, Running, SmsProvider,
     ledger::{Ledger, LedgerConfig, Sharing, Till},
+    webhooks::{Webhooks, WebhooksConfig},
 };
 use axum::{
     Router,
@@ -24,6 +25,7 @@ mod calls;
 mod people;
 mod routers;
 mod video;
+mod webhooks;
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -483,7 +485,8 @@ async fn behind_with(directory: &TempDir, change: impl FnOnce(&mut RouterConfig)
         registry: &mut registry,
     };
     let running = crate::start(parts).await.unwrap();
-    (HttpParts { handle: running.handle(), state, ledger }, running)
+    let webhooks = Webhooks::start(&ledger, &state, ("router-1", running.incarnation()), &WebhooksConfig::default(), &mut registry);
+    (HttpParts { handle: running.handle(), state, ledger, webhooks }, running)
 }
 
 /// The API over a data directory of its own.

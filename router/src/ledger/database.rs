@@ -318,12 +318,25 @@ impl Call {
         &mut self,
         statement: impl AsyncFnOnce(&mut Connection) -> std::result::Result<T, sqlx::Error>,
     ) -> std::result::Result<T, Failure> {
+        #[cfg(test)]
+        STATEMENTS.with(|statements| statements.set(statements.get() + 1));
         let connection = self.connection.as_mut().expect("a call is consumed when it is finished");
         match timeout_at(self.deadline, statement(connection)).await {
             Ok(answer) => answer.map_err(Failure::Refused),
             Err(_) => Err(Failure::Late),
         }
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    static STATEMENTS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Statements that tasks of this thread have had carried out: what a change costs is told by them, and not by a clock.
+#[cfg(test)]
+pub(super) fn statements_of_thread() -> u64 {
+    STATEMENTS.with(std::cell::Cell::get)
 }
 
 /// Not finished: nobody knows what the connection is in the middle of.

@@ -15,6 +15,7 @@ use super::{
     signed,
     statements::{self, BY_KEY, LOCKED, marks, padded, rows_of},
     unsigned,
+    webhooks::Hooks,
 };
 use crate::{
     failpoint,
@@ -22,6 +23,7 @@ use crate::{
         RecordError, Result,
         money::{GiftId, GiftOutcome, NewGift, PaidGift, PkSide},
     },
+    webhooks::event::{EventKind, NewEvent},
 };
 use billfish_state::{AppId, RoomId, UserId};
 use sqlx::AssertSqlSafe;
@@ -87,7 +89,7 @@ impl Ledger {
         failpoint::at("pay_begun");
         let mut tries = 1;
         let outcomes = loop {
-            match pay(&mut call, gifts, told, now_ms).await {
+            match pay(&mut call, &self.hooks, gifts, told, now_ms).await {
                 Ok(outcomes) => break outcomes,
                 Err(error) if tries < TRIES_MAX && database::is_contention(&error) => {
                     tries += 1;
@@ -99,6 +101,7 @@ impl Ledger {
         failpoint::at("pay_commit");
         call.commit().await?;
         failpoint::at("pay_committed");
+        self.hooks.committed();
         Ok(outcomes)
     }
 
@@ -133,11 +136,8 @@ impl Ledger {
     }
 
     pub(super) async fn pk_gifts_of(&self, room: RoomId, after_seq: i64, limit: usize) -> Result<Vec<PaidGift>> {
-        let read = AssertSqlSafe(format!(
-            "SELECT {COLUMNS} FROM t_gift_record WHERE room_id = ? AND gift_seq > ? AND pk > 0 ORDER BY gift_seq LIMIT ?"
-        ));
         let params = [room.0.into(), after_seq.into(), limit_of(limit)];
-        let rows: Vec<GiftRow> = self.rows("reading the PK gifts of a room", read, &params).await?;
+        let rows: Vec<GiftRow> = self.rows("reading the PK gifts of a room", read_pk_gifts(), &params).await?;
         rows.into_iter().map(record).collect()
     }
 
@@ -148,8 +148,18 @@ impl Ledger {
     }
 }
 
+/// The same as a part of a transaction.
+pub(super) async fn pk_gifts_in(call: &mut Call, room: RoomId, after_seq: i64, limit: usize) -> Result<Vec<PaidGift>> {
+    let rows: Vec<GiftRow> = call.rows(read_pk_gifts(), &[room.0.into(), after_seq.into(), limit_of(limit)]).await?;
+    rows.into_iter().map(record).collect()
+}
+
+fn read_pk_gifts() -> AssertSqlSafe<String> {
+    AssertSqlSafe(format!("SELECT {COLUMNS} FROM t_gift_record WHERE room_id = ? AND gift_seq > ? AND pk > 0 ORDER BY gift_seq LIMIT ?"))
+}
+
 /// All of a transaction between its beginning and its commit.
-async fn pay(call: &mut Call, gifts: &[NewGift], told: &[(RoomId, i64)], now_ms: u64) -> Result<Vec<GiftOutcome>> {
+async fn pay(call: &mut Call, hooks: &Hooks, gifts: &[NewGift], told: &[(RoomId, i64)], now_ms: u64) -> Result<Vec<GiftOutcome>> {
     if !told.is_empty() {
         failpoint::at("pay_told_begin");
         delete_told(call, told).await?;
@@ -169,6 +179,9 @@ async fn pay(call: &mut Call, gifts: &[NewGift], told: &[(RoomId, i64)], now_ms:
         failpoint::at("pay_entries_written");
         write_outbox(call, &batch.paid).await?;
         failpoint::at("pay_outbox_written");
+        hooks.load(call).await?;
+        let wanted = batch.paid.iter().filter(|gift| hooks.wants(gift.what.app, EventKind::GiftPaid));
+        hooks.write(call, wanted.map(NewEvent::gift_paid)).await?;
     }
     Ok(outcomes)
 }

@@ -5,13 +5,16 @@
 
 use super::{
     Ledger,
-    database::{Call, Param, params},
+    database::{self, Call, Param, params},
     signed,
     statements::{marks, rows_of},
     unsigned,
 };
-use crate::services::ports::{
-    BeginPk, Moderation, NewRoom, OpenOutcome, PkRecord, Profile, RecordError, Result, RoomKind, RoomRecord, RoomRecords, Sanction,
+use crate::{
+    services::ports::{
+        BeginPk, Moderation, NewRoom, OpenOutcome, PkRecord, Profile, RecordError, Result, RoomKind, RoomRecord, RoomRecords, Sanction,
+    },
+    webhooks::event::{EventKind, NewEvent},
 };
 use async_trait::async_trait;
 use billfish_state::{AppId, RoomId, UserId};
@@ -24,20 +27,22 @@ const EVERYWHERE: RoomId = RoomId(0);
 #[async_trait]
 impl RoomRecords for Ledger {
     async fn open_room(&self, room: &NewRoom, now_ms: u64) -> Result<OpenOutcome> {
-        const LIVE_OF_ANCHOR: &str = "SELECT id FROM t_living_room WHERE app_id = ? AND anchor_id = ?";
-        const INSERT: &str =
-            "INSERT INTO t_living_room (app_id, anchor_id, type, room_name, cover_img, status, start_time) VALUES (?, ?, ?, ?, ?, 1, ?)";
         let what = "opening a room";
         let NewRoom { app, anchor, kind, name, cover } = room.clone();
         for _ in 0..OPEN_TRIES_MAX {
             let mut call = self.write(what).await?;
+            self.hooks.load(&mut call).await?;
+            if self.hooks.wants(app, EventKind::RoomOpened) {
+                call.finish();
+                return self.open_and_tell(room, now_ms).await;
+            }
             let live: Option<(i64,)> = call.row(LIVE_OF_ANCHOR, params![app.0, anchor.0]).await?;
             if let Some((id,)) = live {
                 call.finish();
                 return Ok(OpenOutcome::AlreadyLive(RoomId(id)));
             }
             // The unique key decides, also between two routers that both saw none.
-            let made = call.insert(INSERT, params![app.0, anchor.0, kind.number(), &name, &cover, signed(now_ms)]).await?;
+            let made = call.insert(INSERT_ROOM, params![app.0, anchor.0, kind.number(), &name, &cover, signed(now_ms)]).await?;
             call.finish();
             if let Some(id) = made {
                 return Ok(OpenOutcome::Opened(RoomRecord { room: RoomId(id), app, anchor, kind, name, cover, started_ms: now_ms }));
@@ -56,15 +61,25 @@ impl RoomRecords for Ledger {
             "DELETE FROM t_block_word WHERE room_id = ?",
             "DELETE FROM t_living_room WHERE id = ?",
         ];
+        let so_far = if self.hooks.want(EventKind::PkEnded) { self.standing(room).await? } else { None };
         let mut call = self.transaction("closing a room").await?;
         let closed = lock_room(&mut call, room).await?;
-        if closed.is_some() {
+        if let Some(record) = &closed {
+            self.hooks.load(&mut call).await?;
+            if self.hooks.wants(record.app, EventKind::PkEnded) {
+                let ended = self.pk_of_closing(&mut call, record, so_far, now_ms).await?;
+                self.hooks.write(&mut call, ended).await?;
+            }
+            if self.hooks.wants(record.app, EventKind::RoomClosed) {
+                self.hooks.write(&mut call, [NewEvent::room_closed(record, now_ms)]).await?;
+            }
             call.execute(KEEP, params![signed(now_ms), room.0]).await?;
             for statement in FORGET {
                 call.execute(statement, params![room.0]).await?;
             }
         }
         call.commit().await?;
+        self.hooks.committed();
         Ok(closed)
     }
 
@@ -169,8 +184,8 @@ impl RoomRecords for Ledger {
         self.store_pk(room, epoch, challenger, now_ms).await
     }
 
-    async fn end_pk(&self, room: RoomId, epoch: u64, challenger: UserId) -> Result<bool> {
-        self.remove_pk(room, epoch, challenger).await
+    async fn end_pk(&self, room: RoomId, epoch: u64, challenger: UserId, now_ms: u64) -> Result<bool> {
+        self.remove_pk(room, epoch, challenger, now_ms).await
     }
 
     async fn profiles(&self, app: AppId, users: &[UserId]) -> Result<Vec<Profile>> {
@@ -203,8 +218,42 @@ impl RoomRecords for Ledger {
     }
 }
 
+impl Ledger {
+    /// Opens a room where somebody is to be told of it: by one transaction.
+    async fn open_and_tell(&self, room: &NewRoom, now_ms: u64) -> Result<OpenOutcome> {
+        let mut call = self.transaction("opening a room").await?;
+        let mut tries = 1;
+        let outcome = loop {
+            match self.open_in(&mut call, room, now_ms).await {
+                Ok(outcome) => break outcome,
+                // The unique key has decided for another opening: it is found now, or has closed.
+                Err(error) if tries < OPEN_TRIES_MAX && database::is_contention(&error) => {
+                    tries += 1;
+                    call.begin_again().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        call.commit().await?;
+        self.hooks.committed();
+        Ok(outcome)
+    }
+
+    async fn open_in(&self, call: &mut Call, room: &NewRoom, now_ms: u64) -> Result<OpenOutcome> {
+        let NewRoom { app, anchor, kind, name, cover } = room.clone();
+        let live: Option<(i64,)> = call.row(LIVE_OF_ANCHOR, params![app.0, anchor.0]).await?;
+        if let Some((id,)) = live {
+            return Ok(OpenOutcome::AlreadyLive(RoomId(id)));
+        }
+        let made = call.claim(INSERT_ROOM, params![app.0, anchor.0, kind.number(), &name, &cover, signed(now_ms)]).await?;
+        let record = RoomRecord { room: RoomId(made.id), app, anchor, kind, name, cover, started_ms: now_ms };
+        self.hooks.write(call, [NewEvent::room_opened(&record)]).await?;
+        Ok(OpenOutcome::Opened(record))
+    }
+}
+
 /// The live room of an id. On a server it stays as it is until the transaction ends; in a file everything does.
-async fn lock_room(call: &mut Call, room: RoomId) -> Result<Option<RoomRecord>> {
+pub(super) async fn lock_room(call: &mut Call, room: RoomId) -> Result<Option<RoomRecord>> {
     let row: Option<RoomRow> =
         if call.is_on_server() { call.row(LIVE_ROOM_LOCKED, params![room.0]).await? } else { call.row(LIVE_ROOM, params![room.0]).await? };
     row.map(record).transpose()
@@ -227,6 +276,9 @@ const OPEN_TRIES_MAX: usize = 5;
 /// Most rows in one statement: every database takes as many parameters.
 const ROWS_PER_STATEMENT: usize = 200;
 
+const LIVE_OF_ANCHOR: &str = "SELECT id FROM t_living_room WHERE app_id = ? AND anchor_id = ?";
+const INSERT_ROOM: &str =
+    "INSERT INTO t_living_room (app_id, anchor_id, type, room_name, cover_img, status, start_time) VALUES (?, ?, ?, ?, ?, 1, ?)";
 const LIVE_ROOM: &str = "SELECT id, app_id, anchor_id, type, room_name, cover_img, start_time FROM t_living_room WHERE id = ?";
 const LIVE_ROOM_LOCKED: &str =
     "SELECT id, app_id, anchor_id, type, room_name, cover_img, start_time FROM t_living_room WHERE id = ? FOR UPDATE";

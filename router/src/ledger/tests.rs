@@ -14,8 +14,10 @@ mod recharge;
 mod reconcile;
 mod rooms;
 mod routers;
+mod sending;
 mod streams;
 mod till;
+mod webhooks;
 
 use super::{Ledger, LedgerConfig, Sharing};
 use crate::services::ports::{
@@ -151,6 +153,28 @@ suite! {
         a_till_that_closes_pays_what_it_has_taken,
         tills_that_tell_while_they_pay_never_wait_in_a_circle,
         a_gift_that_cannot_be_read_does_not_fail_its_neighbours,
+    }
+    webhooks {
+        what_happens_is_written_with_it_in_its_order_and_for_whom_it_concerns,
+        nothing_is_told_of_what_did_not_happen,
+        a_pk_that_goes_with_its_room_is_told_before_the_room_with_its_bar_and_beans,
+        a_batch_of_gifts_costs_one_statement_more_where_somebody_wants_them_and_none_where_nobody_does,
+        beyond_the_bound_events_are_dropped_and_counted_and_gifts_are_paid,
+        hooks_are_as_many_as_may_be_also_where_two_routers_register_them_at_once,
+        of_fifty_openings_that_are_told_one_wins_and_is_told_once,
+        a_hook_is_held_by_one_router_until_its_claim_runs_out_or_a_later_life_takes_it,
+        what_became_of_events_is_stored_and_lanes_come_up_when_they_are_due,
+        what_is_too_old_is_given_up_and_what_belongs_to_nobody_is_deleted,
+    }
+    sending {
+        events_arrive_signed_in_the_order_of_their_room_though_every_third_call_fails,
+        a_receiver_that_hangs_or_refuses_connections_gets_its_events_when_it_is_back,
+        a_sender_that_dies_before_it_has_heard_the_answer_is_followed_by_one_that_sends_the_same_again,
+        a_receiver_that_hangs_holds_up_no_gift_and_its_events_are_bounded,
+        two_routers_never_call_at_the_same_time_and_keep_the_order_when_they_change_places,
+        a_receiver_that_says_it_is_gone_is_called_no_more,
+        an_event_that_nobody_takes_is_given_up_in_time_and_can_be_looked_at,
+        a_receiver_that_may_not_be_called_is_not_and_its_hook_says_why,
     }
 }
 

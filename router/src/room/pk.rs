@@ -264,7 +264,7 @@ impl Room {
             return Err(Refusal::because(Reason::NotYourUser, "only the challenger himself leaves the PK"));
         }
         self.settle_gifts().await;
-        self.core.records.end_pk(self.record.room, self.claim.epoch, challenger).await?;
+        self.core.records.end_pk(self.record.room, self.claim.epoch, challenger, now_ms).await?;
         let Some(bar) = std::mem::take(&mut self.pk).bar else { return Ok(()) };
         if let Err(error) = self.core.state.pk_bars.clear(self.record.room, challenger, bar.since_seq).await {
             // Nobody goes by it: the ledger says that no PK is on, and the next one takes its place.

@@ -219,7 +219,7 @@ pub trait RoomRecords: Send + Sync {
     async fn begin_pk(&self, room: RoomId, epoch: u64, challenger: UserId, now_ms: u64) -> Result<BeginPk>;
     /// Ends the PK of this challenger, asked by the room's owner of this epoch; whether it was on. Where a later owner has the room nothing is
     /// changed.
-    async fn end_pk(&self, room: RoomId, epoch: u64, challenger: UserId) -> Result<bool>;
+    async fn end_pk(&self, room: RoomId, epoch: u64, challenger: UserId, now_ms: u64) -> Result<bool>;
 
     /// The profiles of those users who have one, in no particular order.
     async fn profiles(&self, app: AppId, users: &[UserId]) -> Result<Vec<Profile>>;

@@ -122,3 +122,27 @@ fn the_oldest_words_give_way_and_are_counted() {
     assert_eq!(house.counters.forgotten[Forgotten::Words as usize].value(), 1);
     assert_eq!(house.upstream.table().words.len(), WORDS_MAX);
 }
+
+#[test]
+fn that_users_come_and_go_is_told_to_the_router_of_each_and_kept_for_none() {
+    let house = House::new();
+    let users = |count: i64| (20_001..).map(|user_id| (10_001, user_id)).take(usize::try_from(count).unwrap());
+    house.upstream.tell_users(users(3), true);
+    let dropped = || house.counters.forgotten[Forgotten::UserWords as usize].value();
+    assert_eq!(dropped(), 3, "nobody is linked");
+    let links = [house.up("r1"), house.up("r2")];
+    assert!(links.iter().all(|link| house.sent(*link).is_empty()), "and nothing was kept");
+    house.upstream.tell_users(users(40).chain([(10_002, 20_001)]), true);
+    house.upstream.tell_users([(10_001, 20_001)], false);
+    let sent = links.map(|link| house.sent(link));
+    let all: Vec<&String> = sent.iter().flatten().collect();
+    assert!(all.iter().any(|line| line.contains("of 10002 came")) && all.iter().any(|line| *line == "users [20001] of 10001 went"));
+    // The later word of one goes where the earlier went.
+    let of_first = |lines: &Vec<String>| lines.iter().filter(|line| line.contains("20001,") || line.contains("[20001]")).count();
+    assert!(sent.iter().any(|lines| of_first(lines) == 3) && sent.iter().any(|lines| of_first(lines) == 0), "{sent:?}");
+    // Where a link takes nothing more, they are not what fills it.
+    for _ in 0..=OUTBOX_CALLS_MAX {
+        house.upstream.tell_users(users(40), true);
+    }
+    assert!(dropped() > 3 && links.iter().all(|link| house.sent(*link).len() == OUTBOX_CALLS_MAX));
+}

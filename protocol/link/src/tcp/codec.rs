@@ -41,7 +41,7 @@ mod tests {
     use super::*;
     use crate::message::{
         Biz, Gone, Hello, Interest, Kick, Moved, Order, Ordered, Origin, Push, Redeliver, Relay, RollCall, RoomPush, Seats, Sync, Synced,
-        Up, UserPush, reply, up,
+        Up, UserPush, Users, reply, up,
     };
     use crate::tcp::{ENVELOPE_BYTES_MAX, TEXT_BYTES_MAX};
     use proptest::prelude::*;
@@ -106,6 +106,11 @@ mod tests {
                 .prop_map(|(epoch, members, parts, last)| Kind::Seats(Seats { room_id: 7, epoch, number: 1, members, parts, last })),
             (any::<i64>(), any::<bool>(), any::<i64>())
                 .prop_map(|(room_id, interested, last_seq)| { Kind::Interest(Interest { room_id, interested, members: 1, last_seq }) }),
+            (any::<i32>(), users.clone(), any::<bool>()).prop_map(|(app_id, user_ids, online)| Kind::Users(Users {
+                app_id,
+                user_ids,
+                online
+            })),
             ("[a-z0-9-]{0,16}", any::<u64>(), kick).prop_map(|(node, incarnation, kick)| Kind::Relay(Relay {
                 node,
                 incarnation,

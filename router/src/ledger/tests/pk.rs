@@ -16,10 +16,10 @@ pub(super) async fn a_room_has_one_challenger_and_only_he_ends_his_pk(home: Home
     assert_eq!(ledger.begin_pk(room, epoch, CHALLENGER, NOW).await.unwrap(), BeginPk::Begun(pk));
     assert_eq!(ledger.begin_pk(room, epoch, OTHER, NOW).await.unwrap(), BeginPk::Taken(pk));
     assert_eq!(ledger.begin_pk(room, epoch, CHALLENGER, NOW).await.unwrap(), BeginPk::Taken(pk), "his own seat, again");
-    assert!(!ledger.end_pk(room, epoch, OTHER).await.unwrap());
+    assert!(!ledger.end_pk(room, epoch, OTHER, NOW).await.unwrap());
     assert_eq!(home.open().await.pk(room).await.unwrap(), Some(pk), "another router reads the same");
-    assert!(ledger.end_pk(room, epoch, CHALLENGER).await.unwrap());
-    assert!(!ledger.end_pk(room, epoch, CHALLENGER).await.unwrap());
+    assert!(ledger.end_pk(room, epoch, CHALLENGER, NOW).await.unwrap());
+    assert!(!ledger.end_pk(room, epoch, CHALLENGER, NOW).await.unwrap());
     assert!(matches!(ledger.begin_pk(room, epoch, OTHER, NOW).await.unwrap(), BeginPk::Begun(_)));
 }
 
@@ -30,7 +30,7 @@ pub(super) async fn a_pk_is_begun_by_the_owner_of_a_live_room_and_goes_with_the_
     let new = ledger.raise_epoch(room).await.unwrap().unwrap();
     assert_eq!(ledger.begin_pk(room, old, CHALLENGER, NOW).await.unwrap(), BeginPk::Fenced);
     assert!(matches!(ledger.begin_pk(room, new, CHALLENGER, NOW).await.unwrap(), BeginPk::Begun(_)));
-    assert!(!ledger.end_pk(room, old, CHALLENGER).await.unwrap(), "a former owner ends nobody's");
+    assert!(!ledger.end_pk(room, old, CHALLENGER, NOW).await.unwrap(), "a former owner ends nobody's");
     assert!(ledger.pk(room).await.unwrap().is_some());
     ledger.close_room(room, NOW + 1).await.unwrap();
     assert_eq!(count(&ledger, "t_room_pk").await, 0);

@@ -705,7 +705,7 @@ async fn a_pk_whose_end_nobody_was_told_of_is_ended_for_the_viewers_by_the_next_
     tokio::time::sleep(Duration::from_secs(1)).await;
     // It dies between the record and its word.
     a.cut(true);
-    assert!(crate::services::ports::RoomRecords::end_pk(&*town.records, room, 1, UserId(CHALLENGER)).await.unwrap());
+    assert!(crate::services::ports::RoomRecords::end_pk(&*town.records, room, 1, UserId(CHALLENGER), 0).await.unwrap());
     tokio::time::sleep(LEASE).await;
     town.shows(&["b"]);
     let b = town.router("b").await;
