@@ -443,33 +443,33 @@ impl Life {
     /// The next message of the router; what a gateway must keep of it is kept.
     async fn next(&mut self) -> Kind {
         let kind = self.gateway.link.receiver.recv().await.expect("the link is up");
-        match &kind {
-            Kind::RollCall(RollCall { room_id, epoch, number }) => {
-                let origin = |user: i64| Origin { app_id: APP.0, user_id: user, device: WEB as u32, session: user.unsigned_abs() };
-                let members = [ALICE, CHALLENGER].map(origin).to_vec();
-                let seats = Seats { room_id: *room_id, epoch: *epoch, number: *number, members, parts: 1, last: true };
-                self.gateway.send(Kind::Seats(seats)).await;
-            }
-            Kind::RoomPush(push) => {
-                let (body, data) = (body(push), data(push));
-                self.told.epoch = self.told.epoch.max(push.epoch);
-                let places = if body.key.is_empty() { places_of(&Value::String(body.data.clone())) } else { Vec::new() };
-                if body.biz_code == 5_558 && !body.key.is_empty() {
-                    let shown = (data["sendGiftSeqNum"].as_i64().unwrap(), data["pkNum"].as_i64().unwrap());
-                    // As a client shows it.
-                    if self.told.bar.is_none_or(|(place, _)| place <= shown.0) {
-                        self.told.bar = Some(shown);
-                    }
-                }
-                let written: Vec<String> = places.iter().map(ToString::to_string).collect();
-                self.heard
-                    .write_all(format!("{} {} {} .\n", body.seq, or_dash(&body.msg_id), or_dash(&written.join(","))).as_bytes())
-                    .unwrap();
-                self.told.add(body.seq, &body.msg_id, &places);
-            }
-            _ => {}
+        if let Kind::RollCall(RollCall { room_id, epoch, number }) = &kind {
+            let origin = |user: i64| Origin { app_id: APP.0, user_id: user, device: WEB as u32, session: user.unsigned_abs() };
+            let members = [ALICE, CHALLENGER].map(origin).to_vec();
+            let seats = Seats { room_id: *room_id, epoch: *epoch, number: *number, members, parts: 1, last: true };
+            self.gateway.send(Kind::Seats(seats)).await;
+        }
+        if let Kind::RoomPush(push) = &kind {
+            self.hear(push);
         }
         kind
+    }
+
+    fn hear(&mut self, push: &RoomPush) {
+        let (body, data) = (body(push), data(push));
+        self.told.epoch = self.told.epoch.max(push.epoch);
+        let places = if body.key.is_empty() { places_of(&Value::String(body.data.clone())) } else { Vec::new() };
+        if body.biz_code == 5_558 && !body.key.is_empty() {
+            let shown = (data["sendGiftSeqNum"].as_i64().unwrap(), data["pkNum"].as_i64().unwrap());
+            // As a client shows it.
+            if self.told.bar.is_none_or(|(place, _)| place <= shown.0) {
+                self.told.bar = Some(shown);
+            }
+        }
+        let written: Vec<String> = places.iter().map(ToString::to_string).collect();
+        let line = format!("{} {} {} .\n", body.seq, or_dash(&body.msg_id), or_dash(&written.join(",")));
+        self.heard.write_all(line.as_bytes()).unwrap();
+        self.told.add(body.seq, &body.msg_id, &places);
     }
 
     /// Everything told has left the outbox, once the router has ended.
