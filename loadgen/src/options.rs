@@ -222,9 +222,12 @@ pub(crate) struct Common {
     #[arg(long)]
     pub(crate) protobuf: bool,
     /// Writes report.html to read, report.json and series.json to compute with, and journal.jsonl, from which `check` does the sums again,
-    /// into this directory. Includes --limit.
+    /// into this directory. Includes --limit, unless there is --no-limit.
     #[arg(long, value_name = "DIR")]
     pub(crate) report: Option<PathBuf>,
+    /// Leaves the bare send loop out of a report that is not about speed.
+    #[arg(long, conflicts_with = "limit")]
+    pub(crate) no_limit: bool,
     /// Measures the bare send loop with as many sockets when the run is over, and states what the server reached as a share of it.
     #[arg(long)]
     pub(crate) limit: bool,

@@ -241,7 +241,7 @@ pub(crate) fn conduct(common: &Common, script: &Script, load: impl FnOnce(&mut C
     }
     let (measures, mut report) = outcome?;
     // A report that is kept states its own ceiling: the figures of two machines, or of two days of one, are compared by it.
-    if (common.limit || common.report.is_some()) && !report.detail.interrupted {
+    if (common.limit || common.report.is_some() && !common.no_limit) && !report.detail.interrupted {
         // The run is over and paid for: its figures are not lost with those of the probe.
         if let Err(error) = ceiling::add(&mut report, &signal) {
             note(&format!("the limit was not measured: {error:#}"));
