@@ -8,6 +8,7 @@ mod acting;
 mod addresses;
 mod amounts;
 mod attack;
+mod bugs;
 mod certificates;
 mod chat;
 mod cluster;

@@ -11,6 +11,7 @@ pub mod admin;
 pub mod admission;
 mod auth;
 mod batch;
+mod bug;
 mod certificates;
 mod clock;
 mod commands;

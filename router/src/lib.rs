@@ -5,6 +5,7 @@
 //! - The gateway is a peer on a link: nothing here knows a socket of a client.
 #![forbid(unsafe_code)]
 
+mod bug;
 mod callout;
 mod clock;
 mod config;

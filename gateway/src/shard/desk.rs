@@ -13,7 +13,7 @@ use super::{
     slab::SlabKey,
     wheel::Wheel,
 };
-use crate::transport::Scratch;
+use crate::{bug, transport::Scratch};
 use billfish_session::{
     Push, Time,
     backlog::{Backlog, BacklogLimits, Queued},
@@ -101,7 +101,7 @@ impl Desk {
         delivered: &[u64; Class::ALL.len()],
         sampled: &[u64; Class::ALL.len()],
     ) {
-        self.counters.copies.add(copies);
+        self.counters.copies.add(copies.saturating_sub(u64::from(bug::counts_less())));
         for class in Class::ALL {
             self.counters.delivered[class as usize].add(delivered[class as usize]);
             self.counters.dropped[class as usize][DropReason::Sampled as usize].add(sampled[class as usize]);

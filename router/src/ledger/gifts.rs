@@ -18,6 +18,7 @@ use super::{
     webhooks::Hooks,
 };
 use crate::{
+    bug::{self, Bug},
     failpoint,
     services::ports::{
         RecordError, Result,
@@ -215,13 +216,16 @@ impl Batch {
             return GiftOutcome::Fenced;
         }
         let (from, to) = (Account::coins(gift.app, gift.sender), Account::beans(gift.app, gift.receiver));
-        let gift_seq = room.last_seq.saturating_add(1);
+        let gift_seq = room.last_seq.saturating_add(if bug::hits(Bug::SkipPlace, &gift.uuid) { 2 } else { 1 });
         let is_paid = gift
             .total()
             .is_some_and(|amount| self.books.trade(Trade { kind: TradeKind::Gift, reference: (gift.room.0, gift_seq), from, to, amount }));
         let balance = self.books.balance(from);
         if !is_paid {
             return GiftOutcome::NotCovered { balance };
+        }
+        if bug::hits(Bug::DebitTwice, &gift.uuid) {
+            self.books.trade(Trade { kind: TradeKind::Gift, reference: (gift.room.0, -gift_seq), from, to, amount: gift.price });
         }
         room.last_seq = gift_seq;
         let paid = PaidGift { what: gift.clone(), gift_seq, paid_ms: now_ms };

@@ -9,6 +9,7 @@
 use super::{BACKEND, Room, outbox::Waiting};
 use crate::{
     Refusal,
+    bug::{self, Bug},
     core::Core,
     failpoint,
     link::Gateway,
@@ -184,6 +185,9 @@ impl Room {
     /// Somebody gives.
     pub(super) async fn on_gift(&mut self, giver: Giver, request: GiftRequest) {
         let uuid = request.uuid.clone();
+        if bug::hits(Bug::AckUnpaid, &uuid) {
+            return self.accept_gift(giver, GiftPaid { gift_seq: 0, balance: None }, "accepted").await;
+        }
         match self.hand_in(giver.asker(), request.clone()).await {
             Ok(outcome) => self.gifts.paying.push_back(Paying { giver, uuid, outcome }),
             // The first try is with the ledger: nobody knows yet.
@@ -231,6 +235,9 @@ impl Room {
     pub(super) async fn on_settled(&mut self, Answered { giver, uuid, outcome }: Answered) {
         let refusal = match outcome {
             Ok(GiftOutcome::Paid { gift, balance }) => {
+                if bug::hits(Bug::TellAStranger, &uuid) {
+                    self.tell_a_stranger(&giver, &gift).await;
+                }
                 self.accept_gift(giver, GiftPaid { gift_seq: gift.gift_seq, balance: Some(balance) }, "accepted").await;
                 let now_ms = self.core.state.clock.now_ms();
                 // A gift whose answer was lost may have been paid at any time since. It has a place before this one.
@@ -284,6 +291,22 @@ impl Room {
         failpoint::at("ack_begin");
         giver.accept(&self.core, paid, result).await;
         failpoint::at("ack_sent");
+    }
+
+    /// Only as [`Bug::TellAStranger`].
+    async fn tell_a_stranger(&self, giver: &Giver, gift: &PaidGift) {
+        let Giver::Session { gateway, asker, .. } = giver else { return };
+        let Some(push) = gift::paid(std::slice::from_ref(gift), "", None, self.record.anchor) else { return };
+        let push = Push {
+            biz_code: BizCode::ROOM_NOTICE.0,
+            data: push.data,
+            room_id: self.record.room.0,
+            class: push.class.number(),
+            ..Push::default()
+        };
+        // In a run of several rooms the next user is in the next room.
+        let push = UserPush { app_id: asker.app.0, user_ids: vec![asker.user.0 + 1], push: Some(push), session: 0 };
+        gateway.send(Kind::UserPush(push), Class::Event).await;
     }
 
     async fn refuse_gift(&self, giver: Giver, uuid: &str, refusal: Refusal) {
@@ -386,6 +409,9 @@ impl Room {
     async fn put_alike(&mut self, gifts: &[PaidGift], now_ms: u64) {
         let (Some(first), Some(last)) = (gifts.first(), gifts.last()) else { return };
         failpoint::at("publish_begin");
+        if bug::hits(Bug::TellNobody, &first.what.uuid) {
+            return self.core.till.told(&places(gifts));
+        }
         let url = self.core.catalogue.url(first.what.gift).await;
         let Some(push) = gift::paid(gifts, &url, self.pk.bar.as_ref(), self.record.anchor) else { return };
         let until_ms = now_ms + crate::clock::millis(self.core.config.dedup_life);
@@ -393,6 +419,10 @@ impl Room {
         let msg_id = format!("gift-{}-{}-{}", first.gift_seq, last.gift_seq, gifts.len());
         let claim = MessageClaim { app: self.record.app, user: BACKEND, msg_id, until_ms };
         let waiting = Waiting::Ledger { gift_seq: first.gift_seq, told: Arc::clone(&self.gifts.told) };
+        if bug::hits(Bug::TellTwice, &first.what.uuid) {
+            let claim = MessageClaim { msg_id: format!("again-{}", claim.msg_id), ..claim.clone() };
+            self.put(push.clone(), Some(claim), None, now_ms);
+        }
         self.put(push, Some(claim), Some(waiting), now_ms);
         self.gifts.put.push(gifts.to_vec());
     }
