@@ -497,6 +497,39 @@ async fn no_smaller_sequence_of_the_bar_is_told_after_a_larger_one_and_none_twic
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bar_stays_within_0_and_100_however_dear_the_gift() {
+    for (receiver, end) in [(ANCHOR.0, 100), (CHALLENGER, 0)] {
+        let mut pk = Pk::begin().await;
+        pk.house.records.sell(3, 1_000_000);
+        pk.house.records.give(APP, UserId(ALICE), 10_000_000);
+        let dear = gift_of(pk.room, json!({"giftId": 3, "receiverId": receiver, "type": 1, "uuid": "dear"}));
+        assert!(is_accepted(&pk.gateway.ask(ALICE, dear).await));
+        assert_eq!(pk.bar().await.map(|bar| bar.value), Some(end));
+        assert_eq!(bars(&pk.gateway.rest(PATIENCE).await).last(), Some(&(1, i64::from(end))));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_won_a_pk_has_won_it_once_and_gifts_after_that_are_paid_and_shown() {
+    let mut pk = Pk::begin().await;
+    for turn in 0..3 {
+        assert!(is_accepted(&pk.gateway.ask(ALICE, pk_gift(pk.room, CHALLENGER, &turn.to_string())).await));
+    }
+    assert_eq!(pk.bar().await.map(|bar| (bar.value, bar.winner)), Some((0, Some(billfish_state::PkWinner::Challenger))));
+    let coins = pk.house.records.coins(APP, UserId(ALICE));
+    assert_eq!(gift_seqs(&pk.gateway.rest(PATIENCE).await), [1, 2, 3]);
+    // As many as would bring the other end near.
+    for turn in 3..8 {
+        assert!(is_accepted(&pk.gateway.ask(ALICE, pk_gift(pk.room, ANCHOR.0, &turn.to_string())).await));
+    }
+    assert_eq!(pk.house.records.coins(APP, UserId(ALICE)), coins - 5 * 200, "they are paid");
+    let heard = pk.gateway.rest(PATIENCE).await;
+    assert_eq!(gift_seqs(&heard), [4, 5, 6, 7, 8], "and shown");
+    assert!(bars(&heard).iter().all(|(_, value)| *value == 0), "{:?}", bars(&heard));
+    assert_eq!(pk.bar().await.map(|bar| (bar.value, bar.winner)), Some((0, Some(billfish_state::PkWinner::Challenger))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_the_challenger_leaves_the_pk_and_everything_of_it_goes_together() {
     let mut pk = Pk::begin().await;
     assert!(is_accepted(&pk.gateway.ask(ALICE, pk_gift(pk.room, ANCHOR.0, "u1")).await));
