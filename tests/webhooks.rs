@@ -146,8 +146,12 @@ fn a_backend_hears_of_everything_at_least_once_in_order_through_a_kill() {
     let of_room = || -> Vec<Heard> { backend.accepted().into_iter().filter(|heard| heard.data()["roomId"] == json!(room)).collect() };
     eventually("the room's last event is there", || of_room().iter().any(|heard| heard.event == "room.closed"));
     eventually("both users have gone", || {
-        let gone: BTreeSet<i64> =
-            backend.accepted().iter().filter(|heard| heard.event == "user.offline").map(|heard| heard.data()["userId"].as_i64().unwrap()).collect();
+        let gone: BTreeSet<i64> = backend
+            .accepted()
+            .iter()
+            .filter(|heard| heard.event == "user.offline")
+            .map(|heard| heard.data()["userId"].as_i64().unwrap())
+            .collect();
         gone == BTreeSet::from([ALICE, BOB])
     });
     let mut firsts = Vec::new();

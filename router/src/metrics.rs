@@ -373,7 +373,13 @@ const SECONDS: [f64; 10] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 
 #[cfg(test)]
 mod tests {
     use super::{Audience, Kept, Metrics};
-    use crate::ledger::metrics::{AuditMetrics, TillMetrics};
+    use crate::{
+        ledger::{
+            metrics::{AuditMetrics, TillMetrics},
+            webhooks::Hooks,
+        },
+        webhooks::metrics::WebhookMetrics,
+    };
     use billfish_state::Watch;
     use billfish_wire::{Class, Reason};
     use prometheus_client::registry::Registry;
@@ -388,6 +394,7 @@ mod tests {
         // Those of the ledger stand beside it.
         TillMetrics::register(&mut registry);
         AuditMetrics::register(&mut registry);
+        WebhookMetrics::register(&mut registry, &Hooks::default());
         metrics.pushed(Audience::Users, Class::Chat);
         metrics.link_dropped(Class::Chat, "no_link");
         metrics.given_up("behind", 1);

@@ -11,7 +11,7 @@
 mod config;
 mod desk;
 pub(crate) mod event;
-mod metrics;
+pub(crate) mod metrics;
 #[cfg(test)]
 pub(crate) mod receiver;
 mod sender;

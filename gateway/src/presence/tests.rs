@@ -98,8 +98,14 @@ impl House {
         self.state.presence.online(APP, &[USER], self.state.clock.now_ms() - 60_000).await.unwrap()[0]
     }
 
-    /// What is on its way to the router.
+    /// What is on its way to the router, but for words about users.
     pub(super) fn sent(&self) -> VecDeque<Kind> {
+        let mut outbox = self.outbox();
+        outbox.retain(|kind| !matches!(kind, Kind::Users(_)));
+        outbox
+    }
+
+    fn outbox(&self) -> VecDeque<Kind> {
         let mut outbox = VecDeque::new();
         assert!(self.presence.parts.upstream.take_outbox(self.link, &mut outbox));
         outbox
@@ -118,7 +124,7 @@ impl House {
     /// What the router is told of users who come and go.
     fn words(&self) -> Vec<(Vec<i64>, bool)> {
         let word = |kind| if let Kind::Users(Users { app_id: 10_001, user_ids, online }) = kind { Some((user_ids, online)) } else { None };
-        self.sent().into_iter().filter_map(word).collect()
+        self.outbox().into_iter().filter_map(word).collect()
     }
 
     /// Sessions for which the inbox was asked for.

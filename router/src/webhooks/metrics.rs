@@ -1,6 +1,6 @@
 //! Every metric of webhooks. Their list for operators is `docs/metrics.md`.
 
-use crate::ledger::webhooks::Hooks;
+use crate::ledger::webhooks::{Hooks, WebhookId};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -12,11 +12,9 @@ use std::{
     time::Duration,
 };
 
-use crate::ledger::webhooks::WebhookId;
-
 /// What webhooks count; clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct WebhookMetrics {
+pub(crate) struct WebhookMetrics {
     /// `router_webhooks_held`
     pub(super) held: Gauge,
     waiting: Gauge,
@@ -61,7 +59,7 @@ pub(super) const RECORDS_AWAY: &str = "records_away";
 const CALL_SECONDS: [f64; 10] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0];
 
 impl WebhookMetrics {
-    pub(super) fn register(registry: &mut Registry, hooks: &Hooks) -> Self {
+    pub(crate) fn register(registry: &mut Registry, hooks: &Hooks) -> Self {
         let metrics = Self {
             held: Gauge::default(),
             waiting: Gauge::default(),

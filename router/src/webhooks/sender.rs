@@ -78,6 +78,9 @@ const EVENT_ID: &str = "x-billfish-event-id";
 const TRY: &str = "x-billfish-try";
 const AGENT: &str = concat!("billfish/", env!("CARGO_PKG_VERSION"));
 
+/// What a hook that was disabled says.
+const GONE: &str = "the receiver answered 410: it is gone";
+
 /// Lines about records that do not answer.
 static AWAY: Quiet = Quiet::new();
 
@@ -497,7 +500,7 @@ impl Line {
         let id = self.hook.id;
         warn!(webhook = %id, "the receiver of a webhook says that it is gone (410); it is called no more");
         self.stop.cancel();
-        if let Err(error) = self.shared.ledger.disable_hook(id, "the receiver answered 410: it is gone").await {
+        if let Err(error) = self.shared.ledger.disable_hook(id, GONE).await {
             // Whoever claims it next hears the same.
             return away("disabling a webhook", &error);
         }
@@ -563,7 +566,7 @@ impl Line {
         let mut status = self.status();
         match said {
             Said::Accepted => status.delivered_ms = now_ms,
-            Said::Gone => status.failed_ms = now_ms,
+            Said::Gone => (status.failed_ms, status.problem) = (now_ms, GONE.to_owned()),
             Said::Failed { problem, .. } => (status.failed_ms, status.problem) = (now_ms, problem.clone()),
         }
     }
