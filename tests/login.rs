@@ -1,6 +1,7 @@
 //! Logging in: who gets in, who does not, and who has to go.
 
 use crate::house::{House, PATIENCE, Peer, eventually, login_body};
+use billfish_testing::Api;
 use billfish_wire::{Body, Code, Encoding, Reason};
 use serde_json::json;
 use std::{
@@ -47,6 +48,39 @@ fn a_token_lets_in_its_own_user_alone() {
     assert_eq!(peer.expect(Code::Login).data.as_deref(), Some("true"));
     assert!(house.metric("gateway_logins_total", &["result=\"bad_token\""]) >= 3.0);
     assert!(!house.log().contains("0123456789abcdef0123456789abcdef"), "a token stands in the log");
+}
+
+#[test]
+fn who_logs_out_at_the_http_api_is_logged_out_of_his_connections_too() {
+    let house = House::start();
+    let phone = "+8613800138000";
+    assert_eq!(house.api("POST", "/v1/login/code", json!({"phone": phone})).0, 200);
+    let (status, logged_in) = house.api("POST", "/v1/login", json!({"phone": phone, "code": "1000"}));
+    assert_eq!(status, 200, "{logged_in}");
+    let user: i64 = logged_in["userId"].as_i64().unwrap();
+    let session = Api::new(house.ports.http, logged_in["token"].as_str().unwrap());
+    let token = || {
+        let (status, answer) = session.call("GET", "/v1/im/config", &json!(null)).unwrap();
+        assert_eq!(status, 200, "{answer}");
+        answer["token"].as_str().unwrap().to_owned()
+    };
+    let login = |token: String, platform: &str| {
+        let mut peer = house.connect();
+        peer.send(Code::Login, &Body { platform: Some(platform.to_owned()), ..login_body(user, token) });
+        peer
+    };
+    let mut own = login(token(), "ios");
+    own.expect(Code::Login);
+    // What the business backend has let in is the backend's to end.
+    let mut other = login(house.token(user), "web");
+    other.expect(Code::Login);
+    let unused = token();
+    assert_eq!(session.call("POST", "/v1/logout", &json!(null)).unwrap().0, 204);
+    assert_eq!(login(unused, "android").expect(Code::Error).code, Reason::BadToken.number());
+    assert_eq!(own.expect(Code::Kick).code, Reason::BadToken.number());
+    own.until_closed();
+    other.send(Code::Heartbeat, &Body::default());
+    other.expect(Code::Heartbeat);
 }
 
 #[test]

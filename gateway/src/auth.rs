@@ -4,6 +4,7 @@
 //!   the directory and in the routes alike.
 //! - Unknown, expired, revoked and other people's tokens get the same answer. Tokens are random and looked up whole by the store, not
 //!   compared byte by byte here, so there is no timing to learn one from.
+//! - A token of a session at the HTTP API is good for as long as that is: see [`crate::logouts`].
 //! - The store away means "try again", never "come in".
 //! - A token is forgotten here once it is checked, but for what LOGOUT needs to revoke it. No log line holds one.
 
@@ -13,13 +14,14 @@ use crate::{
     clock::Uptime,
     commands::{Commands, Shards},
     directory::Directory,
+    logouts::Logouts,
     metrics::{ControlCounters, LoginResult, Port},
     presence::Presence,
     shard::message::{ConnKey, LoginDenied, LoginGranted, Origin, ShardCommand},
     store::{Away, Store},
 };
 use billfish_session::server::{LoginAccepted, LoginRequest};
-use billfish_state::{DeviceKind, SESSIONS_PER_MS, TokenOwner, WindowHit, WindowVerdict};
+use billfish_state::{DeviceKind, SESSIONS_PER_MS, SessionOwner, SessionPrint, TokenOwner, WindowHit, WindowVerdict};
 use billfish_wire::Reason;
 use std::{
     hash::BuildHasher,
@@ -40,6 +42,8 @@ pub(crate) struct Attempt {
     pub(crate) key: ConnKey,
     pub(crate) peer: IpAddr,
     pub(crate) request: Box<LoginRequest>,
+    /// Of the HTTP API, to which its token was issued: known once the token is.
+    pub(crate) session: Option<SessionPrint>,
 }
 
 impl Attempt {
@@ -58,6 +62,7 @@ pub(crate) struct Auth {
     pub(crate) shards: Shards,
     pub(crate) counters: Arc<ControlCounters>,
     pub(crate) revoked: Revoked,
+    pub(crate) logouts: Arc<Logouts>,
     pub(crate) node: String,
     pub(crate) incarnation: u64,
     pub(crate) user_logins_per_minute: u32,
@@ -169,18 +174,36 @@ impl Auth {
         }
         let tokens: Vec<String> = attempts.iter().map(|attempt| attempt.request.token.clone()).collect();
         let resolved = self.store.call(Port::Tokens, self.store.state.tokens.resolve(&tokens, self.store.now_ms())).await;
-        let Ok(owners) = resolved else { return self.deny_all(&attempts, commands) };
+        let Ok(mut owners) = resolved else { return self.deny_all(&attempts, commands) };
+        if self.without_those_logged_out(&mut owners).await.is_err() {
+            return self.deny_all(&attempts, commands);
+        }
         let mut kept = Vec::with_capacity(attempts.len());
         for (attempt, owner) in attempts.into_iter().zip(owners) {
             // Asked after the store was: a token revoked there is no longer waiting here.
-            if owner.is_some_and(|owner| lets_in(owner, &attempt)) && !self.revoked.tokens.contains(&attempt.request.token) {
-                kept.push(attempt);
+            let owner = owner.filter(|owner| lets_in(*owner, &attempt) && !self.revoked.tokens.contains(&attempt.request.token));
+            if let Some(TokenOwner { session, .. }) = owner {
+                kept.push(Attempt { session, ..attempt });
             } else {
                 self.gate.bad_token(attempt.peer);
                 self.deny(&attempt, LoginDenied { reason: Reason::BadToken, retry_after_ms: None }, commands);
             }
         }
         kept
+    }
+
+    /// Takes out the owners whose sessions at the HTTP API have ended. Most have none, and nobody is asked.
+    async fn without_those_logged_out(&self, owners: &mut [Option<TokenOwner>]) -> Result<(), Away> {
+        let of_session = |owner: &TokenOwner| Some((SessionOwner { app: owner.app, user: owner.user }, owner.session?));
+        let asked: Vec<_> = owners.iter().flatten().filter_map(of_session).collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let mut are_there = self.logouts.are_there(&asked).await?.into_iter();
+        for owner in owners.iter_mut().filter(|owner| owner.is_some_and(|owner| owner.session.is_some())) {
+            *owner = owner.filter(|_| are_there.next().unwrap_or(false));
+        }
+        Ok(())
     }
 
     /// Counted only for users who proved who they are: nobody can use up another's logins.
@@ -220,6 +243,9 @@ impl Auth {
             if let Some(older) = self.directory.insert(origin, attempt.key, &attempt.request.token, mark) {
                 debug!(user = origin.user_id, session = older.session, "logged in elsewhere");
                 commands.send(older.key, ShardCommand::Kick { key: older.key, reason: Reason::DuplicateLogin, msg: None });
+            }
+            if let Some(session) = attempt.session {
+                self.logouts.watch(origin, session);
             }
             let session_id = format!("{}.{:x}.{:x}", self.node, self.incarnation, origin.session);
             let accepted = LoginAccepted { session_id, node: self.node.clone(), server_time_ms };

@@ -52,7 +52,7 @@ impl Desk {
     fn take(&self, shard: u16, event: ShardEvent, commands: &mut Commands) {
         match event {
             ShardEvent::Login { key, peer, request } => {
-                if let Err(denied) = self.lanes.submit(Attempt { key, peer, request }) {
+                if let Err(denied) = self.lanes.submit(Attempt { key, peer, request, session: None }) {
                     self.counters.login(LoginResult::Unavailable);
                     deny(key, denied, commands);
                 }

@@ -24,6 +24,7 @@ mod fanout;
 mod handshakes;
 mod health;
 mod link;
+mod logouts;
 mod memory;
 pub mod metrics;
 mod presence;

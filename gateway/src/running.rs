@@ -20,6 +20,7 @@ use crate::{
     fanout::Fanout,
     health::Health,
     link,
+    logouts::Logouts,
     memory::resident_bytes,
     metrics::{Account, ControlCounters, Metrics, ShardGauges},
     presence::{Presence, PresenceParts},
@@ -191,6 +192,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         incarnation,
     }));
     let acks = Arc::new(Acks::new(Arc::clone(&store), &counters));
+    let logouts = Arc::new(Logouts::new(Arc::clone(&store), Arc::clone(&directory), shards.clone()));
     let auth = Arc::new(Auth {
         gate: Arc::clone(&gate),
         store: Arc::clone(&store),
@@ -199,6 +201,7 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
         shards: shards.clone(),
         counters: Arc::clone(&counters),
         revoked: Revoked::new(Arc::clone(&store), &counters),
+        logouts: Arc::clone(&logouts),
         node: config.node.clone(),
         incarnation,
         user_logins_per_minute: config.admission.user_logins_per_minute,
@@ -267,6 +270,8 @@ pub async fn start(parts: GatewayParts<'_>) -> Result<Running, StartError> {
     writers.set.spawn(async move { presence.run(&presence_stop).await });
     writers.set.spawn(async move { acks.run(&acks_stop).await });
     writers.set.spawn(async move { auth.revoked.run(&auth_stop).await });
+    let logouts_stop = stop();
+    writers.set.spawn(async move { logouts.run(&logouts_stop).await });
 
     let mut parts = Parts {
         config,

@@ -40,7 +40,9 @@ use crate::{
 };
 use arc_swap::ArcSwapOption;
 use billfish_link::message::{Kick, envelope::Kind};
-use billfish_state::{AppId, DeviceKind, Displacement, PkBar, RoomId, SessionOwner, State, TokenOwner, UserId, WindowHit, WindowVerdict};
+use billfish_state::{
+    AppId, DeviceKind, Displacement, PkBar, RoomId, SessionOwner, SessionPrint, State, TokenOwner, UserId, WindowHit, WindowVerdict,
+};
 use billfish_wire::{BizCode, Class, Reason};
 use std::{
     collections::BTreeMap,
@@ -191,7 +193,14 @@ impl Core {
 
     // ---- tokens, presence, sessions ----
 
-    pub(crate) async fn issue_token(&self, app: AppId, user: UserId, device: Option<DeviceKind>) -> Result<IssuedToken> {
+    /// With `session`, the token is good for as long as that session at the HTTP API is.
+    pub(crate) async fn issue_token(
+        &self,
+        app: AppId,
+        user: UserId,
+        device: Option<DeviceKind>,
+        session: Option<SessionPrint>,
+    ) -> Result<IssuedToken> {
         check_app(app)?;
         check_user(user)?;
         if self.fleet.is_empty() {
@@ -207,7 +216,7 @@ impl Core {
         let hex: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let token = format!("{hex}%{app}");
         let until_ms = now_ms + crate::clock::millis(self.config.token_life);
-        self.state.tokens.issue(&token, TokenOwner { app, user, device }, now_ms, until_ms).await?;
+        self.state.tokens.issue(&token, TokenOwner { app, user, device, session }, now_ms, until_ms).await?;
         Ok(IssuedToken { token, expires_in: self.config.token_life, gateways })
     }
 

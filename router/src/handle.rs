@@ -17,6 +17,7 @@ use crate::{
             people::Tags,
         },
     },
+    signature,
 };
 use billfish_state::{AppId, DeviceKind, PkBar, RoomId, SessionOwner, UserId};
 use billfish_wire::Class;
@@ -257,7 +258,16 @@ impl Handle {
     /// # Errors
     /// 4000 for ids out of range, 5001 when the state store is away or no gateway is up.
     pub async fn issue_token(&self, app: AppId, user: UserId, device: Option<DeviceKind>) -> Result<IssuedToken> {
-        self.core.issue_token(app, user, device).await
+        self.core.issue_token(app, user, device, None).await
+    }
+
+    /// The same for the user of a session that shows this token: void when that session has ended.
+    ///
+    /// # Errors
+    /// As [`Self::issue_token`].
+    pub(crate) async fn issue_token_of(&self, owner: SessionOwner, shown: &str, device: Option<DeviceKind>) -> Result<IssuedToken> {
+        let session = signature::session_print(shown.as_bytes());
+        self.core.issue_token(owner.app, owner.user, device, Some(session)).await
     }
 
     /// Pays a gift. Answers when it is committed; the room hears of it by itself.

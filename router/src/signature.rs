@@ -4,6 +4,7 @@
 //! nothing is done twice within them is the receiver's own care.
 
 use aws_lc_rs::{digest, hmac};
+use billfish_state::SessionPrint;
 use std::fmt::Write as _;
 
 /// The header that a signature stands in.
@@ -80,6 +81,13 @@ pub(crate) fn print(of: &[u8]) -> String {
     hex(digest::digest(&digest::SHA256, of).as_ref())
 }
 
+/// The print of what a user shows for his session; [`print`] is its text.
+pub(crate) fn session_print(shown: &[u8]) -> SessionPrint {
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(digest::digest(&digest::SHA256, shown).as_ref());
+    SessionPrint(bytes)
+}
+
 /// Bytes as lower-case hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
@@ -91,6 +99,12 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn the_print_of_a_session_is_its_text() {
+        assert_eq!(super::session_print(b"token").to_string(), super::print(b"token"));
+        assert_eq!(billfish_state::SessionPrint::parse(&super::print(b"token")), Some(super::session_print(b"token")));
+    }
+
     use super::{NotSigned, SigningKey, WINDOW_S};
 
     const NOW: u64 = 1_800_000_000;

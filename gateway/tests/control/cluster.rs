@@ -231,7 +231,7 @@ fn a_login_on_another_gateway_ends_the_older_session_through_a_router() {
     let mut older = first.login_on(20_001, "web");
     let mut phone = first.login_on(20_001, "ios");
     let token = second.token(20_001, None, 60_000).replace("00000000%", "ffffffff%");
-    second.issue(&token, billfish_state::TokenOwner { app: AppId(APP), user: UserId(20_001), device: None }, 60_000);
+    second.issue(&token, billfish_state::TokenOwner { app: AppId(APP), user: UserId(20_001), device: None, session: None }, 60_000);
     let mut newer = second.knock(&Body { platform: Some("web".to_owned()), ..login_body(20_001, &token) });
     newer.expect(Code::Login);
     let relayed = || {

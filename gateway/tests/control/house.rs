@@ -101,7 +101,7 @@ impl House {
 
     pub(crate) fn token(&self, user_id: i64, device: Option<DeviceKind>, good_for_ms: u64) -> String {
         let token = format!("{:032x}%{APP}", 1 + self.tokens.fetch_add(1, SeqCst));
-        let owner = TokenOwner { app: AppId(APP), user: UserId(user_id), device };
+        let owner = TokenOwner { app: AppId(APP), user: UserId(user_id), device, session: None };
         self.issue(&token, owner, good_for_ms);
         token
     }

@@ -1,7 +1,7 @@
 //! Who is let in, who is not, and who has to go.
 
 use crate::house::{APP, House, login_body, now_ms, until};
-use billfish_state::{AppId, DeviceKind, State, StateError, TokenOwner, Tokens, UserId, port::Result};
+use billfish_state::{AppId, DeviceKind, SessionOwner, SessionPrint, State, StateError, TokenOwner, Tokens, UserId, port::Result};
 use billfish_wire::{Body, Code, Reason};
 use std::sync::{
     Arc,
@@ -55,7 +55,7 @@ fn every_bad_token_gets_the_same_answer() {
 #[test]
 fn a_token_is_void_after_logout_whoever_made_it() {
     let (house, _router) = House::new();
-    let owner = TokenOwner { app: AppId(APP), user: UserId(20_001), device: None };
+    let owner = TokenOwner { app: AppId(APP), user: UserId(20_001), device: None, session: None };
     house.issue("a-token-of-the-backend", owner, 60_000);
     for token in [house.token(20_001, None, 60_000), "a-token-of-the-backend".to_owned()] {
         let mut client = house.knock(&login_body(20_001, &token));
@@ -69,6 +69,37 @@ fn a_token_is_void_after_logout_whoever_made_it() {
         });
         let resolved = || house.runtime.block_on(house.state.tokens.resolve(std::slice::from_ref(&token), now_ms())).unwrap();
         until("the store knows it too", || resolved()[0].is_none());
+    }
+}
+
+#[test]
+fn whose_session_at_the_http_api_ends_is_sent_away_and_its_tokens_are_void() {
+    let (house, _router) = House::new();
+    let owner = SessionOwner { app: AppId(APP), user: UserId(20_001) };
+    let [ended, other] = [1, 2].map(|byte| SessionPrint([byte; 32]));
+    let of = |session| TokenOwner { app: AppId(APP), user: UserId(20_001), device: None, session };
+    for session in [ended, other] {
+        house.runtime.block_on(house.state.sessions.open(&session.to_string(), owner, now_ms(), now_ms() + 600_000)).unwrap();
+    }
+    for (token, session) in [("ended", Some(ended)), ("later", Some(ended)), ("other", Some(other)), ("none", None)] {
+        house.issue(token, of(session), 600_000);
+    }
+    let login = |token: &str, platform: &str| {
+        let mut client = house.knock(&Body { platform: Some(platform.to_owned()), ..login_body(20_001, token) });
+        client.expect(Code::Login);
+        client
+    };
+    let mut phone = login("ended", "ios");
+    let mut survivors = [login("other", "web"), login("none", "desktop")];
+    house.runtime.block_on(house.state.sessions.close(&ended.to_string(), owner)).unwrap();
+    for token in ["ended", "later"] {
+        let mut client = house.knock(&login_body(20_001, token));
+        assert_eq!(client.expect(Code::Error).code, Reason::BadToken.number(), "{token}");
+    }
+    assert_eq!(phone.expect(Code::Kick).code, Reason::BadToken.number());
+    phone.expect_end();
+    for survivor in &mut survivors {
+        survivor.beat();
     }
 }
 

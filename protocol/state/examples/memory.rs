@@ -38,7 +38,7 @@ async fn main() {
     }
     report("member");
     for user in users() {
-        let owner = TokenOwner { app: APP, user, device: None };
+        let owner = TokenOwner { app: APP, user, device: None, session: None };
         state.tokens.issue(&format!("{:032x}", user.0), owner, NOW, LATER).await.unwrap();
     }
     report("token");

@@ -99,6 +99,41 @@ pub struct TokenOwner {
     pub user: UserId,
     /// Where set, the token is good for this kind of device alone.
     pub device: Option<DeviceKind>,
+    /// The session at the HTTP API that it was issued to, if it was to one: the token is good for as long as that is.
+    pub session: Option<SessionPrint>,
+}
+
+/// What stands for a session at the HTTP API: the SHA-256 of the token that its user shows there.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionPrint(pub [u8; 32]);
+
+impl SessionPrint {
+    /// Reads what [`fmt::Display`] writes; `None`: it is something else.
+    #[must_use]
+    pub fn parse(hex: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        if hex.len() != 2 * bytes.len() || !hex.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+            return None;
+        }
+        for (byte, at) in bytes.iter_mut().zip((0..).step_by(2)) {
+            *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+}
+
+/// 64 digits, as [`crate::port::Sessions`] takes it.
+impl fmt::Display for SessionPrint {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(to, "{byte:02x}"))
+    }
+}
+
+/// It lets nobody in, and is nobody's business all the same.
+impl fmt::Debug for SessionPrint {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        to.write_str("SessionPrint")
+    }
 }
 
 /// Where to push to one device of a user: key `bindIp:{appId}:{userId}`, field device, value `node%session%epoch`.

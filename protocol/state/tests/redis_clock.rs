@@ -38,7 +38,7 @@ async fn everything_goes_on(jump_s: i64) {
     let began = (a.now(), Instant::now());
     let is_continuous = |node: &Node| node.now().abs_diff(began.0 + millis(began.1.elapsed())) < 1_000;
 
-    let owner = TokenOwner { app: APP, user: USER, device: None };
+    let owner = TokenOwner { app: APP, user: USER, device: None, session: None };
     a.state.tokens.issue("kept", owner, a.now(), a.now() + 600_000).await.unwrap();
     let route = Route { app: APP, user: USER, device: DeviceKind::Ios, node: "a".to_owned(), epoch: 1, session: 1 };
     a.state.routes.bind(std::slice::from_ref(&route), a.now(), a.now() + 600_000).await.unwrap();

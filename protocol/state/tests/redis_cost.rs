@@ -54,7 +54,7 @@ async fn calls_cost_what_the_readme_says() {
     };
     let id = |n: u64| format!("{now}-{n}");
     let body = Bytes::from_static(b"{}");
-    let owner = TokenOwner { app: APP, user: USER, device: None };
+    let owner = TokenOwner { app: APP, user: USER, device: None, session: None };
 
     meter.count("`Tokens::issue`, `resolve`, `revoke`, each", state.tokens.issue("t", owner, now, later)).await;
     state.presence.touch(&signs, now).await.unwrap();
@@ -208,7 +208,7 @@ async fn of_many_who_come_back_at_once_a_login_and_a_join_cost_less_than_eight_c
 }
 
 async fn issue(state: &State, user: i64, now: u64) {
-    let owner = TokenOwner { app: APP, user: UserId(user), device: None };
+    let owner = TokenOwner { app: APP, user: UserId(user), device: None, session: None };
     state.tokens.issue(&format!("t{user}"), owner, now, now + 3_600_000).await.unwrap();
 }
 

@@ -319,7 +319,7 @@ impl Node {
     }
 
     async fn issue(&self, token: &str) -> Result<(), StateError> {
-        let owner = TokenOwner { app: APP, user: UserId(1), device: None };
+        let owner = TokenOwner { app: APP, user: UserId(1), device: None, session: None };
         self.state.tokens.issue(token, owner, self.now(), self.now() + 3_600_000).await
     }
 

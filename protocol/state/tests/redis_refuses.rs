@@ -308,7 +308,7 @@ async fn contradicted(config: RedisConfig) -> &'static str {
 }
 
 fn owner() -> TokenOwner {
-    TokenOwner { app: APP, user: UserId(1), device: None }
+    TokenOwner { app: APP, user: UserId(1), device: None, session: None }
 }
 
 /// The adapter, with one token `t` in it or not.

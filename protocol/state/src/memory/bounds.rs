@@ -24,7 +24,7 @@ fn is_full<T: std::fmt::Debug>(answer: Result<T, StateError>, of: &str, bound: u
 #[tokio::test]
 async fn a_full_token_table_refuses_until_one_runs_out() {
     let table = tokens::TokenTable::with_max(2);
-    let owner = TokenOwner { app: APP, user: UserId(1), device: None };
+    let owner = TokenOwner { app: APP, user: UserId(1), device: None, session: None };
     table.issue("a", owner, NOW, NOW + 1000).await.unwrap();
     table.issue("b", owner, NOW, LATER).await.unwrap();
     assert!(is_full(table.issue("c", owner, NOW, LATER).await, "tokens", 2));

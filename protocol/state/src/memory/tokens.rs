@@ -7,7 +7,8 @@ use crate::types::{StateError, TokenOwner};
 use async_trait::async_trait;
 use std::sync::{Arc, Mutex};
 
-/// Ten times the logins a process can hold; at five minutes' life this is 3,300 tokens issued each second. At 133 bytes each (measured, tokens of 32 characters) 133 MB.
+/// Ten times the logins a process can hold; at five minutes' life this is 3,300 tokens issued each second. At 133 bytes each (measured, tokens of
+/// 32 characters) and 33 for the session's print, 166 MB.
 const TOKENS_MAX: usize = 1_000_000;
 
 #[derive(Debug)]

@@ -1,11 +1,11 @@
-//! [`Tokens`]: a string `until%app%user%device` for each.
+//! [`Tokens`]: a string `until%app%user%device` for each, and behind it `%print` where it was issued to a session at the HTTP API.
 
 use super::command::Command;
 use super::connection::{Connection, Likely};
 use super::gather::{Batch, Gather, Gathering};
 use super::life;
 use crate::port::{Result, Tokens};
-use crate::types::{AppId, DeviceKind, TokenOwner, UserId};
+use crate::types::{AppId, DeviceKind, SessionPrint, TokenOwner, UserId};
 use async_trait::async_trait;
 
 pub(super) struct RedisTokens {
@@ -46,7 +46,10 @@ impl RedisTokens {
 impl Tokens for RedisTokens {
     async fn issue(&self, token: &str, owner: TokenOwner, now_ms: u64, until_ms: u64) -> Result<()> {
         let device = owner.device.map_or(ANY_DEVICE, |device| device as u32);
-        let value = format!("{until_ms}%{}%{}%{device}", owner.app, owner.user);
+        let mut value = format!("{until_ms}%{}%{}%{device}", owner.app, owner.user);
+        if let Some(session) = owner.session {
+            value += &format!("%{session}");
+        }
         let command = Command::new("SET", &self.connection.keys().token(token)).arg(value).arg("PX").arg(life(now_ms, until_ms));
         self.connection.run("issuing a token", command).await
     }
@@ -78,5 +81,9 @@ fn read(value: &str) -> Option<(TokenOwner, u64)> {
         ANY_DEVICE => None,
         number => Some(DeviceKind::from_number(number)?),
     };
-    Some((TokenOwner { app, user, device }, until_ms))
+    let session = match parts.next() {
+        None => None,
+        Some(print) => Some(SessionPrint::parse(print)?),
+    };
+    Some((TokenOwner { app, user, device, session }, until_ms))
 }

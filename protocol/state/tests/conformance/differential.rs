@@ -274,7 +274,8 @@ impl Pair {
                 return self.compare().await;
             }
             Step::Issue { token, user, life } => {
-                let owner = TokenOwner { app: app_of(user), user: UserId(user), device: DeviceKind::from_number(u32::from(token)) };
+                let owner =
+                    TokenOwner { app: app_of(user), user: UserId(user), device: DeviceKind::from_number(u32::from(token)), session: None };
                 same!(self, tokens.issue(&token.to_string(), owner, now, now + life));
             }
             Step::Revoke(token) => same!(self, tokens.revoke(&[token.to_string()])),

@@ -108,11 +108,12 @@ pub(crate) struct ConfigQuery {
     device: Option<Device>,
 }
 
-/// A login token for the user himself, and where to go with it.
+/// A login token for the user himself, and where to go with it. It is void from the moment that the session ends.
 #[utoipa::path(get, path = "/v1/im/config", tag = "im", params(ConfigQuery), responses((status = 200, body = TokenAnswer)))]
 pub(crate) async fn config(State(api): State<Api>, session: Session, Query(query): Query<ConfigQuery>) -> Result<Json<TokenAnswer>> {
     session.must_be_of(query.app_id)?;
-    Ok(Json(api.parts.handle.issue_token(session.app, session.user, query.device.map(DeviceKind::from)).await?.into()))
+    let device = query.device.map(DeviceKind::from);
+    Ok(Json(api.parts.handle.issue_token_of(session.owner(), session.token(), device).await?.into()))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

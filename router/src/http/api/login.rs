@@ -109,7 +109,7 @@ pub(crate) struct LogoutRequest {
     uuid: Option<String>,
 }
 
-/// Ends the session that is shown, at once.
+/// Ends the session that is shown, at once, and within seconds the connections that came in by its tokens.
 #[utoipa::path(post, path = "/v1/logout", tag = "login", request_body = Option<LogoutRequest>, responses((status = 204)))]
 pub(crate) async fn logout(State(api): State<Api>, session: Session, MaybeBody(request): MaybeBody<LogoutRequest>) -> Result<StatusCode> {
     session.must_be_of(request.app_id)?;

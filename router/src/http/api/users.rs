@@ -117,7 +117,7 @@ pub(crate) struct SessionsQuery {
     app_id: App,
 }
 
-/// Logs a user out everywhere: every token of a login by phone is void at once. Connections to gateways are ended by `/v1/im/kick`.
+/// Logs a user out everywhere: tokens of logins by phone are void at once, and connections that came in so end within seconds.
 #[utoipa::path(delete, path = "/v1/users/{id}/sessions", tag = "users", params(("id" = User, Path), SessionsQuery), responses((status = 204)))]
 pub(crate) async fn end_sessions(
     State(api): State<Api>,

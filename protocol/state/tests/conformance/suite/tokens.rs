@@ -1,11 +1,13 @@
 //! [`billfish_state::Tokens`].
 
 use super::*;
-use billfish_state::{DeviceKind, TokenOwner};
+use billfish_state::{DeviceKind, SessionPrint, TokenOwner};
 use std::collections::BTreeMap;
 
 fn owner(user: i64) -> TokenOwner {
-    TokenOwner { app: APP, user: UserId(user), device: (user % 2 == 0).then_some(DeviceKind::Ios) }
+    // With and without a device, a session, and both.
+    let session = (user % 3 != 1).then(|| SessionPrint([u8::try_from(user % 256).unwrap(); 32]));
+    TokenOwner { app: APP, user: UserId(user), device: (user % 2 == 0).then_some(DeviceKind::Ios), session }
 }
 
 pub(crate) async fn a_token_lets_its_owner_in_until_it_runs_out<S: Store>() {
