@@ -386,7 +386,8 @@ fn a_gift_that_was_refused_may_be_paid_or_not() {
 /// Each breach of the rules of money is told.
 #[test]
 fn money_that_is_not_where_it_must_be_is_told() {
-    let breaks: [(&str, fn(&mut Gifts)); 9] = [
+    type Break = (&'static str, fn(&mut Gifts));
+    let breaks: [Break; 9] = [
         ("an acknowledged gift is not paid", |gifts| {
             gifts.story.put(What::SentGift { client: 1, room: ROOM, uuid: "c".to_owned(), began_ms: 0 });
             gifts.story.put(What::Acked { client: 1, msg: "c".to_owned(), seq: None });
@@ -398,7 +399,9 @@ fn money_that_is_not_where_it_must_be_is_told() {
         ("coins came from nowhere", |gifts| gifts.books.0 = 1),
         ("somebody is below nothing", |gifts| gifts.books.1 = -1),
         ("a debit has no credit", |gifts| gifts.books.2 = 3),
-        ("what was shown is not paid", |gifts| drop(gifts.story.put(What::SeenGifts { client: 2, room: ROOM, places: vec![9] }).now())),
+        ("what was shown is not paid", |gifts| {
+            gifts.story.put(What::SeenGifts { client: 2, room: ROOM, places: vec![9] });
+        }),
     ];
     for (what, break_it) in breaks {
         let mut gifts = Gifts::given();
