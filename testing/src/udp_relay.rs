@@ -118,7 +118,8 @@ impl Shared {
 
     /// The socket that the server sees in a client's place, and its way back.
     fn back_to(self: &Arc<Self>, client: SocketAddr, front: &UdpSocket) -> io::Result<Arc<UdpSocket>> {
-        let back = Arc::new(UdpSocket::bind("127.0.0.1:0")?);
+        // The server may be beyond a bridge.
+        let back = Arc::new(UdpSocket::bind("0.0.0.0:0")?);
         back.connect(self.server)?;
         back.set_read_timeout(Some(LOOK))?;
         let (front, down, shared) = (front.try_clone()?, Arc::clone(&back), Arc::clone(self));
