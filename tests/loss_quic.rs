@@ -162,7 +162,7 @@ fn gifts_over(kind: TransportKind, with_chat: bool) -> Shown {
                         std::thread::sleep(Duration::from_millis(160));
                         continue;
                     }
-                    let data = json!({ "number": number, "pad": "x".repeat(300) }).to_string();
+                    let data = json!({ "number": number, "pad": "x".repeat(40) }).to_string();
                     let class = if is_gift { 1 } else { 2 };
                     api.push(&json!({"appId": 10001, "target": {"roomId": room}, "bizCode": 5568, "data": data, "class": class}));
                     gifts.fetch_add(i64::from(is_gift), Ordering::Relaxed);
