@@ -1,4 +1,5 @@
-//! The ledger: what must be there after a crash. Rooms, moderation, people, stream keys and money, in an SQLite file or a MySQL database.
+//! The ledger: what must be there after a crash. Rooms, moderation, people, stream keys, money, and what webhooks are yet to be told; in an SQLite
+//! file or a MySQL database.
 //!
 //! - A call that has answered is on the disk: a kill or a power cut takes nothing that was confirmed. (A MySQL server must be set to it, as it
 //!   is by default: `innodb_flush_log_at_trx_commit = 1`.)
