@@ -93,7 +93,7 @@ async fn what_cannot_be_a_webhook_is_refused_by_its_field() {
         (json!({"url": GOOD, "secret": "short"}), "secret"),
         (json!({"url": GOOD, "secret": "with a space in the middle"}), "secret"),
         (json!({"url": GOOD, "secret": "s".repeat(129)}), "secret"),
-        (json!({"url": GOOD, "secret": "ein-geheimnis-für-uns"}), "secret"),
+        (json!({"url": GOOD, "secret": "a-sécret-of-ours-alone"}), "secret"),
         (json!({"url": GOOD, "appId": 1}), "appId"),
         (json!({"url": GOOD, "state": "active"}), "state"),
     ] {
