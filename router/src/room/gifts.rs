@@ -29,7 +29,7 @@ use billfish_link::message::{Accepted, Push, UserPush, envelope::Kind, reply};
 use billfish_state::{MessageClaim, RoomId, StateError, port::ROOM_LOG_ENTRIES_MAX};
 use billfish_wire::{BizCode, Class, Reason};
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -90,7 +90,8 @@ pub(super) struct Gifts {
     paid_seq: i64,
     /// The ledger may have some to tell that stand nowhere here.
     has_more: bool,
-    /// Places that former owners have told, by the room's log, and not taken out of the ledger's outbox; `None` until that was looked at.
+    /// Places that former owners have told, by the room's log, and not taken out of the ledger's outbox: these are told again as they were.
+    /// `None` until that was looked at.
     told_before: Option<BTreeSet<i64>>,
     again_ms: Option<u64>,
 }
@@ -371,33 +372,33 @@ impl Room {
         }
     }
 
-    /// Leaves out what a former owner has told and did not live to say so; the ledger is told in his place. `None`: the log does not say.
-    async fn not_told_before(&mut self, mut gifts: Vec<PaidGift>, now_ms: u64) -> Option<Vec<PaidGift>> {
-        let is_all = gifts.len() < TELLING_MAX;
-        if self.gifts.told_before.is_none() {
-            // Of a room without any the log is not asked.
-            let told = if gifts.is_empty() { Ok(BTreeSet::new()) } else { told_by(&self.core, self.record.room, now_ms).await };
-            match told {
-                Ok(told) => self.gifts.told_before = Some(told),
+    /// Tells what a former owner has told, or tried to, and did not live to say so, once more as he did: the log has it under that name, and
+    /// whoever was not shown it is. Gives the others. `None`: the log does not say.
+    async fn not_told_before(&mut self, gifts: Vec<PaidGift>, now_ms: u64) -> Option<Vec<PaidGift>> {
+        if self.gifts.told_before.is_none() && !gifts.is_empty() {
+            let groups = match told_by(&self.core, self.record.room, now_ms).await {
+                Ok(groups) => groups,
                 Err(error) => {
                     self.core.metrics.store_failed("room_log", &error);
                     return None;
                 }
+            };
+            let by_seq: BTreeMap<i64, &PaidGift> = gifts.iter().map(|gift| (gift.gift_seq, gift)).collect();
+            let mut told = BTreeSet::new();
+            for group in groups {
+                // One that has left the outbox in part was shown, or some of it is to be told in the next page: that is told anew.
+                let whole: Option<Vec<PaidGift>> = group.iter().map(|seq| by_seq.get(seq).map(|gift| (*gift).clone())).collect();
+                if let Some(whole) = whole {
+                    told.extend(group);
+                    self.put_alike(&whole, now_ms).await;
+                }
             }
+            self.gifts.told_before = Some(told);
         }
-        self.gifts.has_more = !is_all;
-        if let Some(told) = self.gifts.told_before.as_mut().filter(|told| !told.is_empty()) {
-            // Not the first so many: of two combos the later one may have been told first.
-            let (before, left): (Vec<_>, Vec<_>) = gifts.into_iter().partition(|gift| told.contains(&gift.gift_seq));
-            if is_all {
-                // They may be read once more before they have left the outbox; of the others nothing will be.
-                *told = before.iter().map(|gift| gift.gift_seq).collect();
-            }
-            let places: Vec<(RoomId, i64)> = before.iter().map(|gift| (gift.what.room, gift.gift_seq)).collect();
-            self.core.till.told(&places);
-            gifts = left;
-        }
-        Some(gifts)
+        self.gifts.has_more = gifts.len() == TELLING_MAX;
+        // They are read again until they have left the outbox. Not the first so many: of two combos the later one may have been told first.
+        let told = self.gifts.told_before.get_or_insert_default();
+        Some(gifts.into_iter().filter(|gift| !told.contains(&gift.gift_seq)).collect())
     }
 
     async fn put_gifts(&mut self, gifts: Vec<PaidGift>, now_ms: u64) {
@@ -493,10 +494,10 @@ impl Gifts {
     }
 }
 
-/// Places of the gifts that a room's log shows.
-async fn told_by(core: &Core, room: RoomId, now_ms: u64) -> Result<BTreeSet<i64>, StateError> {
+/// Places of the gifts that a room's log shows, those of one push together.
+async fn told_by(core: &Core, room: RoomId, now_ms: u64) -> Result<Vec<Vec<i64>>, StateError> {
     let entries = core.state.room_log.last(room, ROOM_LOG_ENTRIES_MAX, now_ms).await?;
-    Ok(entries.iter().flat_map(|entry| gift::places(&entry.body)).collect())
+    Ok(entries.iter().map(|entry| gift::places(&entry.body)).filter(|places| !places.is_empty()).collect())
 }
 
 /// Refuses by a rule what was not paid. A gift whose answer was lost is asked for again when the rules may say otherwise by then: its PK has ended,
