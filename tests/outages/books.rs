@@ -40,7 +40,7 @@ impl Books {
     }
 
     /// Waits until the viewers have seen everything, and looks at all of it. How many gifts were paid.
-    pub(super) fn check(&self, crew: &Crew, given: &[Given], shown: Shown, looks: &Looks<'_>) -> i64 {
+    pub(super) fn check(&self, crew: &Crew, given: &[Given], shown: Shown, looks: Option<&Looks<'_>>) -> i64 {
         let mut sql = self.open();
         // Of the one room that there is.
         let records: Vec<(i64, i64, String, i64, i64, i64)> = sql.rows(
@@ -99,9 +99,11 @@ impl Books {
             assert!(twice.is_empty(), "places that more than one push stands for: {twice:?}");
             assert_eq!(seen.nums, nums, "the pushes show as many as were paid");
         }
-        let before = looks().1;
-        eventually("the server looks over the money", || looks().1 > before);
-        assert_eq!(looks().0, 0.0, "it adds up");
+        if let Some(looks) = looks {
+            let before = looks().1;
+            eventually("the server looks over the money", || looks().1 > before);
+            assert_eq!(looks().0, 0.0, "it adds up");
+        }
         paid
     }
 
