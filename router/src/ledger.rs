@@ -61,6 +61,7 @@ pub struct Ledger {
     /// See [`LedgerConfig`].
     till_writers: usize,
     till_queue_max: usize,
+    told_after: Duration,
     audit_every: Duration,
     /// Where they are, for people: a file, or host, port and database.
     place: Arc<str>,
@@ -153,7 +154,7 @@ impl Ledger {
             }
         };
         let standing = watch::Sender::new(Standing::Own);
-        let LedgerConfig { call_timeout, till_writers, till_queue_max, audit_every, connections_max, .. } = *config;
+        let LedgerConfig { call_timeout, till_writers, till_queue_max, told_after, audit_every, connections_max, .. } = *config;
         // Whatever gifts there are, somebody who only reads finds a connection.
         let others = usize::try_from(connections_max).unwrap_or(usize::MAX).saturating_sub(1).max(1);
         Ok(Self {
@@ -161,6 +162,7 @@ impl Ledger {
             call_timeout,
             till_writers: till_writers.min(others),
             till_queue_max,
+            told_after,
             audit_every,
             place: place.into(),
             standing,

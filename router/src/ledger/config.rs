@@ -27,6 +27,8 @@ const TILL_WRITERS_MAX: usize = 16;
 const TILL_QUEUE_MIN: usize = 16;
 /// More could not be paid within a call's time.
 const TILL_QUEUE_MAX: usize = 65_536;
+/// Gifts that stand in the outbox for longer than five seconds are taken for untold.
+const TOLD_AFTER_MAX: Duration = Duration::from_secs(3);
 /// A look reads all there is.
 const AUDIT_EVERY_MIN: Duration = Duration::from_secs(10);
 /// Whoever looks less often wants to look by hand.
@@ -51,6 +53,10 @@ pub struct LedgerConfig {
     pub till_writers: usize,
     /// Gifts that wait to be paid at each of them; beyond it the caller hears 5001 at once.
     pub till_queue_max: usize,
+    /// How long gifts that were told to their room stay in the outbox: longer than their pushes need to the viewers. A router that dies sooner, and
+    /// with it the room's log where that is in memory, tells them again.
+    #[serde(with = "humantime_serde")]
+    pub told_after: Duration,
     /// Between two looks over all the money, whether it adds up; 0: none. One of the routers looks for all.
     #[serde(with = "humantime_serde")]
     pub audit_every: Duration,
@@ -84,6 +90,7 @@ impl Default for LedgerConfig {
             till_writers: 2,
             // A fifth of a second at 10,000 gifts a second.
             till_queue_max: 2_048,
+            told_after: Duration::from_secs(1),
             audit_every: Duration::from_secs(3600),
         }
     }
@@ -99,6 +106,7 @@ impl fmt::Debug for LedgerConfig {
             .field("call_timeout", &self.call_timeout)
             .field("till_writers", &self.till_writers)
             .field("till_queue_max", &self.till_queue_max)
+            .field("told_after", &self.told_after)
             .field("audit_every", &self.audit_every)
             .finish()
     }
@@ -122,6 +130,9 @@ impl LedgerConfig {
         }
         if !(TILL_QUEUE_MIN..=TILL_QUEUE_MAX).contains(&self.till_queue_max) {
             return wrong("till_queue_max", format!("must be from {TILL_QUEUE_MIN} to {TILL_QUEUE_MAX}"));
+        }
+        if self.told_after > TOLD_AFTER_MAX {
+            return wrong("told_after", "must be at most 3s");
         }
         if !self.audit_every.is_zero() && !(AUDIT_EVERY_MIN..=AUDIT_EVERY_MAX).contains(&self.audit_every) {
             return wrong("audit_every", "must be 0s, or from 10s to 7days");
@@ -258,6 +269,9 @@ mod tests {
         for till_queue_max in [0, 15, 65_537] {
             assert_eq!(LedgerConfig { till_queue_max, ..at("") }.validate().unwrap_err().key, "till_queue_max");
         }
+        LedgerConfig { told_after: super::TOLD_AFTER_MAX, ..at("") }.validate().unwrap();
+        let config = LedgerConfig { told_after: super::TOLD_AFTER_MAX + Duration::from_millis(1), ..at("") };
+        assert_eq!(config.validate().unwrap_err().key, "told_after");
         LedgerConfig { audit_every: Duration::ZERO, ..at("") }.validate().unwrap();
         for seconds in [1, 9, 8 * 24 * 3600] {
             let config = LedgerConfig { audit_every: Duration::from_secs(seconds), ..at("") };

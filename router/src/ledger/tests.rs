@@ -150,6 +150,7 @@ suite! {
         a_full_queue_takes_nothing_and_nothing_of_it_is_paid,
         nobody_waits_for_records_that_are_locked,
         told_gifts_leave_the_outbox_with_gifts_or_by_themselves,
+        told_gifts_stay_in_the_outbox_until_their_pushes_are_out,
         a_till_that_closes_pays_what_it_has_taken,
         tills_that_tell_while_they_pay_never_wait_in_a_circle,
         a_gift_that_cannot_be_read_does_not_fail_its_neighbours,
@@ -206,11 +207,17 @@ enum Kind {
 
 impl Home {
     fn file() -> Self {
-        Self { kind: Kind::File, config: LedgerConfig::default(), directory: tempfile::tempdir().unwrap() }
+        Self::with(Kind::File, String::new())
     }
 
     fn server(url: String) -> Self {
-        Self { kind: Kind::Server, config: LedgerConfig { url, ..LedgerConfig::default() }, directory: tempfile::tempdir().unwrap() }
+        Self::with(Kind::Server, url)
+    }
+
+    fn with(kind: Kind, url: String) -> Self {
+        // What was told leaves the outbox while others put something there.
+        let config = LedgerConfig { url, told_after: std::time::Duration::ZERO, ..LedgerConfig::default() };
+        Self { kind, config, directory: tempfile::tempdir().unwrap() }
     }
 
     /// What a router opens; as often as there are routers.

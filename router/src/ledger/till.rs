@@ -10,8 +10,8 @@
 //! - An answer is one that is on the disk. A gift whose transaction failed is answered as away; it may be asked for again with its `uuid`,
 //!   also where it was paid.
 //! - No caller waits for longer than `ledger.call_timeout`, the queue included, and a full queue takes nothing: what is refused was not paid.
-//! - What was told to a room is taken out of the outbox with the next gifts, or by itself half a second later. What is lost of it is told
-//!   again.
+//! - What was told to a room is taken out of the outbox `ledger.told_after` later, with the gifts of then or by themselves: told is in the room's log
+//!   and on its way, and where the log dies with the process, what was in the sockets does too. What is lost of it is told again.
 
 use super::{
     Ledger,
@@ -29,6 +29,7 @@ use crate::{
 use billfish_state::{Clock, RoomId};
 use prometheus_client::registry::Registry;
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -44,8 +45,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long a busy writer waits for more gifts: less than its commit takes.
 const GATHER: Duration = Duration::from_millis(2);
-/// How long told gifts wait for the next gifts to go with.
-const TOLD_AFTER: Duration = Duration::from_millis(500);
 /// Told gifts of one transaction.
 const TOLD_PER_BATCH: usize = 1_024;
 /// Told gifts that wait at one writer: of some seconds of its most.
@@ -102,7 +101,7 @@ impl Till {
         let desks = (0..writers)
             .map(|_| {
                 let (sender, receiver) = mpsc::channel(ledger.till_queue_max);
-                let told = Arc::new(Told::default());
+                let told = Arc::new(Told { stays: ledger.told_after, ..Told::default() });
                 let writer = Writer {
                     ledger: ledger.clone(),
                     clock: clock.clone(),
@@ -183,8 +182,11 @@ impl money::Till for Till {
 /// Told gifts of a writer's rooms that still stand in the outbox.
 #[derive(Debug, Default)]
 struct Told {
-    rows: Mutex<Vec<(RoomId, i64)>>,
+    /// In the order of their times.
+    rows: Mutex<VecDeque<(Instant, (RoomId, i64))>>,
     came: Notify,
+    /// `ledger.told_after`
+    stays: Duration,
 }
 
 impl Told {
@@ -192,9 +194,10 @@ impl Told {
     fn add(&self, told: impl IntoIterator<Item = (RoomId, i64)>) -> u64 {
         let mut dropped = 0;
         let mut rows = self.lock();
+        let now = Instant::now();
         for row in told {
             if rows.len() < TOLD_MAX {
-                rows.push(row);
+                rows.push_back((now, row));
             } else {
                 dropped += 1;
             }
@@ -204,21 +207,26 @@ impl Told {
         dropped
     }
 
-    fn take(&self) -> Vec<(RoomId, i64)> {
+    /// Those that have been here for long enough, or all, the oldest first.
+    fn take(&self, all: bool) -> Vec<(RoomId, i64)> {
+        let now = Instant::now();
         let mut rows = self.lock();
-        let count = rows.len().min(TOLD_PER_BATCH);
-        rows.drain(..count).collect()
+        let count = rows.iter().take(TOLD_PER_BATCH).take_while(|(since, _)| all || *since + self.stays <= now).count();
+        rows.drain(..count).map(|(_, row)| row).collect()
     }
 
-    /// Waits until some have been here for a while. Cancel-safe: a notice that is lost is asked for in the list.
+    /// Waits until some have been here for long enough. Cancel-safe: a notice that is lost is asked for in the list.
     async fn are_due(&self) {
-        while self.lock().is_empty() {
-            self.came.notified().await;
+        loop {
+            let oldest = self.lock().front().map(|(since, _)| *since);
+            match oldest {
+                Some(since) => return sleep_until(since + self.stays).await,
+                None => self.came.notified().await,
+            }
         }
-        sleep_until(Instant::now() + TOLD_AFTER).await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(RoomId, i64)>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(Instant, (RoomId, i64))>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -258,9 +266,9 @@ impl Writer {
             is_busy = batch.len() > 1;
             self.settle(&mut batch).await;
         }
-        // Whatever stays is told again by the next owner.
+        // Nobody dies here: what was told has been sent. Whatever stays is told again by the next owner.
         loop {
-            let told = self.told.take();
+            let told = self.told.take(true);
             if told.is_empty() || self.ledger.pay(&[], &told, self.clock.now_ms(), self.ledger.call_timeout).await.is_err() {
                 break;
             }
@@ -295,7 +303,7 @@ impl Writer {
             gifts.push(gift);
             answers.push(answer);
         }
-        let told = self.told.take();
+        let told = self.told.take(false);
         if gifts.is_empty() && told.is_empty() {
             return;
         }

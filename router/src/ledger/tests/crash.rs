@@ -127,7 +127,7 @@ fn gifts(room: RoomId, round: i64, turn: i64) -> Vec<NewGift> {
 }
 
 async fn reopen(directory: &Path) -> Ledger {
-    let config = LedgerConfig { call_timeout: Duration::from_secs(5), ..LedgerConfig::default() };
+    let config = LedgerConfig { call_timeout: Duration::from_secs(5), told_after: Duration::ZERO, ..LedgerConfig::default() };
     Ledger::open(&config, directory, Sharing::Shared).await.unwrap()
 }
 

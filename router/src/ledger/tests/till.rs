@@ -141,6 +141,27 @@ pub(super) async fn told_gifts_leave_the_outbox_with_gifts_or_by_themselves(home
     adds_up(&ledger).await;
 }
 
+/// A log that is in memory dies with the process, and so does what stands in its sockets: the next one tells it again.
+pub(super) async fn told_gifts_stay_in_the_outbox_until_their_pushes_are_out(mut home: Home) {
+    home.config.told_after = Duration::from_secs(3);
+    let ledger = home.open().await;
+    let (till, _) = till(&ledger, &Clock::start());
+    let room = live(&ledger, 30_001).await;
+    fund(&ledger, 20_001, 10_000).await;
+    let start = Instant::now();
+    for turn in 0..3 {
+        paid(till.pay(gift(room, 20_001, &format!("a-{turn}"), 1)).await.unwrap());
+        till.told(&[(room, turn + 1)]);
+    }
+    let waiting = count(&ledger, "t_outbox").await;
+    assert!(waiting == 3 || start.elapsed() >= home.config.told_after, "{waiting} of 3 are left");
+    while count(&ledger, "t_outbox").await > 0 {
+        assert!(start.elapsed() < PATIENCE, "never taken out");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(start.elapsed() >= home.config.told_after);
+}
+
 pub(super) async fn a_till_that_closes_pays_what_it_has_taken(home: Home) {
     let ledger = home.open().await;
     let (till, _) = till(&ledger, &Clock::start());

@@ -219,7 +219,12 @@ impl Told {
 
 impl Life {
     async fn begin(directory: &Path, database: &str, redis: &str, prefix: &str) -> Self {
-        let config = LedgerConfig { url: database.to_owned(), call_timeout: Duration::from_secs(5), ..LedgerConfig::default() };
+        let config = LedgerConfig {
+            url: database.to_owned(),
+            call_timeout: Duration::from_secs(5),
+            told_after: Duration::ZERO,
+            ..LedgerConfig::default()
+        };
         let ledger = Ledger::open(&config, directory, Sharing::Shared).await.unwrap();
         let config = RedisConfig {
             nodes: vec![redis.to_owned()],
