@@ -91,7 +91,10 @@ async def run(host, port, authority, app, user, token, room):
         send(JOIN, roomId=room)
         expect((await answer(JOIN))["roomId"] == room, "JOIN names its room")
         print("joined", flush=True)
-        of_class, (code, body) = await within(pushes.get(), "push")
+        # How many are in the room is told when it changes and every now and then, on a stream of its own.
+        while (push := await within(pushes.get(), "push"))[1][1].get("key") == "audience":
+            pass
+        of_class, (code, body) = push
         expect(code == BIZ and of_class == body["class"] == 2, f"chat comes on the stream of its class: {of_class} {code} {body}")
         print("pushed", json.loads(body["data"])["content"], flush=True)
         send(HEARTBEAT)
