@@ -14,14 +14,14 @@ use crate::{
     clock::Uptime,
     commands::{Commands, Shards},
     directory::Directory,
-    logouts::Logouts,
+    logouts::{Found, Logouts},
     metrics::{ControlCounters, LoginResult, Port},
     presence::Presence,
     shard::message::{ConnKey, LoginDenied, LoginGranted, Origin, ShardCommand},
     store::{Away, Store},
 };
 use billfish_session::server::{LoginAccepted, LoginRequest};
-use billfish_state::{DeviceKind, SESSIONS_PER_MS, SessionOwner, SessionPrint, TokenOwner, WindowHit, WindowVerdict};
+use billfish_state::{DeviceKind, SESSIONS_PER_MS, SessionOwner, TokenOwner, WindowHit, WindowVerdict};
 use billfish_wire::Reason;
 use std::{
     hash::BuildHasher,
@@ -43,7 +43,7 @@ pub(crate) struct Attempt {
     pub(crate) peer: IpAddr,
     pub(crate) request: Box<LoginRequest>,
     /// Of the HTTP API, to which its token was issued: known once the token is.
-    pub(crate) session: Option<SessionPrint>,
+    pub(crate) session: Option<Found>,
 }
 
 impl Attempt {
@@ -175,14 +175,12 @@ impl Auth {
         let tokens: Vec<String> = attempts.iter().map(|attempt| attempt.request.token.clone()).collect();
         let resolved = self.store.call(Port::Tokens, self.store.state.tokens.resolve(&tokens, self.store.now_ms())).await;
         let Ok(mut owners) = resolved else { return self.deny_all(&attempts, commands) };
-        if self.without_those_logged_out(&mut owners).await.is_err() {
-            return self.deny_all(&attempts, commands);
-        }
+        let Ok(sessions) = self.without_those_logged_out(&mut owners).await else { return self.deny_all(&attempts, commands) };
         let mut kept = Vec::with_capacity(attempts.len());
-        for (attempt, owner) in attempts.into_iter().zip(owners) {
+        for ((attempt, owner), session) in attempts.into_iter().zip(owners).zip(sessions) {
             // Asked after the store was: a token revoked there is no longer waiting here.
             let owner = owner.filter(|owner| lets_in(*owner, &attempt) && !self.revoked.tokens.contains(&attempt.request.token));
-            if let Some(TokenOwner { session, .. }) = owner {
+            if owner.is_some() {
                 kept.push(Attempt { session, ..attempt });
             } else {
                 self.gate.bad_token(attempt.peer);
@@ -192,18 +190,23 @@ impl Auth {
         kept
     }
 
-    /// Takes out the owners whose sessions at the HTTP API have ended. Most have none, and nobody is asked.
-    async fn without_those_logged_out(&self, owners: &mut [Option<TokenOwner>]) -> Result<(), Away> {
+    /// Takes out the owners whose sessions at the HTTP API have ended, and gives the sessions of the others, in their order. Most have none,
+    /// and nobody is asked.
+    async fn without_those_logged_out(&self, owners: &mut [Option<TokenOwner>]) -> Result<Vec<Option<Found>>, Away> {
+        let mut sessions = vec![None; owners.len()];
         let of_session = |owner: &TokenOwner| Some((SessionOwner { app: owner.app, user: owner.user }, owner.session?));
         let asked: Vec<_> = owners.iter().flatten().filter_map(of_session).collect();
         if asked.is_empty() {
-            return Ok(());
+            return Ok(sessions);
         }
-        let mut are_there = self.logouts.are_there(&asked).await?.into_iter();
-        for owner in owners.iter_mut().filter(|owner| owner.is_some_and(|owner| owner.session.is_some())) {
-            *owner = owner.filter(|_| are_there.next().unwrap_or(false));
+        let mut found = self.logouts.find(&asked).await?.into_iter();
+        for (owner, session) in owners.iter_mut().zip(&mut sessions) {
+            if owner.is_some_and(|owner| owner.session.is_some()) {
+                *session = found.next().flatten();
+                *owner = owner.filter(|_| session.is_some());
+            }
         }
-        Ok(())
+        Ok(sessions)
     }
 
     /// Counted only for users who proved who they are: nobody can use up another's logins.

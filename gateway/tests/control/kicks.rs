@@ -4,11 +4,11 @@ use crate::house::{APP, Client, House, PATIENCE, Router, login_body, now_ms, pus
 use async_trait::async_trait;
 use billfish_link::message::{Kick, Push, Relay, UserPush, envelope::Kind, up::Call};
 use billfish_state::{
-    AppId, DeviceKind, Presence, Route, State, UserId,
+    AppId, DeviceKind, Presence, Route, SessionOwner, SessionPrint, State, TokenOwner, UserId,
     port::Result,
     redis::{Redis, RedisConfig},
 };
-use billfish_testing::RedisServer;
+use billfish_testing::{Chaos, ChaosProxy, RedisServer};
 use billfish_wire::{Body, Code, Reason};
 use bytes::Bytes;
 use prometheus_client::registry::Registry;
@@ -147,6 +147,35 @@ fn who_logs_out_of_one_gateway_is_still_here_with_another_device_on_another() {
     assert!(online());
     drop(phone);
     until("the user is gone with the last device", || !online());
+}
+
+/// The link of one gateway broke, which loses nothing: what was logged out meanwhile is.
+#[test]
+fn a_logout_while_a_gateway_is_cut_off_from_redis_ends_its_connection_when_the_link_is_back() {
+    let Some(server) = RedisServer::start() else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let redis = |address: String| {
+        let config = RedisConfig { nodes: vec![address], connect_timeout: PATIENCE, ..RedisConfig::default() };
+        runtime.block_on(Redis::start(config, &mut Registry::default())).unwrap()
+    };
+    let proxy = ChaosProxy::start(server.address());
+    let (theirs, ours) = (redis(proxy.address().to_string()), redis(server.address().to_string()));
+    let house = House::on(theirs.state(), |_| {});
+    let _router = house.link("router-1", true);
+    let (owner, session) = (SessionOwner { app: AppId(APP), user: USER }, SessionPrint([1; 32]));
+    let sessions = ours.state().sessions;
+    runtime.block_on(sessions.open(&session.to_string(), owner, now_ms(), now_ms() + 600_000)).unwrap();
+    house.issue("of-a-session", TokenOwner { app: AppId(APP), user: USER, device: None, session: Some(session) }, 600_000);
+    let mut client = house.knock(&login_body(USER.0, "of-a-session"));
+    client.expect(Code::Login);
+
+    proxy.set(Chaos::Reset);
+    until("the link is away", || house.state.watch.away().is_some());
+    runtime.block_on(sessions.close(&session.to_string(), owner)).unwrap();
+    proxy.set(Chaos::Forward);
+    assert_eq!(client.expect(Code::Kick).code, Reason::BadToken.number());
+    client.expect_end();
+    assert!(house.state.watch.generation() > 0, "the connection was made anew");
 }
 
 /// With `FLUSHALL` the connections stay, and all that they knew is gone.

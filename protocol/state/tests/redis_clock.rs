@@ -101,6 +101,8 @@ async fn a_server_that_is_emptied_behind_its_connections_is_noticed() {
     for node in [&a, &b] {
         eventually("it is noticed", async || node.state.watch.generation() > 0).await;
         assert_eq!(node.value("state_redis_reconnects_total"), 0.0, "by no broken connection");
+        eventually("it is known for certain", async || node.state.watch.is_certain()).await;
+        assert_eq!(node.state.watch.losses(), 1);
     }
 }
 

@@ -38,6 +38,8 @@ async fn a_server_that_is_killed_and_started_again_goes_on_where_it_was() {
     eventually("calls succeed", async || node.token().await.is_ok_and(|owner| owner.is_some())).await;
     eventually("the watch says so", async || node.state.watch.away().is_none()).await;
     assert!(node.state.watch.generation() > 0, "it may have forgotten something");
+    eventually("it is looked into", async || node.state.watch.is_certain()).await;
+    assert_eq!(node.state.watch.losses(), 0, "it had not");
     assert!(node.value("state_redis_reconnects_total") >= 1.0);
     // It has lost all scripts, and kept what it had answered to.
     assert_eq!(node.lease("b").await.unwrap(), lease);

@@ -3,6 +3,7 @@
 //! - The clock follows the time of all processes on this Redis; see [`super::pulse`].
 //! - The generation rises whenever Redis may have forgotten something: a connection was made anew (the server may have been started anew,
 //!   or be another one), the slots of a cluster have other servers, all data was taken away, or a clock jumped.
+//! - Whether it has lost all is told by the next pulse: the data is born as another then.
 //! - A Redis that refuses to write is away, however well it reads.
 
 use super::config::Address;
@@ -49,7 +50,7 @@ impl Keeper {
     pub(super) async fn run(mut self) {
         let mut pulse = Pulse::new(&self.node);
         // At most one; beside the rest, for the server of its key may hang while others answer.
-        let mut reading: JoinSet<StateResult<Reading>> = JoinSet::new();
+        let mut reading: JoinSet<(u64, StateResult<Reading>)> = JoinSet::new();
         let mut next_pulse = interval(PULSE_EVERY);
         next_pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ask_slots = interval(ASK_SLOTS_EVERY);
@@ -60,8 +61,8 @@ impl Keeper {
             tokio::select! {
                 _ = next_pulse.tick() => self.begin_reading(&pulse, &mut reading),
                 Some(read) = reading.join_next() => next_pulse.reset_after(match read {
-                    Ok(Ok(reading)) => self.on_reading(&mut pulse, &reading),
-                    Ok(Err(error)) => self.on_unread(&error),
+                    Ok((generation, Ok(reading))) => self.on_reading(&mut pulse, &reading, generation),
+                    Ok((_, Err(error))) => self.on_unread(&error),
                     // It was stopped, and so is this.
                     Err(_) => PULSE_EVERY,
                 }),
@@ -105,17 +106,19 @@ impl Keeper {
         self.connection.why_away().or_else(|| self.cluster_trouble.clone()).or_else(|| self.write_trouble.clone())
     }
 
-    fn begin_reading(&self, pulse: &Pulse, reading: &mut JoinSet<StateResult<Reading>>) {
+    /// Beside the reading stands the generation that it was begun in.
+    fn begin_reading(&self, pulse: &Pulse, reading: &mut JoinSet<(u64, StateResult<Reading>)>) {
         if reading.is_empty() {
+            let generation = self.watch.generation();
             let (connection, clock) = (self.connection.clone(), self.clock.clone());
             let asked_ms = clock.now_ms();
             let command = pulse.command(&connection, asked_ms);
-            reading.spawn(async move { pulse::read(&connection, command, asked_ms).await });
+            reading.spawn(async move { (generation, pulse::read(&connection, command, asked_ms).await) });
         }
     }
 
     /// Gives when to pulse again.
-    fn on_reading(&mut self, pulse: &mut Pulse, reading: &Reading) -> Duration {
+    fn on_reading(&mut self, pulse: &mut Pulse, reading: &Reading, generation: u64) -> Duration {
         if self.write_trouble.take().is_some() {
             tracing::info!("Redis takes writes again");
         }
@@ -134,6 +137,9 @@ impl Keeper {
         metrics.clock_offset.set(reading.offset_ms as f64 / 1000.0);
         if verdict.may_have_forgotten {
             self.watch.may_have_forgotten();
+        }
+        if !verdict.is_put_off {
+            self.watch.looked_into(generation, verdict.is_reborn);
         }
         pulse.next()
     }

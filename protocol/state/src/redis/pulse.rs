@@ -86,6 +86,10 @@ pub(super) struct Verdict {
     pub(super) is_moved: bool,
     /// What the store held may be gone: it was emptied, or what ended by its clock, or by this one, ended too soon.
     pub(super) may_have_forgotten: bool,
+    /// All that it held is gone.
+    pub(super) is_reborn: bool,
+    /// It was not judged by this reading, but will be by a later one.
+    pub(super) is_put_off: bool,
 }
 
 /// One process' part in it.
@@ -188,13 +192,14 @@ impl Pulse {
         // Where the wall clock that a process starts with says the same there is no doubt.
         let is_doubted = is_new && self.waits(reading, now);
         if is_apart && is_doubted {
+            verdict.is_put_off = true;
             return verdict;
         }
         if let Some(last) = &self.last {
-            let is_reborn = last.born != reading.born;
-            verdict.is_moved = !is_reborn && last.moves != reading.moves;
+            verdict.is_reborn = last.born != reading.born;
+            verdict.is_moved = !verdict.is_reborn && last.moves != reading.moves;
             // Whatever had less than the jump to live is gone from Redis.
-            verdict.may_have_forgotten = is_reborn || verdict.is_moved;
+            verdict.may_have_forgotten = verdict.is_reborn || verdict.is_moved;
             if verdict.may_have_forgotten {
                 self.apart = None;
             }

@@ -35,7 +35,7 @@ fn who_has_been_apart_for_long_while_the_others_agree_takes_the_time_of_all() {
     assert_eq!(at(&mut pulse, Duration::ZERO), Verdict::default());
     assert_eq!(at(&mut pulse, OUTVOTED_AFTER - Duration::from_millis(1)), Verdict::default());
     let outvoted = at(&mut pulse, OUTVOTED_AFTER);
-    assert_eq!(outvoted, Verdict { shift_ms: 20_000, is_step: true, is_moved: false, may_have_forgotten: true });
+    assert_eq!(outvoted, Verdict { shift_ms: 20_000, is_step: true, is_moved: false, may_have_forgotten: true, ..Verdict::default() });
     assert_eq!(pulse.vote().0, "0", "and has nothing to say against it");
 }
 
@@ -74,16 +74,17 @@ fn who_is_new_waits_for_the_others_and_has_no_vote_until_they_agree() {
     let begin = Instant::now();
     let doubted = |ahead_ms, count| Reading { is_in_doubt: true, count, ..reading(ahead_ms, 0) };
     let half = HEARD_WITHIN / 2;
+    let put_off = Verdict { is_put_off: true, ..Verdict::default() };
     // As long as somebody is heard, and not for ever.
     let mut pulse = Pulse::new("a");
     for round in 0..6 {
-        assert_eq!(pulse.on_reading(&doubted(HOUR_MS, u64::from(round)), begin + half * round), Verdict::default());
+        assert_eq!(pulse.on_reading(&doubted(HOUR_MS, u64::from(round)), begin + half * round), put_off);
         assert!(!pulse.has_been_read());
     }
     assert!(pulse.on_reading(&doubted(HOUR_MS, 6), begin + DECIDED_WITHIN).is_step);
     // Where nobody is left who could decide, not for long.
     let mut pulse = Pulse::new("a");
-    assert_eq!(pulse.on_reading(&doubted(HOUR_MS, 1), begin), Verdict::default());
+    assert_eq!(pulse.on_reading(&doubted(HOUR_MS, 1), begin), put_off);
     assert!(pulse.on_reading(&doubted(HOUR_MS, 1), begin + HEARD_WITHIN).is_step);
     // A wall clock that says the same begins with it; whether that was right is seen when the doubt is over.
     let mut pulse = Pulse::new("a");
@@ -111,10 +112,15 @@ fn a_difference_that_passes_is_forgotten() {
 #[test]
 fn a_store_that_is_born_again_or_whose_clock_jumped_may_have_forgotten() {
     let mut pulse = established();
-    assert!(pulse.on_reading(&reading(0, 1), Instant::now()).may_have_forgotten, "what had less to live is gone");
+    let moved = pulse.on_reading(&reading(0, 1), Instant::now());
+    assert!(moved.may_have_forgotten && !moved.is_reborn, "what had less to live is gone, and not all");
     let reborn = Reading { born: "another".to_owned(), ..reading(0, 0) };
     let verdict = pulse.on_reading(&reborn, Instant::now());
-    assert_eq!(verdict, Verdict { may_have_forgotten: true, ..Verdict::default() }, "moves of another birth are not compared");
+    assert_eq!(
+        verdict,
+        Verdict { may_have_forgotten: true, is_reborn: true, ..Verdict::default() },
+        "moves of another birth are not compared"
+    );
     assert_eq!(pulse.on_reading(&reborn, Instant::now()), Verdict::default());
 }
 
