@@ -302,8 +302,8 @@ impl Gate {
 
     /// There is one less than was counted.
     fn uncount(&self, listener: Listener) {
-        self.connections.fetch_sub(1, Relaxed);
-        self.of_listener[listener as usize].fetch_sub(1, Relaxed);
+        lower(&self.connections);
+        lower(&self.of_listener[listener as usize]);
     }
 
     fn introduce_at(&self, client: IpAddr, now_ms: u64) -> Result<(), Refused> {
@@ -473,7 +473,7 @@ impl Admission for Gate {
         if self.is_exempt(peer) {
             return;
         }
-        self.unlogged.fetch_sub(1, Relaxed);
+        lower(&self.unlogged);
         self.change(peer, |entry| entry.half_open = entry.half_open.saturating_sub(1));
     }
 
@@ -484,7 +484,7 @@ impl Admission for Gate {
             return;
         }
         if !was_logged_in {
-            self.unlogged.fetch_sub(1, Relaxed);
+            lower(&self.unlogged);
         }
         self.change(peer, |entry| {
             entry.live = entry.live.saturating_sub(1);
@@ -493,6 +493,12 @@ impl Admission for Gate {
             }
         });
     }
+}
+
+/// One less. Below 0 it would refuse everybody for ever.
+fn lower(count: &AtomicU32) {
+    let lowered = count.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1));
+    debug_assert!(lowered.is_ok(), "who was counted once goes once");
 }
 
 /// How many connections without login an address may have, of `max`: an eighth of the places for strangers that are free, at least one. So
@@ -894,7 +900,7 @@ mod tests {
     proptest! {
         /// Whatever comes and goes, in a table that is too small or not, the counts return to zero with the last connection.
         #[test]
-        fn counts_return_to_rest(steps in proptest::collection::vec((0_u8..8, 0_u8..6), 0..200), max in 1_u32..8) {
+        fn counts_return_to_rest(steps in proptest::collection::vec((0_u8..8, 0_u8..6, 0_usize..4), 0..200), max in 1_u32..8) {
             let gate = small(max, |config| {
                 config.connections_max = 20;
                 config.unlogged_percent_max = 100;
@@ -903,21 +909,26 @@ mod tests {
                 config.new_per_s = 1_000;
                 config.bad_tokens_max = 2;
             });
-            let mut open: Vec<(IpAddr, bool)> = Vec::new();
-            for (now_ms, (step, last)) in (0..).step_by(60_000).zip(steps) {
+            let mut open: Vec<(IpAddr, bool, Listener)> = Vec::new();
+            for (now_ms, (step, last, listener)) in (0..).step_by(60_000).zip(steps) {
+                let listener = Listener::ALL[listener];
                 match step {
-                    4 => if gate.accept_at(TCP, RELAY, now_ms).is_ok() { open.push((RELAY, false)); },
-                    5 => if let Some(one) = open.iter_mut().find(|one| **one == (RELAY, false)) && gate.introduce_at(peer(last), now_ms).is_ok() {
+                    4 => if gate.accept_at(listener, RELAY, now_ms).is_ok() { open.push((RELAY, false, listener)); },
+                    5 => if let Some(one) = open.iter_mut().find(|one| (one.0, one.1) == (RELAY, false)) && gate.introduce_at(peer(last), now_ms).is_ok() {
                         one.0 = peer(last);
                     },
                     6 => gate.bad_token_at(peer(last), now_ms),
-                    0 | 1 => if gate.accept_at(TCP, peer(last), now_ms).is_ok() { open.push((peer(last), false)); },
+                    0 | 1 => if gate.accept_at(listener, peer(last), now_ms).is_ok() { open.push((peer(last), false, listener)); },
                     2 => if let Some(one) = open.iter_mut().find(|one| !one.1) { one.1 = true; gate.logged_in(one.0); },
-                    _ => if let Some((one, logged_in)) = open.pop() { gate.closed(TCP, one, logged_in); },
+                    _ => if let Some((one, logged_in, listener)) = open.pop() { gate.closed(listener, one, logged_in); },
+                }
+                for listener in Listener::ALL {
+                    let here = open.iter().filter(|one| one.2 == listener).count();
+                    prop_assert_eq!(gate.of_listener[listener as usize].load(super::Relaxed) as usize, here);
                 }
                 prop_assert!(gate.addresses().is_in_order());
             }
-            for (one, logged_in) in open.drain(..) { gate.closed(TCP, one, logged_in); }
+            for (one, logged_in, listener) in open.drain(..) { gate.closed(listener, one, logged_in); }
             prop_assert_eq!(gate.connections.load(super::Relaxed), 0);
             prop_assert_eq!(gate.unlogged.load(super::Relaxed), 0);
             prop_assert!(gate.of_listener.iter().all(|open| open.load(super::Relaxed) == 0));

@@ -367,8 +367,7 @@ impl Hall {
         };
         half_open.prove();
         self.counters.quic_handshake(QuicHandshake::Established);
-        let peer = connection.remote_address().ip().to_canonical();
-        let admitted = match admitted.map_or_else(|| Admitted::ask(&self.admission, peer), Ok) {
+        let admitted = match admitted.map_or_else(|| Admitted::ask(&self.admission, connection.remote_address().ip()), Ok) {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 close(&connection, refusal.reason);
@@ -385,7 +384,7 @@ impl Hall {
         };
         let shard = self.next_shard.fetch_add(1, Relaxed) % self.shards.len();
         let (shard_end, task_end) = lane(Arc::clone(&self.shards[shard].1));
-        let entrant = Box::new(Entrant::new(shard_end, peer, since, admitted));
+        let entrant = Box::new(Entrant::new(shard_end, since, admitted));
         // Waits while the shard is behind, as a socket would in the kernel's queue. A shard that has ended drops it, and so ends it.
         self.shards[shard].0.send(&mut vec![ShardCommand::Enter(entrant)]).await;
         Some(Carrier::new(connection, answers, up, task_end))

@@ -241,8 +241,9 @@ pub struct Entrant {
 }
 
 impl Entrant {
-    pub(crate) const fn new(end: ShardEnd, peer: IpAddr, since: Instant, admitted: Admitted) -> Self {
-        Self { end, peer, since, admitted }
+    /// He is booked at the address that admission was asked about: his packets may come from another by now.
+    pub(crate) const fn new(end: ShardEnd, since: Instant, admitted: Admitted) -> Self {
+        Self { end, peer: admitted.peer, since, admitted }
     }
 }
 
