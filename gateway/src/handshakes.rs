@@ -41,7 +41,7 @@ impl Handshakes {
         self.bucket().take(now, 1, self.per_s, self.per_s).map_err(|wait_ms| wait_ms.max(1))
     }
 
-    /// The one that was to begin does not: nobody was there.
+    /// The one that was to begin does not: nobody was there, or he was turned away.
     pub(crate) fn give_back(&self) {
         self.bucket().give_back(1, self.per_s);
     }

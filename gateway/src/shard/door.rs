@@ -32,7 +32,7 @@ pub struct Doorway {
     pub listener: TcpListener,
     /// What comes in by it.
     pub entrance: Entrance,
-    /// Of which everybody who comes in by it takes one.
+    /// Of which everybody who comes in by it takes one; who is turned away gives it back.
     pub handshakes: Option<Arc<Handshakes>>,
 }
 
@@ -112,29 +112,30 @@ impl Shard {
             door.accept_from = desk.now + wait_ms;
             return false;
         }
-        match door.listener.accept() {
+        let handshakes = door.handshakes.clone();
+        let (is_in, is_next_to_come) = match door.listener.accept() {
             Ok((stream, peer)) => {
                 let transport = Transport::enter(stream, &door.entrance);
-                self.take_in(transport, peer);
-                true
+                (self.take_in(transport, peer), true)
             }
             Err(cause) if cause.kind() == io::ErrorKind::WouldBlock => {
                 door.is_acceptable = false;
-                if let Some(handshakes) = &door.handshakes {
-                    handshakes.give_back();
-                }
-                false
+                (false, false)
             }
             // The peer went away between its handshake and now.
             Err(cause) if cause.kind() == io::ErrorKind::ConnectionAborted => {
                 desk.counters.accept_failed.add(1);
-                true
+                (false, true)
             }
             Err(cause) => {
                 self.pause_accepting(at, &cause);
-                false
+                (false, false)
             }
+        };
+        if !is_in && let Some(handshakes) = handshakes {
+            handshakes.give_back();
         }
+        is_next_to_come
     }
 
     /// Out of files or memory, most likely: every try would fail at once, and the loop would spin.
@@ -149,20 +150,23 @@ impl Shard {
         }
     }
 
-    fn take_in(&mut self, transport: io::Result<Transport>, peer: SocketAddr) {
+    /// `false` where he is turned away.
+    fn take_in(&mut self, transport: io::Result<Transport>, peer: SocketAddr) -> bool {
         let peer: IpAddr = peer.ip().to_canonical();
         let Ok(mut transport) = transport else {
             self.desk.counters.accept_failed.add(1);
-            return;
+            return false;
         };
         if let Err(refusal) = self.admission.0.accept(transport.listener(), peer) {
             self.desk.counters.accept_refused.add(1);
-            return self.turn_away(transport, refusal);
+            self.turn_away(transport, refusal);
+            return false;
         }
         if self.admission.0.is_relay(peer) {
             transport.expect_header();
         }
         self.seat(transport, peer, self.desk.now);
+        true
     }
 
     /// Says why, where that can be said at once.

@@ -148,6 +148,7 @@ fn a_relay_that_says_nothing_of_its_client_is_not_believed() {
         }
     }
     assert_eq!(open.closes("malformed"), 15.0);
+    until("no listener counts them any more", || open.house.metric("gateway_listener_connections", &[]) == 0.0);
 }
 
 #[test]

@@ -254,6 +254,7 @@ fn what_is_no_tls_ends_and_nobody_else_notices() {
         assert!(heard.is_empty() || heard[0] == 0x15, "{what}: {heard:?}");
     }
     until("all are counted", || handshakes(&open, "failed") == count);
+    until("the listener counts the bystander alone", || open.house.metric("gateway_listener_connections", &[r#"listener="tls""#]) == 1.0);
     bystander.beat();
 }
 
@@ -269,6 +270,23 @@ fn a_record_that_was_tampered_with_ends_the_connection() {
     assert!(matches!(heard.as_slice(), [Heard::Broken | Heard::End]) || heard.len() <= 2, "{heard:?}");
     until("it is gone", || open.house.running().account().connections == 0);
     assert_eq!(handshakes(&open, "failed"), 1.0);
+}
+
+/// Else a port that is full would keep those from their handshakes who come by QUIC.
+#[test]
+fn who_is_turned_away_from_a_full_port_takes_no_handshake_from_others() {
+    let open = Open::with(|config| {
+        config.tls.handshakes_per_s = 2;
+        config.admission.listener_max.tls = 1;
+    });
+    let mut first = open.login(Kind::Tls, 20_001);
+    for _ in 0..20 {
+        // An end or a reset, and not a word.
+        assert!(matches!(open.socket(Kind::Tls).read(&mut [0]), Ok(0) | Err(_)));
+    }
+    assert_eq!(open.house.metric("gateway_listener_refused_total", &[r#"listener="tls""#]), 20.0);
+    assert_eq!(open.house.metric("gateway_tls_pauses_total", &[]), 0.0);
+    first.beat();
 }
 
 /// A second has two: the third waits, and is not refused.

@@ -222,6 +222,9 @@ fn who_says_nothing_is_told_so_and_cut() {
     let (_endpoint, connection) = house.reach(house.client_config(&[ALPN], TransportConfig::default()), house.address()).unwrap();
     let ended = house.house.runtime.block_on(patiently(connection.closed()));
     assert!(matches!(&ended, ConnectionError::ApplicationClosed(close) if close.error_code.into_inner() == 4011), "{ended:?}");
+    let open = || house.house.metric("gateway_listener_connections", &[r#"listener="quic""#]);
+    until("he is counted no more, and no shard ever had him", || open() == 0.0);
+    assert_eq!(house.house.metric("gateway_closes_total", &[]), 0.0);
 
     let mut client = house.connect();
     client.send_bytes(&MAGIC.to_be_bytes());
