@@ -110,9 +110,16 @@ fn readers_that_give_no_credit_cost_their_bound_get_4012_and_harm_nobody() {
     let room = house.open_room(30_001);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let endpoint = runtime.block_on(async { Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap() });
-    let prompt_config = believing(&house);
+    // Nor for silence that a client would hold against the server: a stalled one is sent nothing.
+    let patient = || {
+        let mut transport = TransportConfig::default();
+        transport.max_idle_timeout(None);
+        transport
+    };
+    let mut prompt_config = believing(&house);
+    prompt_config.transport_config(Arc::new(patient()));
     let mut stalled_config = prompt_config.clone();
-    let mut transport = TransportConfig::default();
+    let mut transport = patient();
     // As little as lets it hear LOGIN's and JOIN's answers. What is not read is not allowed anew.
     transport.stream_receive_window(VarInt::from_u32(2 * 1024));
     stalled_config.transport_config(Arc::new(transport));
