@@ -13,8 +13,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Who is silent for 16 s is cut, as in `loss`, which says why it cannot be much less.
-const CONFIG: &str = "[gateway.session]\nheartbeat_gap = \"8s\"\n[gateway.admission]\nnew_per_s = 10000\n";
+/// Who is silent for 16 s is cut, as in `loss`, which says why it cannot be much less, and why a LOGIN has more time than elsewhere.
+const CONFIG: &str = "[gateway.session]\nheartbeat_gap = \"8s\"\nlogin_timeout = \"30s\"\n[gateway.admission]\nnew_per_s = 10000\n";
 
 fn nothing_is_lost_over(transport: &str) {
     if !can_bridge() {
