@@ -121,7 +121,8 @@ impl House {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        let mut child = command.spawn().unwrap();
+        // Dropped with the house, also where it does not come up.
+        self.child = Some(command.spawn().unwrap());
         let deadline = Instant::now() + PATIENCE;
         let ports: Value = loop {
             if let Ok(text) = fs::read_to_string(&ports_file)
@@ -129,7 +130,7 @@ impl House {
             {
                 break ports;
             }
-            if let Some(status) = child.try_wait().unwrap() {
+            if let Some(status) = self.child.as_mut().and_then(|child| child.try_wait().unwrap()) {
                 panic!("it ended at once: {status}\n{}", self.log());
             }
             assert!(Instant::now() < deadline, "no ports file\n{}", self.log());
@@ -145,7 +146,6 @@ impl House {
             admin: address("admin"),
         };
         self.api_key = fs::read_to_string(self.data_dir().join("api-key")).unwrap().trim().to_owned();
-        self.child = Some(child);
     }
 
     /// Ends it as a power cut would.

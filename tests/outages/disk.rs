@@ -49,7 +49,8 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        Command::new("umount").arg(&self.0).status().ok();
+        // Lazily: a server that a failed test left may still have it open.
+        Command::new("umount").arg("-l").arg(&self.0).status().ok();
         // Whoever made the directory around it could not take it away.
         if let Some(around) = self.0.parent() {
             fs::remove_dir_all(around).ok();
