@@ -11,9 +11,11 @@ use std::net::Ipv4Addr;
 const ADDRESSES: usize = 256;
 const WARNING: &str = "the table of addresses is full";
 
+/// Nobody who is there is sent away for having said nothing while others come.
 fn house() -> House {
     House::with(&format!(
-        "[gateway.admission]\nexempt = []\naddresses_max = {ADDRESSES}\nconnections_max = 4000\nunlogged_percent_max = 100\n"
+        "[gateway.session]\nlogin_timeout = \"60s\"\n[gateway.admission]\nexempt = []\n\
+         addresses_max = {ADDRESSES}\nconnections_max = 4000\nunlogged_percent_max = 100\n"
     ))
 }
 
