@@ -166,6 +166,8 @@ suite! {
         a_hook_is_held_by_one_router_until_its_claim_runs_out_or_a_later_life_takes_it,
         what_became_of_events_is_stored_and_lanes_come_up_when_they_are_due,
         what_is_too_old_is_given_up_and_what_belongs_to_nobody_is_deleted,
+        what_a_later_version_has_written_fails_no_gift_and_is_left_to_it,
+        a_reading_that_comes_late_makes_no_hook_forgotten,
     }
     sending {
         events_arrive_signed_in_the_order_of_their_room_though_every_third_call_fails,

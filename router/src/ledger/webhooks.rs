@@ -18,13 +18,14 @@ use super::{
 };
 use crate::{
     services::ports::{RecordError, Result},
-    webhooks::event::{EventKind, EventKinds, Lane, NewEvent},
+    webhooks::event::{self, EventKind, EventKinds, Lane, NewEvent},
 };
 use arc_swap::ArcSwapOption;
-use billfish_state::AppId;
+use billfish_state::{AppId, Quiet};
 use prometheus_client::metrics::counter::Counter;
 use sqlx::AssertSqlSafe;
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fmt,
     sync::{
@@ -33,6 +34,10 @@ use std::{
     },
 };
 use tokio::sync::watch;
+use tracing::warn;
+
+/// Lines about rows that cannot be read.
+static UNREADABLE: Quiet = Quiet::new();
 
 /// Id of a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,8 +76,10 @@ pub(crate) struct Hook {
     pub(crate) url: String,
     pub(crate) events: EventKinds,
     pub(crate) secret: String,
-    /// Whether anything is sent. Else its receiver has said that it is gone.
+    /// Whether anything is written for it and sent.
     pub(crate) is_active: bool,
+    /// Whether its receiver has said that it is gone. One that is neither is in a state of a later version, which sends.
+    pub(crate) is_gone: bool,
     pub(crate) made_ms: u64,
     /// Who sends, until when.
     pub(crate) claim: Claim,
@@ -123,11 +130,19 @@ pub(crate) struct HookEvent {
     pub(crate) row: i64,
     pub(crate) lane: Lane,
     pub(crate) id: String,
-    pub(crate) kind: EventKind,
+    /// None: a later version has written it.
+    pub(crate) kind: Option<EventKind>,
     pub(crate) body: String,
     pub(crate) made_ms: u64,
     /// Tries that have failed.
     pub(crate) tries: u32,
+}
+
+impl HookEvent {
+    /// The name of its kind; of one that is not known here, as its body has it.
+    pub(crate) fn name(&self) -> Cow<'static, str> {
+        self.kind.map_or_else(|| event::name_in(&self.body).unwrap_or_default().into(), |kind| kind.name().into())
+    }
 }
 
 /// What has become of an event that was tried.
@@ -159,6 +174,10 @@ pub(crate) struct GivenUp {
 pub(crate) struct Hooks {
     /// None until they have been read.
     known: ArcSwapOption<Vec<Known>>,
+    /// Readings that were begun: the number of the last one.
+    readings: AtomicU64,
+    /// Which of them is known.
+    stored: Mutex<u64>,
     /// Events that may wait for one hook.
     pub(crate) events_max: AtomicU64,
     /// Rises when events may have been written.
@@ -184,6 +203,8 @@ impl Default for Hooks {
     fn default() -> Self {
         Self {
             known: ArcSwapOption::empty(),
+            readings: AtomicU64::new(0),
+            stored: Mutex::new(0),
             events_max: AtomicU64::new(EVENTS_MAX),
             written: watch::Sender::new(0),
             changed: watch::Sender::new(0),
@@ -209,7 +230,8 @@ impl Hooks {
     pub(super) async fn load(&self, call: &mut Call) -> Result<()> {
         if self.known.load().is_none() {
             let hooks = read_hooks(call).await?;
-            self.set(&hooks);
+            // The transaction may see what was before it began: whatever else was read is newer.
+            self.set(0, &hooks);
         }
         Ok(())
     }
@@ -275,7 +297,18 @@ impl Hooks {
         self.known.load().as_ref().is_some_and(|known| known.iter().any(|known| known.hook.id == hook && known.hook.is_active))
     }
 
-    fn set(&self, hooks: &[Hook]) {
+    /// Whoever reads says so first. What he finds has everything that was committed until then.
+    pub(super) fn begin_reading(&self) -> u64 {
+        self.readings.fetch_add(1, Relaxed) + 1
+    }
+
+    /// Remembers what a reading has found, unless a later one was faster.
+    pub(super) fn set(&self, reading: u64, hooks: &[Hook]) {
+        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        if reading < *stored {
+            return;
+        }
+        *stored = reading;
         let max = signed(self.events_max.load(Relaxed));
         let known = hooks.iter().map(|hook| Known { hook: hook.clone(), room: AtomicI64::new(max - signed(hook.status.waiting)) });
         self.known.store(Some(Arc::new(known.collect())));
@@ -298,23 +331,29 @@ async fn read_hooks(call: &mut Call) -> Result<Vec<Hook>> {
     const READ: &str = "SELECT id, app_id, url, events, secret, state, made_time, holder, holder_life, holder_until, waiting, oldest_time, \
                         dropped, delivered_time, failed_time, problem FROM t_webhook ORDER BY id LIMIT ?";
     let rows: Vec<HookRow> = call.rows(READ, params![signed(HOOKS_MAX as u64)]).await?;
-    rows.into_iter().map(hook).collect()
+    // What a gift waits for must not fail with it: a row that cannot be read is left out, and nothing is written for it.
+    Ok(rows.into_iter().filter_map(|row| hook(row).inspect_err(unreadable).ok()).collect())
+}
+
+fn unreadable(error: &RecordError) {
+    if let Some(more_before) = UNREADABLE.may_say("a webhook") {
+        warn!(error = error as &dyn std::error::Error, more_before, "a webhook cannot be read; nothing is told to it");
+    }
 }
 
 fn hook(row: HookRow) -> Result<Hook> {
     let (id, app, url, events, secret, state, made, holder, life, until, waiting, oldest, dropped, delivered, failed, problem) = row;
-    let is_active = match state {
-        ACTIVE => true,
-        DISABLED => false,
-        _ => return Err(RecordError::Unreadable { what: format!("state of webhook {id} is {state}") }),
-    };
+    if ![ACTIVE, DISABLED].contains(&state) {
+        unreadable(&RecordError::Unreadable { what: format!("state of webhook {id} is {state}") });
+    }
     Ok(Hook {
         id: WebhookId(id),
         app: AppId(app),
         url,
         events: EventKinds::from_bits(events),
         secret,
-        is_active,
+        is_active: state == ACTIVE,
+        is_gone: state == DISABLED,
         made_ms: unsigned(made, "made_time")?,
         claim: Claim { holder, life: unsigned(life, "holder_life")?, until_ms: unsigned(until, "holder_until")? },
         status: HookStatus {
@@ -337,10 +376,11 @@ impl Ledger {
     /// Reads the hooks anew.
     pub(crate) async fn refresh_hooks(&self) -> Result<Vec<Hook>> {
         let what = "reading the webhooks";
+        let reading = self.hooks.begin_reading();
         let mut call = self.guarded(what)?.read(what, self.call_timeout).await?;
         let hooks = read_hooks(&mut call).await?;
         call.finish();
-        self.hooks.set(&hooks);
+        self.hooks.set(reading, &hooks);
         Ok(hooks)
     }
 
@@ -362,19 +402,23 @@ impl Ledger {
         }
         let id = call.execute(INSERT, params![app.0, &url, events.bits(), &secret, signed(now_ms)]).await?.id;
         call.commit().await?;
-        self.refresh_hooks().await?;
-        self.hooks.changed.send_modify(|times| *times = times.wrapping_add(1));
+        self.refresh_changed().await;
         let (claim, status) = (Claim::default(), HookStatus::default());
-        Ok(Some(Hook { id: WebhookId(id), app, url, events, secret, is_active: true, made_ms: now_ms, claim, status }))
+        Ok(Some(Hook { id: WebhookId(id), app, url, events, secret, is_active: true, is_gone: false, made_ms: now_ms, claim, status }))
     }
 
     /// Forgets a hook; one that is not there is no error. What waits for it goes later: see [`Ledger::purge_hooks`].
     pub(crate) async fn remove_hook(&self, hook: WebhookId) -> Result<()> {
         const REMOVE: &str = "DELETE FROM t_webhook WHERE id = ?";
         self.execute("removing a webhook", REMOVE, params![hook.0]).await?;
-        self.refresh_hooks().await?;
-        self.hooks.changed.send_modify(|times| *times = times.wrapping_add(1));
+        self.refresh_changed().await;
         Ok(())
+    }
+
+    /// After hooks were registered or removed here. Should the records not answer, that is done all the same, and known a second later.
+    async fn refresh_changed(&self) {
+        self.refresh_hooks().await.ok();
+        self.hooks.changed.send_modify(|times| *times = times.wrapping_add(1));
     }
 
     /// Takes or keeps the right to send a hook's events: where nobody has it, it has run out, or an earlier life of this router had it.
@@ -460,7 +504,7 @@ impl Ledger {
         let rows: Vec<(i64, String, i64, String, i64, i64)> = self.rows("reading events to send", READ, params).await?;
         let event = |(row, id, kind, body, made, tries)| {
             let (made_ms, tries) = (unsigned(made, "made_time")?, tries_of(tries));
-            Ok(HookEvent { row, lane, id, kind: kind_of(kind)?, body, made_ms, tries })
+            Ok(HookEvent { row, lane, id, kind: EventKind::from_bit(kind), body, made_ms, tries })
         };
         rows.into_iter().map(event).collect()
     }
@@ -508,13 +552,16 @@ impl Ledger {
         Ok(settled.len())
     }
 
-    /// Events of a hook that were given up, the newest first, those before `before`.
+    /// Events of a hook that were given up, the newest first, those before `before`; none of a kind that is not known here.
     pub(crate) async fn given_up_events(&self, hook: WebhookId, before: i64, limit: usize) -> Result<Vec<GivenUp>> {
-        const READ: &str = "SELECT id, event_id, kind, body, made_time, end_time, tries, problem FROM t_webhook_given_up \
-                            WHERE hook_id = ? AND id < ? ORDER BY id DESC LIMIT ?";
+        let kinds = EventKind::ALL.map(|kind| kind.bit().to_string()).join(", ");
+        let read = format!(
+            "SELECT id, event_id, kind, body, made_time, end_time, tries, problem FROM t_webhook_given_up \
+             WHERE hook_id = ? AND id < ? AND kind IN ({kinds}) ORDER BY id DESC LIMIT ?"
+        );
         type Row = (i64, String, i64, String, i64, i64, i64, String);
         let params = params![hook.0, before, signed(limit as u64)];
-        let rows: Vec<Row> = self.rows("reading events that were given up", READ, params).await?;
+        let rows: Vec<Row> = self.rows("reading events that were given up", AssertSqlSafe(read), params).await?;
         let given_up = |(row, id, kind, body, made, end, tries, problem): Row| {
             let (made_ms, end_ms) = (unsigned(made, "made_time")?, unsigned(end, "end_time")?);
             Ok(GivenUp { row, id, kind: kind_of(kind)?, body, made_ms, end_ms, tries: tries_of(tries), problem })
@@ -525,20 +572,22 @@ impl Ledger {
     /// Deletes what belongs to hooks that are gone, and what was given up before `before_ms` or is too much; some of it at a time. Whether
     /// there may be more.
     pub(crate) async fn purge_hooks(&self, before_ms: u64) -> Result<bool> {
-        let hooks: Vec<WebhookId> = self.refresh_hooks().await?.into_iter().map(|hook| hook.id).collect();
+        const THERE: &str = "SELECT id FROM t_webhook WHERE id = ?";
         let mut more = false;
         for table in [WAITING, GIVEN_UP] {
             let mut after = i64::MIN;
             while let Some(owner) = self.next_owner(table, after).await? {
                 after = owner;
-                if !hooks.contains(&WebhookId(owner)) {
+                // Asked for each, and after its rows were seen: it was registered before they were written.
+                let there: Option<(i64,)> = self.row("looking for webhooks that are gone", THERE, params![owner]).await?;
+                if there.is_none() {
                     let rows = self.rows_of_hook(table, owner, "", None).await?;
                     more |= rows.len() == ROWS_PER_TURN;
                     self.delete_rows(table, &rows).await?;
                 }
             }
         }
-        for hook in hooks {
+        for hook in self.refresh_hooks().await?.into_iter().map(|hook| hook.id) {
             const LAST_KEPT: &str = "SELECT id FROM t_webhook_given_up WHERE hook_id = ? ORDER BY id DESC LIMIT 1 OFFSET ?";
             let old = self.rows_of_hook(GIVEN_UP, hook.0, "AND end_time < ?", Some(signed(before_ms))).await?;
             let beyond: Option<(i64,)> = self.row("looking for what is too much", LAST_KEPT, params![hook.0, GIVEN_UP_MAX]).await?;

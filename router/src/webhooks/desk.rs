@@ -197,7 +197,7 @@ mod tests {
     const POLICY: Policy = Policy { lanes_max: 3, retry_max_ms: 60_000, give_up_after_ms: 600_000 };
 
     fn event(row: i64, lane: i64, made_ms: u64, tries: u32) -> HookEvent {
-        let (lane, kind) = (Lane(lane), EventKind::GiftPaid);
+        let (lane, kind) = (Lane(lane), Some(EventKind::GiftPaid));
         HookEvent { row, lane, id: row.to_string(), kind, body: String::new(), made_ms, tries }
     }
 

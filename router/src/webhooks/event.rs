@@ -191,6 +191,15 @@ struct UserData {
     user_id: i64,
 }
 
+/// The name of the kind of event that a body is about.
+pub(crate) fn name_in(body: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Named {
+        event: String,
+    }
+    serde_json::from_str::<Named>(body).ok().map(|named| named.event)
+}
+
 /// How a PK has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EndedPk {

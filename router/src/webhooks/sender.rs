@@ -216,7 +216,7 @@ impl Shared {
         for _ in 0..PURGES_PER_LOOK {
             let purged = async {
                 let mut more = self.ledger.purge_hooks(before_ms).await?;
-                for hook in self.ledger.hooks().all().into_iter().filter(|hook| !hook.is_active) {
+                for hook in self.ledger.hooks().all().into_iter().filter(|hook| hook.is_gone) {
                     let now_ms = self.clock.now_ms();
                     let count = self.ledger.expire_events(hook.id, u64::MAX, &[], now_ms).await?;
                     self.metrics.given_up.inc_by(count as u64);
@@ -543,7 +543,7 @@ impl Line {
         let body = event.body.clone().into_bytes();
         let signature = self.key.sign(&body, self.shared.clock.now_ms() / 1_000);
         let tries = event.tries.saturating_add(1).to_string();
-        let headers = [(HEADER, &*signature), (EVENT, event.kind.name()), (EVENT_ID, &*event.id), (TRY, &*tries), ("user-agent", AGENT)];
+        let headers = [(HEADER, &*signature), (EVENT, &*event.name()), (EVENT_ID, &*event.id), (TRY, &*tries), ("user-agent", AGENT)];
         let reach = if config.allow_private == Some(true) { Reach::Anywhere } else { Reach::Public };
         match endpoint.call(body, &headers, reach, config.timeout).await {
             Ok(answer) if (200..300).contains(&answer.status) => (Said::Accepted, ACCEPTED),

@@ -223,7 +223,7 @@ mod tests {
 
         async fn told(&self, user: i64) -> Vec<EventKind> {
             let hook = self.ledger.hooks().all()[0].id;
-            self.ledger.events_of(hook, Lane(-user), 100).await.unwrap().into_iter().map(|event| event.kind).collect()
+            self.ledger.events_of(hook, Lane(-user), 100).await.unwrap().into_iter().filter_map(|event| event.kind).collect()
         }
     }
 

@@ -337,3 +337,42 @@ pub(super) async fn what_is_too_old_is_given_up_and_what_belongs_to_nobody_is_de
     fund_in(&ledger, APP, 20_001, 1).await;
     assert_eq!(count(&ledger, "t_webhook_event").await, 0);
 }
+
+pub(super) async fn what_a_later_version_has_written_fails_no_gift_and_is_left_to_it(home: Home) {
+    let ledger = home.open().await;
+    let of = hook(&ledger, APP, &[EventKind::GiftPaid, EventKind::RoomOpened]).await;
+    for _ in 0..2 {
+        hook(&ledger, APP, &[EventKind::GiftPaid, EventKind::RoomOpened]).await;
+    }
+    let room = live(&ledger, 30_001).await;
+    fund(&ledger, 20_001, 100).await;
+    assert_eq!(count(&ledger, "t_webhook_event").await, 3);
+    sql(&ledger, "UPDATE t_webhook SET state = 3 WHERE id = 2").await;
+    sql(&ledger, "UPDATE t_webhook SET made_time = -1 WHERE id = 3").await;
+    sql(&ledger, "UPDATE t_webhook_event SET kind = 4096 WHERE hook_id = 1").await;
+    // One that reads the hooks for the first time.
+    let ledger = home.open().await;
+    assert!(matches!(pay_one(&ledger, gift(room, 20_001, "a", 1)).await, GiftOutcome::Paid { .. }));
+    live(&ledger, 30_002).await;
+    assert_eq!(count(&ledger, "t_webhook_event").await, 5, "nothing is written for hooks that cannot be read");
+    let told = waiting(&ledger, &of).await;
+    assert_eq!(told.iter().map(|event| event.name()).collect::<Vec<_>>(), ["room.opened", "gift.paid", "room.opened"]);
+    assert_eq!(told[0].kind, None);
+    let hooks = ledger.refresh_hooks().await.unwrap();
+    assert_eq!(hooks.iter().map(|hook| (hook.id.0, hook.is_active, hook.is_gone)).collect::<Vec<_>>(), [(1, true, false), (2, false, false)]);
+    ledger.purge_hooks(0).await.unwrap();
+    assert_eq!(count(&ledger, "t_webhook_event").await, 5, "they are there, though not for this one");
+    // Given up, it is not listed by who does not know it, nor in anybody's way.
+    ledger.expire_events(of.id, u64::MAX, &[], NOW).await.unwrap();
+    let given_up = ledger.given_up_events(of.id, i64::MAX, MANY).await.unwrap();
+    assert_eq!(given_up.len(), 2);
+}
+
+pub(super) async fn a_reading_that_comes_late_makes_no_hook_forgotten(home: Home) {
+    let ledger = home.open().await;
+    let reading = ledger.hooks().begin_reading();
+    let found = ledger.refresh_hooks().await.unwrap();
+    let of = hook(&ledger, APP, &[EventKind::GiftPaid]).await;
+    ledger.hooks().set(reading, &found);
+    assert!(ledger.hooks().is_active(of.id) && ledger.hooks().wants(APP, EventKind::GiftPaid));
+}
