@@ -67,6 +67,8 @@ pub struct Ledger {
     place: Arc<str>,
     /// Whether calls are let through: see [`Guard`].
     standing: watch::Sender<Standing>,
+    /// Whether nobody else has them open.
+    is_alone: bool,
     /// Who is told of what is written here.
     hooks: Arc<webhooks::Hooks>,
     /// Held for its lock alone, until the last clone is gone.
@@ -166,6 +168,7 @@ impl Ledger {
             audit_every,
             place: place.into(),
             standing,
+            is_alone: sharing == Sharing::Exclusive,
             hooks: Arc::default(),
             _lock: lock.map(Arc::new),
         })
@@ -174,6 +177,11 @@ impl Ledger {
     /// Ends the connections when every call under way has ended, or has had its time. Calls after it fail.
     pub async fn close(&self) {
         timeout(self.call_timeout, self.database.close()).await.ok();
+    }
+
+    /// Whether this process was given the records to itself.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.is_alone
     }
 
     /// What a statement finds.

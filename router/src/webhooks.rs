@@ -34,7 +34,10 @@ use prometheus_client::registry::Registry;
 use sender::Shared;
 use std::{
     fmt,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{
@@ -88,6 +91,7 @@ impl Webhooks {
             life,
             metrics: metrics.clone(),
             calls: Arc::new(Semaphore::new(config.calls_max)),
+            busy: AtomicUsize::new(0),
             settling,
             stop: stop.clone(),
             cut: cut.clone(),
@@ -166,6 +170,12 @@ impl Webhooks {
     #[cfg(test)]
     pub(crate) fn tries(&self) -> [u64; 3] {
         [metrics::ACCEPTED, metrics::REFUSED, metrics::NO_ANSWER].map(|result| self.0.metrics.tries(result))
+    }
+
+    /// How many hooks it sends for.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> i64 {
+        self.0.metrics.held.get()
     }
 
     pub(crate) async fn given_up(&self, hook: WebhookId, before: i64, limit: usize) -> Result<Vec<GivenUp>> {

@@ -167,6 +167,7 @@ suite! {
         what_became_of_events_is_stored_and_lanes_come_up_when_they_are_due,
         what_is_too_old_is_given_up_and_what_belongs_to_nobody_is_deleted,
         what_a_later_version_has_written_fails_no_gift_and_is_left_to_it,
+        of_what_waits_for_a_receiver_that_is_gone_as_many_as_are_kept_are_given_up,
         a_reading_that_comes_late_makes_no_hook_forgotten,
     }
     sending {
@@ -178,6 +179,9 @@ suite! {
         a_receiver_that_says_it_is_gone_is_called_no_more,
         an_event_that_nobody_takes_is_given_up_in_time_and_can_be_looked_at,
         a_receiver_that_may_not_be_called_is_not_and_its_hook_says_why,
+        receivers_that_are_slow_leave_the_others_their_share_of_the_calls,
+        who_has_lost_a_hook_holds_it_no_more,
+        who_is_alone_takes_over_at_once_though_the_clock_was_put_back,
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     Ledger,
     database::{self, Call, Param, params},
     signed,
-    statements::{self, LOCKED, marks, rows_of},
+    statements::{self, BY_KEY, LOCKED, marks, rows_of},
     unsigned,
 };
 use crate::{
@@ -55,8 +55,10 @@ pub(crate) const HOOKS_MAX: usize = 256;
 pub(crate) const EVENTS_MAX: u64 = 100_000;
 /// Events that were given up, of one hook, that are kept: the newest.
 pub(crate) const GIVEN_UP_MAX: i64 = 10_000;
-/// Rows deleted or moved by one transaction: some milliseconds.
+/// Rows deleted by one transaction: some milliseconds.
 pub(crate) const ROWS_PER_TURN: usize = 500;
+/// Rows given up by one: the same, for their bodies are written anew.
+pub(crate) const ROWS_PER_MOVE: usize = 100;
 /// Characters of a problem.
 const PROBLEM_CHARS_MAX: usize = 200;
 /// Rows in one statement.
@@ -255,14 +257,13 @@ impl Hooks {
         for chunk in rows.chunks(ROWS_PER_STATEMENT) {
             let put = rows_of(
                 "INSERT INTO t_webhook_event (hook_id, lane, event_id, kind, body, made_time, tries, due_time, problem) VALUES",
-                "(?, ?, ?, ?, ?, ?, 0, ?, '')",
+                "(?, ?, ?, ?, ?, ?, 0, 0, '')",
                 chunk.len(),
             );
-            let mut params: Vec<Param<'_>> = Vec::with_capacity(7 * chunk.len());
+            let mut params: Vec<Param<'_>> = Vec::with_capacity(6 * chunk.len());
             for (hook, event) in chunk {
-                let at = signed(event.at_ms);
                 params.extend([hook.0.into(), event.lane.0.into(), (&event.id).into(), event.kind.bit().into(), (&event.body).into()]);
-                params.extend([at, at].map(Param::from));
+                params.push(signed(event.at_ms).into());
             }
             call.execute(put, &params).await?;
         }
@@ -437,6 +438,13 @@ impl Ledger {
         self.execute("giving webhooks back", RELEASE, params![holder, signed(life)]).await.map(drop)
     }
 
+    /// Takes every hook from whoever holds it. For a process that has the records to itself: whoever it was is gone, however late its claim is
+    /// by a clock that was put back since.
+    pub(crate) async fn free_hooks(&self) -> Result<()> {
+        const FREE: &str = "UPDATE t_webhook SET holder = '', holder_life = 0, holder_until = 0 WHERE holder <> ''";
+        self.execute("freeing webhooks", FREE, &[]).await.map(drop)
+    }
+
     /// Says how a hook fares; only its holder does. `dropped` is counted apart.
     pub(crate) async fn report_hook(&self, hook: WebhookId, claim: &Claim, status: &HookStatus) -> Result<()> {
         const REPORT: &str = "UPDATE t_webhook SET waiting = ?, oldest_time = ?, delivered_time = ?, failed_time = ?, problem = ? \
@@ -489,10 +497,20 @@ impl Ledger {
 
     /// Lanes of a hook whose first event is due, the one that waits for longest first.
     pub(crate) async fn due_lanes(&self, hook: WebhookId, now_ms: u64, limit: usize) -> Result<Vec<Lane>> {
-        const DUE: &str = "SELECT e.lane FROM (SELECT MIN(id) AS id FROM t_webhook_event WHERE hook_id = ? GROUP BY lane) AS first_of \
-                           JOIN t_webhook_event e ON e.id = first_of.id WHERE e.due_time <= ? ORDER BY e.id LIMIT ?";
-        let params = params![hook.0, signed(now_ms), signed(limit as u64)];
-        let rows: Vec<(i64,)> = self.rows("looking for events to send", DUE, params).await?;
+        // A server skips from lane to lane by itself; SQLite would read every event that waits.
+        const OF_SERVER: &str = "SELECT e.lane FROM (SELECT MIN(id) AS id FROM t_webhook_event WHERE hook_id = ? GROUP BY lane) AS first_of \
+                                 JOIN t_webhook_event e ON e.id = first_of.id WHERE e.due_time <= ? ORDER BY e.id LIMIT ?";
+        const OF_FILE: &str = "WITH RECURSIVE lanes (lane) AS (SELECT MIN(lane) FROM t_webhook_event WHERE hook_id = ?1 UNION ALL \
+                               SELECT (SELECT MIN(n.lane) FROM t_webhook_event n WHERE n.hook_id = ?1 AND n.lane > lanes.lane) \
+                               FROM lanes WHERE lanes.lane IS NOT NULL) \
+                               SELECT e.lane FROM lanes CROSS JOIN t_webhook_event e \
+                               ON e.id = (SELECT MIN(f.id) FROM t_webhook_event f WHERE f.hook_id = ?1 AND f.lane = lanes.lane) \
+                               WHERE e.due_time <= ?2 ORDER BY e.id LIMIT ?3";
+        let what = "looking for events to send";
+        let mut call = self.guarded(what)?.read(what, self.call_timeout).await?;
+        let due = if call.is_on_server() { OF_SERVER } else { OF_FILE };
+        let rows: Vec<(i64,)> = call.rows(due, params![hook.0, signed(now_ms), signed(limit as u64)]).await?;
+        call.finish();
         Ok(rows.into_iter().map(|(lane,)| Lane(lane)).collect())
     }
 
@@ -511,10 +529,18 @@ impl Ledger {
 
     /// Says what has become of events, all in one transaction.
     pub(crate) async fn settle_events(&self, settled: &[Settled], now_ms: u64) -> Result<()> {
-        let mut call = self.transaction("settling events").await?;
+        self.change("settling events", Change::Settle(settled), now_ms).await
+    }
+
+    async fn change(&self, what: &'static str, change: Change<'_>, now_ms: u64) -> Result<()> {
+        let mut call = self.transaction(what).await?;
         let mut tries = 1;
         loop {
-            match settle(&mut call, settled, now_ms).await {
+            let changed = match change {
+                Change::Settle(settled) => settle(&mut call, settled, now_ms).await,
+                Change::Expire(rows) => expire(&mut call, rows, now_ms).await,
+            };
+            match changed {
                 Ok(()) => return call.commit().await,
                 Err(error) if tries < TRIES_MAX && database::is_contention(&error) => {
                     tries += 1;
@@ -536,20 +562,35 @@ impl Ledger {
         Ok((unsigned(count, "count")?, made.map_or(Ok(0), |(made,)| unsigned(made, "made_time"))?))
     }
 
-    /// Gives up events of a hook that were made before `before_ms`, but none of these lanes; how many, [`ROWS_PER_TURN`] at most.
+    /// Gives up events of a hook that were made before `before_ms`, but none of these lanes; how many, [`ROWS_PER_MOVE`] at most. Those of a
+    /// lane in their order.
     pub(crate) async fn expire_events(&self, hook: WebhookId, before_ms: u64, except: &[Lane], now_ms: u64) -> Result<usize> {
         let but = if except.is_empty() { String::new() } else { format!("AND lane NOT IN ({})", marks(except.len())) };
-        let find = format!("SELECT id, tries, problem FROM t_webhook_event WHERE hook_id = ? AND made_time < ? {but} ORDER BY id LIMIT ?");
+        // In the order of the index, for sorting what waits would be done again by every turn.
+        let find = format!("SELECT id FROM t_webhook_event WHERE hook_id = ? AND made_time < ? {but} LIMIT ?");
         let mut params: Vec<Param<'_>> = vec![hook.0.into(), signed(before_ms).into()];
         params.extend(except.iter().map(|lane| Param::from(lane.0)));
-        params.push(signed(ROWS_PER_TURN as u64).into());
-        let rows: Vec<(i64, i64, String)> = self.rows("looking for events that are too old", AssertSqlSafe(find), &params).await?;
-        let given_up = |(row, tries, problem): (i64, i64, String)| Settled::GivenUp { row, tries: tries_of(tries), problem };
-        let settled: Vec<Settled> = rows.into_iter().map(given_up).collect();
-        if !settled.is_empty() {
-            self.settle_events(&settled, now_ms).await?;
+        params.push(signed(ROWS_PER_MOVE as u64).into());
+        let rows: Vec<(i64,)> = self.rows("looking for events that are too old", AssertSqlSafe(find), &params).await?;
+        let rows: Vec<i64> = rows.into_iter().map(|(row,)| row).collect();
+        if !rows.is_empty() {
+            self.change("giving up events", Change::Expire(&rows), now_ms).await?;
         }
-        Ok(settled.len())
+        Ok(rows.len())
+    }
+
+    /// Where more wait for a hook than are kept when they are given up: the newest of those that are too many.
+    pub(crate) async fn last_beyond_kept(&self, hook: WebhookId) -> Result<Option<i64>> {
+        const LAST: &str = "SELECT id FROM t_webhook_event WHERE hook_id = ? ORDER BY id DESC LIMIT 1 OFFSET ?";
+        let row: Option<(i64,)> = self.row("looking for what is too much", LAST, params![hook.0, GIVEN_UP_MAX]).await?;
+        Ok(row.map(|(last,)| last))
+    }
+
+    /// Deletes what waits for a hook up to a row, to be told to nobody and kept for nobody; how many, [`ROWS_PER_TURN`] at most.
+    pub(crate) async fn delete_waiting(&self, hook: WebhookId, last: i64) -> Result<usize> {
+        let rows = self.rows_of_hook(WAITING, hook.0, "AND id <= ?", Some(last)).await?;
+        self.delete_rows(WAITING, &rows).await?;
+        Ok(rows.len())
     }
 
     /// Events of a hook that were given up, the newest first, those before `before`; none of a kind that is not known here.
@@ -635,6 +676,27 @@ async fn count_hooks(call: &mut Call, count: &'static str, app: AppId) -> Result
     let row: Option<(i64, i64)> = call.row(count, params![app.0]).await?;
     let (all, of_app) = row.unwrap_or_default();
     Ok((usize::try_from(all).unwrap_or(usize::MAX), usize::try_from(of_app).unwrap_or(usize::MAX)))
+}
+
+/// What one transaction does to events that wait.
+#[derive(Clone, Copy)]
+enum Change<'a> {
+    Settle(&'a [Settled]),
+    /// Gives these rows up, without a try.
+    Expire(&'a [i64]),
+}
+
+async fn expire(call: &mut Call, rows: &[i64], now_ms: u64) -> Result<()> {
+    let keep = format!(
+        "INSERT INTO t_webhook_given_up (id, hook_id, event_id, kind, body, made_time, end_time, tries, problem) \
+         SELECT id, hook_id, event_id, kind, body, made_time, ?, tries, problem FROM t_webhook_event {BY_KEY} WHERE id IN ({})",
+        marks(rows.len())
+    );
+    let mut params: Vec<Param<'_>> = vec![signed(now_ms).into()];
+    params.extend(rows.iter().map(|row| Param::from(*row)));
+    // Whoever gives up the same at the same time has been faster, or will find it gone.
+    call.claim(AssertSqlSafe(keep), &params).await?;
+    delete(call, WAITING, rows).await
 }
 
 async fn settle(call: &mut Call, settled: &[Settled], now_ms: u64) -> Result<()> {

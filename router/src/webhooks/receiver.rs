@@ -6,14 +6,17 @@ use axum::{
     body::Bytes,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::post,
+    routing::{any, post},
 };
 use billfish_testing::PATIENCE;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 use tokio::{
@@ -40,6 +43,8 @@ pub(crate) struct Heard {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Reply {
     Status(u16),
+    /// 200, after so long.
+    Slow(Duration),
     /// None, until [`Receiver::let_go`].
     Hang,
 }
@@ -58,6 +63,8 @@ struct Inner {
     book: Mutex<Book>,
     plan: Mutex<Plan>,
     gate: watch::Sender<bool>,
+    /// Calls of the place that redirections name.
+    followed: AtomicUsize,
     count: watch::Sender<usize>,
 }
 
@@ -84,6 +91,7 @@ impl Receiver {
             book: Mutex::new(book),
             plan: Mutex::new(Box::new(plan)),
             gate: watch::Sender::new(false),
+            followed: AtomicUsize::new(0),
             count: watch::Sender::new(0),
         });
         let taking = Arc::clone(&inner);
@@ -93,7 +101,10 @@ impl Receiver {
         };
         let bounds = Bounds { connections_max: 256, header_timeout: PATIENCE, grace: Duration::ZERO };
         let listener = TcpListener::bind(address).await.unwrap();
-        let server = HttpServer::serve(listener, axum::Router::new().route("/hook", post(take)), bounds).unwrap();
+        let following = Arc::clone(&inner);
+        let elsewhere = any(async move || following.followed.fetch_add(1, Relaxed).to_string());
+        let routes = axum::Router::new().route("/hook", post(take)).route("/elsewhere", elsewhere);
+        let server = HttpServer::serve(listener, routes, bounds).unwrap();
         Self { inner, server }
     }
 
@@ -123,6 +134,11 @@ impl Receiver {
     /// About one room or user at the same time, and of all.
     pub(crate) fn most_at_once(&self) -> (usize, usize) {
         self.inner.book().most_at_once
+    }
+
+    /// How often a redirection was followed.
+    pub(crate) fn followed(&self) -> usize {
+        self.inner.followed.load(Relaxed)
     }
 
     /// Waits until so many calls have come.
@@ -174,6 +190,10 @@ impl Inner {
         let _under_way = UnderWay { inner: self, about };
         let status = match reply {
             Reply::Status(status) => status,
+            Reply::Slow(pause) => {
+                sleep(pause).await;
+                200
+            }
             Reply::Hang => {
                 self.gate.subscribe().wait_for(|open| *open).await.unwrap();
                 200
@@ -181,7 +201,7 @@ impl Inner {
         };
         heard.is_accepted = (200..300).contains(&status);
         self.book().heard[place] = heard;
-        let location = [(header::LOCATION, "http://127.0.0.1:9/elsewhere")];
+        let location = [(header::LOCATION, "/elsewhere")];
         (StatusCode::from_u16(status).unwrap(), location, "an answer that nobody reads").into_response()
     }
 

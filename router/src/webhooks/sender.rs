@@ -9,8 +9,10 @@
 //!
 //! - A call is begun only where its claim outlasts it, so no two routers call for one hook at the same time. A process that is stopped in the
 //!   middle of a call and goes on later may end it beside the next holder's: an event may come twice, and so it may after any crash.
-//! - The records see at most one settling transaction in [`SETTLE_GAP`], however fast receivers are, and a receiver that is away costs them a
-//!   few statements a minute. Nothing here is waited for by anybody who pays.
+//! - The records see one settling transaction at a time, of [`ROWS_PER_SETTLING`] rows at most, and then have four times as long to themselves,
+//!   however fast receivers are. In an SQLite file a gift that comes meanwhile waits for that one, some milliseconds; nothing else here is waited
+//!   for by anybody who pays.
+//! - Hooks that have something to send share the calls of this router evenly, so those whose receivers are slow leave the others theirs.
 
 use super::{
     WebhooksConfig,
@@ -31,14 +33,15 @@ use crate::{
 use billfish_state::{Clock, Quiet};
 use std::{
     collections::{BTreeMap, VecDeque},
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
 };
@@ -49,8 +52,9 @@ use tracing::{info, warn};
 const TURN_EVERY: Duration = Duration::from_secs(1);
 /// Turns between two looks at what is to be deleted.
 const PURGE_TURNS: u64 = 30;
-/// Transactions that delete, of one such look.
+/// Transactions that delete, of one such look, and how long it takes at most: claims are to be renewed meanwhile.
 const PURGES_PER_LOOK: usize = 20;
+const PURGE_FOR: Duration = Duration::from_secs(2);
 /// How much longer than two calls a claim lasts: its holder may be late, or the records away for a moment.
 const CLAIM_SPARE: Duration = Duration::from_secs(15);
 /// What a claim must outlast a call by, for what clocks differ.
@@ -67,10 +71,12 @@ const LANES_PER_LOOK: usize = 256;
 const EVENTS_PER_VISIT: usize = 32;
 /// How long what a visit has settled stays out of the records, and no longer than the call under way.
 const SETTLE_WITHIN: Duration = Duration::from_millis(500);
-/// Between two transactions that settle.
-pub(super) const SETTLE_GAP: Duration = Duration::from_millis(20);
-/// Visits settled by one of them.
-const VISITS_PER_SETTLING: usize = 128;
+/// Between two transactions that settle or delete, at least; and so many times as long as the last one took, up to a bound.
+const SETTLE_GAP: Duration = Duration::from_millis(20);
+const GAP_TIMES: u32 = 4;
+const GAP_MAX: Duration = Duration::from_millis(500);
+/// Rows settled by one of them: some milliseconds.
+const ROWS_PER_SETTLING: usize = 512;
 
 /// The headers of a call, beside the signature's.
 const EVENT: &str = "x-billfish-event";
@@ -94,6 +100,8 @@ pub(super) struct Shared {
     pub(super) life: u64,
     pub(super) metrics: WebhookMetrics,
     pub(super) calls: Arc<Semaphore>,
+    /// Hooks that have something to send.
+    pub(super) busy: AtomicUsize,
     pub(super) settling: mpsc::Sender<Settling>,
     /// Begins nothing from then on.
     pub(super) stop: CancellationToken,
@@ -125,12 +133,19 @@ pub(super) async fn keep(shared: Arc<Shared>) {
     let mut held: BTreeMap<WebhookId, Held> = BTreeMap::new();
     let mut ticks = crate::housekeeping::every(TURN_EVERY);
     let mut registered = shared.ledger.hooks().changed();
+    let mut is_free = !shared.ledger.is_alone();
     for turn in 0_u64.. {
         // Cancel-safe: a tick that was not taken comes again, and what has changed is read at any turn.
         tokio::select! {
             _ = ticks.tick() => {}
             changed = registered.changed() => if changed.is_err() { break },
             () = shared.stop.cancelled() => break,
+        }
+        if !is_free {
+            match shared.ledger.free_hooks().await {
+                Ok(()) => is_free = true,
+                Err(error) => away("freeing webhooks", &error),
+            }
         }
         take_turn(&shared, &mut held).await;
         if turn.is_multiple_of(PURGE_TURNS) {
@@ -157,18 +172,19 @@ async fn take_turn(shared: &Arc<Shared>, held: &mut BTreeMap<WebhookId, Held>) {
         Err(error) => return away("reading the webhooks", &error),
     };
     held.retain(|id, held| {
-        let stays = hooks.iter().any(|hook| hook.id == *id && hook.is_active);
-        if !stays {
+        if !hooks.iter().any(|hook| hook.id == *id && hook.is_active) {
             held.stop.cancel();
         }
-        stays || !held.task.is_finished()
+        // One that has ended holds nothing: its hook is claimed like any other.
+        !held.task.is_finished()
     });
     for hook in hooks.into_iter().filter(|hook| hook.is_active) {
         if let Err(error) = claim(shared, held, hook).await {
             away("claiming a webhook", &error);
         }
     }
-    shared.metrics.held.set(i64::try_from(held.len()).unwrap_or(i64::MAX));
+    let count = held.values().filter(|held| !held.stop.is_cancelled()).count();
+    shared.metrics.held.set(i64::try_from(count).unwrap_or(i64::MAX));
     if let Err(error) = shared.ledger.report_dropped().await {
         away("counting dropped events", &error);
     }
@@ -176,6 +192,10 @@ async fn take_turn(shared: &Arc<Shared>, held: &mut BTreeMap<WebhookId, Held>) {
 
 /// Renews the claim of a hook that is held, and takes one that nobody holds.
 async fn claim(shared: &Arc<Shared>, held: &mut BTreeMap<WebhookId, Held>, hook: Hook) -> Result<(), RecordError> {
+    if held.get(&hook.id).is_some_and(|held| held.stop.is_cancelled()) {
+        // Its last calls end.
+        return Ok(());
+    }
     let (now_ms, life_ms) = (shared.clock.now_ms(), millis(claim_life(&shared.config)));
     let until_ms = held.get(&hook.id).map_or(0, |held| held.until_ms.load(Relaxed));
     let is_to_renew = until_ms < now_ms + life_ms * 2 / 3;
@@ -193,9 +213,8 @@ async fn claim(shared: &Arc<Shared>, held: &mut BTreeMap<WebhookId, Held>, hook:
         }
         return Ok(());
     }
-    match held.get(&id).filter(|held| !held.task.is_finished() && !held.stop.is_cancelled()) {
+    match held.get(&id) {
         Some(held) => held.until_ms.store(claim.until_ms, Relaxed),
-        None if held.contains_key(&id) && !held[&id].task.is_finished() => {}
         None => {
             let (until_ms, stop) = (Arc::new(AtomicU64::new(claim.until_ms)), CancellationToken::new());
             let holder = Holder::new(shared, hook, Arc::clone(&until_ms), stop.clone());
@@ -212,25 +231,55 @@ impl Shared {
 
     /// Deletes what nobody needs, and gives up what waits for receivers that are gone.
     async fn purge(&self) {
-        let before_ms = self.clock.now_ms().saturating_sub(millis(self.config.keep_given_up));
-        for _ in 0..PURGES_PER_LOOK {
-            let purged = async {
-                let mut more = self.ledger.purge_hooks(before_ms).await?;
-                for hook in self.ledger.hooks().all().into_iter().filter(|hook| hook.is_gone) {
-                    let now_ms = self.clock.now_ms();
-                    let count = self.ledger.expire_events(hook.id, u64::MAX, &[], now_ms).await?;
-                    self.metrics.given_up.inc_by(count as u64);
-                    more |= count > 0;
-                }
-                Ok::<_, RecordError>(more)
-            };
-            match purged.await {
-                Ok(true) if !self.stop.is_cancelled() => sleep(SETTLE_GAP).await,
-                Ok(_) => return,
-                Err(error) => return away("deleting what is left of webhooks", &error),
+        let until = Instant::now() + PURGE_FOR;
+        let purged = async {
+            let now_ms = self.clock.now_ms();
+            // Those that have no holder any more, who would do it himself.
+            let is_left = |hook: &Hook| hook.is_gone && hook.claim.until_ms <= now_ms;
+            for hook in self.ledger.hooks().all().into_iter().filter(is_left) {
+                self.give_up(hook.id, PURGES_PER_LOOK, Some(until)).await?;
             }
+            let before_ms = now_ms.saturating_sub(millis(self.config.keep_given_up));
+            for _ in 0..PURGES_PER_LOOK {
+                let started = Instant::now();
+                if !self.ledger.purge_hooks(before_ms).await? || self.stop.is_cancelled() || Instant::now() >= until {
+                    break;
+                }
+                rest(started).await;
+            }
+            Ok::<_, RecordError>(())
+        };
+        if let Err(error) = purged.await {
+            away("deleting what is left of webhooks", &error);
         }
     }
+
+    /// Gives up what waits for a receiver that is gone, by so many transactions at most. Of more than are kept, the oldest are deleted.
+    async fn give_up(&self, hook: WebhookId, turns_max: usize, until: Option<Instant>) -> Result<(), RecordError> {
+        let mut beyond = self.ledger.last_beyond_kept(hook).await?;
+        for _ in 0..turns_max {
+            let started = Instant::now();
+            if self.stop.is_cancelled() || until.is_some_and(|until| started >= until) {
+                break;
+            }
+            let count = match beyond {
+                Some(last) => self.ledger.delete_waiting(hook, last).await?,
+                None => self.ledger.expire_events(hook, u64::MAX, &[], self.clock.now_ms()).await?,
+            };
+            self.metrics.given_up.inc_by(count as u64);
+            match (count, beyond) {
+                (0, None) => break,
+                (0, Some(_)) => beyond = None,
+                (_, _) => rest(started).await,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Leaves the records to others after a transaction that was begun then.
+async fn rest(started: Instant) {
+    sleep((started.elapsed() * GAP_TIMES).clamp(SETTLE_GAP, GAP_MAX)).await;
 }
 
 /// Stores what visits have settled.
@@ -244,10 +293,14 @@ pub(super) struct Settler {
 impl Settler {
     /// In the order they say so, until nobody can say anything any more.
     pub(super) async fn run(mut self) {
-        let mut batch = Vec::with_capacity(VISITS_PER_SETTLING);
-        while self.settlings.recv_many(&mut batch, VISITS_PER_SETTLING).await > 0 {
-            let settled: Vec<Settled> =
-                batch.iter_mut().flat_map(|settling: &mut Settling| std::mem::take(&mut settling.settled)).collect();
+        while let Some(Settling { mut settled, stored }) = self.settlings.recv().await {
+            let mut waiting = vec![stored];
+            while settled.len() + EVENTS_PER_VISIT <= ROWS_PER_SETTLING {
+                let Ok(next) = self.settlings.try_recv() else { break };
+                settled.extend(next.settled);
+                waiting.push(next.stored);
+            }
+            let mut started = Instant::now();
             while let Err(error) = self.ledger.settle_events(&settled, self.clock.now_ms()).await {
                 away("settling events", &error);
                 // What is not stored is delivered again by whoever holds the hook then.
@@ -255,11 +308,12 @@ impl Settler {
                     () = sleep(LOOK_AGAIN) => {}
                     () = self.cut.cancelled() => return,
                 }
+                started = Instant::now();
             }
-            for Settling { stored, .. } in batch.drain(..) {
+            for stored in waiting {
                 stored.send(()).ok();
             }
-            sleep(SETTLE_GAP).await;
+            rest(started).await;
         }
     }
 }
@@ -269,10 +323,18 @@ struct Holder {
     line: Arc<Line>,
     ready: VecDeque<Lane>,
     visits: JoinSet<()>,
+    /// Whether it is counted among those that have something to send.
+    is_busy: bool,
+    /// Waits for a place among those of all hooks, where none was free; who has waited for longest comes first.
+    turn: Option<Turn>,
+    /// One that it has waited for.
+    place: Option<OwnedSemaphorePermit>,
     looked: Instant,
     look_at: Instant,
     status: HookStatus,
 }
+
+type Turn = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
 
 /// What the visits of one hook share.
 struct Line {
@@ -308,7 +370,8 @@ impl Holder {
             hook,
         };
         let now = Instant::now();
-        Self { line: Arc::new(line), ready: VecDeque::new(), visits: JoinSet::new(), looked: now, look_at: now, status }
+        let (ready, visits) = (VecDeque::new(), JoinSet::new());
+        Self { line: Arc::new(line), ready, visits, is_busy: false, turn: None, place: None, looked: now, look_at: now, status }
     }
 
     async fn run(mut self) {
@@ -326,14 +389,17 @@ impl Holder {
                     Ok(()) => self.look_soon(),
                     Err(_) => break,
                 },
+                place = async { self.turn.as_mut()?.await.ok() }, if self.turn.is_some() => (self.turn, self.place) = (None, place),
                 _ = counts.tick() => self.count().await,
                 () = sleep_until(wake) => {}
                 () = self.line.stop.cancelled() => break,
                 () = shared.stop.cancelled() => break,
             }
         }
+        (self.turn, self.place) = (None, None);
         // They end with the call under way.
         while self.visits.join_next().await.is_some() {}
+        self.set_busy(false);
         self.count().await;
         shared.metrics.fares(id, None);
         info!(webhook = %id, "no longer sends the events of a webhook");
@@ -343,15 +409,14 @@ impl Holder {
     async fn begin(&mut self) {
         let now_ms = self.line.shared.clock.now_ms();
         let places = self.line.desk().places(now_ms);
-        if places == 0 {
-            return;
-        }
-        if self.ready.is_empty() && Instant::now() >= self.look_at {
+        if places > 0 && self.ready.is_empty() && Instant::now() >= self.look_at {
             self.look(now_ms).await;
         }
-        for _ in 0..places {
-            let Some(lane) = self.ready.pop_front() else { return };
-            let Ok(place) = Arc::clone(&self.line.shared.calls).try_acquire_owned() else {
+        let at_work = self.line.desk().at_work().count();
+        self.set_busy(at_work > 0 || (places > 0 && !self.ready.is_empty()));
+        for _ in 0..places.min(self.share().saturating_sub(at_work)) {
+            let Some(lane) = self.ready.pop_front() else { break };
+            let Some(place) = self.take_place() else {
                 self.ready.push_front(lane);
                 return;
             };
@@ -363,16 +428,51 @@ impl Holder {
                 });
             }
         }
+        // It has all it may have: the next place is another's.
+        (self.turn, self.place) = (None, None);
+    }
+
+    /// How many of the calls of all hooks are this one's.
+    fn share(&self) -> usize {
+        let shared = &self.line.shared;
+        (shared.config.calls_max / shared.busy.load(Relaxed).max(1)).max(1)
+    }
+
+    /// A place among those of all hooks; else it waits for one.
+    fn take_place(&mut self) -> Option<OwnedSemaphorePermit> {
+        let calls = &self.line.shared.calls;
+        if let Some(place) = self.place.take() {
+            return Some(place);
+        }
+        // Gives none that somebody waits for.
+        match Arc::clone(calls).try_acquire_owned() {
+            Ok(place) => Some(place),
+            Err(_) => {
+                self.turn.get_or_insert_with(|| Box::pin(Arc::clone(calls).acquire_owned()));
+                None
+            }
+        }
+    }
+
+    fn set_busy(&mut self, is_busy: bool) {
+        let busy = &self.line.shared.busy;
+        if is_busy && !self.is_busy {
+            busy.fetch_add(1, Relaxed);
+        } else if self.is_busy && !is_busy {
+            busy.fetch_sub(1, Relaxed);
+        }
+        self.is_busy = is_busy;
     }
 
     async fn look(&mut self, now_ms: u64) {
         self.looked = Instant::now();
         let (shared, id) = (&self.line.shared, self.line.hook.id);
+        // Before it is looked: what a lane at work stores meanwhile, it may not have seen.
+        let at_work: Vec<Lane> = self.line.desk().at_work().collect();
         match shared.ledger.due_lanes(id, now_ms, LANES_PER_LOOK).await {
             Ok(lanes) => {
                 let is_full = lanes.len() == LANES_PER_LOOK;
                 self.look_at = self.looked + if is_full { LOOK_GAP } else { LOOK_EVERY };
-                let at_work: Vec<Lane> = self.line.desk().at_work().collect();
                 self.ready = lanes.into_iter().filter(|lane| !at_work.contains(lane)).collect();
             }
             Err(error) => {
@@ -467,7 +567,7 @@ impl Line {
 
     async fn work_off(&self, mut visit: Visit) {
         let mut is_gone = false;
-        let mut since = Instant::now();
+        let since = Instant::now();
         while let Some(event) = visit.current().filter(|_| self.may_begin()) {
             // Cancel-safe: a call that is broken off is begun again by the next holder.
             let said = tokio::select! {
@@ -479,11 +579,8 @@ impl Line {
             let then = self.desk().on_answer(&mut visit, said, now_ms, fastrand::f64());
             match then {
                 Then::Next if since.elapsed() < SETTLE_WITHIN => {}
-                Then::Next => {
-                    self.store(visit.take_settled()).await;
-                    since = Instant::now();
-                }
-                Then::Wait => break,
+                // Its place may be another hook's turn.
+                Then::Next | Then::Wait => break,
                 Then::Disable => {
                     is_gone = true;
                     break;
@@ -505,13 +602,8 @@ impl Line {
             return away("disabling a webhook", &error);
         }
         // Nobody waits for these any more. What is left, the keeper gives up.
-        while !self.shared.stop.is_cancelled() {
-            match self.shared.ledger.expire_events(id, u64::MAX, &[], self.shared.clock.now_ms()).await {
-                Ok(0) => return,
-                Ok(count) => self.shared.metrics.given_up.inc_by(count as u64),
-                Err(error) => return away("giving up events", &error),
-            };
-            sleep(SETTLE_GAP).await;
+        if let Err(error) = self.shared.give_up(id, usize::MAX, None).await {
+            away("giving up events", &error);
         }
     }
 
@@ -541,7 +633,7 @@ impl Line {
     async fn post(&self, endpoint: &Endpoint, event: &HookEvent) -> (Said, &'static str) {
         let config = &self.shared.config;
         let body = event.body.clone().into_bytes();
-        let signature = self.key.sign(&body, self.shared.clock.now_ms() / 1_000);
+        let signature = self.key.sign(&body, second_of_wall());
         let tries = event.tries.saturating_add(1).to_string();
         let headers = [(HEADER, &*signature), (EVENT, &*event.name()), (EVENT_ID, &*event.id), (TRY, &*tries), ("user-agent", AGENT)];
         let reach = if config.allow_private == Some(true) { Reach::Anywhere } else { Reach::Public };
@@ -578,6 +670,11 @@ impl Line {
     fn status(&self) -> MutexGuard<'_, HookStatus> {
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What receivers compare with their own clock. The node's goes on evenly from where it began, also where the machine's was put right since.
+fn second_of_wall() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// An error with what has caused it, in one line.

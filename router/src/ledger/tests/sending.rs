@@ -1,13 +1,16 @@
 //! Webhooks, sent: in order, at least once, by one router at a time, and at nobody's cost.
 
-use super::{APP, Home, NOW, coins, count, fund, gift, live, pay_one, webhooks::new_hook};
+use super::{APP, Home, NOW, coins, count, fund, gift, live, new_room, pay_one, webhooks::new_hook};
 use crate::{
     ledger::{
-        Ledger, Till,
+        Ledger, Sharing, Till,
         metrics::TillMetrics,
-        webhooks::{Hook, NewHook},
+        webhooks::{Claim, Hook, NewHook},
     },
-    services::ports::money::{GiftOutcome, Money, NewGift},
+    services::ports::{
+        OpenOutcome, RoomRecords,
+        money::{GiftOutcome, Money, NewGift},
+    },
     webhooks::{
         Webhooks, WebhooksConfig,
         event::EventKind,
@@ -20,7 +23,7 @@ use prometheus_client::registry::Registry;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{SocketAddr, TcpListener},
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     sync::oneshot,
@@ -36,6 +39,16 @@ fn config() -> WebhooksConfig {
         allow_private: Some(true),
         ..WebhooksConfig::default()
     }
+}
+
+/// The same, given up on only where nothing comes: for tests in which nothing may come twice.
+fn patient() -> WebhooksConfig {
+    WebhooksConfig { timeout: PATIENCE, ..config() }
+}
+
+/// By the clock on the wall.
+fn second() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 fn start(ledger: &Ledger, name: &str, life: u64, config: &WebhooksConfig) -> Webhooks {
@@ -88,7 +101,8 @@ pub(super) async fn events_arrive_signed_in_the_order_of_their_room_though_every
     let ledger = home.open().await;
     let receiver = Receiver::planned(|turn, _| if turn % 3 == 2 { Reply::Status(500) } else { Reply::Status(204) }).await;
     register(&ledger, receiver.url()).await;
-    let webhooks = start(&ledger, "a", 1, &config());
+    let begun = second();
+    let webhooks = start(&ledger, "a", 1, &patient());
     let rooms = [live(&ledger, 30_001).await, live(&ledger, 30_002).await];
     fund(&ledger, 20_001, 1_000).await;
     for room in rooms {
@@ -109,9 +123,9 @@ pub(super) async fn events_arrive_signed_in_the_order_of_their_room_though_every
     }
     assert_eq!(receiver.accepted().len(), 14, "without a crash nothing comes twice");
     for heard in &heard {
-        let second: u64 = heard.signature.strip_prefix("t=").unwrap().split(',').next().unwrap().parse().unwrap();
-        assert_eq!(heard.signature, signed_by_hand(b"a secret between us", second, &heard.body));
-        assert!((NOW / 1_000..NOW / 1_000 + 60).contains(&second), "{second}");
+        let signed: u64 = heard.signature.strip_prefix("t=").unwrap().split(',').next().unwrap().parse().unwrap();
+        assert_eq!(heard.signature, signed_by_hand(b"a secret between us", signed, &heard.body));
+        assert!((begun..=second()).contains(&signed), "{signed} is not by the clock that receivers have");
     }
     assert_eq!(receiver.most_at_once().0, 1, "of one room one at a time");
     until("nothing waits", async || count(&ledger, "t_webhook_event").await == 0).await;
@@ -135,6 +149,7 @@ pub(super) async fn a_receiver_that_hangs_or_refuses_connections_gets_its_events
     })
     .await;
     receiver.wait_accepted(1).await;
+    assert_eq!(receiver.followed(), 0, "a redirection is an answer like any other");
     let heard = receiver.heard();
     assert!(heard.len() >= 4 && heard.iter().all(|heard| heard.id == format!("room-{room}-opened")), "{heard:?}");
     until("it is told how the hook fares", async || {
@@ -230,8 +245,8 @@ pub(super) async fn two_routers_never_call_at_the_same_time_and_keep_the_order_w
     let receiver = Receiver::start().await;
     register(&ledgers[0], receiver.url()).await;
     ledgers[1].refresh_hooks().await.unwrap();
-    let first = start(&ledgers[0], "a", 1, &config());
-    let second = start(&ledgers[1], "b", 1, &config());
+    let first = start(&ledgers[0], "a", 1, &patient());
+    let second = start(&ledgers[1], "b", 1, &patient());
     let rooms = [live(&ledgers[0], 30_001).await, live(&ledgers[1], 30_002).await, live(&ledgers[0], 30_003).await];
     fund(&ledgers[0], 20_001, 10_000).await;
     for turn in 0..10 {
@@ -292,7 +307,7 @@ pub(super) async fn an_event_that_nobody_takes_is_given_up_in_time_and_can_be_lo
     let poison = |heard: &Heard| heard.id.ends_with("-1");
     let receiver = Receiver::planned(move |_, heard| if poison(heard) { Reply::Status(400) } else { Reply::Status(200) }).await;
     let hook = register(&ledger, receiver.url()).await.id;
-    let webhooks = start(&ledger, "a", 1, &WebhooksConfig { give_up_after: Duration::from_secs(2), ..config() });
+    let webhooks = start(&ledger, "a", 1, &WebhooksConfig { give_up_after: Duration::from_secs(2), ..patient() });
     let room = live(&ledger, 30_001).await;
     fund(&ledger, 20_001, 100).await;
     give(&ledger, room, "a", 3).await;
@@ -327,4 +342,70 @@ pub(super) async fn a_receiver_that_may_not_be_called_is_not_and_its_hook_says_w
         ledger.remove_hook(hook).await.unwrap();
         receiver.stop().await;
     }
+}
+
+pub(super) async fn receivers_that_are_slow_leave_the_others_their_share_of_the_calls(home: Home) {
+    let ledger = home.open().await;
+    let slow = Receiver::planned(|_, _| Reply::Slow(Duration::from_millis(200))).await;
+    register(&ledger, slow.url()).await;
+    let mut rooms = Vec::new();
+    for anchor in 30_001..30_009 {
+        rooms.push(live(&ledger, anchor).await);
+    }
+    fund(&ledger, 20_001, 1_000).await;
+    for room in &rooms {
+        give(&ledger, *room, "a", 30).await;
+    }
+    // All the calls there are, and it takes each.
+    let webhooks = start(&ledger, "a", 1, &WebhooksConfig { calls_max: 4, ..patient() });
+    slow.wait_heard(4).await;
+    let quick = Receiver::start().await;
+    register(&ledger, quick.url()).await;
+    for room in &rooms {
+        give(&ledger, *room, "b", 1).await;
+    }
+    quick.wait_accepted(8).await;
+    assert!(slow.accepted().len() < 8 * 32, "it has waited for all the calls of the slow one");
+    assert!(slow.most_at_once().1 <= 4);
+    webhooks.close().await;
+    slow.stop().await;
+    quick.stop().await;
+}
+
+pub(super) async fn who_has_lost_a_hook_holds_it_no_more(home: Home) {
+    let ledger = home.open().await;
+    let receiver = Receiver::start().await;
+    let hook = register(&ledger, receiver.url()).await.id;
+    let state = state();
+    let webhooks = Webhooks::start(&ledger, &state, ("a", 1), &config(), &mut Registry::default());
+    until("it is held", async || webhooks.held() == 1).await;
+    // Whose clock is far ahead.
+    let far_ms = NOW + 3_600_000;
+    let claim = Claim { holder: "b".to_owned(), life: 1, until_ms: far_ms + 3_600_000 };
+    assert!(ledger.claim_hook(hook, &claim, far_ms).await.unwrap());
+    state.clock.shift(10_000);
+    until("it is no longer held", async || webhooks.held() == 0).await;
+    assert_eq!(ledger.refresh_hooks().await.unwrap().remove(0).claim, claim);
+    // And again, when the other has given it back.
+    ledger.release_hooks("b", 1).await.unwrap();
+    until("it is held again", async || webhooks.held() == 1).await;
+    live(&ledger, 30_001).await;
+    receiver.wait_accepted(1).await;
+    webhooks.close().await;
+    receiver.stop().await;
+}
+
+pub(super) async fn who_is_alone_takes_over_at_once_though_the_clock_was_put_back(home: Home) {
+    let ledger = Ledger::open(&home.config, home.directory.path(), Sharing::Exclusive).await.unwrap();
+    let receiver = Receiver::start().await;
+    let hook = register(&ledger, receiver.url()).await.id;
+    // It was killed an hour later, by a clock that was wrong.
+    let life = NOW + 3_600_000;
+    let claim = Claim { holder: "a".to_owned(), life, until_ms: life + 35_000 };
+    assert!(ledger.claim_hook(hook, &claim, life).await.unwrap());
+    let OpenOutcome::Opened(_) = ledger.open_room(&new_room(30_001), life).await.unwrap() else { panic!("no room") };
+    let webhooks = start(&ledger, "a", NOW, &config());
+    receiver.wait_accepted(1).await;
+    webhooks.close().await;
+    receiver.stop().await;
 }

@@ -5,7 +5,7 @@ use crate::{
     ledger::{
         Ledger,
         database::statements_of_thread,
-        webhooks::{Claim, HOOKS_MAX, Hook, HookEvent, NewHook, Settled},
+        webhooks::{Claim, GIVEN_UP_MAX, HOOKS_MAX, Hook, HookEvent, NewHook, ROWS_PER_MOVE, ROWS_PER_TURN, Settled},
     },
     services::ports::{
         BeginPk, NewRoom, OpenOutcome, RoomKind, RoomRecords,
@@ -277,7 +277,7 @@ pub(super) async fn what_became_of_events_is_stored_and_lanes_come_up_when_they_
         ledger.write_events(vec![user_event(user, NOW)]).await.unwrap();
     }
     let lanes = async |now_ms, limit| ledger.due_lanes(hook, now_ms, limit).await.unwrap();
-    assert_eq!(lanes(NOW - 1, MANY).await, []);
+    assert_eq!(lanes(0, MANY).await[0], Lane(-20_002), "it is due also by a clock that was put back since");
     assert_eq!(lanes(NOW, MANY).await, [Lane(-20_002), Lane(-20_001), Lane(-20_003)], "who waits longest comes first");
     assert_eq!(lanes(NOW, 1).await, [Lane(-20_002)]);
     let first = ledger.events_of(hook, Lane(-20_002), MANY).await.unwrap();
@@ -366,6 +366,31 @@ pub(super) async fn what_a_later_version_has_written_fails_no_gift_and_is_left_t
     ledger.expire_events(of.id, u64::MAX, &[], NOW).await.unwrap();
     let given_up = ledger.given_up_events(of.id, i64::MAX, MANY).await.unwrap();
     assert_eq!(given_up.len(), 2);
+}
+
+pub(super) async fn of_what_waits_for_a_receiver_that_is_gone_as_many_as_are_kept_are_given_up(home: Home) {
+    let ledger = home.open().await;
+    let of = hook(&ledger, APP, &[EventKind::UserOnline]).await;
+    let (beyond, kept) = (ROWS_PER_TURN + 7, usize::try_from(GIVEN_UP_MAX).unwrap());
+    // The last ones are of the lanes that come first.
+    let users: Vec<i64> = (20_001..).take(beyond + kept).collect();
+    assert_eq!(ledger.last_beyond_kept(of.id).await.unwrap(), None);
+    for users in users.chunks(MANY) {
+        ledger.write_events(users.iter().map(|user| user_event(*user, NOW)).collect()).await.unwrap();
+    }
+    let last = ledger.last_beyond_kept(of.id).await.unwrap().expect("there are too many");
+    assert_eq!(ledger.delete_waiting(of.id, last).await.unwrap(), ROWS_PER_TURN);
+    assert_eq!(ledger.delete_waiting(of.id, last).await.unwrap(), 7);
+    assert_eq!(ledger.delete_waiting(of.id, last).await.unwrap(), 0);
+    assert_eq!(ledger.last_beyond_kept(of.id).await.unwrap(), None);
+    assert_eq!(count(&ledger, "t_webhook_event").await, GIVEN_UP_MAX);
+    let first = ledger.due_lanes(of.id, NOW, 1).await.unwrap();
+    assert_eq!(first, [Lane(-users[beyond])], "the oldest are gone");
+    // Giving up a row costs no statement of its own.
+    let before = statements_of_thread();
+    assert_eq!(ledger.expire_events(of.id, u64::MAX, &[], NOW).await.unwrap(), ROWS_PER_MOVE);
+    assert!(statements_of_thread() - before <= 5, "{}", statements_of_thread() - before);
+    assert_eq!(count(&ledger, "t_webhook_given_up").await, 100);
 }
 
 pub(super) async fn a_reading_that_comes_late_makes_no_hook_forgotten(home: Home) {
