@@ -15,7 +15,7 @@ use super::{
     signed,
     statements::{self, BY_KEY, LOCKED, marks, padded, rows_of},
     unsigned,
-    webhooks::Hooks,
+    webhooks::{Hooks, Told},
 };
 use crate::{
     bug::{self, Bug},
@@ -89,7 +89,7 @@ impl Ledger {
         let mut call = self.guarded(what)?.transaction(what, limit).await?;
         failpoint::at("pay_begun");
         let mut tries = 1;
-        let outcomes = loop {
+        let (outcomes, events) = loop {
             match pay(&mut call, &self.hooks, gifts, told, now_ms).await {
                 Ok(outcomes) => break outcomes,
                 Err(error) if tries < TRIES_MAX && database::is_contention(&error) => {
@@ -102,7 +102,7 @@ impl Ledger {
         failpoint::at("pay_commit");
         call.commit().await?;
         failpoint::at("pay_committed");
-        self.hooks.committed();
+        self.hooks.committed(&events);
         Ok(outcomes)
     }
 
@@ -160,7 +160,7 @@ fn read_pk_gifts() -> AssertSqlSafe<String> {
 }
 
 /// All of a transaction between its beginning and its commit.
-async fn pay(call: &mut Call, hooks: &Hooks, gifts: &[NewGift], told: &[(RoomId, i64)], now_ms: u64) -> Result<Vec<GiftOutcome>> {
+async fn pay(call: &mut Call, hooks: &Hooks, gifts: &[NewGift], told: &[(RoomId, i64)], now_ms: u64) -> Result<(Vec<GiftOutcome>, Told)> {
     if !told.is_empty() {
         failpoint::at("pay_told_begin");
         delete_told(call, told).await?;
@@ -171,6 +171,7 @@ async fn pay(call: &mut Call, hooks: &Hooks, gifts: &[NewGift], told: &[(RoomId,
     failpoint::at("pay_read");
     let outcomes = gifts.iter().map(|gift| batch.decide(gift, now_ms)).collect();
     failpoint::at("pay_decided");
+    let mut events = Told::default();
     if batch.books.has_traded() {
         batch.books.write_balances(call).await?;
         failpoint::at("pay_balances_written");
@@ -182,9 +183,9 @@ async fn pay(call: &mut Call, hooks: &Hooks, gifts: &[NewGift], told: &[(RoomId,
         failpoint::at("pay_outbox_written");
         hooks.load(call).await?;
         let wanted = batch.paid.iter().filter(|gift| hooks.wants(gift.what.app, EventKind::GiftPaid));
-        hooks.write(call, wanted.map(NewEvent::gift_paid)).await?;
+        hooks.write(call, &mut events, wanted.map(NewEvent::gift_paid)).await?;
     }
-    Ok(outcomes)
+    Ok((outcomes, events))
 }
 
 /// What is known of a batch while it is decided.

@@ -4,6 +4,7 @@ use super::{
     Ledger,
     database::{Call, params},
     gifts, rooms, signed, unsigned,
+    webhooks::Told,
 };
 use crate::{
     services::{
@@ -74,11 +75,12 @@ impl Ledger {
             Some(_) | None => None,
         };
         let is_ended = call.execute(END, end).await?.rows > 0;
+        let mut told = Told::default();
         if let Some((standing, record)) = ended.filter(|_| is_ended) {
-            self.hooks.write(&mut call, [standing.ended(record, now_ms, false)]).await?;
+            self.hooks.write(&mut call, &mut told, [standing.ended(record, now_ms, false)]).await?;
         }
         call.commit().await?;
-        self.hooks.committed();
+        self.hooks.committed(&told);
         Ok(is_ended)
     }
 

@@ -9,6 +9,7 @@ use super::{
     signed,
     statements::{marks, rows_of},
     unsigned,
+    webhooks::Told,
 };
 use crate::{
     services::ports::{
@@ -63,15 +64,16 @@ impl RoomRecords for Ledger {
         ];
         let so_far = if self.hooks.want(EventKind::PkEnded) { self.standing(room).await? } else { None };
         let mut call = self.transaction("closing a room").await?;
+        let mut told = Told::default();
         let closed = lock_room(&mut call, room).await?;
         if let Some(record) = &closed {
             self.hooks.load(&mut call).await?;
             if self.hooks.wants(record.app, EventKind::PkEnded) {
                 let ended = self.pk_of_closing(&mut call, record, so_far, now_ms).await?;
-                self.hooks.write(&mut call, ended).await?;
+                self.hooks.write(&mut call, &mut told, ended).await?;
             }
             if self.hooks.wants(record.app, EventKind::RoomClosed) {
-                self.hooks.write(&mut call, [NewEvent::room_closed(record, now_ms)]).await?;
+                self.hooks.write(&mut call, &mut told, [NewEvent::room_closed(record, now_ms)]).await?;
             }
             call.execute(KEEP, params![signed(now_ms), room.0]).await?;
             for statement in FORGET {
@@ -79,7 +81,7 @@ impl RoomRecords for Ledger {
             }
         }
         call.commit().await?;
-        self.hooks.committed();
+        self.hooks.committed(&told);
         Ok(closed)
     }
 
@@ -223,7 +225,7 @@ impl Ledger {
     async fn open_and_tell(&self, room: &NewRoom, now_ms: u64) -> Result<OpenOutcome> {
         let mut call = self.transaction("opening a room").await?;
         let mut tries = 1;
-        let outcome = loop {
+        let (outcome, told) = loop {
             match self.open_in(&mut call, room, now_ms).await {
                 Ok(outcome) => break outcome,
                 // The unique key has decided for another opening: it is found now, or has closed.
@@ -235,20 +237,21 @@ impl Ledger {
             }
         };
         call.commit().await?;
-        self.hooks.committed();
+        self.hooks.committed(&told);
         Ok(outcome)
     }
 
-    async fn open_in(&self, call: &mut Call, room: &NewRoom, now_ms: u64) -> Result<OpenOutcome> {
+    async fn open_in(&self, call: &mut Call, room: &NewRoom, now_ms: u64) -> Result<(OpenOutcome, Told)> {
         let NewRoom { app, anchor, kind, name, cover } = room.clone();
+        let mut told = Told::default();
         let live: Option<(i64,)> = call.row(LIVE_OF_ANCHOR, params![app.0, anchor.0]).await?;
         if let Some((id,)) = live {
-            return Ok(OpenOutcome::AlreadyLive(RoomId(id)));
+            return Ok((OpenOutcome::AlreadyLive(RoomId(id)), told));
         }
         let made = call.claim(INSERT_ROOM, params![app.0, anchor.0, kind.number(), &name, &cover, signed(now_ms)]).await?;
         let record = RoomRecord { room: RoomId(made.id), app, anchor, kind, name, cover, started_ms: now_ms };
-        self.hooks.write(call, [NewEvent::room_opened(&record)]).await?;
-        Ok(OpenOutcome::Opened(record))
+        self.hooks.write(call, &mut told, [NewEvent::room_opened(&record)]).await?;
+        Ok((OpenOutcome::Opened(record), told))
     }
 }
 

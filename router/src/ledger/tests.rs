@@ -161,6 +161,7 @@ suite! {
         a_pk_that_goes_with_its_room_is_told_before_the_room_with_its_bar_and_beans,
         a_batch_of_gifts_costs_one_statement_more_where_somebody_wants_them_and_none_where_nobody_does,
         beyond_the_bound_events_are_dropped_and_counted_and_gifts_are_paid,
+        what_did_not_come_about_takes_no_room_and_what_was_written_keeps_its_own,
         hooks_are_as_many_as_may_be_also_where_two_routers_register_them_at_once,
         of_fifty_openings_that_are_told_one_wins_and_is_told_once,
         a_hook_is_held_by_one_router_until_its_claim_runs_out_or_a_later_life_takes_it,

@@ -198,7 +198,17 @@ pub(crate) struct Hooks {
 struct Known {
     hook: Hook,
     /// Events that may still be written, until somebody counts again.
-    room: AtomicI64,
+    room: Arc<AtomicI64>,
+}
+
+/// What a transaction has written for hooks, or not, so far.
+#[derive(Debug, Default)]
+pub(super) struct Told(BTreeMap<WebhookId, ToldOne>);
+
+#[derive(Debug, Default)]
+struct ToldOne {
+    written: i64,
+    dropped: u64,
 }
 
 impl Default for Hooks {
@@ -238,19 +248,21 @@ impl Hooks {
         Ok(())
     }
 
-    /// Writes events, in their order, for each hook that wants them: by the transaction of what they tell.
-    pub(super) async fn write(&self, call: &mut Call, events: impl IntoIterator<Item = NewEvent>) -> Result<()> {
+    /// Writes events, in their order, for each hook that wants them: by the transaction of what they tell. What that comes to counts once the
+    /// transaction has ended well: see [`Hooks::committed`].
+    pub(super) async fn write(&self, call: &mut Call, told: &mut Told, events: impl IntoIterator<Item = NewEvent>) -> Result<()> {
         let known = self.known.load_full();
         let Some(known) = known.filter(|known| !known.is_empty()) else { return Ok(()) };
         let mut rows = Vec::new();
         let events: Vec<NewEvent> = events.into_iter().collect();
         for event in &events {
             for known in known.iter().filter(|known| known.wants(event.app, event.kind)) {
-                if known.room.fetch_sub(1, Relaxed) > 0 {
+                let of = told.0.entry(known.hook.id).or_default();
+                if known.room.load(Relaxed) > of.written {
+                    of.written += 1;
                     rows.push((known.hook.id, event));
                 } else {
-                    *self.dropped().entry(known.hook.id).or_default() += 1;
-                    self.dropped_total.inc();
+                    of.dropped += 1;
                 }
             }
         }
@@ -267,15 +279,26 @@ impl Hooks {
             }
             call.execute(put, &params).await?;
         }
-        self.written_total.inc_by(rows.len() as u64);
         Ok(())
     }
 
-    /// A transaction that may have written events has ended well: whoever sends looks for them.
-    pub(super) fn committed(&self) {
-        if self.known.load().as_ref().is_some_and(|known| !known.is_empty()) {
-            self.written.send_modify(|times| *times = times.wrapping_add(1));
+    /// A transaction has ended well: what it has written counts, and whoever sends looks for it.
+    pub(super) fn committed(&self, told: &Told) {
+        if told.0.is_empty() {
+            return;
         }
+        let known = self.known.load();
+        for (hook, of) in &told.0 {
+            if let Some(known) = known.iter().flat_map(|known| known.iter()).find(|known| known.hook.id == *hook) {
+                known.room.fetch_sub(of.written, Relaxed);
+            }
+            self.written_total.inc_by(of.written.unsigned_abs());
+            if of.dropped > 0 {
+                *self.dropped().entry(*hook).or_default() += of.dropped;
+                self.dropped_total.inc_by(of.dropped);
+            }
+        }
+        self.written.send_modify(|times| *times = times.wrapping_add(1));
     }
 
     /// Changes when events may have been written here.
@@ -311,7 +334,14 @@ impl Hooks {
         }
         *stored = reading;
         let max = signed(self.events_max.load(Relaxed));
-        let known = hooks.iter().map(|hook| Known { hook: hook.clone(), room: AtomicI64::new(max - signed(hook.status.waiting)) });
+        let former = self.known.load_full();
+        let known = hooks.iter().map(|hook| {
+            let former = former.iter().flat_map(|known| known.iter()).find(|former| former.counts_as(hook));
+            // Of whom nobody has counted anew, what was written since then still counts.
+            let room =
+                former.map_or_else(|| Arc::new(AtomicI64::new(max - signed(hook.status.waiting))), |former| Arc::clone(&former.room));
+            Known { hook: hook.clone(), room }
+        });
         self.known.store(Some(Arc::new(known.collect())));
     }
 
@@ -321,6 +351,12 @@ impl Hooks {
 }
 
 impl Known {
+    /// Whether nothing has changed since its events were counted.
+    fn counts_as(&self, hook: &Hook) -> bool {
+        let of = |status: &HookStatus| (status.waiting, status.oldest_ms, status.delivered_ms, status.failed_ms);
+        self.hook.id == hook.id && of(&self.hook.status) == of(&hook.status)
+    }
+
     fn wants(&self, app: AppId, kind: EventKind) -> bool {
         self.hook.is_active && self.hook.app == app && self.hook.events.has(kind)
     }
@@ -489,9 +525,10 @@ impl Ledger {
     pub(crate) async fn write_events(&self, events: Vec<NewEvent>) -> Result<()> {
         let mut call = self.transaction("storing events").await?;
         self.hooks.load(&mut call).await?;
-        self.hooks.write(&mut call, events).await?;
+        let mut told = Told::default();
+        self.hooks.write(&mut call, &mut told, events).await?;
         call.commit().await?;
-        self.hooks.committed();
+        self.hooks.committed(&told);
         Ok(())
     }
 

@@ -193,10 +193,37 @@ pub(super) async fn beyond_the_bound_events_are_dropped_and_counted_and_gifts_ar
     ledger.settle_events(&settled, NOW).await.unwrap();
     let (waiting, oldest_ms) = ledger.count_events(hook.id, MANY as u64).await.unwrap();
     assert_eq!((waiting, oldest_ms), (0, 0));
-    ledger.report_hook(hook.id, &claim, &crate::ledger::webhooks::HookStatus { waiting, ..status }).await.unwrap();
+    ledger.report_hook(hook.id, &claim, &crate::ledger::webhooks::HookStatus { waiting, delivered_ms: NOW, ..status }).await.unwrap();
     ledger.refresh_hooks().await.unwrap();
     pay_one(&ledger, gift(room, 20_001, "after", 1)).await;
     assert_eq!(count(&ledger, "t_webhook_event").await, 1);
+}
+
+pub(super) async fn what_did_not_come_about_takes_no_room_and_what_was_written_keeps_its_own(home: Home) {
+    let ledger = home.open().await;
+    ledger.hooks().events_max.store(3, Relaxed);
+    hook(&ledger, APP, &[EventKind::RoomClosed]).await;
+    let room = live(&ledger, 30_001).await;
+    sql(
+        &ledger,
+        "INSERT INTO t_living_room_record (id, app_id, anchor_id, type, room_name, cover_img, status, start_time, end_time) \
+         SELECT id, app_id, anchor_id, type, room_name, cover_img, 0, start_time, 0 FROM t_living_room",
+    )
+    .await;
+    for _ in 0..5 {
+        assert!(ledger.close_room(room, NOW).await.is_err());
+    }
+    sql(&ledger, "DELETE FROM t_living_room_record").await;
+    assert!(ledger.close_room(room, NOW).await.unwrap().is_some());
+    assert_eq!((ledger.hooks().written_total.get(), ledger.hooks().dropped_total.get()), (1, 0));
+    // Nobody has counted since.
+    for anchor in 30_002..30_006 {
+        let room = live(&ledger, anchor).await;
+        ledger.refresh_hooks().await.unwrap();
+        assert!(ledger.close_room(room, NOW).await.unwrap().is_some());
+    }
+    assert_eq!((ledger.hooks().written_total.get(), ledger.hooks().dropped_total.get()), (3, 2));
+    assert_eq!(count(&ledger, "t_webhook_event").await, 3);
 }
 
 pub(super) async fn hooks_are_as_many_as_may_be_also_where_two_routers_register_them_at_once(home: Home) {
@@ -359,7 +386,10 @@ pub(super) async fn what_a_later_version_has_written_fails_no_gift_and_is_left_t
     assert_eq!(told.iter().map(|event| event.name()).collect::<Vec<_>>(), ["room.opened", "gift.paid", "room.opened"]);
     assert_eq!(told[0].kind, None);
     let hooks = ledger.refresh_hooks().await.unwrap();
-    assert_eq!(hooks.iter().map(|hook| (hook.id.0, hook.is_active, hook.is_gone)).collect::<Vec<_>>(), [(1, true, false), (2, false, false)]);
+    assert_eq!(
+        hooks.iter().map(|hook| (hook.id.0, hook.is_active, hook.is_gone)).collect::<Vec<_>>(),
+        [(1, true, false), (2, false, false)]
+    );
     ledger.purge_hooks(0).await.unwrap();
     assert_eq!(count(&ledger, "t_webhook_event").await, 5, "they are there, though not for this one");
     // Given up, it is not listed by who does not know it, nor in anybody's way.
