@@ -5,14 +5,14 @@
 //!   is no event, and he who was not told to have come is not told to have gone.
 //! - Nobody waits here: a queue that is full drops, and so does a state or a ledger that does not answer. What was dropped is counted. What is
 //!   lost so, or with a process that dies, is the word, never the user: who is online is asked of `GET /v1/im/online`.
-//! - Of one user the words of one gateway are taken in their order.
+//! - Of one user the words of one gateway are taken in their order. Those of several may come in any: who is seen anywhere has not gone.
 
 use super::{
     event::{EventKind, NewEvent},
     metrics::{QUEUE_FULL, RECORDS_AWAY, STATE_AWAY, WebhookMetrics},
 };
 use crate::ledger::{Ledger, webhooks::Hooks};
-use billfish_state::{AppId, Quiet, State, UserId};
+use billfish_state::{AppId, Quiet, State, StateError, UserId};
 use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
@@ -107,6 +107,15 @@ impl Teller {
     /// Words of one kind, each about another user.
     async fn tell(&mut self, words: &[Word]) {
         let Some(Word { is_online, .. }) = words.first().copied() else { return };
+        let gone = match is_online {
+            true => Ok(words.to_vec()),
+            false => self.gone(words).await,
+        };
+        let words = match gone {
+            Ok(words) if words.is_empty() => return,
+            Ok(words) => words,
+            Err(error) => return self.dropped(STATE_AWAY, words.len(), &error),
+        };
         let names: Vec<String> = words.iter().map(|word| format!("online:{}:{}", word.app, word.user)).collect();
         let now_ms = self.state.clock.now_ms();
         let claimed = match self.state.dedup.claim(NOBODY.0, NOBODY.1, &names, now_ms, now_ms + KNOWN_MS).await {
@@ -126,6 +135,19 @@ impl Teller {
         if let Err(error) = stored {
             self.dropped(RECORDS_AWAY, news.len(), &error);
         }
+    }
+
+    /// Those who have not come back by another gateway before it was told here that they went from the one that they had been at. Who is seen
+    /// anywhere is told to have gone by whoever finds him gone there.
+    async fn gone(&self, words: &[Word]) -> Result<Vec<Word>, StateError> {
+        let mut gone = Vec::with_capacity(words.len());
+        for app in words.iter().map(|word| word.app).collect::<BTreeSet<_>>() {
+            let of: Vec<Word> = words.iter().filter(|word| word.app == app).copied().collect();
+            let users: Vec<UserId> = of.iter().map(|word| word.user).collect();
+            let are_here = self.state.presence.online(app, &users, 0).await?;
+            gone.extend(of.into_iter().zip(are_here).filter(|(_, is_here)| !is_here).map(|(word, _)| word));
+        }
+        Ok(gone)
     }
 
     async fn store(&mut self, news: &[&Word]) -> crate::services::ports::Result<()> {
@@ -246,6 +268,24 @@ mod tests {
         house.say(20_001, false);
         house.work().await;
         assert_eq!(house.told(20_001).await, [ON, OFF, ON, OFF]);
+    }
+
+    #[tokio::test]
+    async fn who_has_come_back_elsewhere_is_not_told_to_have_gone_by_a_word_that_comes_late() {
+        let mut house = House::new(State::in_memory(), &[ON, OFF]).await;
+        house.say(20_001, true);
+        // He went from one gateway and came to another, whose word was faster.
+        house.state.presence.touch_each(&[(APP, UserId(20_001), 2_000)]).await.unwrap();
+        house.say(20_001, true);
+        house.say(20_001, false);
+        house.say(20_002, true);
+        house.say(20_002, false);
+        house.work().await;
+        assert_eq!((house.told(20_001).await, house.told(20_002).await), (vec![ON], vec![ON, OFF]));
+        house.state.presence.remove(&[(APP, UserId(20_001), 2_000)]).await.unwrap();
+        house.say(20_001, false);
+        house.work().await;
+        assert_eq!(house.told(20_001).await, [ON, OFF]);
     }
 
     #[tokio::test]
