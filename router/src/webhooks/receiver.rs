@@ -12,7 +12,6 @@ use billfish_testing::PATIENCE;
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -77,15 +76,15 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// One that accepts all.
     pub(crate) async fn start() -> Self {
-        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), |_, _| Reply::Status(200)).await
+        Self::planned(|_, _| Reply::Status(200)).await
     }
 
     /// One that answers the nth call, counted from 0, by a plan.
     pub(crate) async fn planned(plan: impl Fn(usize, &Heard) -> Reply + Send + Sync + 'static) -> Self {
-        Self::at(SocketAddr::from(([127, 0, 0, 1], 0)), plan).await
+        Self::at(TcpListener::bind(("127.0.0.1", 0)).await.unwrap(), plan)
     }
 
-    pub(crate) async fn at(address: SocketAddr, plan: impl Fn(usize, &Heard) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) fn at(listener: TcpListener, plan: impl Fn(usize, &Heard) -> Reply + Send + Sync + 'static) -> Self {
         let book = Book { heard: Vec::new(), under_way: BTreeMap::new(), most_at_once: (0, 0) };
         let inner = Arc::new(Inner {
             book: Mutex::new(book),
@@ -100,7 +99,6 @@ impl Receiver {
             async move { inner.take(&headers, &body).await }
         };
         let bounds = Bounds { connections_max: 256, header_timeout: PATIENCE, grace: Duration::ZERO };
-        let listener = TcpListener::bind(address).await.unwrap();
         let following = Arc::clone(&inner);
         let elsewhere = any(async move || following.followed.fetch_add(1, Relaxed).to_string());
         let routes = axum::Router::new().route("/hook", post(take)).route("/elsewhere", elsewhere);

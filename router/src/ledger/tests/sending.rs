@@ -22,10 +22,11 @@ use billfish_testing::PATIENCE;
 use prometheus_client::registry::Registry;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
+    net::TcpSocket,
     sync::oneshot,
     time::{Instant, sleep, timeout},
 };
@@ -135,19 +136,20 @@ pub(super) async fn events_arrive_signed_in_the_order_of_their_room_though_every
 
 pub(super) async fn a_receiver_that_hangs_or_refuses_connections_gets_its_events_when_it_is_back(home: Home) {
     let ledger = home.open().await;
-    // Nobody listens there yet.
-    let address: SocketAddr = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    // Nobody listens there yet, and nobody else will.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let address = socket.local_addr().unwrap();
     let hook = register(&ledger, format!("http://{address}/hook")).await.id;
     let webhooks = start(&ledger, "a", 1, &WebhooksConfig { timeout: Duration::from_millis(300), ..config() });
     let room = live(&ledger, 30_001).await;
     until("a try has failed", async || webhooks.tries()[2] > 0).await;
-    let receiver = Receiver::at(address, |turn, _| match turn {
+    let receiver = Receiver::at(socket.listen(64).unwrap(), |turn, _| match turn {
         0 => Reply::Hang,
         1 => Reply::Status(302),
         2 => Reply::Status(503),
         _ => Reply::Status(200),
-    })
-    .await;
+    });
     receiver.wait_accepted(1).await;
     assert_eq!(receiver.followed(), 0, "a redirection is an answer like any other");
     let heard = receiver.heard();
@@ -175,7 +177,7 @@ pub(super) async fn a_sender_that_dies_before_it_has_heard_the_answer_is_followe
     let first = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let ledger = Ledger::open(&config_of_home, &directory, crate::ledger::Sharing::Shared).await.unwrap();
+            let ledger = Ledger::open(&config_of_home, &directory, Sharing::Shared).await.unwrap();
             let _webhooks = start(&ledger, "a", 1, &WebhooksConfig { timeout: PATIENCE, ..config() });
             killed.await.ok();
         });
@@ -243,7 +245,7 @@ pub(super) async fn a_receiver_that_hangs_holds_up_no_gift_and_its_events_are_bo
 pub(super) async fn two_routers_never_call_at_the_same_time_and_keep_the_order_when_they_change_places(home: Home) {
     let ledgers = [home.open().await, home.open().await];
     let receiver = Receiver::start().await;
-    register(&ledgers[0], receiver.url()).await;
+    let hook = register(&ledgers[0], receiver.url()).await.id;
     ledgers[1].refresh_hooks().await.unwrap();
     let first = start(&ledgers[0], "a", 1, &patient());
     let second = start(&ledgers[1], "b", 1, &patient());
@@ -273,13 +275,22 @@ pub(super) async fn two_routers_never_call_at_the_same_time_and_keep_the_order_w
     assert_eq!((heard.len(), receiver.most_at_once().0), (183, 1), "each once, and of one room one at a time");
     let now = holder().await;
     assert!(was != now && ["a", "b"].contains(&&*now), "{was:?} {now:?}");
-    // That one dies without a word. Until its claim has run out nobody calls; then the next one does.
-    drop(stayer);
+    // That one goes too; then one that has died is its holder. Until its claim has run out nobody calls; then the next one does.
+    stayer.close().await;
+    let claim = Claim { holder: "dead".to_owned(), life: 1, until_ms: NOW + 1_800_000 };
+    assert!(ledgers[0].claim_hook(hook, &claim, NOW).await.unwrap());
+    give(&ledgers[0], rooms[0], "late", 3).await;
     let state = state();
     let early = Webhooks::start(&ledgers[0], &state, ("c", 1), &config(), &mut Registry::default());
-    until("the other still holds it", async || holder().await == now).await;
+    // It has looked twice at least: it is told of each that is registered.
+    for count in 1..=2 {
+        register(&ledgers[0], "http://127.0.0.1:1/".to_owned()).await;
+        until("it holds the others", async || early.held() == count).await;
+    }
+    assert_eq!((holder().await, receiver.heard().len()), ("dead".to_owned(), 183));
     state.clock.shift(3_600_000);
     until("it has run out", async || holder().await == "c").await;
+    receiver.wait_accepted(186).await;
     early.close().await;
     receiver.stop().await;
 }
