@@ -577,6 +577,42 @@ fn a_router_that_drains_says_so_to_the_end_and_a_call_that_never_ends_does_not_k
     assert!(status.success(), "{status}\n{}", routers[0].log());
 }
 
+/// Logged out at one router by a session of the other's, once by the user and once by the backend.
+#[test]
+fn a_logout_everywhere_ends_connections_at_every_gateway() {
+    let provider = ("BILLFISH__ROUTER__SMS__PROVIDER".to_owned(), "development".to_owned());
+    let options = ClusterOptions { gateways: 2, router_environment: vec![provider], ..ClusterOptions::new(BINARY) };
+    let Some(cluster) = Cluster::start(options) else { return };
+    let [first, second] = [0, 1].map(|router| cluster.api(router));
+    // By then gateways are known.
+    first.token(20_001);
+    for (phone, by_backend) in [("+8613800138000", false), ("+8613800138001", true)] {
+        assert_eq!(first.call("POST", "/v1/login/code", &json!({ "phone": phone })).unwrap().0, 200);
+        let (status, logged_in) = first.call("POST", "/v1/login", &json!({ "phone": phone, "code": "1000" })).unwrap();
+        assert_eq!(status, 200, "{logged_in}");
+        let (user, bearer) = (logged_in["userId"].as_i64().unwrap(), logged_in["token"].as_str().unwrap());
+        let session = Api::new(cluster.routers[1].address("http"), bearer);
+        let mut peers = [(0, "ios"), (1, "web")].map(|(index, platform)| {
+            let (status, answer) = session.call("GET", "/v1/im/config", &Value::Null).unwrap();
+            assert_eq!(status, 200, "{answer}");
+            let token = answer["token"].as_str().unwrap().to_owned();
+            let mut peer = Peer::connect(gateway(&cluster, index));
+            peer.send(Code::Login, &Body { platform: Some(platform.to_owned()), ..login_body(user, token) });
+            peer.expect(Code::Login);
+            peer
+        });
+        let ended = if by_backend {
+            second.call("DELETE", &format!("/v1/users/{user}/sessions"), &Value::Null)
+        } else {
+            session.call("POST", "/v1/logout", &json!({ "everywhere": true }))
+        };
+        assert_eq!(ended.unwrap().0, 204);
+        for peer in &mut peers {
+            assert_eq!(peer.expect(Code::Kick).code, Some(4002));
+        }
+    }
+}
+
 #[test]
 fn a_gateway_that_is_set_otherwise_than_the_routers_is_told_of_with_the_keys() {
     let Some(mut cluster) = Cluster::start(ClusterOptions { gateways: 1, routers: 1, ..ClusterOptions::new(BINARY) }) else { return };
