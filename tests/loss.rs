@@ -74,7 +74,7 @@ impl Remote {
         let output = Command::new(program("loadgen", "bin", "loadgen"))
             .args(arguments)
             .args(["--transport", transport, "--gateway", self.port(transport), "--http", &format!("http://{}", self.port("http"))])
-            .args(["--admin", &format!("http://{}", self.port("admin")), "--json"])
+            .args(["--admin", &format!("http://{}", self.port("admin")), "--json", "--quiet", "20"])
             .args(["--data-dir".as_ref(), self.path("data").as_os_str()])
             .output()
             .unwrap();

@@ -215,6 +215,9 @@ pub(crate) struct Common {
     /// Everyone must be in within this time.
     #[arg(long, value_name = "S", default_value_t = 120, value_parser = seconds, allow_negative_numbers = true)]
     pub(crate) connect_max: u32,
+    /// After the load: when nothing has come for so long, nothing more will. A network that loses much needs more than the 5 s of a good one.
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=20))]
+    pub(crate) quiet: u32,
     /// Loopback source addresses 127.0.0.2 and up to connect from. [default: one per 1,000 clients]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub(crate) sources: Option<u16>,

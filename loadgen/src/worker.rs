@@ -45,8 +45,6 @@ const PROGRESS_EVERY_NS: u64 = 250_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 /// After the last message was sent, copies may come for so long; a QoS-1 copy is resent after 4 s and again after 8 s.
 const DRAIN_MAX_NS: u64 = 20_000_000_000;
-/// When nothing has come for so long, nothing more will.
-const DRAIN_QUIET_NS: u64 = 5_000_000_000;
 
 /// Everything a worker needs to know; nothing in it changes during the run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -83,6 +81,8 @@ pub(crate) struct Plan {
     pub(crate) login_timeout: Duration,
     /// The whole crowd must be in by then.
     pub(crate) connect_max: Duration,
+    /// When nothing has come for so long after the load, nothing more will.
+    pub(crate) quiet: Duration,
     /// Clients that are cut come back, spread over this; `None`: they are lost.
     pub(crate) return_spread: Option<Duration>,
     /// Some of the clients read slowly.
@@ -390,7 +390,7 @@ pub(crate) fn run(plan: &Plan, orders: &Receiver<Order>, tell: &mut dyn FnMut(Ne
     while crowd.awaits_more() {
         let now_ns = clock::now_ns();
         let quiet_since_ns = crowd.last_arrival_ns().max(began_ns);
-        let is_quiet = now_ns.saturating_sub(quiet_since_ns) > DRAIN_QUIET_NS && !crowd.has_business();
+        let is_quiet = Duration::from_nanos(now_ns.saturating_sub(quiet_since_ns)) > plan.quiet && !crowd.has_business();
         if now_ns - began_ns > DRAIN_MAX_NS || is_quiet {
             break;
         }

@@ -324,6 +324,7 @@ fn plan(gateway: SocketAddr, clients: usize, activity: Activity) -> Plan {
         connect_rate: 0.0,
         login_timeout: Duration::from_secs(10),
         connect_max: Duration::from_secs(20),
+        quiet: Duration::from_secs(5),
         activity,
         gifts: None,
     }

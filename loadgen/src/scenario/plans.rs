@@ -75,6 +75,7 @@ pub(super) fn plans(
             connect_rate: common.connect_rate * share,
             login_timeout: LOGIN_TIMEOUT,
             connect_max: Duration::from_secs(u64::from(common.connect_max)),
+            quiet: Duration::from_secs(u64::from(common.quiet)),
             return_spread: script.return_spread,
             slow: script.slow.map(|script| script.slow),
             activity: match script.activity {
