@@ -497,7 +497,14 @@ impl Gifts {
 /// Places of the gifts that a room's log shows, those of one push together.
 async fn told_by(core: &Core, room: RoomId, now_ms: u64) -> Result<Vec<Vec<i64>>, StateError> {
     let entries = core.state.room_log.last(room, ROOM_LOG_ENTRIES_MAX, now_ms).await?;
-    Ok(entries.iter().map(|entry| gift::places(&entry.body)).filter(|places| !places.is_empty()).collect())
+    let mut groups: Vec<Vec<i64>> = Vec::new();
+    // What was in doubt stands there twice.
+    for places in entries.iter().map(|entry| gift::places(&entry.body)).filter(|places| !places.is_empty()) {
+        if !groups.contains(&places) {
+            groups.push(places);
+        }
+    }
+    Ok(groups)
 }
 
 /// Refuses by a rule what was not paid. A gift whose answer was lost is asked for again when the rules may say otherwise by then: its PK has ended,

@@ -16,14 +16,16 @@
 //!   makes no difference: claimed, it is `Repeated` with its own `seq`; unclaimed, it is `Stale` while the newest entry is ours.
 //! - QoS 1 is tried for about a second with nothing newer on its way. Then the caller is refused and what is newer goes on; the message is
 //!   *in doubt*. Viewers show rising numbers only, so it can no longer be pushed under its own. Once the log has taken a newer entry it
-//!   cannot take this one any more, and says whether it has it: if so it is pushed under a new number (and not written again), for its
-//!   sender, asking again, will hear that it was taken; if not, it was never said.
+//!   cannot take this one any more, and says whether it has it: if so it is said under a new number, for its sender, asking again, will hear
+//!   that it was taken; if not, it was never said. A sender who asks again before that is clear waits for it.
 //! - An entry that is in the log and was not pushed, because the process died or the lease was lost in between, is pushed by the next
 //!   life: gateways say the last `seq` they have seen (see `replay`).
 //! - A life fences the log before it looks at it and before it says anything. Nothing of a former owner lands in it later, so what was
 //!   `behind` for that one is lost: it was QoS 0, and has been pushed to the gateways that did not know of a later owner yet.
 //! - What was in doubt for a former owner may be in the log below numbers that gateways have passed. The repeat of its sender, who was
 //!   refused or sent on, finds it there and is pushed under a new number. The id is that of the first: viewers show an id once.
+//! - What is said under a new number is written under it too, unclaimed: a gateway that begins to listen a moment later, and a viewer who is
+//!   on his way back, have passed the first number as all others have, and only the log tells them.
 
 use super::{End, NEWCOMER_MESSAGES, Room, gifts::Told, snapshot::States, states_key, taken::Key};
 use crate::{
@@ -36,7 +38,7 @@ use crate::{
     services::{Outgoing, room::AUDIENCE_KEY},
 };
 use billfish_link::message::{Accepted, Push, RoomPush, envelope::Kind, reply};
-use billfish_state::{Appended, LogAppend, LogEntry, MessageClaim, RoomId, StateError};
+use billfish_state::{Appended, LogAppend, LogEntry, MessageClaim, RoomId, StateError, UserId};
 use billfish_wire::{Body, Class, Encoding};
 use bytes::Bytes;
 use std::{
@@ -86,7 +88,7 @@ pub(super) struct Said {
     logged: Option<usize>,
     key: Option<Key>,
     waiting: Option<Waiting>,
-    /// The number that the log has it under, where it is not its own.
+    /// The number that the log took it under, where it is said again under another.
     logged_seq: Option<i64>,
 }
 
@@ -172,6 +174,13 @@ impl Outbox {
         self.doubts.iter().any(|doubt| doubt.seq() == seq)
     }
 
+    /// Forgets a doubt about what the log has under this number: somebody else sees to it. Whether there was one.
+    fn settle_doubt(&mut self, seq: i64) -> bool {
+        let before = self.doubts.len();
+        self.doubts.retain(|doubt| doubt.seq() != seq && doubt.logged_seq != Some(seq));
+        self.doubts.len() < before
+    }
+
     /// Pushed, and not in the log as far as is known.
     pub(super) fn behind(&self) -> impl Iterator<Item = &LogEntry> {
         self.batch.iter().take(self.behind).map(|append| &append.entry)
@@ -194,6 +203,24 @@ pub(super) fn seq_of(room: RoomId, msg_id: &str) -> Option<i64> {
     seq.parse().ok()
 }
 
+/// A push as the log and the snapshots have it.
+fn json_of(push: &Push, key: Option<String>) -> Vec<u8> {
+    let is_acknowledged = push.qos > 0;
+    let body = Body {
+        biz_code: Some(push.biz_code),
+        data: Some(push.data.clone()),
+        msg_id: is_acknowledged.then(|| push.msg_id.clone()),
+        room_id: Some(push.room_id),
+        seq: Some(push.seq),
+        ts: Some(push.ts),
+        qos: is_acknowledged.then_some(1),
+        class: Some(push.class),
+        key,
+        ..Body::default()
+    };
+    body.to_vec(Encoding::Json)
+}
+
 /// What the log said.
 enum Written {
     Yes(Vec<Appended>),
@@ -210,25 +237,23 @@ impl Room {
     pub(super) fn put(&mut self, push: Outgoing, claim: Option<MessageClaim>, waiting: Option<Waiting>, now_ms: u64) {
         self.counter = self.counter.checked_add(1).expect("the room begins a new epoch at half of this");
         let (room, seq) = (self.record.room.0, self.seq());
-        let msg_id = if push.acknowledged { msg_id_of(self.record.room, seq) } else { String::new() };
-        let body = Body {
-            biz_code: Some(push.biz_code.0),
-            data: Some(push.data),
-            msg_id: push.acknowledged.then(|| msg_id.clone()),
-            room_id: Some(room),
-            seq: Some(seq),
-            ts: Some(now_ms.cast_signed()),
-            qos: push.acknowledged.then_some(1),
-            class: Some(push.class.number()),
-            key: push.key,
-            ..Body::default()
+        let message = Push {
+            biz_code: push.biz_code.0,
+            data: push.data,
+            msg_id: if push.acknowledged { msg_id_of(self.record.room, seq) } else { String::new() },
+            room_id: room,
+            seq,
+            ts: now_ms.cast_signed(),
+            qos: i32::from(push.acknowledged),
+            class: push.class.number(),
+            key: push.key.clone().unwrap_or_default(),
         };
-        let json = body.to_vec(Encoding::Json);
+        let json = json_of(&message, push.key.clone());
         let (mut logged, mut taken) = (None, None);
-        match &body.key {
+        match push.key {
             Some(key) => {
                 self.states_changed |= key != AUDIENCE_KEY;
-                self.states.insert(key.clone(), String::from_utf8(json).expect("JSON is UTF-8"));
+                self.states.insert(key, String::from_utf8(json).expect("JSON is UTF-8"));
             }
             None => {
                 logged = Some(self.outbox.batch.len());
@@ -241,17 +266,7 @@ impl Room {
             }
         }
         let message = RoomPush {
-            push: Some(Push {
-                biz_code: push.biz_code.0,
-                data: body.data.unwrap_or_default(),
-                msg_id,
-                room_id: room,
-                seq,
-                ts: now_ms.cast_signed(),
-                qos: i32::from(push.acknowledged),
-                class: push.class.number(),
-                key: body.key.unwrap_or_default(),
-            }),
+            push: Some(message),
             epoch: self.claim.epoch,
             except_user_id: push.except.map_or(0, |user| user.0),
             keep_permille: push.keep_permille,
@@ -302,7 +317,7 @@ impl Room {
         };
         let newest_seq = page.entries.last().map_or(0, |newest| newest.seq);
         for doubt in std::mem::take(&mut self.outbox.doubts) {
-            if page.entries.iter().any(|entry| entry.seq == doubt.seq()) {
+            if doubt.logged_seq.is_some() || page.entries.iter().any(|entry| entry.seq == doubt.seq()) {
                 self.put_aside(doubt);
             } else if doubt.seq() > newest_seq {
                 self.outbox.doubts.push_back(doubt);
@@ -313,10 +328,15 @@ impl Room {
     /// Queues a message that the log has, under a number that viewers have not passed. Its id stays.
     fn put_aside(&mut self, said: Said) {
         self.counter = self.counter.checked_add(1).expect("the room begins a new epoch at half of this");
-        let mut said = Said { logged: None, key: None, logged_seq: Some(said.logged_seq.unwrap_or(said.seq())), ..said };
-        if let Some(push) = &mut said.push.push {
-            push.seq = (self.claim.epoch << 32 | u64::from(self.counter)).cast_signed();
-        }
+        let logged_seq = Some(said.logged_seq.unwrap_or(said.seq()));
+        let seq = self.seq();
+        let mut said = Said { logged: Some(self.outbox.batch.len()), logged_seq, ..said };
+        let Some(push) = &mut said.push.push else { return };
+        push.seq = seq;
+        let except = (said.push.except_user_id != 0).then_some(UserId(said.push.except_user_id));
+        // Its claim stands.
+        let entry = LogEntry { seq, body: json_of(push, None).into(), except };
+        self.outbox.batch.push(LogAppend { entry, claim: None });
         self.outbox.push(Out::Said(said));
     }
 
@@ -359,7 +379,8 @@ impl Room {
                 if let Some(key) = said.key {
                     self.taken.put(key, seq);
                 }
-                if said.must_arrive() && seq < self.first_seq() {
+                // In doubt it has been pushed to nobody, and whoever asks again hears of it once it has.
+                if said.must_arrive() && (self.outbox.settle_doubt(seq) || seq < self.first_seq()) {
                     if let Some(push) = &mut said.push.push {
                         push.msg_id = msg_id_of(self.record.room, seq);
                     }
@@ -377,7 +398,8 @@ impl Room {
                 if let Some(waiting) = waiting {
                     waiting.refuse(&self.core, Refusal::unavailable()).await;
                 }
-                if matches!(written, Written::No { in_doubt: true }) {
+                // What the log has under another number stays to be said, whether it has this one or not.
+                if said.logged_seq.is_some() || matches!(written, Written::No { in_doubt: true }) {
                     if self.outbox.doubts.len() == DOUBTS_MAX {
                         self.outbox.doubts.pop_front();
                         self.core.metrics.given_up("doubt", 1);

@@ -15,7 +15,7 @@ use crate::{delivery::stored_push, link::Gateway, metrics::Audience};
 use billfish_link::message::{self, Kick, RoomPush, envelope::Kind};
 use billfish_state::{LogEntry, StateError, UserId};
 use billfish_wire::{Class, Reason};
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 /// Members looked at in one step, for sessions that are to resume.
 const RESUME_USERS: usize = 500;
@@ -136,6 +136,10 @@ impl Room {
         let seq_of = |push: &mut RoomPush| push.push.as_ref().map(|push| push.seq);
         pushes.sort_by_key(|push| push.push.as_ref().map(|push| push.seq));
         pushes.dedup_by_key(seq_of);
+        // What the log has a second time, under a new number, is for those who have passed the first.
+        let mut ids = HashSet::new();
+        let is_first = |push: &RoomPush| push.push.as_ref().is_none_or(|push| push.msg_id.is_empty() || ids.insert(push.msg_id.clone()));
+        pushes.retain(is_first);
         let mut sent_seq = after_seq;
         for push in pushes {
             let (class, seq) = push.push.as_ref().map_or((Class::Control, 0), |push| (Class::from_number(push.class), push.seq));

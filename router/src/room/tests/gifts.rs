@@ -802,3 +802,56 @@ async fn taps_that_a_router_has_told_and_did_not_live_to_say_so_are_told_as_they
     assert_eq!(places, [1, 2, 3, 4, 5, 6], "each by one push");
     assert_eq!(town.records.untold_seqs(room), [0_i64; 0]);
 }
+
+/// Of two gateways one says a moment later than the other that it listens to the next owner.
+#[tokio::test(start_paused = true)]
+async fn a_gift_whose_way_to_the_log_was_in_doubt_when_its_owner_went_is_shown_by_every_gateway_whenever_it_comes() {
+    let town = Town::new();
+    town.shows(&["a"]);
+    let (a, b) = (town.router("a").await, town.router("b").await);
+    tokio::time::sleep(SEEN).await;
+    sell(&town.records);
+    let room = a.house.open(ANCHOR).await;
+    let (mut gateway, mut slow) = (a.house.gateway("g1"), a.house.gateway("g2"));
+    gateway.join(room, ALICE).await;
+    slow.join(room, BOB).await;
+    gateway.rest(Duration::from_secs(2)).await;
+    // The log has the gift, nobody hears so, and what is said without the log goes past it.
+    a.between.answers_lost.store(3, Relaxed);
+    assert!(is_accepted(&gateway.ask(ALICE, gift(room, "u1")).await));
+    while a.between.answers_lost.load(Relaxed) > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    a.cut(true);
+    let passed = accepted(gateway.ask(ALICE, chat(room, "newer", "")).await);
+    for gateway in [&mut gateway, &mut slow] {
+        assert_eq!(gift_seqs(&gateway.rest(Duration::from_secs(1)).await), [0_i64; 0]);
+    }
+    town.shows(&["b"]);
+    tokio::time::sleep(LEASE).await;
+    let (mut gateway, mut slow) = (b.house.gateway("g1"), b.house.gateway("g2"));
+    interest(&gateway, room, passed).await;
+    assert_eq!(gift_seqs(&gateway.rest(PATIENCE).await), [1]);
+    assert_eq!(town.records.untold_seqs(room), [0_i64; 0]);
+    interest(&slow, room, passed).await;
+    assert_eq!(gift_seqs(&slow.rest(PATIENCE).await), [1]);
+}
+
+/// What the log says of a gift that is told again is not yet that somebody has seen it.
+#[tokio::test(start_paused = true)]
+async fn a_gift_that_the_log_has_and_nobody_was_shown_leaves_the_outbox_when_it_is_shown() {
+    let town = Town::new();
+    town.shows(&["a"]);
+    let a = town.router("a").await;
+    sell(&town.records);
+    let room = a.house.open(ANCHOR).await;
+    let mut gateway = a.house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    gateway.rest(Duration::from_secs(2)).await;
+    a.between.answers_lost.store(3, Relaxed);
+    // Whether the log has what is in doubt cannot be asked.
+    a.between.reads_lost.store(u32::MAX, Relaxed);
+    assert!(is_accepted(&gateway.ask(ALICE, gift(room, "u1")).await));
+    let heard = gateway.rest(Duration::from_secs(5)).await;
+    assert_eq!((gift_seqs(&heard).as_slice(), town.records.untold_seqs(room).as_slice()), ([1].as_slice(), [0_i64; 0].as_slice()));
+}

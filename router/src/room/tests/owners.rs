@@ -5,7 +5,7 @@ use super::{
     *,
 };
 use billfish_state::{Appended, LogAppend, LogEntry, Member};
-use std::sync::atomic::Ordering::Relaxed;
+use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed};
 
 #[tokio::test(start_paused = true)]
 async fn a_call_about_another_routers_room_is_told_whose_it_is() {
@@ -332,7 +332,19 @@ async fn what_was_refused_and_is_in_the_log_all_the_same_is_shown_once_the_log_s
     assert_eq!(shown(&heard), ["next", "refused"]);
     assert!(pushes(&heard)[1].0 > next, "numbers rise");
     let resumed = gateway.resume(room, BOB, 1).await;
-    assert_eq!(resumed.messages.len(), 2, "and it stands in the log once");
+    let ids: BTreeSet<_> = resumed.messages.iter().map(|message| message.msg_id.clone()).collect();
+    assert_eq!(ids.len(), 2, "and it has one id, under whatever numbers it stands in the log");
+    // Who has passed its first number, and was away when it was pushed under another, is told of it all the same.
+    let resumed = gateway.resume(room, CAROL, next).await;
+    assert_eq!(resumed.messages.iter().map(|message| message.seq).collect::<Vec<_>>(), [Some(pushes(&heard)[1].0)]);
+    assert_eq!(resumed.messages[0].msg_id.as_deref(), Some(body(&pushed_in(&heard, "refused")).msg_id.as_str()));
+}
+
+/// The push with this text.
+fn pushed_in(heard: &[Kind], content: &str) -> RoomPush {
+    let is_it = |kind: &&Kind| matches!(kind, Kind::RoomPush(push) if body(push).data.contains(content));
+    let Some(Kind::RoomPush(push)) = heard.iter().find(is_it) else { panic!("{content} is not in {heard:?}") };
+    push.clone()
 }
 
 /// The texts of what was heard.
@@ -491,7 +503,16 @@ async fn what_was_in_doubt_when_its_owner_went_is_shown_when_it_is_sent_again_wi
     assert!(body(&pushed).seq > passed);
     assert_eq!(body(&pushed).msg_id, format!("r{room}-{first}"));
     assert_eq!(pushes(&gateway.rest(Duration::from_secs(1)).await), [], "once");
-    assert_eq!(town.state.room_log.last(room, 9, town.state.clock.now_ms()).await.unwrap().len(), 1);
+    // Those who have passed the first number find it under the one that it was pushed with.
+    let logged = town.state.room_log.last(room, 9, town.state.clock.now_ms()).await.unwrap();
+    assert_eq!(logged.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [first, body(&pushed).seq]);
+    let mut late = two.house.gateway("g2");
+    interest(&late, room, passed).await;
+    let told = late.push().await;
+    assert_eq!((body(&told).seq, &body(&told).msg_id), (body(&pushed).seq, &body(&pushed).msg_id));
+    let mut unknowing = two.house.gateway("g3");
+    interest(&unknowing, room, first - 1).await;
+    assert_eq!(shown(&unknowing.rest(Duration::from_secs(1)).await), ["in doubt"], "once, by its id");
 }
 
 /// Its gateway has not noticed that the room was another's for a moment.
