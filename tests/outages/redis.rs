@@ -108,7 +108,6 @@ fn a_redis_that_comes_back_empty_is_told_the_bar_by_the_ledger() {
 }
 
 #[test]
-#[ignore = "on a busy machine, one run in three, a viewer is never shown one of the gifts that were paid meanwhile: not understood yet"]
 fn a_router_that_does_not_reach_redis_gives_its_rooms_up_and_nothing_is_paid_twice() {
     let Some(town) = Town::begin() else { return };
     for chaos in [Chaos::BlackHole, Chaos::Reset] {
