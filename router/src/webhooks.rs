@@ -34,10 +34,7 @@ use prometheus_client::registry::Registry;
 use sender::Shared;
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::Duration,
 };
 use tokio::{
@@ -79,7 +76,7 @@ impl Webhooks {
     /// Starts to send, beside whoever shares the records: `node` is this router's name, `life` rises with each of its starts.
     pub fn start(ledger: &Ledger, state: &State, (node, life): (&str, u64), config: &WebhooksConfig, registry: &mut Registry) -> Self {
         let metrics = WebhookMetrics::register(registry, ledger.hooks());
-        ledger.hooks().events_max.store(config.events_max, Relaxed);
+        ledger.hooks().bound(config.events_max);
         let (stop, cut, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let (settling, settlings) = mpsc::channel(SETTLING_MAX);
         let (words, teller) = UserWords::new(ledger, state, &metrics);

@@ -181,7 +181,7 @@ pub(crate) struct Hooks {
     /// Which of them is known.
     stored: Mutex<u64>,
     /// Events that may wait for one hook.
-    pub(crate) events_max: AtomicU64,
+    events_max: AtomicU64,
     /// Rises when events may have been written.
     written: watch::Sender<u64>,
     /// Rises when hooks were registered or removed here.
@@ -319,6 +319,15 @@ impl Hooks {
     /// Whether a hook is there and active, as far as this router knows.
     pub(crate) fn is_active(&self, hook: WebhookId) -> bool {
         self.known.load().as_ref().is_some_and(|known| known.iter().any(|known| known.hook.id == hook && known.hook.is_active))
+    }
+
+    /// From now on so many events wait for one webhook at most, of those that have been read already too.
+    pub(crate) fn bound(&self, events_max: u64) {
+        let _nobody_sets = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        let more = signed(events_max) - signed(self.events_max.swap(events_max, Relaxed));
+        for known in self.known.load().iter().flat_map(|known| known.iter()) {
+            known.room.fetch_add(more, Relaxed);
+        }
     }
 
     /// Whoever reads says so first. What he finds has everything that was committed until then.

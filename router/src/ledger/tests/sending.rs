@@ -207,10 +207,10 @@ pub(super) async fn a_sender_that_dies_before_it_has_heard_the_answer_is_followe
 pub(super) async fn a_receiver_that_hangs_holds_up_no_gift_and_its_events_are_bounded(home: Home) {
     let ledger = home.open().await;
     let receiver = Receiver::planned(|_, _| Reply::Hang).await;
-    let config = WebhooksConfig { timeout: PATIENCE, events_max: 20, calls_per_hook_max: 3, ..config() };
-    // Before anybody has read the hooks, as a router does: the bound is in what is read.
-    let webhooks = start(&ledger, "a", 1, &config);
+    // The bound holds for what was read before there was one.
     register(&ledger, receiver.url()).await;
+    let config = WebhooksConfig { timeout: PATIENCE, events_max: 20, calls_per_hook_max: 3, ..config() };
+    let webhooks = start(&ledger, "a", 1, &config);
     let rooms = [live(&ledger, 30_001).await, live(&ledger, 30_002).await, live(&ledger, 30_003).await, live(&ledger, 30_004).await];
     fund(&ledger, 20_001, 10_000).await;
     receiver.wait_heard(3).await;

@@ -15,7 +15,7 @@ use crate::{
 };
 use billfish_state::{AppId, RoomId, UserId};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, sync::atomic::Ordering::Relaxed};
+use std::collections::BTreeSet;
 use tokio::task::JoinSet;
 
 const OTHER_APP: AppId = AppId(10_002);
@@ -170,7 +170,7 @@ pub(super) async fn a_batch_of_gifts_costs_one_statement_more_where_somebody_wan
 
 pub(super) async fn beyond_the_bound_events_are_dropped_and_counted_and_gifts_are_paid(home: Home) {
     let ledger = home.open().await;
-    ledger.hooks().events_max.store(10, Relaxed);
+    ledger.hooks().bound(10);
     let hook = hook(&ledger, APP, &[EventKind::GiftPaid]).await;
     let room = live(&ledger, 30_001).await;
     fund(&ledger, 20_001, 1_000).await;
@@ -201,7 +201,7 @@ pub(super) async fn beyond_the_bound_events_are_dropped_and_counted_and_gifts_ar
 
 pub(super) async fn what_did_not_come_about_takes_no_room_and_what_was_written_keeps_its_own(home: Home) {
     let ledger = home.open().await;
-    ledger.hooks().events_max.store(3, Relaxed);
+    ledger.hooks().bound(3);
     hook(&ledger, APP, &[EventKind::RoomClosed]).await;
     let room = live(&ledger, 30_001).await;
     sql(
