@@ -55,6 +55,23 @@ impl Pk {
     }
 }
 
+/// A room with Alice in it, and gifts to give.
+async fn open(house: &House) -> (Gateway, RoomId) {
+    sell(&house.records);
+    let room = house.open(ANCHOR).await;
+    let mut gateway = house.gateway("g1");
+    gateway.join(room, ALICE).await;
+    (gateway, room)
+}
+
+/// The same at the only router of a town.
+async fn open_in(town: &Town) -> (Router, Gateway, RoomId) {
+    town.shows(&["a"]);
+    let a = town.router("a").await;
+    let (gateway, room) = open(&a.house).await;
+    (a, gateway, room)
+}
+
 /// A PK with one gift in it, at the only router of a town.
 async fn begin_in(town: &Town) -> (Router, RoomId) {
     town.shows(&["a"]);
@@ -106,10 +123,7 @@ fn gift_seqs(heard: &[Kind]) -> Vec<i64> {
 #[tokio::test(start_paused = true)]
 async fn a_gift_is_paid_then_acknowledged_then_heard_by_the_whole_room() {
     let house = House::start().await;
-    sell(&house.records);
-    let room = house.open(ANCHOR).await;
-    let mut gateway = house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (mut gateway, room) = open(&house).await;
     assert!(is_accepted(&gateway.ask(ALICE, gift(room, "u1")).await));
     assert_eq!(house.records.coins(APP, UserId(ALICE)), 99_990, "paid before it was acknowledged");
     let push = gateway.push().await;
@@ -125,10 +139,7 @@ async fn a_gift_is_paid_then_acknowledged_then_heard_by_the_whole_room() {
 #[tokio::test(start_paused = true)]
 async fn the_same_uuid_is_paid_and_heard_once_and_with_other_content_refused() {
     let house = House::start().await;
-    sell(&house.records);
-    let room = house.open(ANCHOR).await;
-    let mut gateway = house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (mut gateway, room) = open(&house).await;
     for _ in 0..20 {
         assert!(is_accepted(&gateway.ask(ALICE, gift(room, "u1")).await));
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -185,10 +196,7 @@ async fn who_has_not_enough_hears_it_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_gift_to_a_room_not_joined_to_oneself_of_an_unknown_kind_or_at_another_price_is_refused() {
     let house = House::start().await;
-    sell(&house.records);
-    let room = house.open(ANCHOR).await;
-    let mut gateway = house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (mut gateway, room) = open(&house).await;
     assert_eq!(gateway.refusal(BOB, gift(room, "u1")).await, Reason::RoomNotFound);
     assert_eq!(reason(house.handle.send_gift(send(room, BOB, "u1")).await), Reason::RoomNotFound);
     let to = |receiver: i64, gift: i64| gift_of(room, json!({"giftId": gift, "receiverId": receiver, "uuid": "u"}));
@@ -207,10 +215,7 @@ async fn a_gift_to_a_room_not_joined_to_oneself_of_an_unknown_kind_or_at_another
 #[tokio::test(start_paused = true)]
 async fn one_who_is_banned_gives_nothing_and_one_who_is_muted_does() {
     let house = House::start().await;
-    sell(&house.records);
-    let room = house.open(ANCHOR).await;
-    let mut gateway = house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (mut gateway, room) = open(&house).await;
     let of = |user: i64| MuteRequest { room, user: UserId(user), by: Operator::Admin, duration: None };
     house.handle.mute(of(ALICE)).await.unwrap();
     assert!(is_accepted(&gateway.ask(ALICE, gift(room, "u1")).await));
@@ -222,10 +227,7 @@ async fn one_who_is_banned_gives_nothing_and_one_who_is_muted_does() {
 #[tokio::test(start_paused = true)]
 async fn gifts_of_one_user_are_limited_and_without_the_store_nobody_gives() {
     let house = House::start().await;
-    sell(&house.records);
-    let room = house.open(ANCHOR).await;
-    let mut gateway = house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (mut gateway, room) = open(&house).await;
     for turn in 0..30 {
         assert!(is_accepted(&gateway.ask(ALICE, gift(room, &turn.to_string())).await));
     }
@@ -241,10 +243,7 @@ async fn gifts_of_one_user_are_limited_and_without_the_store_nobody_gives() {
 async fn overload_is_answered_5001_with_a_time_to_wait_and_nothing_is_debited() {
     let records = Arc::new(TestRecords::default());
     let house = House::with(|config| config.gift.room_gifts_max = 2, records, State::in_memory()).await;
-    sell(&house.records);
-    let room = house.open(ANCHOR).await;
-    let mut gateway = house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (mut gateway, room) = open(&house).await;
     let gate = house.records.hold("pay_gifts");
     let waiting = [gateway.call(ALICE, gift(room, "u1")).await, gateway.call(ALICE, gift(room, "u2")).await];
     gate.wait_for_callers(1).await;
@@ -264,10 +263,7 @@ async fn overload_is_answered_5001_with_a_time_to_wait_and_nothing_is_debited() 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_lost_costs_nothing_twice_and_hides_no_gift() {
     let house = House::start().await;
-    sell(&house.records);
-    let room = house.open(ANCHOR).await;
-    let mut gateway = house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (mut gateway, room) = open(&house).await;
     house.records.lose_answers(1);
     assert_eq!(gateway.refusal(ALICE, gift(room, "u1")).await, Reason::Unavailable);
     assert!(is_accepted(&gateway.ask(ALICE, gift(room, "u2")).await));
@@ -294,10 +290,7 @@ async fn a_gift_that_is_paid_long_after_its_answer_was_given_up_is_told_and_move
 #[tokio::test(start_paused = true)]
 async fn the_ledger_away_is_told_as_5001_and_service_returns_by_itself() {
     let house = House::start().await;
-    sell(&house.records);
-    let room = house.open(ANCHOR).await;
-    let mut gateway = house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (mut gateway, room) = open(&house).await;
     house.records.fail(true);
     assert_eq!(gateway.refusal(ALICE, gift(room, "u1")).await, Reason::Unavailable);
     house.records.fail(false);
@@ -309,12 +302,7 @@ async fn the_ledger_away_is_told_as_5001_and_service_returns_by_itself() {
 #[tokio::test(start_paused = true)]
 async fn what_a_router_paid_and_did_not_tell_its_successor_tells_once() {
     let town = Town::new();
-    town.shows(&["a"]);
-    let a = town.router("a").await;
-    sell(&town.records);
-    let room = a.house.open(ANCHOR).await;
-    let mut gateway = a.house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (a, mut gateway, room) = open_in(&town).await;
     assert!(is_accepted(&gateway.ask(ALICE, gift(room, "u1")).await));
     assert_eq!(data(&gateway.push().await)["giftSeq"], 1);
     // Paid, and the way to the log is cut before the room hears of it.
@@ -342,12 +330,7 @@ async fn what_a_router_paid_and_did_not_tell_its_successor_tells_once() {
 #[tokio::test(start_paused = true)]
 async fn gifts_of_a_room_that_nobody_asks_for_are_told_all_the_same() {
     let town = Town::new();
-    town.shows(&["a"]);
-    let a = town.router("a").await;
-    sell(&town.records);
-    let room = a.house.open(ANCHOR).await;
-    let mut gateway = a.house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (a, mut gateway, room) = open_in(&town).await;
     let gate = town.records.hold("pay_gifts");
     gateway.call(ALICE, gift(room, "u1")).await;
     gate.wait_for_callers(1).await;
@@ -364,12 +347,7 @@ async fn gifts_of_a_room_that_nobody_asks_for_are_told_all_the_same() {
 #[tokio::test(start_paused = true)]
 async fn a_stale_owner_pays_nothing() {
     let town = Town::new();
-    town.shows(&["a"]);
-    let a = town.router("a").await;
-    sell(&town.records);
-    let room = a.house.open(ANCHOR).await;
-    let mut gateway = a.house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (a, mut gateway, room) = open_in(&town).await;
     let gate = town.records.hold("pay_gifts");
     let id = gateway.call(ALICE, gift(room, "u1")).await;
     gate.wait_for_callers(1).await;
@@ -390,10 +368,7 @@ async fn a_stale_owner_pays_nothing() {
 #[tokio::test(start_paused = true)]
 async fn taps_of_one_combo_are_heard_together_and_counted_apart() {
     let house = House::start().await;
-    sell(&house.records);
-    let room = house.open(ANCHOR).await;
-    let mut gateway = house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (mut gateway, room) = open(&house).await;
     for turn in 0..10 {
         let tap = json!({"giftId": 1, "receiverId": ANCHOR.0, "uuid": turn.to_string(), "comboId": "c"});
         assert!(is_accepted(&gateway.ask(ALICE, gift_of(room, tap)).await));
@@ -608,12 +583,7 @@ async fn a_gift_that_is_asked_for_again_while_it_is_with_the_ledger_is_not_refus
 #[tokio::test(start_paused = true)]
 async fn taps_whose_way_to_the_log_is_in_doubt_are_each_heard_once() {
     let town = Town::new();
-    town.shows(&["a"]);
-    let a = town.router("a").await;
-    sell(&town.records);
-    let room = a.house.open(ANCHOR).await;
-    let mut gateway = a.house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (a, mut gateway, room) = open_in(&town).await;
     let tap = |uuid: &str| gift_of(room, json!({"giftId": 1, "receiverId": ANCHOR.0, "uuid": uuid, "comboId": "c"}));
     // What the log is told is written, and nobody hears so, for some tries.
     a.between.answers_lost.store(4, Relaxed);
@@ -676,10 +646,7 @@ async fn the_next_owner_goes_on_with_the_bar_where_it_stood() {
 #[tokio::test(start_paused = true)]
 async fn a_router_that_goes_tells_what_was_paid_first() {
     let house = House::start().await;
-    sell(&house.records);
-    let room = house.open(ANCHOR).await;
-    let mut gateway = house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (mut gateway, room) = open(&house).await;
     let gate = house.records.hold("pay_gifts");
     let id = gateway.call(ALICE, gift(room, "u1")).await;
     gate.wait_for_callers(1).await;
@@ -841,12 +808,7 @@ async fn a_gift_whose_way_to_the_log_was_in_doubt_when_its_owner_went_is_shown_b
 #[tokio::test(start_paused = true)]
 async fn a_gift_that_the_log_has_and_nobody_was_shown_leaves_the_outbox_when_it_is_shown() {
     let town = Town::new();
-    town.shows(&["a"]);
-    let a = town.router("a").await;
-    sell(&town.records);
-    let room = a.house.open(ANCHOR).await;
-    let mut gateway = a.house.gateway("g1");
-    gateway.join(room, ALICE).await;
+    let (a, mut gateway, room) = open_in(&town).await;
     gateway.rest(Duration::from_secs(2)).await;
     a.between.answers_lost.store(3, Relaxed);
     // Whether the log has what is in doubt cannot be asked.
